@@ -1,0 +1,61 @@
+//! Project checks that the compiler cannot make: `cargo xtask tidy`.
+//!
+//! Reads the working tree, runs every check in [`tidy`](mod@tidy) over it and prints what it finds
+//! with file, line and the way out. Errors make it fail; warnings do not. It depends on nothing but
+//! std, so that it builds in a second. Formatting, lints and function length
+//! (`too-many-lines-threshold` in `clippy.toml`) are rustfmt's and clippy's.
+
+#![forbid(unsafe_code)]
+
+mod checks {
+    pub(crate) mod docs;
+    pub(crate) mod files;
+    pub(crate) mod layers;
+    pub(crate) mod modules;
+    pub(crate) mod unsafety;
+    pub(crate) mod words;
+}
+mod finding;
+mod repo;
+mod source;
+mod tables;
+mod tidy;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask tidy [DIR]\n\n  tidy   check what the compiler cannot: \
+                     file sizes, layering, unsafe, module tree, words, documents;\n         \
+                     DIR is another working tree than this one";
+
+fn main() -> ExitCode {
+    let mut out = io::stdout().lock();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["tidy"] => tidy(home(), &mut out),
+        ["tidy", dir] if !dir.starts_with('-') => tidy(Path::new(dir), &mut out),
+        ["help" | "--help" | "-h"] => writeln!(out, "{USAGE}").map(|()| true),
+        _ => writeln!(out, "{USAGE}").map(|()| false),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Standard output may be what is broken; its error goes nowhere else.
+            let _ = writeln!(io::stderr(), "xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The working tree that this binary was built from.
+fn home() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the root")
+}
+
+/// Runs the checks over a working tree; true when nothing failed.
+fn tidy(root: &Path, out: &mut impl Write) -> io::Result<bool> {
+    let repo = repo::Repo::load(root)?;
+    tidy::report(&repo, &tidy::run(&repo), out)
+}

@@ -1,0 +1,154 @@
+//! Every rule's data and every exception with its reason, in one place.
+//!
+//! An exception is added here in the commit that needs it, with a reason that a reader can judge.
+
+/// Widest line of Rust source, as in `rustfmt.toml`, which leaves comments and strings alone.
+pub(crate) const WIDTH_MAX: usize = 100;
+/// Widest line of Rust source that ends in a string: messages stay whole.
+pub(crate) const LITERAL_WIDTH_MAX: usize = 140;
+/// A longer file needs a reason.
+pub(crate) const FILE_LINES_SOFT: usize = 500;
+/// A longer file is split.
+pub(crate) const FILE_LINES_MAX: usize = 800;
+
+/// Files over [`FILE_LINES_SOFT`] that are better whole: (path, reason).
+pub(crate) const LONG_FILES: &[(&str, &str)] = &[];
+
+/// Documents with a length limit: (path, lines).
+pub(crate) const DOCUMENT_LINES_MAX: &[(&str, usize)] =
+    &[("STYLE.md", 120), ("README.md", 150), ("ARCHITECTURE.md", 300)];
+
+/// The document that lists every format and its owner.
+pub(crate) const FORMAT_INDEX: &str = "docs/format.md";
+
+/// What the code leaves off the names of its metrics.
+pub(crate) const METRIC_PREFIXES: &[&str] = &["millpond_http_", "millpond_"];
+
+/// Where `unsafe` may stand: files, and folders with a slash at the end.
+pub(crate) const UNSAFE_PLACES: &[&str] = &[
+    "mpool/src/sys/",
+    "mpool/src/io/buf.rs",
+    "mpool/src/mcache/region.rs",
+    "kvs/src/memtable/arena.rs",
+    "kvs/src/memtable/skiplist.rs",
+];
+
+/// Crate roots that forbid `unsafe` altogether; those that exist are checked.
+pub(crate) const SAFE_ROOTS: &[&str] = &[
+    "server/src/lib.rs",
+    "server/src/main.rs",
+    "ycsb/src/lib.rs",
+    "ycsb/src/main.rs",
+    "xtask/src/main.rs",
+];
+
+/// What a layer may not know.
+pub(crate) struct Layer {
+    /// The crate's folder.
+    pub(crate) folder: &'static str,
+    /// Packages that may not stand in its `Cargo.toml`; a `*` at the end matches any rest.
+    pub(crate) packages: &'static [&'static str],
+    /// Words that may not stand in its code (comments and strings may explain).
+    pub(crate) words: &'static [&'static str],
+    /// Words that may stand in its tests only.
+    pub(crate) test_words: &'static [&'static str],
+    pub(crate) reason: &'static str,
+}
+
+pub(crate) const LAYERS: &[Layer] = &[
+    Layer {
+        folder: "mpool/",
+        packages: &[
+            "kvs",
+            "millpond*",
+            "tokio*",
+            "axum*",
+            "hyper*",
+            "tower*",
+            "serde_json",
+            "prometheus*",
+        ],
+        words: &[
+            "kvs",
+            "Kvs",
+            "KvsId",
+            "kvset",
+            "Kvset",
+            "memtable",
+            "Memtable",
+            "tokio",
+            "prometheus",
+        ],
+        test_words: &[],
+        reason: "mpool stores objects and journals; it knows nothing of keys, trees or servers",
+    },
+    Layer {
+        folder: "kvs/",
+        packages: &[
+            "millpond*",
+            "tokio*",
+            "axum*",
+            "hyper*",
+            "tower*",
+            "http*",
+            "serde_json",
+            "prometheus*",
+        ],
+        words: &["tokio", "axum", "hyper", "serde_json", "prometheus"],
+        test_words: &["libc", "rustix", "io_uring", "memmap2", "OpenOptions"],
+        reason: "kvs is synchronous, speaks no protocol and reaches the medium through mpool only",
+    },
+    Layer {
+        folder: "server/",
+        packages: &["ycsb", "millpond-ycsb", "io-uring", "memmap2", "libc"],
+        words: &["io_uring", "memmap2", "libc"],
+        test_words: &[],
+        reason: "the server holds no data and reaches the medium through the engine only",
+    },
+    Layer {
+        folder: "xtask/",
+        packages: &["*"],
+        words: &[],
+        test_words: &[],
+        reason: "xtask depends on nothing, so that it builds in a second",
+    },
+];
+
+/// Words that no file whose header says `PURE` may use: decisions see no IO, clock, lock or
+/// randomness.
+pub(crate) const IMPURE_WORDS: &[&str] = &[
+    "Instant",
+    "SystemTime",
+    "Mutex",
+    "RwLock",
+    "Condvar",
+    "File",
+    "fs",
+    "thread",
+    "random",
+    "rand",
+    "tracing",
+];
+
+/// Code that may not stand anywhere: (text, what to do instead).
+pub(crate) const FORBIDDEN_CODE: &[(&str, &str)] = &[
+    ("todo!", "write it, or return an error that says what is missing"),
+    ("unimplemented!", "write it, or return an error that says what is missing"),
+    ("#[ignore]", "run it, or give the reason: #[ignore = \"needs ...\"]"),
+    ("#[doc(hidden)]", "make it pub(crate), or document it"),
+];
+
+/// Words that may not stand in comments.
+pub(crate) const FORBIDDEN_COMMENT_WORDS: &[&str] = &["TODO", "FIXME", "XXX", "HACK"];
+
+/// Modules of loom tests, as `.ci/run` selects them.
+pub(crate) const LOOM_MODULES: &[&str] = &["interleavings", "loom_tests"];
+
+/// Files of the engine that may read the clock, with the reason; everything else takes time as an
+/// argument.
+pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
+    ("kvs/src/write/group.rs", "interval durability is a promise about time"),
+    ("kvs/src/work.rs", "failed work waits out a pause before it is tried again"),
+    ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),
+    ("mpool/src/reaper/task.rs", "the reaper's tick"),
+];

@@ -1,0 +1,145 @@
+//! The embedded target: the engine in this process.
+//!
+//! Sessions share one handle; the engine's own rules make that cheap. A row is copied out of the
+//! engine's buffer, as a caller who keeps it would.
+
+use super::{Failure, Rows, Session, Target};
+use anyhow::{Context, Result, bail};
+use kvs::{Database, Durability, Kvs, Options, Range, Scope};
+use mpool::IoBackend;
+use std::path::{Path, PathBuf};
+
+/// Options of the engine that `--engine NAME=VALUE` sets; see the engine's own documentation.
+const NAMES: &str = "background_threads, commit_queue_bytes_max, inline_bytes_max, interval_ms, \
+                     memtable_bytes, memtables_max, queue_depth, reaper, reaper_budget_bytes, \
+                     value_cache_bytes, wal_bytes_max, wal_segment_bytes";
+
+pub(crate) struct Embedded {
+    database: Database,
+    kvs: Kvs,
+    dir: PathBuf,
+    durability: Durability,
+}
+
+/// How the engine is opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Config<'a> {
+    pub(crate) dir: &'a Path,
+    pub(crate) table: &'a str,
+    pub(crate) durability: Durability,
+    pub(crate) io: IoBackend,
+    pub(crate) allow_buffered: bool,
+    /// `NAME=VALUE` each.
+    pub(crate) engine: &'a [String],
+}
+
+impl Embedded {
+    pub(crate) fn open(config: &Config<'_>) -> Result<Self> {
+        let mut options = Options::default();
+        options.pool.io = config.io;
+        options.pool.allow_buffered = config.allow_buffered;
+        for pair in config.engine {
+            set(&mut options, pair)?;
+        }
+        let dir = config.dir.to_owned();
+        let database = Database::open(&dir, options)
+            .with_context(|| format!("cannot open the database in {}", dir.display()))?;
+        let exists = database.list_kvs().iter().any(|kvs| kvs.name == config.table);
+        let kvs =
+            if exists { database.kvs(config.table) } else { database.create_kvs(config.table) }
+                .with_context(|| format!("table={}", config.table))?;
+        Ok(Self { database, kvs, dir, durability: config.durability })
+    }
+}
+
+fn set(options: &mut Options, pair: &str) -> Result<()> {
+    let Some((name, value)) = pair.split_once('=') else {
+        bail!("--engine {pair}: an option is given as NAME=VALUE");
+    };
+    if name == "reaper" {
+        options.pool.reaper.enabled = match value {
+            "on" => true,
+            "off" => false,
+            _ => bail!("--engine {pair}: must be on or off"),
+        };
+        return Ok(());
+    }
+    let number = crate::cli::parse_bytes(value).with_context(|| format!("--engine {pair}"))?;
+    match name {
+        "background_threads" => options.background_threads = number,
+        "commit_queue_bytes_max" => options.commit_queue_bytes_max = number,
+        "inline_bytes_max" => options.inline_bytes_max = number,
+        "interval_ms" => options.interval_ms = number,
+        "memtable_bytes" => options.memtable_bytes = number,
+        "memtables_max" => options.memtables_max = number,
+        "queue_depth" => options.pool.queue_depth = u32::try_from(number)?,
+        "reaper_budget_bytes" => options.pool.reaper.budget_bytes = Some(number),
+        "value_cache_bytes" => options.value_cache_bytes = Some(number),
+        "wal_bytes_max" => options.wal_bytes_max = number,
+        "wal_segment_bytes" => options.wal_segment_bytes = number,
+        _ => bail!("--engine {pair}: no option is named {name:?}; known are {NAMES}"),
+    }
+    Ok(())
+}
+
+impl Target for Embedded {
+    fn session(&self) -> Result<Box<dyn Session>> {
+        Ok(Box::new(Handle { kvs: self.kvs.clone(), durability: self.durability }))
+    }
+
+    fn data_dir(&self) -> Option<&Path> {
+        Some(&self.dir)
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let info = self.database.pool().info();
+        vec![
+            ("io".into(), info.io_backend.into()),
+            ("device".into(), info.device.into()),
+            ("volume_bytes".into(), info.len_bytes.to_string()),
+            ("used_bytes".into(), info.used_bytes.to_string()),
+        ]
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.database.close().context("cannot close the database")
+    }
+}
+
+struct Handle {
+    kvs: Kvs,
+    durability: Durability,
+}
+
+impl Session for Handle {
+    fn read(&mut self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Failure> {
+        let Some(entry) = self.kvs.get(key).map_err(failure)? else { return Ok(false) };
+        row.clear();
+        row.extend_from_slice(&entry.value);
+        Ok(true)
+    }
+
+    fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
+        self.kvs.put(key, row, self.durability).map(drop).map_err(failure)
+    }
+
+    fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure> {
+        let range = Range { start: Some(start.to_vec().into()), ..Range::default() };
+        let mut cursor = self.kvs.cursor(range).map_err(failure)?;
+        rows.clear();
+        while rows.len() < limit
+            && let Some(item) = cursor.next().map_err(failure)?
+        {
+            rows.push(&item.key, &item.value);
+        }
+        Ok(())
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn failure(error: kvs::Error) -> Failure {
+    match error.scope() {
+        Scope::Moment => Failure::Busy(error.to_string()),
+        Scope::Call | Scope::Object | Scope::Store => Failure::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,503 @@
+//! The HTTP target: a Millpond server, one connection a session.
+//!
+//! A session owns a current-thread runtime, so a request wakes no other thread of ours: the
+//! thread that asks also writes the request and reads the answer. Connections are HTTP/1.1,
+//! kept alive, with Nagle's delay off. A broken connection fails the operation that met it and is
+//! made anew by the next.
+
+use super::{Failure, Rows, Session, Target};
+use crate::server_process::ServerProcess;
+use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::HOST;
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+
+/// No answer within this is a failure.
+const ANSWER_MAX: Duration = Duration::from_mins(1);
+/// As many records as one page of a scan may have.
+const PAGE_MAX: usize = 10_000;
+
+pub(crate) struct Http {
+    /// `host:port`.
+    authority: String,
+    table: String,
+    durability: &'static str,
+    /// The server, if it is ours.
+    server: Option<ServerProcess>,
+    /// Its process, if that is known.
+    pid: Option<u32>,
+}
+
+impl Http {
+    /// A server that is there, at `http://host:port`.
+    pub(crate) fn remote(url: &str, table: &str, durability: &'static str) -> Result<Self> {
+        let authority = authority(url)?;
+        let table = table.into();
+        Self::prepared(Self { authority, table, durability, server: None, pid: None })
+    }
+
+    /// The same, with the server's process on this machine.
+    pub(crate) fn with_pid(mut self, pid: Option<u32>) -> Self {
+        self.pid = pid;
+        self
+    }
+
+    /// A server that this program has started.
+    pub(crate) fn own(
+        server: ServerProcess,
+        table: &str,
+        durability: &'static str,
+    ) -> Result<Self> {
+        let authority = authority(server.url())?;
+        let (table, pid) = (table.into(), Some(server.pid()));
+        Self::prepared(Self { authority, table, durability, server: Some(server), pid })
+    }
+
+    /// Creates the KVS where it is missing.
+    fn prepared(self) -> Result<Self> {
+        let mut connection = Connection::new(&self)?;
+        let path = format!("/v1/kvs/{}", self.table);
+        let mut body = Vec::new();
+        let status = connection.call(Method::GET, path.clone(), Bytes::new(), &mut body);
+        let status = status.map_err(|failure| anyhow!("http://{}: {failure}", self.authority))?;
+        if status == StatusCode::NOT_FOUND {
+            let made = connection.call(Method::PUT, path, Bytes::new(), &mut body);
+            match made {
+                Ok(made) if made.is_success() => {}
+                Ok(made) => bail!("cannot create the KVS {}: {}", self.table, said(made, &body)),
+                Err(failure) => bail!("cannot create the KVS {}: {failure}", self.table),
+            }
+        } else if !status.is_success() {
+            bail!("the KVS {}: {}", self.table, said(status, &body));
+        }
+        Ok(self)
+    }
+}
+
+fn authority(url: &str) -> Result<String> {
+    let uri: Uri = url.parse().with_context(|| format!("--url {url}"))?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http"), Some(authority)) => match authority.port_u16() {
+            Some(_) => Ok(authority.to_string()),
+            None => Ok(format!("{authority}:80")),
+        },
+        _ => bail!("--url {url}: must be http://HOST:PORT"),
+    }
+}
+
+impl Target for Http {
+    fn session(&self) -> Result<Box<dyn Session>> {
+        Ok(Box::new(Connection::new(self)?))
+    }
+
+    fn server_pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    fn data_dir(&self) -> Option<&Path> {
+        self.server.as_ref().map(ServerProcess::data_dir)
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        vec![("url".into(), format!("http://{}", self.authority))]
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.server.map_or(Ok(()), ServerProcess::stop)
+    }
+}
+
+struct Connection {
+    runtime: Runtime,
+    sender: Option<SendRequest<Full<Bytes>>>,
+    authority: String,
+    /// `/v1/kv/TABLE`.
+    base: String,
+    /// `?durability=..`.
+    query: String,
+    body: Vec<u8>,
+}
+
+impl Connection {
+    fn new(http: &Http) -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        Ok(Self {
+            runtime,
+            sender: None,
+            authority: http.authority.clone(),
+            base: format!("/v1/kv/{}", http.table),
+            query: format!("?durability={}", http.durability),
+            body: Vec::new(),
+        })
+    }
+
+    /// One request; the answer's body replaces `out`.
+    fn call(
+        &mut self,
+        method: Method,
+        path: String,
+        body: Bytes,
+        out: &mut Vec<u8>,
+    ) -> Result<StatusCode, Failure> {
+        let Self { runtime, sender, authority, .. } = self;
+        let asking = async {
+            let sending = match sender {
+                Some(sending) if !sending.is_closed() => sending,
+                _ => sender.insert(connect(authority).await?),
+            };
+            exchange(sending, request(method, path, authority, body)?, out).await
+        };
+        // The timer must be made inside the runtime.
+        let answer = runtime.block_on(async { tokio::time::timeout(ANSWER_MAX, asking).await });
+        match answer {
+            Ok(Ok(status)) => Ok(status),
+            Ok(Err(error)) => {
+                *sender = None;
+                Err(Failure::Failed(format!("{error:#}")))
+            }
+            Err(_late) => {
+                *sender = None;
+                Err(Failure::Failed(format!("no answer within {} s", ANSWER_MAX.as_secs())))
+            }
+        }
+    }
+
+    fn path_of(&self, key: &[u8]) -> String {
+        let mut path = String::with_capacity(self.base.len() + 1 + key.len() + self.query.len());
+        path.push_str(&self.base);
+        path.push('/');
+        escape(key, &mut path);
+        path
+    }
+}
+
+async fn connect(authority: &str) -> Result<SendRequest<Full<Bytes>>> {
+    let stream =
+        TcpStream::connect(authority).await.with_context(|| format!("cannot reach {authority}"))?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Its errors come back through the sender, with the request they broke.
+    drop(tokio::spawn(connection));
+    Ok(sender)
+}
+
+fn request(
+    method: Method,
+    path: String,
+    authority: &str,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>> {
+    let uri = Uri::from_maybe_shared(Bytes::from(path))?;
+    Ok(Request::builder().method(method).uri(uri).header(HOST, authority).body(Full::new(body))?)
+}
+
+async fn exchange(
+    sender: &mut SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+    out: &mut Vec<u8>,
+) -> Result<StatusCode> {
+    sender.ready().await?;
+    let mut response = sender.send_request(request).await?;
+    out.clear();
+    while let Some(frame) = response.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            out.extend_from_slice(data);
+        }
+    }
+    Ok(response.status())
+}
+
+impl Session for Connection {
+    fn read(&mut self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Failure> {
+        let path = self.path_of(key);
+        match self.call(Method::GET, path, Bytes::new(), row)? {
+            StatusCode::OK => Ok(true),
+            // A missing key has an empty body; a missing KVS says so in one.
+            StatusCode::NOT_FOUND if row.is_empty() => Ok(false),
+            status => Err(refused(status, row)),
+        }
+    }
+
+    fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
+        let path = self.path_of(key) + &self.query;
+        let mut body = std::mem::take(&mut self.body);
+        let status = self.call(Method::PUT, path, Bytes::copy_from_slice(row), &mut body);
+        let verdict = match status? {
+            status if status.is_success() => Ok(()),
+            status => Err(refused(status, &body)),
+        };
+        self.body = body;
+        verdict
+    }
+
+    fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure> {
+        rows.clear();
+        let mut body = std::mem::take(&mut self.body);
+        let mut cursor: Option<String> = None;
+        while rows.len() < limit {
+            let page = (limit - rows.len()).min(PAGE_MAX);
+            let mut path = format!("{}?encoding=base64&limit={page}", self.base);
+            let (name, from) = match &cursor {
+                Some(cursor) => ("&cursor=", cursor.as_bytes()),
+                None => ("&start=", start),
+            };
+            path.push_str(name);
+            escape(from, &mut path);
+            let status = self.call(Method::GET, path, Bytes::new(), &mut body)?;
+            if status != StatusCode::OK {
+                return Err(refused(status, &body));
+            }
+            cursor = read_page(&body, rows).map_err(Failure::Failed)?;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        self.body = body;
+        Ok(())
+    }
+}
+
+/// A page of a scan, as far as we look at it. Keys and values are text, or base64url in the
+/// fields whose names say so.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    items: Vec<PageItem<'a>>,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PageItem<'a> {
+    #[serde(borrow)]
+    k: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    k64: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    v: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    v64: Option<Cow<'a, str>>,
+}
+
+/// Adds a page's records to `rows`; returns where the next page begins.
+fn read_page(body: &[u8], rows: &mut Rows) -> Result<Option<String>, String> {
+    let page: Page<'_> =
+        serde_json::from_slice(body).map_err(|error| format!("a page of a scan: {error}"))?;
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    for PageItem { k, k64, v, v64 } in &page.items {
+        decode("k", (k.as_deref(), k64.as_deref()), &mut key)?;
+        decode("v", (v.as_deref(), v64.as_deref()), &mut value)?;
+        rows.push(&key, &value);
+    }
+    Ok(page.cursor)
+}
+
+fn decode(
+    name: &str,
+    (text, coded): (Option<&str>, Option<&str>),
+    out: &mut Vec<u8>,
+) -> Result<(), String> {
+    out.clear();
+    match (text, coded) {
+        (Some(text), None) => out.extend_from_slice(text.as_bytes()),
+        (None, Some(coded)) => URL_SAFE_NO_PAD
+            .decode_vec(coded, out)
+            .map_err(|error| format!("{name}64 in a page of a scan: {error}"))?,
+        _ => return Err(format!("a page of a scan has neither or both of {name} and {name}64")),
+    }
+    Ok(())
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let why = said(status, body);
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Failure::Busy(why),
+        _ => Failure::Failed(why),
+    }
+}
+
+fn said(status: StatusCode, body: &[u8]) -> String {
+    let body: String = String::from_utf8_lossy(body).chars().take(300).collect();
+    if body.is_empty() { status.to_string() } else { format!("{status}: {}", body.trim()) }
+}
+
+/// Percent-encodes everything that is not unreserved in a path and a query.
+fn escape(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(*byte));
+            }
+            _ => {
+                let _infallible = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::{Phase, Plan, drive};
+    use crate::property::Properties;
+    use crate::target::memory::Memory;
+    use crate::workload::Workload;
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn authorities_have_a_port() {
+        assert_eq!(authority("http://a:7300").unwrap(), "a:7300");
+        assert_eq!(authority("http://a/").unwrap(), "a:80");
+        assert_eq!(authority("http://[::1]:7300/x").unwrap(), "[::1]:7300");
+        for bad in ["https://a:1", "a:1", "7300", ""] {
+            assert!(authority(bad).unwrap_err().to_string().contains("--url"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_escaped() {
+        let mut out = String::new();
+        escape(b"user1/ %\xff~", &mut out);
+        assert_eq!(out, "user1%2F%20%25%FF~");
+    }
+
+    #[test]
+    fn refusals_keep_what_the_server_said() {
+        let busy = refused(StatusCode::SERVICE_UNAVAILABLE, b"{\"detail\":\"wal\"}");
+        assert!(matches!(&busy, Failure::Busy(why) if why.contains("wal")), "{busy}");
+        let bad = refused(StatusCode::PAYLOAD_TOO_LARGE, b"");
+        assert!(matches!(&bad, Failure::Failed(why) if why.contains("413")), "{bad}");
+    }
+
+    #[test]
+    fn pages_become_rows() {
+        let mut rows = Rows::default();
+        let body = br#"{"items":[{"k":"a","v":"x\u0000","rev":3},{"k64":"Yg","v64":"__8"}],
+                        "cursor":"c","revision":9}"#;
+        assert_eq!(read_page(body, &mut rows).unwrap().as_deref(), Some("c"));
+        let got: Vec<(&[u8], &[u8])> = rows.iter().collect();
+        assert_eq!(got, [(&b"a"[..], &b"x\0"[..]), (b"b", &[255, 255])]);
+        for (bad, say) in [
+            ("{}", "a page of a scan"),
+            (r#"{"items":[{"k":"a"}]}"#, "neither or both of v and v64"),
+            (r#"{"items":[{"k64":"!","v":""}]}"#, "k64 in a page"),
+        ] {
+            let error = read_page(bad.as_bytes(), &mut rows).unwrap_err();
+            assert!(error.contains(say), "{bad}: {error}");
+        }
+    }
+
+    /// Answers as a server does, from a map, one thread a connection.
+    fn serve(store: Memory) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, mut store) = (stream.unwrap(), store.clone());
+                std::thread::spawn(move || while answer(&stream, &mut store).is_some() {});
+            }
+        });
+        url
+    }
+
+    fn answer(mut stream: &TcpStream, store: &mut Memory) -> Option<()> {
+        let mut reader = BufReader::with_capacity(1, stream);
+        let (mut first, mut line, mut len) = (String::new(), String::new(), 0);
+        reader.read_line(&mut first).ok().filter(|n| *n > 0)?;
+        while reader.read_line(&mut line).ok()? > 2 {
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                len = value.trim().parse().ok()?;
+            }
+            line.clear();
+        }
+        let mut body = vec![0; len];
+        reader.read_exact(&mut body).ok()?;
+        let mut words = first.split(' ');
+        let (method, target) = (words.next()?, words.next()?);
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let key = path.strip_prefix("/v1/kv/t/").unwrap_or_default().as_bytes();
+        let (mut out, mut rows) = (Vec::new(), Rows::default());
+        let status = match (method, path) {
+            ("GET", "/v1/kvs/t") => "404 Not Found",
+            ("PUT", "/v1/kvs/t") => "201 Created",
+            ("GET", "/v1/kv/t") => {
+                let value = |name: &str| query.split('&').find_map(|p| p.strip_prefix(name));
+                let start = value("start=").or(value("cursor="))?;
+                // Three at a time at most, so that a scan needs several pages.
+                let limit = value("limit=")?.parse::<usize>().ok()?.min(3);
+                store.scan(start.as_bytes(), limit + 1, &mut rows).ok()?;
+                let coded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+                let item = |(k, v)| format!(r#"{{"k64":"{}","v64":"{}"}}"#, coded(k), coded(v));
+                let items: Vec<String> = rows.iter().take(limit).map(item).collect();
+                let next = rows.iter().nth(limit).map(|(k, _)| String::from_utf8_lossy(k));
+                let cursor = next.map_or(String::new(), |k| format!(r#","cursor":"{k}""#));
+                out = format!(r#"{{"items":[{}]{cursor}}}"#, items.join(",")).into_bytes();
+                "200 OK"
+            }
+            ("PUT", _) if query != "durability=sync" => "400 Bad Request",
+            ("PUT", _) => store.write(key, &body).map(|()| "200 OK").ok()?,
+            _ => {
+                if store.read(key, &mut out).ok()? {
+                    "200 OK"
+                } else {
+                    "404 Not Found"
+                }
+            }
+        };
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", out.len());
+        stream.write_all(&[head.as_bytes(), &out].concat()).ok()
+    }
+
+    #[test]
+    fn all_operations_work_over_http() {
+        let url = serve(Memory::new());
+        let pairs = ["recordcount=300", "threadcount=3", "dataintegrity=true", "maxscanlength=10"];
+        let pairs: Vec<String> = pairs.iter().map(|s| (*s).to_owned()).collect();
+        for file in ["a", "e"] {
+            let w = Workload::new(&Properties::gather(&[file.into()], &pairs).unwrap()).unwrap();
+            let http = Http::remote(&url, "t", "sync").unwrap();
+            for phase in [Phase::Load, Phase::Run, Phase::Verify] {
+                let (warmup, time) = (Duration::ZERO, None);
+                let plan = Plan { phase, warmup, time, operations: 600, seed: 1 };
+                let outcome = drive(&http, &w, &plan, &mut |_| {}).unwrap();
+                let recorder = outcome.recorder;
+                assert_eq!(recorder.error_examples, [""; 0], "{file} {phase:?}");
+                assert_eq!(recorder.mismatch_examples, [""; 0], "{file} {phase:?}");
+            }
+            Box::new(http).close().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_broken_connection_is_made_anew() {
+        let http = Http::remote(&serve(Memory::new()), "t", "sync").unwrap();
+        let mut connection = Connection::new(&http).unwrap();
+        connection.write(b"k", b"v").unwrap();
+        connection.sender = None;
+        let mut row = Vec::new();
+        assert!(connection.read(b"k", &mut row).unwrap() && row == b"v");
+        assert!(!connection.read(b"x", &mut row).unwrap());
+    }
+
+    #[test]
+    fn nobody_listening_is_a_clear_error() {
+        // Port 1 is reserved and nobody's.
+        let Err(error) = Http::remote("http://127.0.0.1:1", "t", "sync") else {
+            panic!("something listens on port 1");
+        };
+        assert!(error.to_string().contains("cannot reach 127.0.0.1:1"), "{error}");
+    }
+}

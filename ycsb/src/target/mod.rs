@@ -1,0 +1,123 @@
+//! Targets: the stores that a workload can be run against.
+//!
+//! A [`Target`] is one store; a [`Session`] is one thread's way to it. A session blocks until an
+//! operation is answered. Rows are opaque bytes here.
+//!
+//! | target | store |
+//! |---|---|
+//! | [`memory`] | a map in this process: measures the driver itself |
+//! | [`embedded`] | the engine in this process |
+//! | [`http`] | a Millpond server |
+//! | `rocksdb` | RocksDB in this process, with the feature of that name |
+
+pub(crate) mod embedded;
+pub(crate) mod http;
+pub(crate) mod memory;
+#[cfg(feature = "rocksdb")]
+pub(crate) mod rocksdb;
+
+use anyhow::Result;
+use std::fmt;
+use std::path::Path;
+
+/// Why an operation did not happen.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The store is overloaded; the same operation may succeed later.
+    Busy(String),
+    /// Anything else.
+    Failed(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy(why) | Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// One thread's way to the store.
+pub(crate) trait Session: Send {
+    /// Replaces `row` with the value of `key`; false where there is none.
+    fn read(&mut self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Failure>;
+
+    /// Writes `row` under `key`, acknowledged as the durability asks.
+    fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure>;
+
+    /// Replaces `rows` with up to `limit` records from `start` (inclusive) on, in order.
+    fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure>;
+}
+
+/// One store.
+pub(crate) trait Target: Send + Sync {
+    fn session(&self) -> Result<Box<dyn Session>>;
+
+    /// The process whose CPU and I/O are the store's, besides this one.
+    fn server_pid(&self) -> Option<u32> {
+        None
+    }
+
+    /// Where the data is, if it is on this machine.
+    fn data_dir(&self) -> Option<&Path>;
+
+    /// Facts about the store for the report: name and value.
+    fn facts(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// Closes the store in order. Called once, when no session is left.
+    fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// Records of a scan in one buffer, reused from scan to scan.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    bytes: Vec<u8>,
+    /// Ends of key and value of each record.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Rows {
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    pub(crate) fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.ends.push((key_end, self.bytes.len()));
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Key and value of each record.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
+        starts
+            .zip(&self.ends)
+            .map(|(start, (mid, end))| (&self.bytes[start..*mid], &self.bytes[*mid..*end]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_keep_their_records_apart() {
+        let mut rows = Rows::default();
+        rows.push(b"gone", b"gone");
+        rows.clear();
+        let records: [(&[u8], &[u8]); 3] = [(b"a", b"1"), (b"bb", b""), (b"c", b"333")];
+        for (key, value) in records {
+            rows.push(key, value);
+        }
+        assert_eq!(rows.len(), 3);
+        assert_eq!(rows.iter().collect::<Vec<_>>(), records);
+    }
+}
