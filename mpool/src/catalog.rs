@@ -1,0 +1,170 @@
+//! PURE: what exists in a pool, as its journal tells it.
+//!
+//! Replaying the journal's changes into an empty catalog gives the pool's objects;
+//! [`Catalog::state`] gives the changes that would build the same catalog, for a checkpoint. A
+//! change that cannot follow from what is there (an id created twice, a deletion of nothing) is
+//! refused: on replay that is corruption, on a commit it is the caller's mistake, found before
+//! anything is written.
+
+use crate::{
+    id::{MblockId, MdcId, SegmentId},
+    mdc::record::Change,
+    space::extent::Extent,
+};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MblockPlace {
+    pub(crate) extent: Extent,
+    pub(crate) len_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Catalog {
+    /// Ids below it may have been given out; none from it on has.
+    pub(crate) id_limit: u64,
+    pub(crate) mblocks: BTreeMap<MblockId, MblockPlace>,
+    pub(crate) mdcs: BTreeMap<MdcId, [Extent; 2]>,
+    pub(crate) segments: BTreeMap<SegmentId, Extent>,
+    pub(crate) properties: BTreeMap<String, Vec<u8>>,
+}
+
+/// Changes of a checkpoint record at most: a property may take 1.1 KB, and a record 1 MiB.
+const STATE_CHANGES_PER_RECORD: usize = 512;
+
+impl Catalog {
+    /// Applies one change; the error says why it cannot follow from what is there.
+    pub(crate) fn apply(&mut self, change: &Change) -> Result<(), &'static str> {
+        match change {
+            Change::IdLimit(limit) => {
+                if *limit < self.id_limit {
+                    return Err("the limit of ids went back");
+                }
+                self.id_limit = *limit;
+            }
+            Change::MblockCreated { id, extent, len_bytes } => {
+                self.check_new_id(id.get())?;
+                let place = MblockPlace { extent: *extent, len_bytes: *len_bytes };
+                if self.mblocks.insert(*id, place).is_some() {
+                    return Err("an mblock is created twice");
+                }
+            }
+            Change::MblockDeleted(id) => {
+                self.mblocks.remove(id).ok_or("an mblock is deleted that does not exist")?;
+            }
+            Change::MdcCreated { id, logs } => {
+                self.check_new_id(id.get())?;
+                if self.mdcs.insert(*id, *logs).is_some() {
+                    return Err("an MDC is created twice");
+                }
+            }
+            Change::SegmentCreated { id, extent } => {
+                self.check_new_id(id.get())?;
+                if self.segments.insert(*id, *extent).is_some() {
+                    return Err("a segment is created twice");
+                }
+            }
+            Change::SegmentDeleted(id) => {
+                self.segments.remove(id).ok_or("a segment is deleted that does not exist")?;
+            }
+            Change::PropertySet { name, value } => {
+                self.properties.insert(name.clone(), value.clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn check_new_id(&self, id: u64) -> Result<(), &'static str> {
+        if id < self.id_limit {
+            Ok(())
+        } else {
+            Err("an id is beyond the limit of those given out")
+        }
+    }
+
+    /// The changes that build this catalog from nothing, in lists that fit a record each.
+    pub(crate) fn state(&self) -> Vec<Vec<Change>> {
+        let limit = std::iter::once(Change::IdLimit(self.id_limit));
+        let mblocks = self.mblocks.iter().map(|(id, place)| {
+            let MblockPlace { extent, len_bytes } = *place;
+            Change::MblockCreated { id: *id, extent, len_bytes }
+        });
+        let mdcs = self.mdcs.iter().map(|(id, logs)| Change::MdcCreated { id: *id, logs: *logs });
+        let segments = self
+            .segments
+            .iter()
+            .map(|(id, extent)| Change::SegmentCreated { id: *id, extent: *extent });
+        let properties = self
+            .properties
+            .iter()
+            .map(|(name, value)| Change::PropertySet { name: name.clone(), value: value.clone() });
+        let all: Vec<Change> =
+            limit.chain(mblocks).chain(mdcs).chain(segments).chain(properties).collect();
+        all.chunks(STATE_CHANGES_PER_RECORD).map(<[Change]>::to_vec).collect()
+    }
+
+    /// Every extent that belongs to an object.
+    pub(crate) fn extents(&self) -> Vec<Extent> {
+        let mblocks = self.mblocks.values().map(|place| place.extent);
+        let mdcs = self.mdcs.values().flatten().copied();
+        mblocks.chain(mdcs).chain(self.segments.values().copied()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::ALLOC_UNIT;
+
+    fn extent(unit: u64) -> Extent {
+        Extent { offset: unit * ALLOC_UNIT, len: ALLOC_UNIT }
+    }
+
+    fn mblock(raw: u64) -> MblockId {
+        MblockId::new(raw).unwrap()
+    }
+
+    fn created(raw: u64) -> Change {
+        Change::MblockCreated { id: mblock(raw), extent: extent(raw), len_bytes: 5 }
+    }
+
+    fn built(changes: &[Change]) -> Catalog {
+        let mut catalog = Catalog::default();
+        for change in changes {
+            catalog.apply(change).unwrap();
+        }
+        catalog
+    }
+
+    #[test]
+    fn the_state_builds_the_same_catalog() {
+        let mut changes = vec![Change::IdLimit(5000)];
+        changes.extend((1..2000).map(created));
+        changes.extend((1..1000).map(|raw| Change::MblockDeleted(mblock(raw))));
+        let mdc = MdcId::new(3000).unwrap();
+        changes.push(Change::MdcCreated { id: mdc, logs: [extent(3000), extent(3001)] });
+        let segment = SegmentId::new(3001).unwrap();
+        changes.push(Change::SegmentCreated { id: segment, extent: extent(3002) });
+        changes.push(Change::PropertySet { name: "a".to_owned(), value: vec![1] });
+        changes.push(Change::PropertySet { name: "a".to_owned(), value: vec![2] });
+        let catalog = built(&changes);
+        assert_eq!(built(&catalog.state().concat()), catalog);
+        assert_eq!(catalog.properties["a"], [2]);
+        assert_eq!(catalog.extents().len(), 1000 + 2 + 1);
+    }
+
+    #[test]
+    fn changes_that_cannot_follow_are_refused() {
+        let base = built(&[Change::IdLimit(10), created(1)]);
+        for (change, why) in [
+            (created(1), "twice"),
+            (created(10), "beyond the limit"),
+            (Change::MblockDeleted(mblock(2)), "does not exist"),
+            (Change::SegmentDeleted(SegmentId::new(1).unwrap()), "does not exist"),
+            (Change::IdLimit(9), "went back"),
+        ] {
+            let error = base.clone().apply(&change).unwrap_err();
+            assert!(error.contains(why), "{change:?}: {error}");
+        }
+    }
+}

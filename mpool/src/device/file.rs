@@ -1,0 +1,384 @@
+//! A volume in a regular file.
+//!
+//! Read and written past the page cache (`O_DIRECT`), so that the pool's own traffic does not
+//! displace what is mapped. The file is locked for as long as it is open. It grows by `fallocate`
+//! in steps, stops before the disk's reserve, and never shrinks or punches: reusing allocated
+//! blocks does not take the inode lock, holes do.
+//!
+//! Where the file system refuses `O_DIRECT` (tmpfs, some overlays) and the caller allows it, writes
+//! go through the page cache and durable ones are followed by `fdatasync`.
+
+use super::{Device, Geometry, check_access};
+use crate::{
+    error::{Error, Result},
+    io::buf::{IO_ALIGN, IoBuf},
+};
+use rustix::{
+    fs::{FallocateFlags, FlockOperation, Mode, OFlags},
+    io::{Errno, ReadWriteFlags},
+};
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+/// Regular files promise no more than the drive below them: one logical block.
+const SECTOR_BYTES: u32 = 512;
+
+/// How often, and how long apart, a held lock is asked for: two seconds in all.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// How a volume file is opened and how it grows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Fall back to page-cache IO where `O_DIRECT` is refused.
+    pub allow_buffered: bool,
+    /// The file never grows beyond this.
+    pub len_bytes_max: u64,
+    /// It grows in multiples of this.
+    pub grow_step_bytes: u64,
+    /// Growth leaves this much of the disk to others.
+    pub reserve_bytes: u64,
+}
+
+/// A volume in a regular file, locked against other openers.
+#[derive(Debug)]
+pub struct FileDevice {
+    file: File,
+    path: PathBuf,
+    options: FileOptions,
+    len_bytes: AtomicU64,
+    /// Serialises growth.
+    growing: Mutex<()>,
+    buffered: bool,
+    poisoned: AtomicBool,
+}
+
+impl FileDevice {
+    /// Opens an existing volume file.
+    pub fn open(path: &Path, options: &FileOptions) -> Result<Self> {
+        Self::open_with(path, options, OFlags::empty())
+    }
+
+    /// Opens the volume file, creating an empty one where there is none.
+    pub fn open_or_create(path: &Path, options: &FileOptions) -> Result<Self> {
+        let device = Self::open_with(path, options, OFlags::CREATE)?;
+        // The directory entry must survive a crash as well as the file does.
+        if let Some(dir) = path.parent() {
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(|source| Error::io("flush", 0, 0, source))?;
+        }
+        Ok(device)
+    }
+
+    fn open_with(path: &Path, options: &FileOptions, extra: OFlags) -> Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | extra;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let (fd, buffered) = match rustix::fs::open(path, flags | OFlags::DIRECT, mode) {
+            Ok(fd) => (fd, false),
+            // The file system does not know O_DIRECT.
+            Err(Errno::INVAL) if options.allow_buffered => {
+                let opened = rustix::fs::open(path, flags, mode);
+                (opened.map_err(|errno| open_error(path, errno))?, true)
+            }
+            Err(errno) => return Err(open_error(path, errno)),
+        };
+        let file = File::from(fd);
+        lock(&file, path)?;
+        let source = |source| Error::Io { op: "open", offset: 0, len: 0, source };
+        let metadata = file.metadata().map_err(source)?;
+        if !metadata.is_file() {
+            let reason = "not a regular file; give the path of a volume file".to_owned();
+            return Err(Error::Unusable { path: path.to_owned(), reason });
+        }
+        let len_bytes = metadata.len() / IO_ALIGN as u64 * IO_ALIGN as u64;
+        let mut device = Self {
+            file,
+            path: path.to_owned(),
+            options: options.clone(),
+            len_bytes: AtomicU64::new(len_bytes),
+            growing: Mutex::new(()),
+            buffered,
+            poisoned: AtomicBool::new(false),
+        };
+        device.probe_direct()?;
+        Ok(device)
+    }
+
+    /// Some file systems accept the flag at open and refuse the first read.
+    fn probe_direct(&mut self) -> Result<()> {
+        if self.buffered {
+            return Ok(());
+        }
+        let mut page = IoBuf::zeroed(IO_ALIGN);
+        match rustix::io::pread(&self.file, &mut page[..], 0) {
+            Ok(_) => Ok(()),
+            Err(Errno::INVAL) if self.options.allow_buffered => {
+                self.use_page_cache().map_err(|errno| open_error(&self.path, errno))
+            }
+            Err(errno) => Err(open_error(&self.path, errno)),
+        }
+    }
+
+    fn use_page_cache(&mut self) -> rustix::io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.file)?;
+        rustix::fs::fcntl_setfl(&self.file, flags.difference(OFlags::DIRECT))?;
+        self.buffered = true;
+        Ok(())
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// True where writes go through the page cache.
+    pub fn is_buffered(&self) -> bool {
+        self.buffered
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        // Acquire pairs with the Release in `poison`.
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(io::Error::other("device is poisoned by a failed flush"));
+        }
+        Ok(())
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    fn write_all(&self, offset: u64, buf: &[u8], flags: ReadWriteFlags) -> io::Result<()> {
+        if !self.buffered && !buf.as_ptr().addr().is_multiple_of(SECTOR_BYTES as usize) {
+            // Direct IO needs aligned memory; a caller with a plain slice pays one copy.
+            let mut bounce = IoBuf::zeroed(buf.len());
+            bounce.copy_from_slice(buf);
+            return self.write_all(offset, &bounce, flags);
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let rest = &buf[done..];
+            let at = offset + done as u64;
+            let wrote = if flags.is_empty() {
+                rustix::io::pwrite(&self.file, rest, at)
+            } else {
+                rustix::io::pwritev2(&self.file, &[IoSlice::new(rest)], at, flags)
+            };
+            match wrote {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // Never retried, EINTR included: what a failed sync has dropped, a second one will not
+        // find.
+        rustix::fs::fdatasync(&self.file).map_err(io::Error::from)
+    }
+
+    /// The longest growth towards `target` that leaves the reserve, but at least `need`.
+    fn affordable(&self, have: u64, need: u64, target: u64) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.file)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let spare = free.saturating_sub(self.options.reserve_bytes);
+        if target - have <= spare {
+            return Ok(target);
+        }
+        if need - have <= spare {
+            return Ok(need);
+        }
+        let text = format!(
+            "{}: growing by {} bytes would leave less than the reserve of {} (disk has {free} free)",
+            self.path.display(),
+            need - have,
+            self.options.reserve_bytes,
+        );
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
+    }
+}
+
+impl Device for FileDevice {
+    fn geometry(&self) -> Geometry {
+        // Acquire pairs with the Release in `grow`: whoever sees the length may use it.
+        let len_bytes = self.len_bytes.load(Ordering::Acquire);
+        // A limit lowered below what is there stops growth; it takes nothing away.
+        let len_bytes_max = self.options.len_bytes_max.max(len_bytes);
+        Geometry { sector_bytes: SECTOR_BYTES, len_bytes, len_bytes_max }
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_access(offset, buf.len(), self.geometry().len_bytes)?;
+        if !self.buffered && !buf.as_ptr().addr().is_multiple_of(SECTOR_BYTES as usize) {
+            let mut bounce = IoBuf::zeroed(buf.len());
+            self.read_at(offset, &mut bounce)?;
+            buf.copy_from_slice(&bounce);
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            match rustix::io::pread(&self.file, &mut buf[done..], offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.check_writable()?;
+        check_access(offset, buf.len(), self.geometry().len_bytes)?;
+        self.write_all(offset, buf, ReadWriteFlags::empty())
+    }
+
+    fn write_durable_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.check_writable()?;
+        check_access(offset, buf.len(), self.geometry().len_bytes)?;
+        let outcome = if self.buffered {
+            self.write_all(offset, buf, ReadWriteFlags::empty()).and_then(|()| self.sync_data())
+        } else {
+            match self.write_all(offset, buf, ReadWriteFlags::DSYNC) {
+                // A file system that does not know the flag has not written anything.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => self
+                    .write_all(offset, buf, ReadWriteFlags::empty())
+                    .and_then(|()| self.sync_data()),
+                outcome => outcome,
+            }
+        };
+        outcome.inspect_err(|_| self.poison())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.check_writable()?;
+        self.sync_data().inspect_err(|_| self.poison())
+    }
+
+    fn grow(&self, len_bytes: u64) -> io::Result<()> {
+        self.check_writable()?;
+        let _one_at_a_time = self.growing.lock();
+        let have = self.geometry().len_bytes;
+        if len_bytes <= have {
+            return Ok(());
+        }
+        if len_bytes > self.options.len_bytes_max {
+            let text = format!("{len_bytes} bytes wanted, limit is {}", self.options.len_bytes_max);
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        let stepped = len_bytes.next_multiple_of(self.options.grow_step_bytes);
+        let target = stepped.min(self.options.len_bytes_max / IO_ALIGN as u64 * IO_ALIGN as u64);
+        let target = self.affordable(have, len_bytes, target.max(len_bytes))?;
+        let allocate =
+            || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, target - have);
+        match rustix::io::retry_on_intr(allocate) {
+            Ok(()) => {}
+            // Blocks come at first write then; the length is what matters here.
+            Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(&self.file, target)?,
+            Err(errno) => return Err(errno.into()),
+        }
+        // The new length must survive a crash before anything is recorded beyond the old one.
+        self.file.sync_all().inspect_err(|_| self.poison())?;
+        self.len_bytes.store(target, Ordering::Release);
+        Ok(())
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
+    fn kind(&self) -> &'static str {
+        if self.buffered { "file (buffered)" } else { "file" }
+    }
+}
+
+/// Takes the lock. A killed process keeps its own for a moment after its end, until the kernel has
+/// cancelled what its `io_uring` had in flight; so a held lock is asked for again before it counts.
+fn lock(file: &File, path: &Path) -> Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => std::thread::park_timeout(LOCK_PAUSE),
+            Err(errno) => {
+                let reason = format!("cannot be locked ({errno}); is it on a network file system?");
+                return Err(Error::Unusable { path: path.to_owned(), reason });
+            }
+        }
+    }
+    Err(Error::InUse { path: path.to_owned() })
+}
+
+fn open_error(path: &Path, errno: Errno) -> Error {
+    let reason = match errno {
+        Errno::INVAL => "this file system refuses direct IO (O_DIRECT); use another one (ext4, \
+                         xfs), or accept page-cache writes with --allow-buffered"
+            .to_owned(),
+        Errno::NOENT => "does not exist; create the pool first".to_owned(),
+        Errno::ACCESS | Errno::PERM => {
+            "permission denied; give the pool's files to this user".to_owned()
+        }
+        other => format!("cannot be opened: {other}"),
+    };
+    Error::Unusable { path: path.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(max: u64) -> FileOptions {
+        FileOptions {
+            allow_buffered: true,
+            len_bytes_max: max,
+            grow_step_bytes: 1 << 16,
+            reserve_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn the_page_cache_keeps_the_contract_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut device =
+            FileDevice::open_or_create(&dir.path().join("v"), &options(1 << 20)).unwrap();
+        device.use_page_cache().unwrap();
+        assert_eq!(device.kind(), "file (buffered)");
+        crate::sim::suite::check_device(&device);
+    }
+
+    #[test]
+    fn where_direct_io_is_refused_the_way_out_is_named() {
+        let text = open_error(Path::new("/mnt/v"), Errno::INVAL).to_string();
+        assert!(text.starts_with("/mnt/v: "), "{text}");
+        assert!(text.contains("O_DIRECT") && text.contains("--allow-buffered"), "{text}");
+        assert!(open_error(Path::new("v"), Errno::ACCESS).to_string().contains("permission"));
+    }
+
+    #[test]
+    fn a_lowered_limit_stops_growth_and_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        FileDevice::open_or_create(&path, &options(1 << 20)).unwrap().grow(1 << 20).unwrap();
+        let device = FileDevice::open(&path, &options(1 << 17)).unwrap();
+        assert_eq!(device.geometry().len_bytes, 1 << 20);
+        let mut page = IoBuf::zeroed(IO_ALIGN);
+        device.read_at((1 << 20) - IO_ALIGN as u64, &mut page).unwrap();
+        assert!(device.grow((1 << 20) + (1 << 16)).is_err());
+    }
+
+    #[test]
+    fn a_directory_is_not_a_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = FileDevice::open(dir.path(), &options(1 << 20)).unwrap_err();
+        assert!(matches!(refused, Error::Unusable { .. }), "{refused}");
+    }
+}

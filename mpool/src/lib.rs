@@ -1,0 +1,80 @@
+//! The Millpond pool: immutable objects, journals, memory maps and a reaper in user space.
+//!
+//! A pool lives on one volume and knows nothing of keys and values. It offers
+//!
+//! - **mblocks**, immutable objects: allocate, append, commit, read, delete. Several are created
+//!   and
+//!   deleted by one commit, all or nothing across a crash. Their ids are never reused.
+//! - **MDCs**, crash-safe journals of small records, rewritten when full.
+//! - **segments**, fixed extents for write-ahead logs.
+//! - **maps** over mblocks, and a **reaper** that keeps their memory within a budget.
+//!
+//! # Durability
+//!
+//! `commit`, `create_*`, `delete_segment`, `set_property`, [`Mdc::append`] and
+//! [`Segment::write_durable_at`] are durable when they return `Ok`. What was not committed is gone
+//! after a crash. A failed flush poisons the pool: nothing is written any more, reads go on, and
+//! only opening it again lifts that. Everything the pool reads for itself is checksummed; the
+//! contents of mblocks and segments are their owner's to check.
+//!
+//! # Example
+//!
+//! ```
+//! use mpool::{IoBuf, Options, Pool, Priority, IO_ALIGN};
+//!
+//! # fn main() -> mpool::Result<()> {
+//! # let scratch = tempfile::tempdir().expect("a scratch directory");
+//! # let dir = scratch.path();
+//! # let mut options = Options { allow_buffered: true, reserve_bytes: 0, ..Options::default() };
+//! # options.grow_step_bytes = 1 << 20;
+//! let pool = Pool::open_or_create(dir, &options)?;
+//! let mut writer = pool.allocate(1 << 20, Priority::Flush)?;
+//! writer.append(b"hello")?;
+//! let mblock = pool.commit(vec![writer], &[])?.remove(0);
+//! let mut page = IoBuf::zeroed(IO_ALIGN);
+//! mblock.read_at(0, &mut page)?;
+//! assert_eq!(&page[..5], b"hello");
+//! # Ok(())
+//! # }
+//! ```
+
+mod catalog;
+pub mod device;
+mod error;
+mod id;
+mod io;
+mod journal;
+mod mblock;
+mod mcache;
+mod mdc;
+mod metrics;
+mod open;
+mod options;
+mod pool;
+mod reaper;
+mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+mod space;
+mod superblock;
+mod sys;
+mod volume;
+
+pub use device::{Device, Geometry};
+pub use error::{Error, Result, Scope};
+pub use id::{MblockId, MdcId, SegmentId};
+pub use io::{
+    buf::{IO_ALIGN, IoBuf},
+    queue::{BufWrite, Done, IoQueue, Job, Priority},
+};
+pub use mblock::{Mblock, MblockWriter};
+pub use mcache::{Class, Map, MapStats, PageRef, ReadDone};
+pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc};
+pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics};
+pub use options::{IoBackend, Options, ReaperOptions};
+pub use pool::{Pool, PoolInfo};
+pub use reaper::{MemoryConsumer, Reaper, ReaperStats};
+pub use segment::Segment;
+#[cfg(any(test, feature = "sim"))]
+pub use sim::{Faults, SimDevice};
+pub use space::ALLOC_UNIT;

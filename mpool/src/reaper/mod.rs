@@ -1,0 +1,252 @@
+//! The reaper: keeps mapped pages, caches and everything else under one memory budget.
+//!
+//! A thread looks every few milliseconds at how much is in use ([`budget`]), decides what follows
+//! ([`policy`], [`victim`]; both pure) and applies it ([`task`], [`sweep`]): targets for whoever
+//! else holds memory, pages to evict, room to grant to those who want to fill pages. So no reader
+//! ever waits for the kernel to reclaim memory, and the choice of victims is ours: behind a mapping
+//! advised `RANDOM` the kernel's own is no better than first in, first out.
+//!
+//! With the reaper off, everything is admitted at the first touch, the kernel reclaims, and
+//! consumers get half the budget by weight.
+
+mod budget;
+mod cgroup;
+mod policy;
+mod sweep;
+mod task;
+#[cfg(test)]
+mod tests;
+mod victim;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use self::{budget::Budget, policy::Pressure, task::Task};
+use crate::{
+    error::{Error, Result},
+    mcache::Mcache,
+    metrics::{Counter, MetricKind},
+    options::ReaperOptions,
+};
+
+/// Someone else who holds memory under the same budget: a value cache, memtables.
+///
+/// Its methods run on the reaper's thread and must not call the reaper.
+pub trait MemoryConsumer: Send + Sync {
+    /// For people and metrics.
+    fn name(&self) -> &'static str;
+    /// Bytes held now. Called every tick: cheap, and takes no lock that is held for long.
+    fn used_bytes(&self) -> u64;
+    /// What is granted from now on; called when it changes. Consumers that cannot shrink ignore it.
+    fn set_target_bytes(&self, bytes: u64);
+    /// Share of what is left after fixed consumers; 0 = fixed: reported and made room for.
+    fn weight(&self) -> u32;
+}
+
+/// The reaper in numbers.
+#[derive(Clone, Debug)]
+pub struct ReaperStats {
+    /// What may be used.
+    pub budget_bytes: u64,
+    /// What is used, by the last look.
+    pub used_bytes: u64,
+    /// Where the budget comes from: "cgroup v2", "options", ...
+    pub source: &'static str,
+    /// Times something was evicted.
+    pub passes: u64,
+    /// Bytes of live objects' pages evicted.
+    pub evicted_bytes: u64,
+    /// Bytes of deleted objects' pages dropped.
+    pub dead_bytes: u64,
+    /// How tight memory is: "none", "near", "reaping", "alarm", "emergency"; "off".
+    pub pressure: &'static str,
+    /// Name, bytes used and bytes granted of each consumer.
+    pub consumers: Vec<(&'static str, u64, u64)>,
+}
+
+/// The memory governor of one pool. Its thread ends with it.
+pub struct Reaper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread and its owner share.
+struct Shared {
+    mcache: Arc<Mcache>,
+    budget: Budget,
+    options: ReaperOptions,
+    enabled: AtomicBool,
+    consumers: Mutex<Vec<Registered>>,
+    stop: Mutex<bool>,
+    wake: Condvar,
+    levels: Seen,
+}
+
+struct Registered {
+    consumer: Arc<dyn MemoryConsumer>,
+    /// 0 for a fixed consumer.
+    target_bytes: u64,
+}
+
+/// What the last tick saw and did, for people.
+#[derive(Debug, Default)]
+struct Seen {
+    used_bytes: AtomicU64,
+    pressure: AtomicU8,
+    ticks: Counter,
+    passes: Counter,
+    scanned_pages: AtomicU64,
+    alarms: Counter,
+}
+
+impl Reaper {
+    /// Starts the thread `mp-reaper` over `mcache`.
+    pub(crate) fn start(options: &ReaperOptions, mcache: &Arc<Mcache>) -> Result<Self> {
+        let budget = Budget::find(options.budget_bytes);
+        tracing::info!(budget_bytes = budget.bytes, source = budget.source, "memory budget");
+        let shared = Shared::new(Arc::clone(mcache), options, budget);
+        let task = Task::new(Arc::clone(&shared));
+        let thread = std::thread::Builder::new()
+            .name("mp-reaper".into())
+            .spawn(move || task.run())
+            .map_err(|e| Error::Options(format!("no thread for the reaper: {e}")))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Counts `consumer` in, and grants it a first target at once. It stays until
+    /// [`Reaper::unregister`] or the end of the pool.
+    pub fn register(&self, consumer: Arc<dyn MemoryConsumer>) {
+        let mut consumers = self.shared.consumers.lock();
+        let weight = consumer.weight();
+        let weights = consumers.iter().map(|r| u64::from(r.consumer.weight())).sum::<u64>();
+        let weights = weights + u64::from(weight);
+        let mut new = Registered { consumer, target_bytes: 0 };
+        if weight > 0 {
+            new.grant(policy::static_target(self.shared.budget.bytes, weight, weights));
+        }
+        consumers.push(new);
+        drop(consumers);
+        self.shared.wake.notify_all();
+    }
+
+    /// Counts `consumer` out.
+    pub fn unregister(&self, consumer: &Arc<dyn MemoryConsumer>) {
+        let is_it =
+            |r: &Registered| Arc::as_ptr(&r.consumer).addr() == Arc::as_ptr(consumer).addr();
+        self.shared.consumers.lock().retain(|r| !is_it(r));
+    }
+
+    /// The reaper in numbers, as of its last look.
+    pub fn stats(&self) -> ReaperStats {
+        let Shared { budget, levels, mcache, .. } = &*self.shared;
+        let pressure = Pressure::from_index(levels.pressure.load(Relaxed));
+        let consumers = self.shared.consumers.lock();
+        let consumer =
+            |r: &Registered| (r.consumer.name(), r.consumer.used_bytes(), r.target_bytes);
+        ReaperStats {
+            budget_bytes: budget.bytes,
+            used_bytes: levels.used_bytes.load(Relaxed),
+            source: budget.source,
+            passes: levels.passes.get(),
+            evicted_bytes: mcache.metrics.evicted_bytes.get(),
+            dead_bytes: mcache.metrics.dead_bytes.get(),
+            pressure: if self.is_enabled() { pressure.name() } else { "off" },
+            consumers: consumers.iter().map(consumer).collect(),
+        }
+    }
+
+    /// Whether it reaps.
+    pub fn is_enabled(&self) -> bool {
+        self.shared.enabled.load(Relaxed)
+    }
+
+    /// Switches it on or off while the pool is open.
+    pub fn set_enabled(&self, on: bool) {
+        self.shared.enabled.store(on, Relaxed);
+        self.shared.wake.notify_all();
+    }
+
+    /// Bytes that may enter the page cache until its next look.
+    pub fn room(&self) -> u64 {
+        self.shared.mcache.room.left()
+    }
+
+    /// Shows every metric to `see`: name without the `millpond_` prefix, help, kind, value.
+    pub fn visit(&self, see: &mut dyn FnMut(&'static str, &'static str, MetricKind, u64)) {
+        use MetricKind::{Counter as C, Gauge as G};
+        // Exhaustive on purpose: a new field does not compile until it is named here.
+        let Seen { used_bytes, pressure, ticks, passes, scanned_pages, alarms } =
+            &self.shared.levels;
+        let room = &self.shared.mcache.room;
+        let (used, pressure) = (used_bytes.load(Relaxed), pressure.load(Relaxed).into());
+        see("mpool_reaper_budget_bytes", "memory that may be used", G, self.shared.budget.bytes);
+        see("mpool_reaper_used_bytes", "memory in use, as the budget counts it", G, used);
+        see("mpool_reaper_enabled", "1 while the reaper is on", G, self.is_enabled().into());
+        see(
+            "mpool_reaper_pressure",
+            "0 none, 1 near, 2 reaping, 3 alarm, 4 emergency",
+            G,
+            pressure,
+        );
+        see("mpool_reaper_room_bytes", "bytes that may enter the page cache now", G, room.left());
+        see(
+            "mpool_reaper_admit_at",
+            "touches before a page is admitted",
+            G,
+            room.admit_at().into(),
+        );
+        see("mpool_reaper_ticks_total", "looks at memory", C, ticks.get());
+        see("mpool_reaper_passes_total", "looks that evicted something", C, passes.get());
+        see(
+            "mpool_reaper_alarms_total",
+            "looks that found tasks waiting for memory",
+            C,
+            alarms.get(),
+        );
+        let scanned = scanned_pages.load(Relaxed);
+        see("mpool_reaper_scanned_pages_total", "page states looked at for victims", C, scanned);
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        *self.shared.stop.lock() = true;
+        self.shared.wake.notify_all();
+        let Some(thread) = self.thread.take() else { return };
+        // A consumer's target can be set from the thread itself, and may be what drops the pool.
+        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            tracing::error!("the reaper's thread had panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn new(mcache: Arc<Mcache>, options: &ReaperOptions, budget: Budget) -> Arc<Self> {
+        Arc::new(Self {
+            mcache,
+            budget,
+            options: options.clone(),
+            enabled: AtomicBool::new(options.enabled),
+            consumers: Mutex::default(),
+            stop: Mutex::new(false),
+            wake: Condvar::new(),
+            levels: Seen::default(),
+        })
+    }
+}
+
+impl Registered {
+    fn grant(&mut self, bytes: u64) {
+        if self.target_bytes != bytes {
+            self.target_bytes = bytes;
+            self.consumer.set_target_bytes(bytes);
+        }
+    }
+}

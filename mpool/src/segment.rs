@@ -1,0 +1,84 @@
+//! Segments: fixed extents that their owner overwrites at will.
+//!
+//! Made for write-ahead logs. A segment is written with zeros when it is created, so that no later
+//! write allocates in the file system (a durable append costs a third less), and is meant to be
+//! reused rather than deleted. Its contents are the owner's business: nothing here is checksummed,
+//! and a write is atomic per sector only.
+
+use crate::{
+    error::{Error, Result},
+    id::SegmentId,
+    io::{buf::IO_ALIGN, queue::Priority},
+    space::Lease,
+    volume::Volume,
+};
+use std::{fmt, sync::Arc};
+
+/// A handle of a segment. Clone = another user; the extent of a deleted segment returns with the
+/// last of them.
+#[derive(Clone)]
+pub struct Segment {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: SegmentId,
+    lease: Lease,
+    volume: Arc<Volume>,
+}
+
+impl Segment {
+    pub(crate) fn new(id: SegmentId, lease: Lease, volume: &Arc<Volume>) -> Self {
+        Self { shared: Arc::new(Shared { id, lease, volume: Arc::clone(volume) }) }
+    }
+
+    /// The segment's id.
+    pub fn id(&self) -> SegmentId {
+        self.shared.id
+    }
+
+    /// Its size, which never changes.
+    pub fn len_bytes(&self) -> u64 {
+        self.shared.lease.extent().len
+    }
+
+    /// Direct write on the calling thread, aligned to [`IO_ALIGN`]. Durable after the next
+    /// [`crate::Pool::flush`].
+    pub fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        let at = self.place("write", offset, buf.len())?;
+        self.shared.volume.write(at, buf, Priority::Wal)
+    }
+
+    /// Same, durable on return (this write only). An error leaves unknown what is on the medium,
+    /// and poisons the pool.
+    pub fn write_durable_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
+        let at = self.place("write", offset, buf.len())?;
+        self.shared.volume.write_durable(at, buf, Priority::Wal)
+    }
+
+    /// Direct read on the calling thread, aligned to [`IO_ALIGN`].
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let at = self.place("read", offset, buf.len())?;
+        self.shared.volume.read(at, buf, Priority::Wal)
+    }
+
+    fn place(&self, verb: &str, offset: u64, len: usize) -> Result<u64> {
+        let align = IO_ALIGN as u64;
+        let bytes = len as u64;
+        let aligned = offset.is_multiple_of(align) && bytes.is_multiple_of(align) && len > 0;
+        let within = offset.checked_add(bytes).is_some_and(|end| end <= self.len_bytes());
+        if aligned && within {
+            return Ok(self.shared.lease.extent().offset + offset);
+        }
+        let (id, len_bytes) = (self.shared.id, self.len_bytes());
+        Err(Error::Options(format!(
+            "{verb} of {bytes} bytes at {offset} of {id}: must be in units of {IO_ALIGN} within its {len_bytes}"
+        )))
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.shared.id, self.len_bytes())
+    }
+}

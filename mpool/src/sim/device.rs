@@ -1,0 +1,393 @@
+//! The simulated device.
+//!
+//! Two images of the medium in 4 KiB pages: what a read sees, and what is durable; between them the
+//! list of writes since the last flush. A power cut leaves the durable image plus any subset of the
+//! *sectors* of that list, drawn from a seed, so writes of several sectors tear and a later write
+//! may survive an earlier one. Clones share one medium.
+//!
+//! ```text
+//! write_at          -> current, pending
+//! write_durable_at  -> current, durable          (this write only)
+//! flush             -> pending moves to durable
+//! cut               -> the call in flight is pending; it and all later calls fail
+//! after_crash(seed) -> a new device: durable + coin-tossed sectors of pending
+//! after_kill(seed)  -> a new device: everything, pending still pending
+//! ```
+
+use super::Seeded;
+use crate::{
+    device::{Device, Geometry, check_access},
+    io::buf::IO_ALIGN,
+};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, fs::File, io, sync::Arc};
+
+const SECTOR: usize = 512;
+type Page = [u8; IO_ALIGN];
+
+/// Faults to come. Counts start at zero when they are set: `Some(0)` strikes the next call of its
+/// kind. Each strikes once, except that a failed flush poisons the device for good.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// This read from now fails with EIO.
+    pub read_eio_at: Option<u64>,
+    /// This write from now (durable or not) fails with EIO; nothing of it is written.
+    pub write_eio_at: Option<u64>,
+    /// This flush (or durable write) from now fails with EIO and poisons the device.
+    pub flush_eio_at: Option<u64>,
+    /// The device cannot grow beyond this length: ENOSPC.
+    pub enospc_after_bytes: Option<u64>,
+}
+
+/// In-memory device. Clone = same medium. Distinguishes written from flushed; seeded.
+#[derive(Clone)]
+pub struct SimDevice {
+    medium: Arc<Mutex<Medium>>,
+}
+
+struct Medium {
+    len_bytes: u64,
+    len_bytes_max: u64,
+    current: Image,
+    durable: Image,
+    pending: Vec<Pending>,
+    calls: u64,
+    cut_at: Option<u64>,
+    dead: bool,
+    poisoned: bool,
+    faults: Faults,
+}
+
+/// One write since the last flush, in order.
+struct Pending {
+    offset: u64,
+    bytes: Vec<u8>,
+    /// A durable write that follows a plain one of the same place: it survives every crash, but
+    /// must not be overtaken when the earlier one is flushed.
+    durable: bool,
+    /// The power went, or the process died, during this write.
+    in_flight: bool,
+}
+
+/// Sparse pages; an absent one is zeros. Cloning shares the pages.
+#[derive(Clone, Default)]
+struct Image {
+    pages: BTreeMap<u64, Arc<Page>>,
+}
+
+impl Image {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        debug_assert!(bytes.len().is_multiple_of(SECTOR));
+        let mut at = offset;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (page_no, within) = split(at);
+            let (now, later) = rest.split_at(rest.len().min(IO_ALIGN - within));
+            if self.pages.contains_key(&page_no) || now.iter().any(|b| *b != 0) {
+                let page = self.pages.entry(page_no).or_insert_with(|| Arc::new([0; IO_ALIGN]));
+                Arc::make_mut(page)[within..within + now.len()].copy_from_slice(now);
+            }
+            at += now.len() as u64;
+            rest = later;
+        }
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) {
+        for (i, chunk) in buf.chunks_mut(IO_ALIGN).enumerate() {
+            let (page_no, _) = split(offset + (i * IO_ALIGN) as u64);
+            match self.pages.get(&page_no) {
+                Some(page) => chunk.copy_from_slice(&page[..chunk.len()]),
+                None => chunk.fill(0),
+            }
+        }
+    }
+}
+
+/// Page number and offset within the page.
+fn split(offset: u64) -> (u64, usize) {
+    let page = IO_ALIGN as u64;
+    (offset / page, usize::try_from(offset % page).expect("a page is small"))
+}
+
+impl SimDevice {
+    /// An empty device that may grow to `len_bytes_max`.
+    pub fn new(len_bytes_max: u64) -> Self {
+        Self::with_images(0, len_bytes_max, Image::default())
+    }
+
+    fn with_images(len_bytes: u64, len_bytes_max: u64, durable: Image) -> Self {
+        let medium = Medium {
+            len_bytes,
+            len_bytes_max,
+            current: durable.clone(),
+            durable,
+            pending: Vec::new(),
+            calls: 0,
+            cut_at: None,
+            dead: false,
+            poisoned: false,
+            faults: Faults::default(),
+        };
+        Self { medium: Arc::new(Mutex::new(medium)) }
+    }
+
+    /// Device calls (write, flush, grow) made so far: the crash points.
+    pub fn calls(&self) -> u64 {
+        self.medium.lock().calls
+    }
+
+    /// Power is cut at this call (counted from zero): it and every later call fail with EIO.
+    pub fn cut_at(&self, call: u64) {
+        self.medium.lock().cut_at = Some(call);
+    }
+
+    /// True once the power has been cut.
+    pub fn is_cut(&self) -> bool {
+        self.medium.lock().dead
+    }
+
+    /// The medium found after power returns: each unflushed *sector* survives by a seeded coin (so
+    /// writes of several sectors tear). This device is left as it is.
+    #[must_use = "the medium as it was is left alone"]
+    pub fn after_crash(&self, seed: u64) -> Self {
+        let medium = self.medium.lock();
+        let mut coin = Seeded::new(seed);
+        let mut image = medium.durable.clone();
+        for write in &medium.pending {
+            let fate = Fate::draw(&mut coin);
+            for (i, sector) in write.bytes.chunks(SECTOR).enumerate() {
+                if write.durable || fate.survives(&mut coin) {
+                    image.write(write.offset + (i * SECTOR) as u64, sector);
+                }
+            }
+        }
+        Self::with_images(medium.len_bytes, medium.len_bytes_max, image)
+    }
+
+    /// The medium found by a new process after the old one was killed where the power was to be
+    /// cut: everything written is seen, any subset of the sectors of the write in flight too, but
+    /// what was not flushed is still at the mercy of a later power cut. This device is left as it
+    /// is.
+    #[must_use = "the medium as it was is left alone"]
+    pub fn after_kill(&self, seed: u64) -> Self {
+        let medium = self.medium.lock();
+        let mut coin = Seeded::new(seed);
+        let after =
+            Self::with_images(medium.len_bytes, medium.len_bytes_max, medium.durable.clone());
+        {
+            let mut found = after.medium.lock();
+            for write in &medium.pending {
+                let fate = Fate::draw(&mut coin);
+                for (i, sector) in write.bytes.chunks(SECTOR).enumerate() {
+                    if write.in_flight && !fate.survives(&mut coin) {
+                        continue;
+                    }
+                    let offset = write.offset + (i * SECTOR) as u64;
+                    found.current.write(offset, sector);
+                    let (bytes, durable) = (sector.to_vec(), write.durable);
+                    found.pending.push(Pending { offset, bytes, durable, in_flight: false });
+                }
+            }
+        }
+        after
+    }
+
+    /// Replaces the faults to come.
+    pub fn set_faults(&self, faults: Faults) {
+        self.medium.lock().faults = faults;
+    }
+
+    /// Rot: turns one bit of the medium around, in what is read and in what is durable.
+    pub fn flip_bit(&self, offset: u64, bit: u8) {
+        assert!(bit < 8, "a byte has eight bits");
+        let mut medium = self.medium.lock();
+        let (page_no, within) = split(offset);
+        let Medium { current, durable, .. } = &mut *medium;
+        for image in [current, durable] {
+            let page = image.pages.entry(page_no).or_insert_with(|| Arc::new([0; IO_ALIGN]));
+            Arc::make_mut(page)[within] ^= 1 << bit;
+        }
+    }
+}
+
+/// What becomes of a write that was not flushed. Long writes would practically never survive whole,
+/// or vanish whole, by the toss of a coin for each sector; so these two are drawn as often as a
+/// tear.
+enum Fate {
+    Whole,
+    Gone,
+    Torn,
+}
+
+impl Fate {
+    fn draw(seeded: &mut Seeded) -> Self {
+        match seeded.below(4) {
+            0 => Self::Whole,
+            1 => Self::Gone,
+            _ => Self::Torn,
+        }
+    }
+
+    fn survives(&self, seeded: &mut Seeded) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Gone => false,
+            Self::Torn => seeded.coin(),
+        }
+    }
+}
+
+/// What a call may do.
+enum Turn {
+    Go,
+    /// The power goes during this call.
+    Cut,
+}
+
+impl Medium {
+    fn turn(&mut self) -> io::Result<Turn> {
+        if self.dead {
+            return Err(power_cut());
+        }
+        let call = self.calls;
+        self.calls += 1;
+        if self.cut_at.is_some_and(|cut| call >= cut) {
+            self.dead = true;
+            return Ok(Turn::Cut);
+        }
+        Ok(Turn::Go)
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.poisoned {
+            return Err(io::Error::other("device is poisoned by a failed flush"));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, buf: &[u8], durable: bool) -> io::Result<()> {
+        self.check_writable()?;
+        check_access(offset, buf.len(), self.len_bytes)?;
+        let turn = self.turn()?;
+        if matches!(turn, Turn::Cut) {
+            let (bytes, durable) = (buf.to_vec(), false);
+            self.pending.push(Pending { offset, bytes, durable, in_flight: true });
+            return Err(power_cut());
+        }
+        if strikes(&mut self.faults.write_eio_at) {
+            return Err(eio());
+        }
+        if durable && strikes(&mut self.faults.flush_eio_at) {
+            self.poisoned = true;
+            return Err(eio());
+        }
+        self.current.write(offset, buf);
+        let end = offset + buf.len() as u64;
+        let overlaps = |p: &Pending| p.offset < end && offset < p.offset + p.bytes.len() as u64;
+        if durable && !self.pending.iter().any(overlaps) {
+            self.durable.write(offset, buf);
+        } else {
+            let bytes = buf.to_vec();
+            self.pending.push(Pending { offset, bytes, durable, in_flight: false });
+        }
+        Ok(())
+    }
+}
+
+/// Counts one fault down; true when it is due.
+fn strikes(countdown: &mut Option<u64>) -> bool {
+    match countdown {
+        Some(0) => {
+            *countdown = None;
+            true
+        }
+        Some(n) => {
+            *n -= 1;
+            false
+        }
+        None => false,
+    }
+}
+
+fn power_cut() -> io::Error {
+    io::Error::other("power cut")
+}
+
+fn eio() -> io::Error {
+    // 5 is EIO on every Linux.
+    io::Error::from_raw_os_error(5)
+}
+
+impl Device for SimDevice {
+    fn geometry(&self) -> Geometry {
+        let medium = self.medium.lock();
+        Geometry {
+            sector_bytes: 512,
+            len_bytes: medium.len_bytes,
+            len_bytes_max: medium.len_bytes_max,
+        }
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let mut medium = self.medium.lock();
+        check_access(offset, buf.len(), medium.len_bytes)?;
+        if medium.dead {
+            return Err(power_cut());
+        }
+        if strikes(&mut medium.faults.read_eio_at) {
+            return Err(eio());
+        }
+        medium.current.read(offset, buf);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.medium.lock().write(offset, buf, false)
+    }
+
+    fn write_durable_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.medium.lock().write(offset, buf, true)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut medium = self.medium.lock();
+        medium.check_writable()?;
+        if matches!(medium.turn()?, Turn::Cut) {
+            return Err(power_cut());
+        }
+        if strikes(&mut medium.faults.flush_eio_at) {
+            medium.poisoned = true;
+            return Err(eio());
+        }
+        let Medium { durable, pending, .. } = &mut *medium;
+        for write in pending.drain(..) {
+            durable.write(write.offset, &write.bytes);
+        }
+        Ok(())
+    }
+
+    fn grow(&self, len_bytes: u64) -> io::Result<()> {
+        let mut medium = self.medium.lock();
+        medium.check_writable()?;
+        if len_bytes <= medium.len_bytes {
+            return Ok(());
+        }
+        if matches!(medium.turn()?, Turn::Cut) {
+            return Err(power_cut());
+        }
+        let limit = medium.faults.enospc_after_bytes.unwrap_or(u64::MAX).min(medium.len_bytes_max);
+        if len_bytes > limit {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        medium.len_bytes = len_bytes;
+        Ok(())
+    }
+
+    fn file(&self) -> Option<&File> {
+        None
+    }
+
+    fn kind(&self) -> &'static str {
+        "sim"
+    }
+}

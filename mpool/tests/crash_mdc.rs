@@ -1,0 +1,202 @@
+//! Every crash point of a journal: append, checkpoint, recovery; of the pool's own (properties,
+//! segments) and of a client's.
+
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+use mpool::{
+    ALLOC_UNIT, Error, IoBackend, Mdc, MdcId, Options, Pool, SimDevice,
+    sim::crash::{CrashPlan, Workload, check_every_crash},
+};
+use std::sync::Arc;
+
+const DEVICE_BYTES: u64 = 4 << 20;
+
+fn options() -> Options {
+    Options { io: IoBackend::Threads, queue_depth: 2, ..Options::default() }
+}
+
+/// Opens the pool; what a crash during creation left is created again.
+fn open(device: &SimDevice) -> Result<Arc<Pool>, Error> {
+    match Pool::open(Arc::new(device.clone()), &options()) {
+        Err(Error::Unusable { .. }) => Pool::create(Arc::new(device.clone()), &options()),
+        outcome => outcome,
+    }
+}
+
+/// Record `n`: its number and a length that differs from the next one's, so that frames of
+/// different sizes follow each other and some span several sectors.
+fn record(n: u32) -> Vec<u8> {
+    let len = 8 + usize::try_from(n * 3_001 % 9_000).unwrap();
+    let mut bytes = vec![u8::try_from(n % 251).unwrap(); len];
+    bytes[..4].copy_from_slice(&n.to_le_bytes());
+    bytes
+}
+
+/// A client's journal whose log is so short that it is rewritten every few appends.
+struct Appends;
+
+struct Journal {
+    mdc: Mdc,
+    records: Vec<Vec<u8>>,
+    pool: Arc<Pool>,
+}
+
+/// The last few records are the state: enough to fill several frames, little enough to fit.
+fn state(records: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let from = records.len().saturating_sub(3);
+    let mut state = vec![u32::try_from(from).unwrap().to_le_bytes().to_vec()];
+    state.extend(records[from..].iter().cloned());
+    state
+}
+
+fn mdc_id(pool: &Arc<Pool>) -> Result<MdcId, Error> {
+    if let Some(raw) = pool.property("journal") {
+        return Ok(MdcId::new(u64::from_le_bytes(raw.try_into().unwrap())).unwrap());
+    }
+    let id = pool.create_mdc(ALLOC_UNIT)?;
+    pool.set_property("journal", &id.get().to_le_bytes())?;
+    Ok(id)
+}
+
+impl Workload for Appends {
+    type System = Journal;
+    type Error = Error;
+
+    fn open(&self, device: &SimDevice) -> Result<Journal, Error> {
+        let pool = open(device)?;
+        let id = mdc_id(&pool)?;
+        let mut records: Vec<Vec<u8>> = Vec::new();
+        let mdc = pool.open_mdc(id, &mut |bytes| {
+            if bytes.len() == 4 {
+                // The state begins with the number of records it leaves out.
+                let left_out = u32::from_le_bytes(bytes.try_into().unwrap());
+                assert!(records.is_empty(), "a state comes first");
+                records = (0..left_out).map(record).collect();
+            } else {
+                records.push(bytes.to_vec());
+            }
+            Ok(())
+        })?;
+        Ok(Journal { mdc, records, pool })
+    }
+
+    fn step(&self, system: &mut Journal, n: u32) -> Result<(), Error> {
+        let Journal { mdc, records, .. } = system;
+        mdc.append(&record(n), &mut || state(records))?;
+        records.push(record(n));
+        Ok(())
+    }
+
+    fn steps_found(&self, system: &mut Journal) -> u32 {
+        for (n, found) in system.records.iter().enumerate() {
+            assert_eq!(*found, record(u32::try_from(n).unwrap()), "record {n}");
+        }
+        u32::try_from(system.records.len()).unwrap()
+    }
+}
+
+#[test]
+fn acknowledged_appends_survive_every_crash() {
+    let plan = CrashPlan { steps: 30, seeds: 6, recovery_seeds: 2, device_bytes: DEVICE_BYTES };
+    check_every_crash(&Appends, plan);
+}
+
+#[test]
+fn the_workload_does_rewrite_its_log() {
+    let device = SimDevice::new(DEVICE_BYTES);
+    let mut system = Appends.open(&device).unwrap();
+    for n in 0..30 {
+        Appends.step(&mut system, n).unwrap();
+    }
+    let mut checkpoints = 0;
+    system.pool.metrics().visit(&mut |name, _, _, value| {
+        if name == "mpool_mdc_checkpoints_total" {
+            checkpoints = value;
+        }
+    });
+    assert!(checkpoints >= 2, "{checkpoints} checkpoints");
+}
+
+/// The pool's own journal: properties and segments come and go. Each step replaces the segment and
+/// names it in a property; the property is set last and so is the step's commit point.
+struct Segments;
+
+impl Workload for Segments {
+    type System = Arc<Pool>;
+    type Error = Error;
+
+    fn open(&self, device: &SimDevice) -> Result<Arc<Pool>, Error> {
+        open(device)
+    }
+
+    fn step(&self, pool: &mut Arc<Pool>, n: u32) -> Result<(), Error> {
+        let named = pool.property("segment");
+        // Left over from a crash between creation and naming.
+        for id in pool.segment_ids() {
+            if named.as_deref() != Some(&id.get().to_le_bytes()) {
+                pool.delete_segment(id)?;
+            }
+        }
+        let segment = pool.create_segment(ALLOC_UNIT)?;
+        let mut page = [0; 4096];
+        segment.read_at(ALLOC_UNIT - 4096, &mut page)?;
+        assert_eq!(page, [0; 4096], "a new segment is zeros, whatever was there before");
+        page.fill(u8::try_from(n + 1).unwrap());
+        segment.write_durable_at(0, &page)?;
+        segment.write_durable_at(ALLOC_UNIT - 4096, &page)?;
+        pool.set_property("step", &n.to_le_bytes())?;
+        pool.set_property("segment", &segment.id().get().to_le_bytes())
+    }
+
+    fn steps_found(&self, pool: &mut Arc<Pool>) -> u32 {
+        let Some(named) = pool.property("segment") else { return 0 };
+        let id = mpool::SegmentId::new(u64::from_le_bytes(named.try_into().unwrap())).unwrap();
+        let mut page = [0; 4096];
+        pool.open_segment(id).unwrap().read_at(0, &mut page).unwrap();
+        assert!(page.iter().all(|b| *b == page[0]), "the segment's page is whole");
+        u32::from(page[0])
+    }
+}
+
+#[test]
+fn segments_and_properties_survive_every_crash() {
+    let plan = CrashPlan { steps: 6, seeds: 6, recovery_seeds: 2, device_bytes: DEVICE_BYTES };
+    check_every_crash(&Segments, plan);
+}
+
+/// Properties alone, enough of them to rewrite the pool's own journal.
+struct Properties;
+
+impl Workload for Properties {
+    type System = Arc<Pool>;
+    type Error = Error;
+
+    fn open(&self, device: &SimDevice) -> Result<Arc<Pool>, Error> {
+        open(device)
+    }
+
+    fn step(&self, pool: &mut Arc<Pool>, n: u32) -> Result<(), Error> {
+        let value = vec![u8::try_from(n % 251).unwrap(); 1000];
+        pool.set_property(&format!("p{}", n % 20), &[&n.to_le_bytes()[..], &value].concat())
+    }
+
+    fn steps_found(&self, pool: &mut Arc<Pool>) -> u32 {
+        let newest = |slot: u32| {
+            let value = pool.property(&format!("p{slot}"))?;
+            let n = u32::from_le_bytes(*value.first_chunk().unwrap());
+            assert!(value[4..].iter().all(|b| u32::from(*b) == n % 251), "property {slot}");
+            Some(n)
+        };
+        let found = (0..20).filter_map(newest).max().map_or(0, |n| n + 1);
+        for n in found.saturating_sub(20)..found {
+            assert_eq!(newest(n % 20), Some(n), "the last twenty are all there");
+        }
+        found
+    }
+}
+
+#[test]
+fn the_pools_own_journal_survives_every_crash_of_its_rewriting() {
+    let plan = CrashPlan { steps: 70, seeds: 3, recovery_seeds: 1, device_bytes: DEVICE_BYTES };
+    check_every_crash(&Properties, plan);
+}
