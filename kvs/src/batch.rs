@@ -1,0 +1,316 @@
+//! A set of writes that become visible and durable together.
+//!
+//! A batch is encoded as it is filled, in the body format of a WAL frame, so that committing it
+//! copies its bytes once. It knows the limits of keys and values; the limit of a whole batch is an
+//! option of the database and is checked at commit.
+//!
+//! Body format, version 1 (the version is that of the frame around it). A body is a sequence of
+//! entries without gaps; integers are little-endian:
+//!
+//! ```text
+//! offset  size  field
+//!      0     1  op         bits 0-3: 0 = delete, 1 = put, 2 = merge (reserved)
+//!                          bit    4: the value begins with a time to live (reserved)
+//!                          bits 5-7: zero
+//!      1     1  reserved   zero
+//!      2     2  key_len    1..=KEY_BYTES_MAX
+//!      4     4  kvs        id of the KVS
+//!      8     4  value_len  0..=VALUE_BYTES_MAX; 0 for a delete
+//!     12     -  key, then value
+//! ```
+//!
+//! Version 1 writes no reserved bit and refuses to read one. A later entry for a key replaces an
+//! earlier one: entries keep their order, and the memtable lets the last of one revision win.
+
+use crate::db::Kvs;
+use crate::error::{Error, Result};
+use crate::key::{KEY_BYTES_MAX, KvsId, VALUE_BYTES_MAX};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const OP_DELETE: u8 = 0;
+const OP_PUT: u8 = 1;
+
+/// What stands before an entry's key.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawEntry {
+    op: u8,
+    reserved: u8,
+    key_len: U16,
+    kvs: U32,
+    value_len: U32,
+}
+
+const ENTRY_HEAD_LEN: usize = 12;
+const _: () = assert!(size_of::<RawEntry>() == ENTRY_HEAD_LEN);
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
+
+/// Writes over any KVSs of one database, applied all or none.
+///
+/// ```no_run
+/// # fn main() -> kvs::Result<()> {
+/// # let db = kvs::Database::open(std::path::Path::new("data"), kvs::Options::default())?;
+/// let users = db.kvs("users")?;
+/// let mut batch = kvs::WriteBatch::new();
+/// batch.put(&users, b"alice", b"1")?;
+/// batch.delete(&users, b"bob")?;
+/// db.write(batch, kvs::Durability::Sync)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    body: Vec<u8>,
+    entries: usize,
+}
+
+/// What a batch does to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op<'a> {
+    Put(&'a [u8]),
+    Delete,
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a write. Limits are checked at once: a bad entry is an error here and leaves the batch
+    /// as it was. A later entry for a key replaces an earlier one.
+    pub fn put(&mut self, kvs: &Kvs, key: &[u8], value: &[u8]) -> Result<()> {
+        self.put_id(kvs.id(), key, value)
+    }
+
+    /// Adds a deletion, with the checks of [`put`](Self::put). Deleting an absent key is no error.
+    pub fn delete(&mut self, kvs: &Kvs, key: &[u8]) -> Result<()> {
+        self.delete_id(kvs.id(), key)
+    }
+
+    /// Entries, counting every one that a later entry replaces.
+    pub fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Bytes it takes in the write-ahead log: keys, values and 12 bytes an entry. What
+    /// [`Options::batch_bytes_max`](crate::Options::batch_bytes_max) limits.
+    pub fn len_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    pub(crate) fn put_id(&mut self, kvs: KvsId, key: &[u8], value: &[u8]) -> Result<()> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Error::ValueLength { len: value.len() });
+        }
+        self.push(OP_PUT, kvs, key, value)
+    }
+
+    pub(crate) fn delete_id(&mut self, kvs: KvsId, key: &[u8]) -> Result<()> {
+        self.push(OP_DELETE, kvs, key, &[])
+    }
+
+    /// The entries in order of insertion.
+    pub(crate) fn ops(&self) -> Ops<'_> {
+        Ops { rest: &self.body }
+    }
+
+    /// A batch from the body of a WAL frame.
+    pub(crate) fn from_body(body: Vec<u8>) -> Result<Self> {
+        let mut rest = &body[..];
+        let mut entries = 0;
+        while !rest.is_empty() {
+            let offset = body.len() - rest.len();
+            (_, rest) = split_entry(rest).map_err(|reason| Error::Corrupt {
+                what: format!(
+                    "entry {entries} at byte {offset} of a batch of {} bytes",
+                    body.len()
+                ),
+                reason: reason.to_owned(),
+            })?;
+            entries += 1;
+        }
+        Ok(Self { body, entries })
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    fn push(&mut self, op: u8, kvs: KvsId, key: &[u8], value: &[u8]) -> Result<()> {
+        if key.is_empty() || key.len() > KEY_BYTES_MAX {
+            return Err(Error::KeyLength { len: key.len() });
+        }
+        let head = RawEntry {
+            op,
+            reserved: 0,
+            key_len: U16::new(u16::try_from(key.len()).expect("checked against KEY_BYTES_MAX")),
+            kvs: U32::new(kvs.get()),
+            value_len: U32::new(
+                u32::try_from(value.len()).expect("checked against VALUE_BYTES_MAX"),
+            ),
+        };
+        self.body.reserve(ENTRY_HEAD_LEN + key.len() + value.len());
+        self.body.extend_from_slice(head.as_bytes());
+        self.body.extend_from_slice(key);
+        self.body.extend_from_slice(value);
+        self.entries += 1;
+        Ok(())
+    }
+}
+
+/// The entries of a batch. See [`WriteBatch::ops`].
+pub(crate) struct Ops<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = (KvsId, &'a [u8], Op<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (entry, rest) = split_entry(self.rest).expect("a batch holds only entries it checked");
+        self.rest = rest;
+        Some(entry)
+    }
+}
+
+type Entry<'a> = (KvsId, &'a [u8], Op<'a>);
+
+/// The first entry of `bytes`, every field checked, and what follows it.
+fn split_entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), &'static str> {
+    let (head, rest) =
+        RawEntry::read_from_prefix(bytes).map_err(|_| "the entry's head is cut short")?;
+    let (key_len, value_len) = (usize::from(head.key_len.get()), head.value_len.get());
+    let value_len = usize::try_from(value_len).map_err(|_| "the value is too long")?;
+    if head.op != OP_DELETE && head.op != OP_PUT || head.reserved != 0 {
+        return Err("the operation is unknown to this version");
+    }
+    if key_len == 0 || key_len > KEY_BYTES_MAX {
+        return Err("the key's length is out of range");
+    }
+    if value_len > VALUE_BYTES_MAX || head.op == OP_DELETE && value_len != 0 {
+        return Err("the value's length is out of range");
+    }
+    let (key, rest) = rest.split_at_checked(key_len).ok_or("the key is cut short")?;
+    let (value, rest) = rest.split_at_checked(value_len).ok_or("the value is cut short")?;
+    let op = if head.op == OP_PUT { Op::Put(value) } else { Op::Delete };
+    Ok(((KvsId::new(head.kvs.get()), key, op), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KVS: KvsId = KvsId::new(7);
+
+    fn sample() -> WriteBatch {
+        let mut batch = WriteBatch::new();
+        batch.put_id(KVS, b"key", b"value").unwrap();
+        batch.delete_id(KvsId::new(0x0102_0304), b"k").unwrap();
+        batch
+    }
+
+    #[test]
+    fn layout_is_frozen() {
+        let mut bytes = vec![1, 0, 3, 0, 7, 0, 0, 0, 5, 0, 0, 0];
+        bytes.extend_from_slice(b"keyvalue");
+        bytes.extend_from_slice(&[0, 0, 1, 0, 4, 3, 2, 1, 0, 0, 0, 0, b'k']);
+        assert_eq!(sample().body(), bytes);
+    }
+
+    #[test]
+    fn a_bad_entry_leaves_the_batch_as_it_was() {
+        let mut batch = sample();
+        let before = batch.body().to_vec();
+        let long = vec![0; KEY_BYTES_MAX + 1];
+        let huge = vec![0; VALUE_BYTES_MAX + 1];
+        assert!(matches!(batch.put_id(KVS, b"", b""), Err(Error::KeyLength { len: 0 })));
+        assert!(matches!(batch.delete_id(KVS, &long), Err(Error::KeyLength { len: 1345 })));
+        assert!(matches!(batch.put_id(KVS, b"k", &huge), Err(Error::ValueLength { .. })));
+        assert_eq!(batch.body(), before);
+        assert_eq!(batch.len(), 2);
+    }
+
+    #[test]
+    fn limits_themselves_are_accepted() {
+        let (key, value) = (vec![1; KEY_BYTES_MAX], vec![2; VALUE_BYTES_MAX]);
+        let mut batch = WriteBatch::new();
+        batch.put_id(KVS, &key, &value).unwrap();
+        let again = WriteBatch::from_body(batch.body().to_vec()).unwrap();
+        assert_eq!(again.ops().next(), Some((KVS, &key[..], Op::Put(&value[..]))));
+    }
+
+    #[test]
+    fn reserved_bits_are_refused() {
+        for (byte, bit) in [(0, 1), (0, 4), (0, 5), (0, 7), (1, 0), (1, 7)] {
+            let mut body = sample().body().to_vec();
+            body[byte] |= 1 << bit;
+            assert!(WriteBatch::from_body(body.clone()).is_err(), "byte {byte} bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_cut_body_is_refused() {
+        let batch = sample();
+        for len in 1..batch.len_bytes() {
+            let whole_first_entry = len == 20;
+            assert_eq!(
+                WriteBatch::from_body(batch.body()[..len].to_vec()).is_ok(),
+                whole_first_entry
+            );
+        }
+    }
+
+    type Model = Vec<(u32, Vec<u8>, Option<Vec<u8>>)>;
+
+    fn model() -> impl Strategy<Value = Model> {
+        let key = prop::collection::vec(any::<u8>(), 1..40);
+        let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..100));
+        prop::collection::vec((any::<u32>(), key, value), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_is_read_after_a_round_trip(model in model()) {
+            let mut batch = WriteBatch::new();
+            for (kvs, key, value) in &model {
+                match value {
+                    Some(value) => batch.put_id(KvsId::new(*kvs), key, value).unwrap(),
+                    None => batch.delete_id(KvsId::new(*kvs), key).unwrap(),
+                }
+            }
+            let again = WriteBatch::from_body(batch.body().to_vec()).unwrap();
+            prop_assert_eq!(again.len(), model.len());
+            let found: Model = again
+                .ops()
+                .map(|(kvs, key, op)| {
+                    let value = match op {
+                        Op::Put(value) => Some(value.to_vec()),
+                        Op::Delete => None,
+                    };
+                    (kvs.get(), key.to_vec(), value)
+                })
+                .collect();
+            prop_assert_eq!(found, model);
+        }
+
+        #[test]
+        fn any_bytes_decode_without_a_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(batch) = WriteBatch::from_body(body.clone()) {
+                prop_assert_eq!(batch.ops().count(), batch.len());
+                prop_assert_eq!(batch.body(), body);
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The value cache: records in user memory, in front of the index.
+//!
+//! It holds the newest kvset-level version of hot keys; memtables are asked before it. Entries are
+//! named by (KVS, key), not by place, so they outlive compaction. A hit costs one short lock, one
+//! bucket, one key comparison, and no allocation; the value handed out shares the entry's memory.
+//!
+//! ```text
+//!  hash   |6 bits: shard|                        |32 bits: tag in the shard's table|
+//! ```
+//!
+//! | part | what |
+//! |---|---|
+//! | this file | sharding, the staleness protocol, the budget |
+//! | `shard` | entries of one lock, their memory |
+//! | `table` | hash table |
+//! | `policy` | who enters and who leaves |
+//! | `sketch` | how often keys were asked for that are not here |
+//!
+//! # Staleness
+//!
+//! Every view of the database has an epoch, raised by each memtable flush. A flush calls
+//! [`ValueCache::begin_flush`] with the new epoch, then [`ValueCache::refresh`] for each flushed
+//! key, then publishes the view that has the new kvset in the memtable's place. A reader inserts
+//! what it found under its view's epoch. So a value found in an old view, which the flush may have
+//! outdated, is refused from the moment that the flush began, and one that came before is met by
+//! `refresh`. A reader of the new view never meets an entry older than what was flushed.
+//!
+//! # Memory
+//!
+//! An entry is charged what it takes: its record with the allocator's overhead, and the
+//! capacity of all arrays. The memory governor reads it and sets the target.
+//! A lower target evicts at once, a few hundred entries at a hold of each lock. Values over
+//! [`VALUE_BYTES_MAX`], or over a 64th of a shard, are not cached.
+
+mod policy;
+mod shard;
+mod sketch;
+mod table;
+
+use crate::key::{KvsId, Revision};
+use crate::metrics::{MetricKind, Sample};
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use shard::{Name, Record, Shard, Stats};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const SHARD_BITS: u32 = 6;
+const SHARDS: usize = 1 << SHARD_BITS;
+/// Longest record that is cached, key and value.
+const VALUE_BYTES_MAX: usize = 256 << 10;
+/// A record takes at most this part of its shard.
+const SHARD_PART: u64 = 64;
+
+/// A shard on cache lines of its own, and its memory as last seen under the lock.
+#[repr(align(128))]
+#[derive(Default)]
+struct Place {
+    shard: Mutex<Shard>,
+    bytes: AtomicU64,
+}
+
+/// The cache. Shared by all readers, all KVSs.
+pub(crate) struct ValueCache {
+    places: Box<[Place]>,
+    target_bytes: AtomicU64,
+}
+
+/// The lock on a shard; on release it tells the shard's memory.
+struct Held<'a> {
+    shard: MutexGuard<'a, Shard>,
+    bytes: &'a AtomicU64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // Relaxed: a gauge, exact whenever nobody holds the lock.
+        self.bytes.store(self.shard.bytes(), Ordering::Relaxed);
+    }
+}
+
+impl Place {
+    fn hold(&self) -> Held<'_> {
+        Held { shard: self.shard.lock(), bytes: &self.bytes }
+    }
+
+    /// Whether a record of `len` bytes fits without an eviction, with a sixteenth to spare: arrays
+    /// grow in steps.
+    fn has_room(&self, len: usize, budget: u64) -> bool {
+        // Relaxed: a gauge; a record too many is evicted by the next insert.
+        self.bytes.load(Ordering::Relaxed) + shard::charge(len) <= budget - budget / 16
+    }
+}
+
+impl ValueCache {
+    /// An empty cache that may take `capacity_bytes`.
+    pub(crate) fn new(capacity_bytes: u64) -> Self {
+        let places = (0..SHARDS).map(|_| Place::default()).collect();
+        Self { places, target_bytes: AtomicU64::new(capacity_bytes) }
+    }
+
+    /// The cached version of a key. None also when it is newer than `at`.
+    pub(crate) fn get(
+        &self,
+        kvs: KvsId,
+        key: &[u8],
+        hash: u64,
+        at: Revision,
+    ) -> Option<(Bytes, Revision)> {
+        // A hit changes no sizes, so the lock need not tell them.
+        self.place(hash).shard.lock().get(Name { kvs, key, hash }, at)
+    }
+
+    /// Offers what a reader of a view of `epoch` found in a kvset. Refused if a flush has begun
+    /// since.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a name, a version and an epoch, all in use once"
+    )]
+    pub(crate) fn insert(
+        &self,
+        epoch: u64,
+        kvs: KvsId,
+        key: &[u8],
+        hash: u64,
+        value: &Bytes,
+        revision: Revision,
+    ) {
+        let name = Name { kvs, key, hash };
+        let len = key.len() + value.len();
+        let budget = self.shard_budget();
+        if !fits(len, budget) {
+            return;
+        }
+        let place = self.place(hash);
+        if !place.hold().shard.wants(epoch, name, len, budget) {
+            return;
+        }
+        // The copy is made outside the lock; the epoch counts when it is entered.
+        let record = Record::new(key, value, revision);
+        place.hold().shard.insert(epoch, name, record, budget);
+    }
+
+    /// Before the first `refresh` of a flush: inserts of earlier epochs are refused from now on.
+    pub(crate) fn begin_flush(&self, epoch: u64) {
+        for place in &self.places {
+            place.shard.lock().raise_epoch(epoch);
+        }
+    }
+
+    /// A flushed key: if it is cached it is replaced (and stays as hot as it is), or removed by a
+    /// tombstone. If it is not, it enters where there is free room, so that a data set that fits in
+    /// memory is served from memory without a first read of each value; it displaces nobody.
+    #[expect(clippy::too_many_arguments, reason = "a name and a version, as in `insert`")]
+    pub(crate) fn refresh(
+        &self,
+        kvs: KvsId,
+        key: &[u8],
+        hash: u64,
+        value: Option<&[u8]>,
+        revision: Revision,
+    ) {
+        let name = Name { kvs, key, hash };
+        let place = self.place(hash);
+        let budget = self.shard_budget();
+        let value = value.filter(|value| fits(key.len() + value.len(), budget));
+        // None can enter between the locks: this epoch has no readers yet.
+        let cached = place.shard.lock().revision(name);
+        match (cached, value) {
+            (Some(cached), _) if cached >= revision => {}
+            (Some(_), Some(value)) => {
+                let record = Record::new(key, value, revision);
+                place.hold().shard.refresh(name, record);
+            }
+            (Some(_), None) => place.hold().shard.forget(name, revision),
+            (None, Some(value)) if place.has_room(key.len() + value.len(), budget) => {
+                let record = Record::new(key, value, revision);
+                place.hold().shard.warm(name, record);
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Shows the counters and gauges.
+    pub(crate) fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let mut all = Stats::default();
+        let mut entries = 0;
+        for place in &self.places {
+            let shard = place.shard.lock();
+            all.add(shard.stats);
+            entries += u64::try_from(shard.len()).expect("counts fit 64 bits");
+        }
+        let target = self.target_bytes.load(Ordering::Relaxed);
+        let bytes = mpool::MemoryConsumer::used_bytes(self);
+        let mut show = |name, help, kind, value: u64| {
+            #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
+            let value = value as f64;
+            see(Sample { name, help, kind, labels: &[], value });
+        };
+        let counter = MetricKind::Counter;
+        show("value_cache_hits_total", "Lookups answered by the value cache.", counter, all.hits);
+        show("value_cache_misses_total", "Lookups not in the value cache.", counter, all.misses);
+        show("value_cache_inserts_total", "Records that entered.", counter, all.inserts);
+        let help = "Records not let in: asked for too seldom, or read before a flush.";
+        show("value_cache_refused_total", help, counter, all.refused);
+        show("value_cache_evictions_total", "Records evicted.", counter, all.evictions);
+        let help = "Cached records replaced or dropped by a flushed version.";
+        show("value_cache_refreshes_total", help, counter, all.refreshes);
+        let gauge = MetricKind::Gauge;
+        show("value_cache_entries", "Records held.", gauge, entries);
+        show("value_cache_bytes", "Memory held, with overhead.", gauge, bytes);
+        show("value_cache_target_bytes", "Memory granted.", gauge, target);
+    }
+
+    fn place(&self, hash: u64) -> &Place {
+        let shard = usize::try_from(hash >> (u64::BITS - SHARD_BITS)).expect("shifted to 6 bits");
+        &self.places[shard]
+    }
+
+    fn shard_budget(&self) -> u64 {
+        // Relaxed: a limit that takes effect soon.
+        self.target_bytes.load(Ordering::Relaxed) >> SHARD_BITS
+    }
+}
+
+fn fits(len: usize, shard_budget: u64) -> bool {
+    len <= VALUE_BYTES_MAX && shard::charge(len) <= shard_budget / SHARD_PART
+}
+
+impl mpool::MemoryConsumer for ValueCache {
+    fn name(&self) -> &'static str {
+        "value_cache"
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.places.iter().map(|place| place.bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    fn set_target_bytes(&self, bytes: u64) {
+        // Relaxed: the locks below order it before the evictions.
+        self.target_bytes.store(bytes, Ordering::Relaxed);
+        let budget = self.shard_budget();
+        for place in &self.places {
+            while !place.hold().shard.shrink(budget) {}
+        }
+    }
+
+    fn weight(&self) -> u32 {
+        1
+    }
+}
+
+impl Stats {
+    fn add(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.inserts += other.inserts;
+        self.refused += other.refused;
+        self.evictions += other.evictions;
+        self.refreshes += other.refreshes;
+    }
+}
+
+#[cfg(test)]
+mod stale;
+#[cfg(test)]
+mod tests;

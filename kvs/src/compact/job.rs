@@ -1,0 +1,206 @@
+//! Running one compaction plan: read the inputs uncached, write the outputs, install the edit.
+//!
+//! Every action is the same merge of whole kvsets, newest version of each key wins; they differ in
+//! where keys go (one leaf, the leaves that exist, new leaves) and in whether values move. A
+//! k-compaction and a spill leave values where they are and share their vblocks, so a value is
+//! written once by flush and again only when garbage is collected.
+//!
+//! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
+//! `?` leaves nothing.
+
+use crate::compact::pick::{Action, Plan};
+use crate::error::Result;
+use crate::iter::merge::Merge;
+use crate::iter::{Stored, VersionCursor};
+use crate::key::{KvsId, KvsetId, NodeId};
+use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, ReadMode};
+use crate::store::{Change, Store};
+use crate::tree::Tree;
+use bytes::Bytes;
+use mpool::Priority;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Least keys an output is planned for.
+const KEYS_HINT_MIN: u64 = 10_000;
+
+/// Carries a plan out on the tree it was made for.
+pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
+    // The plan's nodes are busy, so nothing but a drop of the KVS can have changed them.
+    let Some(tree) = store.tree(kvs) else { return Ok(()) };
+    let inputs = inputs(&tree, &plan.inputs);
+    let mut job = Job::new(store, &tree, plan, &inputs);
+    let mut merge = Merge::new(inputs.iter().map(|kvset| kvset.cursor(ReadMode::Direct)).collect());
+    merge.seek_first()?;
+    let mut last: Option<Vec<u8>> = None;
+    while merge.valid() {
+        if last.as_deref() != Some(merge.key()) {
+            job.take(&merge)?;
+            let last = last.get_or_insert_default();
+            last.clear();
+            last.extend_from_slice(merge.key());
+        }
+        merge.next()?;
+        if store.is_closed() {
+            return Ok(());
+        }
+    }
+    drop(merge);
+    let change = job.finish()?;
+    let written: u64 = change.add.iter().map(|(_, built)| built.meta.kblock_bytes).sum();
+    store.install(vec![change], Vec::new(), None, || Ok(()))?;
+    store.metrics.compactions.add(plan.action, plan.why, written);
+    Ok(())
+}
+
+fn inputs(tree: &Tree, ids: &[KvsetId]) -> Vec<Arc<Kvset>> {
+    let find = |id: &KvsetId| tree.kvsets().find(|kvset| kvset.meta().id == *id).cloned();
+    ids.iter().map(|id| find(id).expect("a busy kvset stays in its tree")).collect()
+}
+
+/// Where the next keys go.
+struct Target {
+    node: NodeId,
+    /// Tombstones may go: nothing older than the inputs lies below.
+    bottom: bool,
+    /// First key of the next target, where this one ends.
+    until: Option<Bytes>,
+}
+
+struct Job<'a> {
+    store: &'a Store,
+    kvs: KvsId,
+    action: Action,
+    keys_hint: u64,
+    /// Keys at which a split starts the next part.
+    part_keys: u64,
+    target: Target,
+    /// Targets still to come, in key order (spill).
+    targets: VecDeque<Target>,
+    builder: Option<KvsetBuilder>,
+    change: Change,
+}
+
+impl<'a> Job<'a> {
+    fn new(store: &'a Store, tree: &Tree, plan: &Plan, inputs: &[Arc<Kvset>]) -> Self {
+        let keys: u64 = inputs.iter().map(|kvset| kvset.meta().keys).sum();
+        let mut change =
+            Change { kvs: Some(tree.kvs), remove: plan.inputs.clone(), ..Change::default() };
+        let mut targets = match plan.action {
+            Action::Spill => spill_targets(store, tree, &mut change),
+            Action::KCompact | Action::KvCompact => {
+                VecDeque::from([Target { node: plan.node, bottom: true, until: None }])
+            }
+            Action::Split { .. } => split_target(store, tree, plan.node, &mut change),
+        };
+        let target = targets.pop_front().expect("every action has a target");
+        let parts = if let Action::Split { parts } = plan.action { parts as u64 } else { 1 };
+        Self {
+            store,
+            kvs: tree.kvs,
+            action: plan.action,
+            // Spread over the targets, with some to spare; a low hint costs a few more kblocks.
+            keys_hint: keys / (targets.len() as u64 + 1) * 2 + KEYS_HINT_MIN,
+            part_keys: keys.div_ceil(parts).max(1),
+            target,
+            targets,
+            builder: None,
+            change,
+        }
+    }
+
+    /// Takes the newest version of the next key.
+    fn take(&mut self, merge: &Merge<KvsetCursor>) -> Result<()> {
+        let key = merge.key();
+        while self.target.until.as_ref().is_some_and(|until| *key >= **until) {
+            self.next_target()?;
+        }
+        let full = self.builder.as_ref().is_some_and(|builder| builder.keys() >= self.part_keys);
+        if matches!(self.action, Action::Split { .. }) && full {
+            self.next_part(key)?;
+        }
+        let bytes;
+        let value = match merge.stored() {
+            Stored::Tombstone if self.target.bottom => return Ok(()),
+            Stored::Tombstone => BuildValue::Tombstone,
+            Stored::Inline(value) => BuildValue::Bytes(value),
+            Stored::Extern(_) if self.action == Action::KvCompact => {
+                bytes = merge.value()?;
+                BuildValue::Bytes(&bytes)
+            }
+            Stored::Extern(ptr) => {
+                BuildValue::Shared { vblock: merge.vblock(ptr), offset: ptr.offset, len: ptr.len }
+            }
+        };
+        if self.builder.is_none() {
+            self.builder = Some(KvsetBuilder::new(&self.store.pool, self.options()));
+        }
+        let builder = self.builder.as_mut().expect("made above");
+        builder.add(key, merge.revision(), value)
+    }
+
+    fn options(&self) -> BuildOptions {
+        BuildOptions {
+            id: self.store.new_kvset_id(),
+            kvs: self.kvs,
+            priority: Priority::Compaction,
+            inline_bytes_max: usize::try_from(self.store.options.inline_bytes_max)
+                .expect("validated to 1,024 at most"),
+            keys_hint: self.keys_hint,
+        }
+    }
+
+    fn end_output(&mut self) -> Result<()> {
+        if let Some(builder) = self.builder.take()
+            && let Some(built) = builder.finish()?
+        {
+            self.change.add.push((self.target.node, built));
+        }
+        Ok(())
+    }
+
+    fn next_target(&mut self) -> Result<()> {
+        self.end_output()?;
+        self.target = self.targets.pop_front().expect("the last target has no end");
+        Ok(())
+    }
+
+    /// A split's next part begins with `key`.
+    fn next_part(&mut self, key: &[u8]) -> Result<()> {
+        self.end_output()?;
+        let node = self.store.new_node_id();
+        self.change.leaves_add.push((node, Bytes::copy_from_slice(key)));
+        self.target = Target { node, bottom: true, until: None };
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Change> {
+        self.end_output()?;
+        Ok(self.change)
+    }
+}
+
+/// The leaves, in key order; the first spill of a tree makes the first leaf.
+fn spill_targets(store: &Store, tree: &Tree, change: &mut Change) -> VecDeque<Target> {
+    if tree.leaves.is_empty() {
+        let node = store.new_node_id();
+        change.leaves_add.push((node, Bytes::new()));
+        return VecDeque::from([Target { node, bottom: true, until: None }]);
+    }
+    let until = |next: usize| tree.leaves.get(next).map(|leaf| leaf.first_key.clone());
+    let target = |(n, leaf): (usize, &crate::tree::Leaf)| Target {
+        node: leaf.id,
+        bottom: leaf.kvsets.is_empty(),
+        until: until(n + 1),
+    };
+    tree.leaves.iter().enumerate().map(target).collect()
+}
+
+/// The first part of a split keeps the range's first key under a new id.
+fn split_target(store: &Store, tree: &Tree, leaf: NodeId, change: &mut Change) -> VecDeque<Target> {
+    let first_key = tree.leaf(leaf).expect("a busy leaf stays in its tree").first_key.clone();
+    let node = store.new_node_id();
+    change.leaves_remove.push(leaf);
+    change.leaves_add.push((node, first_key));
+    VecDeque::from([Target { node, bottom: true, until: None }])
+}

@@ -1,0 +1,4 @@
+//! Compaction: what, and how.
+
+pub(crate) mod job;
+pub(crate) mod pick;

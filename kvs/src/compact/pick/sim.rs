@@ -1,0 +1,292 @@
+//! The picker against a tree of numbers: a million flushes of random updates, applied by
+//! arithmetic.
+//!
+//! A kvset is a list of (where the values lie, how many keys point there). A merge keeps of each
+//! older kvset the share of keys that no newer input has overwritten, as is expected of uniformly
+//! random keys. Nothing is random, so the run is the same every time.
+
+use super::*;
+use std::collections::BTreeMap;
+
+const KEYS: u64 = 8_000_000;
+const FLUSH_KEYS: u64 = 57_000;
+const ENTRY_BYTES: u64 = 45;
+const VALUE_BYTES: u64 = 1164;
+const VBLOCK_BYTES: u64 = 32 << 20;
+
+/// Values written together: a flush, or the rewriting of a leaf. Counts from 0.
+type Batch = usize;
+
+#[derive(Clone)]
+struct Kvset {
+    /// Keys that point into each batch.
+    refs: Vec<(Batch, u64)>,
+    shape: KvsetShape,
+}
+
+struct Leaf {
+    id: NodeId,
+    /// The part of all keys that are its own, in millionths.
+    millionths: u64,
+    kvsets: Vec<Kvset>,
+}
+
+struct Values {
+    keys: u64,
+    /// Keys that point at it, from everywhere. At zero it is deleted.
+    refs: u64,
+}
+
+impl Values {
+    fn vblocks(&self) -> u64 {
+        (self.keys * VALUE_BYTES).div_ceil(VBLOCK_BYTES)
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    keys_ingested: u64,
+    keys_written: u64,
+    values_written: u64,
+    root_len_max: usize,
+    leaf_len_max: usize,
+    space_pct_max: u64,
+    plans: BTreeMap<&'static str, u64>,
+}
+
+struct Sim {
+    root: Vec<Kvset>,
+    leaves: Vec<Leaf>,
+    batches: Vec<Values>,
+    /// Keys whose values are on the medium, and keys that point at them.
+    vblock_keys: u64,
+    value_keys: u64,
+    next: u64,
+    /// Distinct keys so far; once all are loaded, flushes are updates.
+    loaded: u64,
+    totals: Totals,
+}
+
+impl Sim {
+    fn new() -> Self {
+        let leaf = Leaf { id: NodeId::new(1), millionths: 1_000_000, kvsets: Vec::new() };
+        Self {
+            root: Vec::new(),
+            leaves: vec![leaf],
+            batches: Vec::new(),
+            vblock_keys: 0,
+            value_keys: 0,
+            next: 1,
+            loaded: 0,
+            totals: Totals::default(),
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn write_values(&mut self, keys: u64) -> Batch {
+        self.batches.push(Values { keys, refs: 0 });
+        self.vblock_keys += keys;
+        self.totals.values_written += keys;
+        self.batches.len() - 1
+    }
+
+    fn add(&mut self, refs: Vec<(Batch, u64)>) -> Kvset {
+        for (batch, keys) in &refs {
+            self.batches[*batch].refs += keys;
+        }
+        let keys = refs.iter().map(|(_, keys)| keys).sum();
+        self.value_keys += keys;
+        self.totals.keys_written += keys;
+        let shape = KvsetShape {
+            id: KvsetId::new(self.next()),
+            keys,
+            tombstones: 0,
+            kblock_bytes: keys * ENTRY_BYTES,
+            value_bytes: keys * VALUE_BYTES,
+            vblocks: refs.iter().map(|(batch, _)| self.batches[*batch].vblocks()).sum(),
+            busy: false,
+        };
+        Kvset { refs, shape }
+    }
+
+    fn remove(&mut self, kvsets: &[Kvset]) {
+        for (batch, keys) in kvsets.iter().flat_map(|kvset| &kvset.refs) {
+            let values = &mut self.batches[*batch];
+            values.refs -= keys;
+            self.value_keys -= keys;
+            if values.refs == 0 {
+                self.vblock_keys -= values.keys;
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let batch = self.write_values(FLUSH_KEYS);
+        let kvset = self.add(vec![(batch, FLUSH_KEYS)]);
+        self.root.insert(0, kvset);
+        self.totals.keys_ingested += FLUSH_KEYS;
+        self.totals.root_len_max = self.totals.root_len_max.max(self.root.len());
+    }
+
+    /// Merges kvsets, newest first, of a range that holds `universe` keys.
+    fn merge(&self, kvsets: &[Kvset], universe: u64) -> Vec<(Batch, u64)> {
+        let mut merged: Vec<(Batch, u64)> = Vec::new();
+        let mut covered = 0;
+        for kvset in kvsets {
+            let fresh = if self.loaded < KEYS { universe } else { universe - covered };
+            for (batch, keys) in &kvset.refs {
+                let survive = keys * fresh / universe;
+                if survive > 0 {
+                    merged.push((*batch, survive));
+                    covered += survive;
+                }
+            }
+        }
+        merged.sort_unstable();
+        merged.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            kept.1 += if same { next.1 } else { 0 };
+            same
+        });
+        merged
+    }
+
+    fn shape(&self) -> TreeShape {
+        let node = |id, kvsets: &[Kvset]| NodeShape {
+            id,
+            kvsets: kvsets.iter().map(|kvset| kvset.shape.clone()).collect(),
+        };
+        TreeShape {
+            root: node(NodeId::ROOT, &self.root),
+            leaves: self.leaves.iter().map(|leaf| node(leaf.id, &leaf.kvsets)).collect(),
+            vblock_bytes: self.vblock_keys * VALUE_BYTES,
+            value_bytes: self.value_keys * VALUE_BYTES,
+        }
+    }
+
+    fn apply(&mut self, plan: &Plan) {
+        *self.totals.plans.entry(plan.why.as_str()).or_default() += 1;
+        if plan.action == Action::Spill {
+            return self.spill(plan.inputs.len());
+        }
+        let at = self.leaves.iter().position(|leaf| leaf.id == plan.node).unwrap();
+        let inputs = std::mem::take(&mut self.leaves[at].kvsets);
+        assert_eq!(inputs.iter().map(|kvset| kvset.shape.id).collect::<Vec<_>>(), plan.inputs);
+        let mut refs = self.merge(&inputs, KEYS * self.leaves[at].millionths / 1_000_000);
+        if plan.action == Action::KvCompact {
+            let keys = refs.iter().map(|(_, keys)| keys).sum();
+            refs = vec![(self.write_values(keys), keys)];
+        }
+        let parts = if let Action::Split { parts } = plan.action { parts as u64 } else { 1 };
+        let kvsets: Vec<_> = (0..parts).map(|part| self.add(share(&refs, part, parts))).collect();
+        self.note_space();
+        self.remove(&inputs);
+        let millionths = self.leaves[at].millionths;
+        let id = self.leaves[at].id;
+        let leaves = kvsets.into_iter().enumerate().map(|(part, kvset)| {
+            let id = if part == 0 { id } else { NodeId::new(kvset.shape.id.get()) };
+            Leaf { id, millionths: share_of(millionths, part as u64, parts), kvsets: vec![kvset] }
+        });
+        self.leaves.splice(at..=at, leaves);
+    }
+
+    fn spill(&mut self, len: usize) {
+        let inputs = self.root.split_off(self.root.len() - len);
+        let merged = self.merge(&inputs, KEYS);
+        let mut before = 0;
+        for at in 0..self.leaves.len() {
+            let after = before + self.leaves[at].millionths;
+            let cut = |keys: u64, at: u64| keys * at / 1_000_000;
+            let refs = merged.iter().map(|(b, keys)| (*b, cut(*keys, after) - cut(*keys, before)));
+            let refs = refs.filter(|(_, keys)| *keys > 0).collect();
+            let kvset = self.add(refs);
+            self.leaves[at].kvsets.insert(0, kvset);
+            let len = self.leaves[at].kvsets.len();
+            self.totals.leaf_len_max = self.totals.leaf_len_max.max(len);
+            before = after;
+        }
+        self.remove(&inputs);
+    }
+
+    fn note_space(&mut self) {
+        let live = self.loaded.max(1);
+        self.totals.space_pct_max = self.totals.space_pct_max.max(self.vblock_keys * 100 / live);
+    }
+
+    /// Applies plans until none is left; more than a few a leaf would be a loop.
+    fn settle(&mut self, limits: Limits) {
+        let enough = 10 + 4 * self.leaves.len();
+        for _ in 0..enough {
+            let Some(plan) = pick(&self.shape(), limits) else { return };
+            self.apply(&plan);
+        }
+        panic!("more than {enough} plans after one flush: {:?}", self.totals.plans);
+    }
+
+    fn run(&mut self, flushes: u64) {
+        for _ in 0..flushes {
+            self.flush();
+            self.loaded = (self.loaded + FLUSH_KEYS).min(KEYS);
+            self.settle(Limits::default());
+            self.note_space();
+        }
+    }
+}
+
+/// The `part`th of `parts` nearly equal shares.
+fn share_of(whole: u64, part: u64, parts: u64) -> u64 {
+    whole * (part + 1) / parts - whole * part / parts
+}
+
+fn share(refs: &[(Batch, u64)], part: u64, parts: u64) -> Vec<(Batch, u64)> {
+    let shares = refs.iter().map(|(batch, keys)| (*batch, share_of(*keys, part, parts)));
+    shares.filter(|(_, keys)| *keys > 0).collect()
+}
+
+/// Times a hundred.
+fn ratio(part: u64, whole: u64) -> u64 {
+    part * 100 / whole
+}
+
+#[test]
+fn a_load_writes_each_key_a_few_times_and_each_value_once() {
+    let mut sim = Sim::new();
+    sim.run(KEYS / FLUSH_KEYS);
+    let Totals { keys_ingested, keys_written, values_written, .. } = sim.totals;
+    assert_eq!(values_written, keys_ingested);
+    let keys_pct = ratio(keys_written, keys_ingested);
+    assert!(keys_pct <= 600, "{keys_pct} {:?} {}", sim.totals.plans, sim.leaves.len());
+}
+
+#[test]
+fn a_million_flushes_stay_in_bounds() {
+    let mut sim = Sim::new();
+    sim.run(KEYS / FLUSH_KEYS + 1);
+    // The first round of rewriting must carry all values away from the load's vblocks, which
+    // nothing frees before.
+    sim.run(400);
+    let first = std::mem::take(&mut sim.totals);
+    sim.run(1_000_000);
+    let totals = &sim.totals;
+    let keys_pct = ratio(totals.keys_written, totals.keys_ingested);
+    let values_pct = ratio(totals.values_written, totals.keys_ingested);
+    let told = format!(
+        "keys {keys_pct} values {values_pct} space {} (first {}) root {} leaf {} leaves {} plans {:?}",
+        totals.space_pct_max,
+        first.space_pct_max,
+        totals.root_len_max,
+        totals.leaf_len_max,
+        sim.leaves.len(),
+        totals.plans,
+    );
+    assert!(totals.root_len_max <= 8, "{told}");
+    assert!(totals.leaf_len_max <= 8, "{told}");
+    assert!(keys_pct <= 1000, "{told}");
+    assert!(values_pct <= 360, "{told}");
+    assert!(totals.space_pct_max <= 160, "{told}");
+    assert!(sim.leaves.len() <= 64, "{told}");
+}

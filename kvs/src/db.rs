@@ -1,0 +1,493 @@
+//! The database: named KVSs on one pool.
+//!
+//! [`Database`] and [`Kvs`] are handles: clone them freely, send them anywhere. The last one to go
+//! closes the database, or [`Database::close`] does at once.
+
+use crate::batch::WriteBatch;
+use crate::error::{Error, Result};
+use crate::iter::bounded::Range;
+use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, key_hash};
+use crate::manifest::record::Item;
+use crate::metrics::{MetricKind, Sample, emit};
+use crate::options::{Durability, Options};
+use crate::read::get::{self, Cold, Entry};
+use crate::recover;
+use crate::snapshot::{Cursor, Snapshot};
+use crate::store::{Store, dereference};
+use crate::tree::Tree;
+use crate::view::View;
+use crate::work;
+use crate::write::group::{CommitQueue, Done};
+use arc_swap::Guard;
+use bytes::Bytes;
+use mpool::{MemoryConsumer, Pool, Priority};
+use parking_lot::Mutex;
+use std::path::Path;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+
+/// A database: up to 256 named KVSs on one pool.
+///
+/// ```
+/// # fn main() -> Result<(), kvs::Error> {
+/// # let dir = tempfile::tempdir().expect("a scratch directory");
+/// # let mut options = kvs::Options::default();
+/// # options.pool.allow_buffered = true;
+/// let db = kvs::Database::open(dir.path(), options)?;
+/// let users = db.create_kvs("users")?;
+/// users.put(b"ada", b"countess", kvs::Durability::Sync)?;
+/// let entry = users.get(b"ada")?.expect("it was put");
+/// assert_eq!(entry.value, "countess");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Database {
+    open: Arc<Open>,
+}
+
+/// An open database; closing it is this value's end.
+pub(crate) struct Open {
+    pub(crate) store: Arc<Store>,
+    pub(crate) commits: Arc<CommitQueue<Store>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
+    /// What this database told the memory governor about.
+    consumers: Vec<Arc<dyn MemoryConsumer>>,
+}
+
+/// A KVS and what it holds. Counts are upper bounds: keys that newer kvsets shadow still count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvsInfo {
+    /// Its name.
+    pub name: String,
+    /// Keys in its kvsets, those not yet merged away included; memtables are not counted.
+    pub keys_estimate: u64,
+    /// Bytes of values its keys point at.
+    pub value_bytes: u64,
+    /// Bytes of its index.
+    pub index_bytes: u64,
+    /// Kvsets.
+    pub kvsets: u64,
+    /// Leaves of its tree.
+    pub leaves: u64,
+}
+
+impl Database {
+    /// Opens the database in directory `dir`, creating both if there is nothing.
+    ///
+    /// Recovery runs here: it replays at most [`Options::wal_bytes_max`] bytes of log and reports
+    /// its steps by `tracing`.
+    pub fn open(dir: &Path, options: Options) -> Result<Self> {
+        options.validate()?;
+        let pool = Pool::open_or_create(dir, &options.pool)?;
+        Self::open_pool(pool, options)
+    }
+
+    /// Opens the database on a pool of the caller's.
+    pub fn open_pool(pool: Arc<Pool>, options: Options) -> Result<Self> {
+        options.validate()?;
+        let (store, wal, _) = recover::recover(pool, options)?;
+        let commits = CommitQueue::new(wal, Arc::clone(&store), &store.options, store.visible());
+        assert!(store.commits.set(Arc::downgrade(&commits)).is_ok(), "set once, here");
+        let consumers = register_consumers(&store);
+        let workers = Mutex::new(work::start(&store));
+        Ok(Self { open: Arc::new(Open { store, commits, workers, consumers }) })
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        &self.open.store
+    }
+
+    /// Creates a KVS; durable on return.
+    pub fn create_kvs(&self, name: &str) -> Result<Kvs> {
+        check_name(name)?;
+        let store = self.store();
+        store.check_writable()?;
+        let mut versions = store.versions.lock();
+        let live = versions.manifest.live();
+        if live.kvs.values().any(|kvs| kvs.name == name) {
+            return Err(Error::KvsExists { name: name.to_owned() });
+        }
+        if live.kvs.len() >= KVS_MAX {
+            return Err(Error::KvsLimit);
+        }
+        let kvs = KvsId::new(live.next_kvs);
+        store.append(&mut versions, &[Item::KvsCreate { kvs, name: name.to_owned() }])?;
+        let tree = Tree::new(kvs, name);
+        let name = Arc::clone(&tree.name);
+        store.update_view(|view| view.with_tree(tree));
+        Ok(Kvs { open: Arc::clone(&self.open), id: kvs, name })
+    }
+
+    /// The KVS of this name.
+    pub fn kvs(&self, name: &str) -> Result<Kvs> {
+        self.store().check_open()?;
+        let view = self.store().view.load();
+        let tree = view.trees.values().find(|tree| &*tree.name == name);
+        let tree = tree.ok_or_else(|| Error::NoSuchKvs { name: name.to_owned() })?;
+        Ok(Kvs { open: Arc::clone(&self.open), id: tree.kvs, name: Arc::clone(&tree.name) })
+    }
+
+    /// Drops a KVS with everything in it; durable on return. Its handles answer
+    /// [`Error::KvsDropped`] from then on, while snapshots taken before still read it.
+    pub fn drop_kvs(&self, name: &str) -> Result<()> {
+        let store = self.store();
+        store.check_writable()?;
+        let mut versions = store.versions.lock();
+        let kvs = versions.manifest.live().kvs.iter().find(|(_, kvs)| kvs.name == name);
+        let kvs = *kvs.ok_or_else(|| Error::NoSuchKvs { name: name.to_owned() })?.0;
+        store.append(&mut versions, &[Item::KvsDrop { kvs }])?;
+        let tree = store.tree(kvs).expect("the view knows every KVS of the manifest");
+        store.update_view(|view| {
+            let mut next = View::clone(view);
+            next.trees.remove(&kvs);
+            next
+        });
+        let dead: Vec<_> = tree
+            .kvsets()
+            .flat_map(|kvset| dereference(&mut versions.mblocks, kvset.meta()))
+            .collect();
+        drop(versions);
+        store.delete(&dead)
+    }
+
+    /// All KVSs, by name.
+    pub fn list_kvs(&self) -> Vec<KvsInfo> {
+        let view = self.store().view.load();
+        let mut infos: Vec<KvsInfo> = view.trees.values().map(|tree| info(tree)).collect();
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        infos
+    }
+
+    /// An empty batch.
+    pub fn batch(&self) -> WriteBatch {
+        WriteBatch::new()
+    }
+
+    /// Writes a batch, all of it or nothing, over any KVSs. Blocks until it is acknowledged as
+    /// `durability` says. An empty batch changes nothing and gets the last revision.
+    pub fn write(&self, batch: WriteBatch, durability: Durability) -> Result<Revision> {
+        self.check_batch(&batch)?;
+        if batch.is_empty() {
+            return Ok(self.revision());
+        }
+        self.open.commits.commit(batch, durability)
+    }
+
+    /// Writes a batch without blocking. `done` runs on a thread of the engine and must be short.
+    pub fn write_async(&self, batch: WriteBatch, durability: Durability, done: Done) {
+        match self.check_batch(&batch) {
+            Ok(()) if batch.is_empty() => done(Ok(self.revision())),
+            Ok(()) => self.open.commits.submit(batch, durability, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    fn check_batch(&self, batch: &WriteBatch) -> Result<()> {
+        let store = self.store();
+        store.check_writable()?;
+        let (len, max) = (batch.len_bytes(), store.options.batch_bytes_max());
+        if len > max {
+            return Err(Error::BatchLength { len, max });
+        }
+        let view = store.view.load();
+        if batch.ops().any(|(kvs, _, _)| !view.trees.contains_key(&kvs)) {
+            return Err(Error::KvsDropped);
+        }
+        store.check_space(batch)
+    }
+
+    /// An unchanging picture of all KVSs as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(&self.open)
+    }
+
+    /// The last revision that readers see.
+    pub fn revision(&self) -> Revision {
+        self.store().visible()
+    }
+
+    /// Takes everything acknowledged so far to stable storage.
+    pub fn sync(&self) -> Result<Revision> {
+        self.store().check_writable()?;
+        self.open.commits.sync()
+    }
+
+    /// Writes the memtables into kvsets. Blocks until done.
+    pub fn flush(&self) -> Result<()> {
+        let store = self.store();
+        store.check_writable()?;
+        self.open.commits.exclusive(|| store.seal());
+        let newest = store.view.load().sealed.first().map(|sealed| sealed.last);
+        let Some(newest) = newest else { return Ok(()) };
+        store.work_until(|store| store.view.load().sealed.iter().all(|sealed| sealed.last > newest))
+    }
+
+    /// Compacts until nothing is left that the picker would do. Blocks until done.
+    pub fn compact(&self) -> Result<()> {
+        self.store().work_until_idle()
+    }
+
+    /// The pool below.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.store().pool
+    }
+
+    /// Shows every metric of engine and pool.
+    pub fn visit_metrics(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let store = self.store();
+        store.metrics.visit(see);
+        store.cache.visit(see);
+        self.open.commits.visit(see);
+        visit_gauges(store, see);
+        let mut pool = |name, help, kind, value| emit(see, kind, (name, help), &[], value);
+        store.pool.metrics().visit(&mut pool);
+        store.pool.visit_memory(&mut pool);
+    }
+
+    /// Syncs, stops all background work, and refuses everything from then on. A second call does
+    /// nothing.
+    pub fn close(&self) -> Result<()> {
+        self.open.close()
+    }
+}
+
+impl Open {
+    fn close(&self) -> Result<()> {
+        if !self.store.close_once() {
+            return Ok(());
+        }
+        self.store.ring();
+        let closed = self.commits.close();
+        for consumer in &self.consumers {
+            self.store.pool.reaper().unregister(consumer);
+        }
+        for worker in self.workers.lock().drain(..) {
+            // A worker that panicked has said so; what is acknowledged is in the WAL either way.
+            if worker.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+        closed
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "closing the database failed");
+        }
+    }
+}
+
+/// A named key space of a database. Clone = another handle; it keeps the database open.
+#[derive(Clone)]
+pub struct Kvs {
+    open: Arc<Open>,
+    id: KvsId,
+    name: Arc<str>,
+}
+
+impl Kvs {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its id, unique for the life of the database.
+    pub fn id(&self) -> KvsId {
+        self.id
+    }
+
+    /// The newest entry of `key`; may block on the drive.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
+        let view = self.view_for(key)?;
+        get::get(&view, self.open.store.lookup(self.id, key, self.open.store.visible()))
+    }
+
+    /// The newest entry of `key` if it can be had without blocking, else a [`ColdRead`] to
+    /// complete.
+    pub fn try_get(&self, key: &[u8]) -> Result<TryGet> {
+        let view = self.view_for(key)?;
+        let at = self.open.store.visible();
+        Ok(match get::try_get(&view, self.open.store.lookup(self.id, key, at))? {
+            Ok(entry) => TryGet::Ready(entry),
+            Err(cold) => {
+                let (store, view) = (Arc::clone(&self.open.store), Guard::into_inner(view));
+                let reads = &store.metrics.reads;
+                match cold {
+                    Cold::Index => reads.cold_index.add(1),
+                    Cold::Value { .. } => reads.cold_value.add(1),
+                }
+                let key = Bytes::copy_from_slice(key);
+                TryGet::Cold(ColdRead { store, view, kvs: self.id, key, at, cold })
+            }
+        })
+    }
+
+    fn view_for(&self, key: &[u8]) -> Result<Guard<Arc<View>>> {
+        check_key(key)?;
+        self.open.store.check_open()?;
+        let view = self.open.store.view.load();
+        if view.trees.contains_key(&self.id) { Ok(view) } else { Err(Error::KvsDropped) }
+    }
+
+    /// Writes one entry.
+    pub fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<Revision> {
+        let mut batch = WriteBatch::new();
+        batch.put_id(self.id, key, value)?;
+        self.database().write(batch, durability)
+    }
+
+    /// Deletes one entry; succeeds also where there is none.
+    pub fn delete(&self, key: &[u8], durability: Durability) -> Result<Revision> {
+        let mut batch = WriteBatch::new();
+        batch.delete_id(self.id, key)?;
+        self.database().write(batch, durability)
+    }
+
+    /// A cursor over a snapshot taken now.
+    pub fn cursor(&self, range: Range) -> Result<Cursor> {
+        self.database().snapshot().cursor(self, range)
+    }
+
+    fn database(&self) -> Database {
+        Database { open: Arc::clone(&self.open) }
+    }
+}
+
+/// What a lookup that does not block says.
+pub enum TryGet {
+    /// The answer.
+    Ready(Option<Entry>),
+    /// The drive must be asked.
+    Cold(ColdRead),
+}
+
+/// A lookup that needs the drive. It answers as of the moment it was begun.
+#[must_use = "a cold read does nothing until it is waited for or submitted"]
+pub struct ColdRead {
+    /// Not the handle: completing a read on a thread of the queue must never close the database.
+    store: Arc<Store>,
+    view: Arc<View>,
+    kvs: KvsId,
+    key: Bytes,
+    at: Revision,
+    cold: Cold,
+}
+
+impl ColdRead {
+    /// Completes it on this thread.
+    pub fn wait(self) -> Result<Option<Entry>> {
+        get::get(&self.view, self.store.lookup(self.kvs, &self.key, self.at))
+    }
+
+    /// Completes it on a thread of the pool's IO queue, where `done` runs and must be short.
+    pub fn submit(self, done: Box<dyn FnOnce(Result<Option<Entry>>) + Send>) {
+        let Self { store, view, kvs, key, at, cold } = self;
+        match cold {
+            Cold::Index => {
+                let pool = Arc::clone(&store.pool);
+                let job = move || done(get::get(&view, store.lookup(kvs, &key, at)));
+                pool.queue().run_blocking(Priority::Read, Box::new(job));
+            }
+            Cold::Value { kvset, ptr, revision } => kvset.read_value_async(
+                ptr,
+                Box::new(move |value| {
+                    let lookup = store.lookup(kvs, &key, at);
+                    lookup.metrics.from_kvset.add(1);
+                    let hash = key_hash(kvs, &key);
+                    let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
+                    done(value.map(entry));
+                }),
+            ),
+        }
+    }
+}
+
+/// Keys have 1 to [`KEY_BYTES_MAX`] bytes.
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) {
+        Ok(())
+    } else {
+        Err(Error::KeyLength { len: key.len() })
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=KVS_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(Error::KvsName { name: name.to_owned() })
+    }
+}
+
+fn info(tree: &Tree) -> KvsInfo {
+    let sum = |what: fn(&crate::kvset::KvsetMeta) -> u64| {
+        tree.kvsets().map(|kvset| what(kvset.meta())).sum()
+    };
+    KvsInfo {
+        name: tree.name.to_string(),
+        keys_estimate: sum(|meta| meta.keys - meta.tombstones),
+        value_bytes: sum(|meta| meta.value_bytes),
+        index_bytes: sum(|meta| meta.kblock_bytes),
+        kvsets: tree.kvsets().count() as u64,
+        leaves: tree.leaves.len() as u64,
+    }
+}
+
+/// The memory that memtables hold, reported to the governor.
+struct Memtables(Weak<Store>);
+
+impl MemoryConsumer for Memtables {
+    fn name(&self) -> &'static str {
+        "memtables"
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let bytes = |store: Arc<Store>| {
+            store.view.load().memtables().map(|memtable| memtable.bytes() as u64).sum()
+        };
+        self.0.upgrade().map_or(0, bytes)
+    }
+
+    fn set_target_bytes(&self, _bytes: u64) {}
+
+    fn weight(&self) -> u32 {
+        0
+    }
+}
+
+fn register_consumers(store: &Arc<Store>) -> Vec<Arc<dyn MemoryConsumer>> {
+    let mut consumers: Vec<Arc<dyn MemoryConsumer>> =
+        vec![Arc::new(Memtables(Arc::downgrade(store)))];
+    if store.options.value_cache_bytes.is_none() {
+        consumers.push(Arc::clone(&store.cache) as Arc<dyn MemoryConsumer>);
+    }
+    for consumer in &consumers {
+        store.pool.reaper().register(Arc::clone(consumer));
+    }
+    consumers
+}
+
+fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
+    let view = store.view.load();
+    let mut gauge = |name, help, labels: &[(&'static str, &str)], value: u64| {
+        emit(see, MetricKind::Gauge, (name, help), labels, value);
+    };
+    gauge("revision", "Last visible revision.", &[], store.visible().get());
+    gauge("memtables_sealed", "Memtables waiting for flush.", &[], view.sealed.len() as u64);
+    let bytes = view.memtables().map(|memtable| memtable.bytes() as u64).sum();
+    gauge("memtable_bytes", "Bytes of all memtables.", &[], bytes);
+    for tree in view.trees.values() {
+        let info = info(tree);
+        let labels = [("kvs", &*info.name)];
+        gauge("kvs_keys", "Keys in kvsets, shadowed ones included.", &labels, info.keys_estimate);
+        gauge("kvs_value_bytes", "Bytes of values that keys point at.", &labels, info.value_bytes);
+        gauge("kvs_index_bytes", "Bytes of kblocks.", &labels, info.index_bytes);
+        gauge("kvs_root_kvsets", "Kvsets in the root.", &labels, tree.root.len() as u64);
+        gauge("kvs_kvsets", "Kvsets in all nodes.", &labels, info.kvsets);
+        gauge("kvs_leaves", "Leaves of the tree.", &labels, info.leaves);
+    }
+}

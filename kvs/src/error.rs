@@ -1,0 +1,151 @@
+//! Errors of the engine.
+//!
+//! A caller asks one question: is it the call, the moment, or the store that is bad?
+//! [`Error::scope`] answers it, so no caller matches on variants to decide.
+
+use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, VALUE_BYTES_MAX};
+
+/// Result of the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, with the facts a person needs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Key is empty or too long.
+    #[error("key of {len} bytes: keys have 1 to {KEY_BYTES_MAX} bytes")]
+    KeyLength {
+        /// Length given.
+        len: usize,
+    },
+    /// Value is too long.
+    #[error(
+        "value of {len} bytes: values have at most {VALUE_BYTES_MAX} bytes; split it over several keys"
+    )]
+    ValueLength {
+        /// Length given.
+        len: usize,
+    },
+    /// A batch exceeds its limit.
+    #[error("batch of {len} bytes: a batch has at most {max} bytes; write it in several")]
+    BatchLength {
+        /// Length so far.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// No KVS has this name.
+    #[error("no KVS is named {name:?}; create it first")]
+    NoSuchKvs {
+        /// The name asked for.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("a KVS named {name:?} exists")]
+    KvsExists {
+        /// The name asked for.
+        name: String,
+    },
+    /// The name is malformed.
+    #[error("KVS name {name:?}: names have 1 to {KVS_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ -")]
+    KvsName {
+        /// The name asked for.
+        name: String,
+    },
+    /// The database is full of KVSs.
+    #[error("the database holds {KVS_MAX} KVSs, its limit; drop one first")]
+    KvsLimit,
+    /// The KVS was dropped while this handle was in use.
+    #[error("the KVS was dropped")]
+    KvsDropped,
+    /// Writes come faster than they can be stored.
+    #[error("writes are stalled by {reason}; try again later")]
+    Stalled {
+        /// What the writer would have waited for.
+        reason: &'static str,
+    },
+    /// An option is out of its range.
+    #[error("option {name} is {got}, must be in {min}..={max}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// What was given.
+        got: u64,
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: u64,
+    },
+    /// Bytes from the medium do not say what they must.
+    #[error("{what} is corrupt: {reason}")]
+    Corrupt {
+        /// What was being read.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The database was written by a newer version.
+    #[error(
+        "database format {found} is newer than {supported}, the newest this version knows; upgrade Millpond"
+    )]
+    Format {
+        /// Version found.
+        found: u32,
+        /// Newest version known.
+        supported: u32,
+    },
+    /// The database was closed.
+    #[error("the database is closed")]
+    Closed,
+    /// An earlier write or flush failed; nothing more is accepted, so that nothing acknowledged is
+    /// lost.
+    #[error("the database is read-only after a failed write: {cause}; restart to recover")]
+    Poisoned {
+        /// The first failure.
+        cause: String,
+    },
+    /// The pool failed.
+    #[error(transparent)]
+    Pool(#[from] mpool::Error),
+}
+
+/// How far the damage reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The call is wrong; the same call will fail again.
+    Call,
+    /// The moment is wrong; the same call may succeed later.
+    Moment,
+    /// One object is damaged; other keys are served.
+    Object,
+    /// Nothing more can be written until a restart.
+    Store,
+}
+
+impl Error {
+    /// How far the damage reaches.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::KeyLength { .. }
+            | Self::ValueLength { .. }
+            | Self::BatchLength { .. }
+            | Self::NoSuchKvs { .. }
+            | Self::KvsExists { .. }
+            | Self::KvsName { .. }
+            | Self::KvsLimit
+            | Self::KvsDropped
+            | Self::Option { .. } => Scope::Call,
+            Self::Stalled { .. }
+            | Self::Pool(mpool::Error::Full { .. } | mpool::Error::Io { op: "grow", .. }) => {
+                Scope::Moment
+            }
+            Self::Corrupt { .. } => Scope::Object,
+            Self::Format { .. } | Self::Closed | Self::Poisoned { .. } => Scope::Store,
+            Self::Pool(error) => match error.scope() {
+                mpool::Scope::Call => Scope::Call,
+                mpool::Scope::Object => Scope::Object,
+                mpool::Scope::Pool => Scope::Store,
+            },
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Flush: the oldest sealed memtable becomes one root kvset in every KVS it has entries of.
+//!
+//! All kvsets of a flush and the new floor are one manifest record, so a crash finds either the
+//! kvsets or the WAL. Only the newest version of a key is written: snapshots keep the memtable
+//! itself. Values are written once here; later spills move only keys.
+
+use crate::error::{Error, Result};
+use crate::iter::Stored;
+use crate::iter::VersionCursor;
+use crate::key::{KvsId, NodeId, key_hash};
+use crate::kvset::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
+use crate::manifest::record::Item;
+use crate::memtable::Memtable;
+use crate::store::{Change, Flushed, Store};
+use crate::view::Sealed;
+use mpool::Priority;
+use std::sync::Arc;
+
+/// Flushes the oldest sealed memtable; `false` if there is none. At most one flush runs at a time.
+pub(crate) fn flush_oldest(store: &Store) -> Result<bool> {
+    let view = store.view.load_full();
+    let Some(sealed) = view.sealed.last() else { return Ok(false) };
+    loop {
+        match flush(store, sealed) {
+            // A KVS was dropped between the build and the edit: build again without it.
+            Err(Error::KvsDropped) => {}
+            done => return done.map(|()| true),
+        }
+    }
+}
+
+fn flush(store: &Store, sealed: &Arc<Sealed>) -> Result<()> {
+    let view = store.view.load_full();
+    let live: Vec<KvsId> =
+        sealed.memtable.kvs_ids().into_iter().filter(|kvs| view.trees.contains_key(kvs)).collect();
+    let mut changes = Vec::new();
+    for kvs in &live {
+        if let Some(built) = build(store, &sealed.memtable, *kvs)? {
+            store.metrics.flush_bytes.add(built.meta.kblock_bytes + built.meta.value_bytes);
+            changes.push(Change {
+                kvs: Some(*kvs),
+                add: vec![(NodeId::ROOT, built)],
+                ..Change::default()
+            });
+        }
+    }
+    let epoch = view.epoch + 1;
+    let flushed = Some(Flushed { last: sealed.last, epoch });
+    store.install(changes, vec![Item::Floor { revision: sealed.last }], flushed, || {
+        store.cache.begin_flush(epoch);
+        live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))
+    })?;
+    store.metrics.flushes.add(1);
+    if let Some(commits) = store.commits.get().and_then(std::sync::Weak::upgrade) {
+        commits.release_wal(sealed.last)?;
+    }
+    store.ring();
+    Ok(())
+}
+
+/// One KVS's newest versions as a kvset.
+fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<BuiltKvset>> {
+    // With nothing below there is nothing a tombstone could hide.
+    let keep_tombstones = store.tree(kvs).is_some_and(|tree| !tree.is_empty());
+    let mut keys = 0;
+    each_newest(memtable, kvs, |_, _| {
+        keys += 1;
+        Ok(())
+    })?;
+    let mut builder = KvsetBuilder::new(&store.pool, options(store, kvs, keys));
+    each_newest(memtable, kvs, |key, cursor| {
+        let value = match cursor.stored() {
+            Stored::Tombstone if keep_tombstones => BuildValue::Tombstone,
+            Stored::Tombstone => return Ok(()),
+            Stored::Inline(value) => BuildValue::Bytes(value),
+            Stored::Extern(_) => unreachable!("a memtable holds its values"),
+        };
+        builder.add(key, cursor.revision(), value)
+    })?;
+    builder.finish()
+}
+
+fn options(store: &Store, kvs: KvsId, keys_hint: u64) -> BuildOptions {
+    BuildOptions {
+        id: store.new_kvset_id(),
+        kvs,
+        priority: Priority::Flush,
+        inline_bytes_max: usize::try_from(store.options.inline_bytes_max)
+            .expect("validated to 1,024 at most"),
+        keys_hint,
+    }
+}
+
+/// Calls `see` with the newest version of each key.
+fn each_newest(
+    memtable: &Arc<Memtable>,
+    kvs: KvsId,
+    mut see: impl FnMut(&[u8], &dyn VersionCursor) -> Result<()>,
+) -> Result<()> {
+    let mut cursor = memtable.cursor(kvs);
+    let mut last: Option<Vec<u8>> = None;
+    cursor.seek_first()?;
+    while cursor.valid() {
+        if last.as_deref() != Some(cursor.key()) {
+            see(cursor.key(), &cursor)?;
+            let last = last.get_or_insert_default();
+            last.clear();
+            last.extend_from_slice(cursor.key());
+        }
+        cursor.next()?;
+    }
+    Ok(())
+}
+
+/// Brings cached records up to date before readers stop asking the memtable.
+fn refresh_cache(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<()> {
+    each_newest(memtable, kvs, |key, cursor| {
+        let value = match cursor.stored() {
+            Stored::Inline(value) => Some(value),
+            Stored::Tombstone | Stored::Extern(_) => None,
+        };
+        store.cache.refresh(kvs, key, key_hash(kvs, key), value, cursor.revision());
+        Ok(())
+    })
+}

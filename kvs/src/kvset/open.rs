@@ -1,0 +1,128 @@
+//! Opening a kvset.
+//!
+//! Reads the hblock, looks up its mblocks, maps the kblocks in one map and the vblocks in another,
+//! asks for the kblocks to be read ahead, and checks each footer and each vblock head against the
+//! hblock. Cost: one request for the hblock, one large sequential read a kblock, one page a vblock;
+//! about 100 bytes and two keys of memory a kblock afterwards.
+
+use super::hblock::{Hblock, KblockRange};
+use super::kblock::format::Footer;
+use super::kblock::read::Kblock;
+use super::page::{self, PAGE_BYTES};
+use super::vblock::format::VblockHead;
+use super::{KvsetMeta, corrupt};
+use crate::error::Result;
+use mpool::{Class, IO_ALIGN, IoBuf, Map, Mblock, MblockId, Pool};
+use std::sync::Arc;
+
+/// A kvset that can be read. Its mblocks are not reused while it exists.
+pub(crate) struct Kvset {
+    pub(super) pool: Arc<Pool>,
+    pub(super) meta: KvsetMeta,
+    /// Object `i` of `index` is `kblocks[i]`.
+    pub(super) kblocks: Vec<Kblock>,
+    pub(super) index: Arc<Map>,
+    /// Object `i` is `meta.vblocks[i]`. `None` if all values are inline.
+    pub(super) values: Option<Arc<Map>>,
+}
+
+impl Kvset {
+    /// Reads the hblock, maps kblocks (`index` class, populated) and vblocks (`values` class).
+    pub(crate) fn open(
+        pool: &Arc<Pool>,
+        hblock: MblockId,
+        index: Class,
+        values: Class,
+    ) -> Result<Arc<Self>> {
+        let Hblock { meta, kblocks: ranges } = read_hblock(&pool.mblock(hblock)?)?;
+        let objects = |ids: &mut dyn Iterator<Item = MblockId>| {
+            ids.map(|id| Ok(pool.mblock(id)?)).collect::<Result<Vec<_>>>()
+        };
+        let kblock_objects = objects(&mut meta.kblocks.iter().copied())?;
+        let vblock_objects = objects(&mut meta.vblocks.iter().map(|(id, _)| *id))?;
+        for object in &vblock_objects {
+            if let Err(error) = check_vblock(object, &meta) {
+                // Every value carries its own check; those that are sound are served.
+                tracing::warn!(kvset = meta.id.get(), %error, "a vblock's head is unreadable");
+            }
+        }
+        let index = Arc::new(pool.map(&kblock_objects, index));
+        if let Err(error) = index.preload() {
+            // Pages that cannot be read fail one by one when they are needed; the others are
+            // served.
+            tracing::warn!(kvset = meta.id.get(), %error, "index was not read ahead");
+        }
+        let kblocks = ranges
+            .iter()
+            .zip(&kblock_objects)
+            .map(|(range, object)| read_kblock(object, range, &meta))
+            .collect::<Result<Vec<_>>>()?;
+        let keys: u64 = kblocks.iter().map(|kblock| kblock.footer().keys).sum();
+        let tombstones: u64 = kblocks.iter().map(|kblock| kblock.footer().tombstones).sum();
+        if keys != meta.keys || tombstones != meta.tombstones {
+            return Err(corrupt(format!("hblock {hblock}"), "counts other keys than its kblocks"));
+        }
+        let values =
+            (!vblock_objects.is_empty()).then(|| Arc::new(pool.map(&vblock_objects, values)));
+        Ok(Arc::new(Self { pool: Arc::clone(pool), meta, kblocks, index, values }))
+    }
+
+    /// Reads its values into the map, as far as the reaper has room; returns the bytes made
+    /// resident.
+    pub(crate) fn preload_values(&self) -> Result<u64> {
+        self.values.as_ref().map_or(Ok(0), |values| Ok(values.preload()?))
+    }
+
+    /// What it is made of.
+    pub(crate) const fn meta(&self) -> &KvsetMeta {
+        &self.meta
+    }
+}
+
+fn read_hblock(object: &Mblock) -> Result<Hblock> {
+    let bad = |reason| corrupt(format!("hblock {}", object.id()), reason);
+    let len = usize::try_from(object.len_bytes()).map_err(|_| bad("object is too long"))?;
+    if len == 0 || !len.is_multiple_of(IO_ALIGN) {
+        return Err(bad("object is not made of pages"));
+    }
+    let mut bytes = IoBuf::zeroed(len);
+    object.read_at(0, &mut bytes)?;
+    Hblock::decode(&bytes, object.id()).map_err(bad)
+}
+
+fn check_vblock(object: &Mblock, meta: &KvsetMeta) -> Result<()> {
+    let bad = |reason| corrupt(format!("vblock {}", object.id()), reason);
+    if object.len_bytes() == 0 {
+        return Err(bad("object is empty"));
+    }
+    let mut bytes = IoBuf::zeroed(IO_ALIGN);
+    object.read_at(0, &mut bytes)?;
+    let head = VblockHead::decode(&bytes).map_err(bad)?;
+    if head.vblock != object.id() || head.kvs != meta.kvs {
+        return Err(bad("head belongs to another vblock"));
+    }
+    Ok(())
+}
+
+fn read_kblock(object: &Mblock, range: &KblockRange, meta: &KvsetMeta) -> Result<Kblock> {
+    let bad = |reason| corrupt(format!("footer of kblock {}", object.id()), reason);
+    let len_bytes = object.len_bytes();
+    let last = (len_bytes / PAGE_BYTES as u64).checked_sub(1);
+    let number = last.and_then(|last| u32::try_from(last).ok());
+    let Some(number) = number.filter(|_| len_bytes.is_multiple_of(PAGE_BYTES as u64)) else {
+        return Err(bad("object is not made of pages"));
+    };
+    let mut bytes = IoBuf::zeroed(PAGE_BYTES);
+    object.read_at(u64::from(number) * PAGE_BYTES as u64, &mut bytes)?;
+    if !page::is_whole(&bytes) {
+        return Err(bad("page has a wrong checksum"));
+    }
+    let footer = Footer::decode(&bytes, object.id(), number).map_err(bad)?;
+    if footer.kvs != meta.kvs || footer.kvset != meta.id {
+        return Err(bad("kblock belongs to another kvset"));
+    }
+    if footer.min_key != range.min_key || footer.max_key != range.max_key {
+        return Err(bad("key range differs from the hblock's"));
+    }
+    Ok(Kblock::new(footer))
+}

@@ -1,0 +1,125 @@
+//! On a file, where the maps are real: what the simulated device, which has none, cannot show.
+
+use super::*;
+use crate::iter::VersionCursor;
+use crate::kvset::{Probe, ReadMode};
+
+fn file_pool(dir: &std::path::Path) -> Arc<Pool> {
+    let options = mpool::Options {
+        allow_buffered: true,
+        grow_step_bytes: 16 << 20,
+        capacity_bytes_max: 1 << 30,
+        reserve_bytes: 0,
+        ..mpool::Options::default()
+    };
+    Pool::open_or_create(dir, &options).unwrap()
+}
+
+#[test]
+fn an_open_kvset_answers_without_blocking() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = file_pool(dir.path());
+    let mut random = Random(21);
+    let model = random.model(1000);
+    let kvset = build_and_open(&pool, &model);
+    let mut cold = 0;
+    for (key, expect) in &model {
+        let answer = kvset.probe(key, hash(key)).unwrap();
+        // Each page was verified by the probe, or by one before it.
+        match kvset.try_probe(key, hash(key)).unwrap() {
+            Ok(again) => assert_eq!(again, answer),
+            Err(_) => cold += 1,
+        }
+        let value = match answer {
+            Probe::Miss => panic!("the key is there"),
+            Probe::Tombstone(_) => None,
+            Probe::Inline(_, value) => Some(value),
+            Probe::Extern(_, ptr) => Some(kvset.read_value(ptr).unwrap()),
+        };
+        assert_eq!(value.as_deref(), expect.value.as_deref());
+        let stranger = [key, &[0][..]].concat();
+        if !model.contains_key(&stranger) {
+            assert_eq!(kvset.probe(&stranger, hash(&stranger)).unwrap(), Probe::Miss);
+        }
+    }
+    // The kernel may take a page back at any time, but not most of them.
+    assert!(cold < model.len() / 2, "{cold} of {} would block", model.len());
+}
+
+#[test]
+fn absent_keys_are_told_by_the_filter() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = file_pool(dir.path());
+    let model = Random(22).model(1000);
+    let kvset = build_and_open(&pool, &model);
+    for key in model.keys() {
+        assert!(kvset.may_contain(key, hash(key)));
+        kvset.probe(key, hash(key)).unwrap();
+    }
+    let strangers = model.keys().map(|key| [key, &[1, 2][..]].concat());
+    let strangers: Vec<_> = strangers.filter(|key| !model.contains_key(key)).collect();
+    let taken = strangers.iter().filter(|key| kvset.may_contain(key, hash(key))).count();
+    assert!(taken * 10 < strangers.len(), "{taken} of {}", strangers.len());
+}
+
+#[test]
+fn walks_and_values_are_the_same_in_both_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = file_pool(dir.path());
+    let model = Random(23).model(800);
+    let kvset = build_and_open(&pool, &model);
+    for mode in [ReadMode::Mapped, ReadMode::Direct, ReadMode::Mapped] {
+        let mut cursor = kvset.cursor(mode);
+        cursor.seek_first().unwrap();
+        for (key, held) in &model {
+            assert_eq!(cursor.key(), key, "{mode:?}");
+            if let Some(value) = &held.value {
+                assert_eq!(cursor.value().unwrap(), value, "{mode:?}");
+            }
+            cursor.next().unwrap();
+        }
+        assert!(!cursor.valid());
+    }
+}
+
+#[test]
+fn a_kvset_is_found_again_when_the_pool_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Random(24).model(300);
+    let hblock = {
+        let pool = file_pool(dir.path());
+        build_and_open(&pool, &model).meta().hblock
+    };
+    let pool = file_pool(dir.path());
+    let kvset = Kvset::open(&pool, hblock, Class::Pinned, Class::Cold).unwrap();
+    let mut cursor = kvset.cursor(ReadMode::Mapped);
+    cursor.seek_last().unwrap();
+    for key in model.keys().rev() {
+        assert_eq!(cursor.key(), key);
+        cursor.prev().unwrap();
+    }
+    assert!(!cursor.valid());
+}
+
+#[test]
+fn readers_on_several_threads_agree() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = file_pool(dir.path());
+    let model = Random(25).model(400);
+    let kvset = build_and_open(&pool, &model);
+    std::thread::scope(|scope| {
+        for turn in 0..4 {
+            let (kvset, model) = (&kvset, &model);
+            scope.spawn(move || {
+                for (key, held) in model.iter().skip(turn * 90) {
+                    let value = match kvset.probe(key, hash(key)).unwrap() {
+                        Probe::Extern(_, ptr) => Some(kvset.read_value(ptr).unwrap()),
+                        Probe::Inline(_, value) => Some(value),
+                        Probe::Tombstone(_) | Probe::Miss => None,
+                    };
+                    assert_eq!(value.as_deref(), held.value.as_deref());
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,243 @@
+//! Values read past the cache, ahead of a cursor.
+//!
+//! A cursor meets values in key order, and so, in each vblock, mostly in the order they lie in: a
+//! flush writes them so, and compaction keeps the order. The reader follows one stream a vblock,
+//! some vblocks at a time. A record that continues its stream is read with the chunk it begins (or,
+//! going backward, ends); any other alone.
+//!
+//! A compaction reads everything, so its chunks are large from the start. A user's cursor may stop
+//! soon, so its chunks start small and double.
+
+use super::format::{record_range, record_value};
+use crate::error::{Error, Result};
+use crate::iter::ValuePtr;
+use crate::kvset::corrupt;
+use bytes::Bytes;
+use mpool::{IO_ALIGN, IoBuf, Mblock, Priority};
+use std::ops::Range;
+
+/// Most bytes read at once from a stream.
+const CHUNK_BYTES_MAX: u64 = 256 << 10;
+/// Bytes read at once from a young stream of a user's cursor.
+const CHUNK_BYTES_MIN: u64 = 16 << 10;
+/// Unreferenced bytes that a stream may skip and still be one: reading them is cheaper than another
+/// request.
+const GAP_BYTES: u64 = 64 << 10;
+/// Vblocks followed at a time; each holds a chunk.
+const STREAMS_MAX: usize = 16;
+const ALIGN: u64 = IO_ALIGN as u64;
+
+struct Stream {
+    vblock: u32,
+    /// The record read last.
+    last: Range<u64>,
+    /// Offset of `buf` in the vblock.
+    start: u64,
+    /// `None` until a read succeeds.
+    buf: Option<IoBuf>,
+    chunk_bytes: u64,
+    used_at: u64,
+}
+
+/// Reads values of one kvset. Holds at most 16 chunks.
+pub(crate) struct ValueReader {
+    streams: Vec<Stream>,
+    uses: u64,
+    priority: Priority,
+}
+
+impl ValueReader {
+    /// A reader whose requests have this priority; above `Compaction`, its chunks start small.
+    pub(crate) const fn new(priority: Priority) -> Self {
+        Self { streams: Vec::new(), uses: 0, priority }
+    }
+
+    /// Whether the record at `ptr` was read ahead or continues a stream.
+    pub(crate) fn follows(&self, object: &Mblock, ptr: ValuePtr) -> bool {
+        let stream = self.streams.iter().find(|stream| stream.vblock == ptr.vblock);
+        let Ok(record) = record_range(ptr, object.len_bytes()) else { return false };
+        stream.is_some_and(|stream| {
+            let held = stream.held();
+            let is_held = held.start <= record.start && record.end <= held.end;
+            is_held || continues(&stream.last, &record).is_some()
+        })
+    }
+
+    /// The record at `ptr` was read by other means.
+    pub(crate) fn passed(&mut self, object: &Mblock, ptr: ValuePtr) {
+        if let Ok(record) = record_range(ptr, object.len_bytes()) {
+            self.stream(ptr.vblock).last = record;
+        }
+    }
+
+    /// The value at `ptr`, whose vblock is `object`.
+    pub(crate) fn read(&mut self, object: &Mblock, ptr: ValuePtr) -> Result<Bytes> {
+        let bad = |reason| record_corrupt(object, ptr, reason);
+        let record = record_range(ptr, object.len_bytes()).map_err(bad)?;
+        let priority = self.priority;
+        let stream = self.stream(ptr.vblock);
+        let bytes = stream.bytes(object, &record, priority)?;
+        let value = record_value(object.id(), ptr.offset, bytes).map_err(bad)?;
+        let value = Bytes::copy_from_slice(value);
+        stream.last = record;
+        Ok(value)
+    }
+
+    /// The stream of a vblock; a new one replaces the one used longest ago.
+    fn stream(&mut self, vblock: u32) -> &mut Stream {
+        self.uses += 1;
+        let known = self.streams.iter().position(|stream| stream.vblock == vblock);
+        let index = known.unwrap_or_else(|| {
+            if self.streams.len() == STREAMS_MAX {
+                let oldest = (0..STREAMS_MAX).min_by_key(|index| self.streams[*index].used_at);
+                self.streams.swap_remove(oldest.expect("there are streams"));
+            }
+            let chunk_bytes = first_chunk_bytes(self.priority);
+            let (last, start, buf, used_at) = (0..0, 0, None, 0);
+            self.streams.push(Stream { vblock, last, start, buf, chunk_bytes, used_at });
+            self.streams.len() - 1
+        });
+        self.streams[index].used_at = self.uses;
+        &mut self.streams[index]
+    }
+}
+
+impl Stream {
+    /// Range of the vblock that the chunk holds.
+    fn held(&self) -> Range<u64> {
+        self.start..self.start + self.buf.as_ref().map_or(0, |buf| buf.len() as u64)
+    }
+
+    /// The bytes of a record, from the chunk or, with what is around them, from the medium.
+    fn bytes(&mut self, object: &Mblock, record: &Range<u64>, priority: Priority) -> Result<&[u8]> {
+        let held = self.held();
+        let buf = match self.buf.take() {
+            Some(buf) if held.start <= record.start && record.end <= held.end => buf,
+            old => {
+                let range = self.plan(record, object.len_bytes(), priority);
+                let len = usize::try_from(range.end - range.start).expect("a chunk or a record");
+                let old = old.filter(|old| old.len() == len);
+                let mut buf = old.unwrap_or_else(|| IoBuf::zeroed(len));
+                object.read_at_priority(range.start, &mut buf, priority)?;
+                self.start = range.start;
+                buf
+            }
+        };
+        let at = usize::try_from(record.start - self.start).expect("inside a chunk");
+        let len = usize::try_from(record.end - record.start).expect("inside a chunk");
+        Ok(&self.buf.insert(buf)[at..at + len])
+    }
+
+    /// What to read for a record that is not held; the next chunk is twice as long, or the first of
+    /// a new stream.
+    fn plan(&mut self, record: &Range<u64>, len_bytes: u64, priority: Priority) -> Range<u64> {
+        let way = continues(&self.last, record);
+        let range = what_to_read(way, record, len_bytes, self.chunk_bytes);
+        let next = if way.is_some() { 2 * self.chunk_bytes } else { first_chunk_bytes(priority) };
+        self.chunk_bytes = next.min(CHUNK_BYTES_MAX);
+        range
+    }
+}
+
+const fn first_chunk_bytes(priority: Priority) -> u64 {
+    if matches!(priority, Priority::Compaction) { CHUNK_BYTES_MAX } else { CHUNK_BYTES_MIN }
+}
+
+/// How a record continues a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Forward,
+    Backward,
+}
+
+/// Whether `record` continues a stream whose last record is `last` (empty before the first), and
+/// which way.
+fn continues(last: &Range<u64>, record: &Range<u64>) -> Option<Way> {
+    if last.end == 0 {
+        None
+    } else if (last.end..=last.end + GAP_BYTES).contains(&record.start) {
+        Some(Way::Forward)
+    } else if record.end <= last.start && last.start - record.end <= GAP_BYTES {
+        Some(Way::Backward)
+    } else {
+        None
+    }
+}
+
+/// Aligned range to read for `record`.
+fn what_to_read(
+    way: Option<Way>,
+    record: &Range<u64>,
+    len_bytes: u64,
+    chunk_bytes: u64,
+) -> Range<u64> {
+    let page_up = |offset: u64| offset.div_ceil(ALIGN) * ALIGN;
+    let needed = record.start / ALIGN * ALIGN..page_up(record.end);
+    match way {
+        None => needed,
+        Some(Way::Forward) => {
+            let end = (needed.start + chunk_bytes).min(page_up(len_bytes));
+            needed.start..end.max(needed.end)
+        }
+        Some(Way::Backward) => needed.end.saturating_sub(chunk_bytes).min(needed.start)..needed.end,
+    }
+}
+
+/// The error for a record that is not what it must be.
+pub(crate) fn record_corrupt(object: &Mblock, ptr: ValuePtr, reason: &'static str) -> Error {
+    corrupt(format!("value of {} bytes at {} of {}", ptr.len, ptr.offset, object.id()), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHUNK: u64 = CHUNK_BYTES_MAX;
+
+    #[test]
+    fn what_continues_a_stream_is_read_with_its_chunk() {
+        let len = 10 << 20;
+        // (last, record) -> what is read
+        let cases = [
+            // First: alone.
+            (0..0, 5000..6000, 4096..8192),
+            // Next: the chunk that it begins.
+            (5000..6000, 6000..9000, 4096..4096 + CHUNK),
+            // A small gap is skipped.
+            (5000..6000, 70_000..71_000, 69_632..69_632 + CHUNK),
+            // A large one starts anew.
+            (5000..6000, 80_000..81_000, 77_824..81_920),
+            // Backward: the chunk that it ends.
+            (600_000..601_000, 599_000..600_000, 602_112 - CHUNK..602_112),
+            (8000..9000, 7000..8000, 0..8192),
+            // Longer than a chunk: whole.
+            (0..32, 32..1_000_000, 0..1_003_520),
+        ];
+        for (last, record, expect) in cases {
+            let way = continues(&last, &record);
+            assert_eq!(what_to_read(way, &record, len, CHUNK), expect, "{last:?} {record:?}");
+        }
+        let clipped = what_to_read(Some(Way::Forward), &(32..100), 200, CHUNK);
+        assert_eq!(clipped, 0..4096, "clipped to the object");
+    }
+
+    #[test]
+    fn chunks_of_a_user_double_and_those_of_compaction_are_large() {
+        let lens = |priority| {
+            let mut reader = ValueReader::new(priority);
+            let stream = reader.stream(0);
+            let mut lens = Vec::new();
+            for number in 0..7u64 {
+                // Each record is the page after what was read before.
+                let start = stream.last.end.max(4096);
+                let record = if number == 5 { 9 << 20..(9 << 20) + 10 } else { start..start + 10 };
+                let range = stream.plan(&record, 10 << 20, priority);
+                lens.push((range.end - range.start) >> 10);
+                stream.last = record.start..range.end;
+            }
+            lens
+        };
+        assert_eq!(lens(Priority::Read), [4, 16, 32, 64, 128, 4, 16]);
+        assert_eq!(lens(Priority::Compaction), [4, 256, 256, 256, 256, 4, 256]);
+    }
+}

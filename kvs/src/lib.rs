@@ -1,0 +1,66 @@
+//! The Millpond engine: named, ordered key-value stores (KVSs) on an [`mpool`] pool.
+//!
+//! A [`Database`] holds up to 256 KVSs. Keys have 1 to 1,344 bytes, values 0 to 16 MiB. Every
+//! committed [`WriteBatch`] gets the next [`Revision`]; readers see whole batches only.
+//! [`Snapshot`]s and [`Cursor`]s are `Send + 'static`.
+//!
+//! # Durability
+//!
+//! A write acknowledged with [`Durability::Sync`] is on stable storage; with
+//! [`Durability::Interval`] it is within 100 ms (configurable); with [`Durability::Off`] whenever a
+//! later write, a flush or a close takes it along. A crash loses no more than that, and always a
+//! suffix: if a batch survives, so do all before it.
+//!
+//! # Example
+//!
+//! ```
+//! # fn main() -> Result<(), kvs::Error> {
+//! # let dir = tempfile::tempdir().expect("a scratch directory");
+//! # let mut options = kvs::Options::default();
+//! # options.pool.allow_buffered = true;
+//! use kvs::{Database, Durability, Range};
+//!
+//! let db = Database::open(dir.path(), options)?;
+//! let fruit = db.create_kvs("fruit")?;
+//! let mut batch = db.batch();
+//! batch.put(&fruit, b"apple", b"red")?;
+//! batch.put(&fruit, b"pear", b"green")?;
+//! db.write(batch, Durability::Sync)?;
+//!
+//! let mut cursor = fruit.cursor(Range { reverse: true, ..Range::default() })?;
+//! assert_eq!(cursor.next()?.expect("two fruits").key, "pear");
+//! # Ok(())
+//! # }
+//! ```
+
+mod batch;
+mod cache;
+mod compact;
+mod db;
+mod error;
+mod flush;
+mod iter;
+mod key;
+mod kvset;
+mod manifest;
+mod memtable;
+pub mod metrics;
+mod options;
+mod read;
+mod recover;
+mod snapshot;
+mod store;
+mod tree;
+mod view;
+mod wal;
+mod work;
+mod write;
+
+pub use batch::WriteBatch;
+pub use db::{ColdRead, Database, Kvs, KvsInfo, TryGet};
+pub use error::{Error, Result, Scope};
+pub use iter::bounded::Range;
+pub use key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, VALUE_BYTES_MAX};
+pub use options::{Durability, Options};
+pub use read::get::Entry;
+pub use snapshot::{Cursor, Item, Snapshot};

@@ -1,0 +1,116 @@
+//! Options of the database.
+//!
+//! Plain data with public fields. [`Options::validate`] is the only gate, and
+//! [`Database::open`](crate::Database::open) calls it.
+
+use crate::error::{Error, Result};
+
+const MIB: u64 = 1 << 20;
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// When it is on stable storage.
+    #[default]
+    Sync,
+    /// At once; it reaches stable storage within [`Options::interval_ms`].
+    Interval,
+    /// At once; it reaches stable storage when something else takes it there (a later write, a
+    /// flush, a close).
+    Off,
+}
+
+/// Every field states its meaning, its unit, and what goes wrong at each end of its range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Options of the pool below.
+    pub pool: mpool::Options,
+
+    /// Bytes of unflushed writes at which the active memtable is sealed.
+    ///
+    /// Larger means fewer, bigger flushes and a longer recovery. Range 1 MiB to 4 GiB, default 64
+    /// MiB.
+    pub memtable_bytes: u64,
+
+    /// Sealed memtables allowed to wait for flush before writers stall.
+    ///
+    /// Each one costs `memtable_bytes` of memory and one more probe a read. Range 1 to 16, default
+    /// 3.
+    pub memtables_max: u64,
+
+    /// Bytes of one WAL segment, written with zeros when it is created and recycled afterwards.
+    ///
+    /// A batch never spans two, so it bounds the batch: a third of it. Range 4 MiB to 1 GiB,
+    /// default 64 MiB.
+    pub wal_segment_bytes: u64,
+
+    /// Bytes of WAL that may be waiting for a flush; beyond it the active memtable is sealed early.
+    ///
+    /// Bounds the work of recovery. Range 16 MiB to 64 GiB, default 512 MiB.
+    pub wal_bytes_max: u64,
+
+    /// Longest time an acknowledged write of [`Durability::Interval`] is only in memory,
+    /// milliseconds.
+    ///
+    /// Range 1 to 60,000, default 100 (HSE's default).
+    pub interval_ms: u64,
+
+    /// Longest value kept in the index beside its key, bytes; longer ones go to vblocks.
+    ///
+    /// Larger saves a drive read for small values and costs index memory. Range 0 to 1,024, default
+    /// 256.
+    pub inline_bytes_max: u64,
+
+    /// Bytes of writes that may wait for a commit before new ones are refused as stalled.
+    ///
+    /// Range 1 MiB to 4 GiB, default 64 MiB.
+    pub commit_queue_bytes_max: u64,
+
+    /// Threads for flush and compaction. Range 0 to 16, default 2. With 0 nothing runs in the
+    /// background: writers flush when they must, and `Database::flush` and `compact` work on the
+    /// calling thread; for tests.
+    pub background_threads: u64,
+
+    /// Bytes of the value cache; `None` lets the memory governor decide.
+    pub value_cache_bytes: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            pool: mpool::Options::default(),
+            memtable_bytes: 64 * MIB,
+            memtables_max: 3,
+            wal_segment_bytes: 64 * MIB,
+            wal_bytes_max: 512 * MIB,
+            interval_ms: 100,
+            inline_bytes_max: 256,
+            commit_queue_bytes_max: 64 * MIB,
+            background_threads: 2,
+            value_cache_bytes: None,
+        }
+    }
+}
+
+impl Options {
+    /// Checks every field against its range.
+    pub fn validate(&self) -> Result<()> {
+        in_range("memtable_bytes", self.memtable_bytes, MIB, 4096 * MIB)?;
+        in_range("memtables_max", self.memtables_max, 1, 16)?;
+        in_range("wal_segment_bytes", self.wal_segment_bytes, 4 * MIB, 1024 * MIB)?;
+        in_range("wal_bytes_max", self.wal_bytes_max, 16 * MIB, 65_536 * MIB)?;
+        in_range("interval_ms", self.interval_ms, 1, 60_000)?;
+        in_range("inline_bytes_max", self.inline_bytes_max, 0, 1024)?;
+        in_range("commit_queue_bytes_max", self.commit_queue_bytes_max, MIB, 4096 * MIB)?;
+        in_range("background_threads", self.background_threads, 0, 16)
+    }
+
+    /// Most bytes one batch may hold: a third of a WAL segment, so that a batch always fits one.
+    pub fn batch_bytes_max(&self) -> usize {
+        usize::try_from(self.wal_segment_bytes / 3).expect("validated to 1 GiB at most")
+    }
+}
+
+fn in_range(name: &'static str, got: u64, min: u64, max: u64) -> Result<()> {
+    if (min..=max).contains(&got) { Ok(()) } else { Err(Error::Option { name, got, min, max }) }
+}

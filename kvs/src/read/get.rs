@@ -1,0 +1,172 @@
+//! Reading one key.
+//!
+//! Newest first, so the first source that knows the key is right: memtables, value cache, root,
+//! leaf. The value cache holds what kvsets hold, hence its place. A hit there costs a filter probe
+//! for each memtable and one cache probe.
+//!
+//! ```text
+//!   active  sealed..   value cache   root kvsets        leaf kvsets
+//!     |        |            |          filter -> B-tree    filter -> B-tree
+//!     +--------+------------+-------------+-------------------+--> value: map or one direct read
+//! ```
+//!
+//! [`get`] may block on the drive. [`try_get`] never does: where it would, it hands out a [`Cold`]
+//! that says how far it came.
+
+use crate::cache::ValueCache;
+use crate::error::Result;
+use crate::iter::ValuePtr;
+use crate::key::{KvsId, Revision, key_hash};
+use crate::kvset::{Kvset, Probe, WouldBlock};
+use crate::metrics::ReadMetrics;
+use crate::view::View;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A value and the revision of the batch that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The value.
+    pub value: Bytes,
+    /// When it was written.
+    pub revision: Revision,
+}
+
+/// What a lookup needs beside the view.
+#[derive(Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    pub(crate) kvs: KvsId,
+    pub(crate) key: &'a [u8],
+    /// Later versions are not seen.
+    pub(crate) at: Revision,
+    pub(crate) cache: &'a ValueCache,
+    pub(crate) metrics: &'a ReadMetrics,
+}
+
+/// Where a lookup stands that would block.
+pub(crate) enum Cold {
+    /// An index page is not resident: the whole lookup must be done by a thread that may block.
+    Index,
+    /// The value is known to be here.
+    Value { kvset: Arc<Kvset>, ptr: ValuePtr, revision: Revision },
+}
+
+/// What a source says about a key.
+enum Step {
+    Answer(Option<Entry>),
+    Extern(Arc<Kvset>, ValuePtr, Revision),
+    NextSource,
+}
+
+/// Looks a key up; may block on the drive.
+pub(crate) fn get(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
+    let hash = key_hash(lookup.kvs, lookup.key);
+    if let Some(answer) = from_memory(view, lookup, hash) {
+        return Ok(answer);
+    }
+    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(None) };
+    for kvset in tree.sources(lookup.key) {
+        if !kvset.may_contain(lookup.key, hash) {
+            continue;
+        }
+        lookup.metrics.kvsets_probed.add(1);
+        let probe = kvset.probe(lookup.key, hash)?;
+        match step(view, lookup, hash, kvset, probe) {
+            Step::Answer(answer) => return Ok(answer),
+            Step::Extern(kvset, ptr, revision) => {
+                let value = kvset.read_value(ptr)?;
+                lookup.metrics.from_kvset.add(1);
+                return Ok(Some(found(view, lookup, hash, value, revision)));
+            }
+            Step::NextSource => {}
+        }
+    }
+    lookup.metrics.absent.add(1);
+    Ok(None)
+}
+
+/// Looks a key up without blocking.
+pub(crate) fn try_get(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Cold>> {
+    let hash = key_hash(lookup.kvs, lookup.key);
+    if let Some(answer) = from_memory(view, lookup, hash) {
+        return Ok(Ok(answer));
+    }
+    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Ok(None)) };
+    for kvset in tree.sources(lookup.key) {
+        if !kvset.may_contain(lookup.key, hash) {
+            continue;
+        }
+        lookup.metrics.kvsets_probed.add(1);
+        let probe = match kvset.try_probe(lookup.key, hash)? {
+            Ok(probe) => probe,
+            Err(WouldBlock) => return Ok(Err(Cold::Index)),
+        };
+        match step(view, lookup, hash, kvset, probe) {
+            Step::Answer(answer) => return Ok(Ok(answer)),
+            Step::Extern(kvset, ptr, revision) => {
+                let Some(value) = kvset.try_read_value(ptr)? else {
+                    return Ok(Err(Cold::Value { kvset, ptr, revision }));
+                };
+                lookup.metrics.from_kvset.add(1);
+                return Ok(Ok(Some(found(view, lookup, hash, value, revision))));
+            }
+            Step::NextSource => {}
+        }
+    }
+    lookup.metrics.absent.add(1);
+    Ok(Ok(None))
+}
+
+/// The answer of memtables or value cache; the inner `None` is a tombstone.
+#[expect(
+    clippy::option_option,
+    reason = "not known here, and known to be deleted, are different answers"
+)]
+fn from_memory(view: &View, lookup: Lookup<'_>, hash: u64) -> Option<Option<Entry>> {
+    let Lookup { kvs, key, at, cache, metrics } = lookup;
+    for memtable in view.memtables() {
+        if let Some(found) = memtable.get(kvs, key, hash, at) {
+            metrics.from_memtable.add(1);
+            let entry =
+                |value| Entry { value: Bytes::copy_from_slice(value), revision: found.revision };
+            return Some(found.value.map(entry));
+        }
+    }
+    let (value, revision) = cache.get(kvs, key, hash, at)?;
+    metrics.from_cache.add(1);
+    Some(Some(Entry { value, revision }))
+}
+
+fn step(view: &View, lookup: Lookup<'_>, hash: u64, kvset: &Arc<Kvset>, probe: Probe) -> Step {
+    match probe {
+        Probe::Miss => {
+            lookup.metrics.filter_false_positives.add(1);
+            Step::NextSource
+        }
+        Probe::Tombstone(revision) if revision <= lookup.at => {
+            lookup.metrics.absent.add(1);
+            Step::Answer(None)
+        }
+        Probe::Inline(revision, value) if revision <= lookup.at => {
+            lookup.metrics.from_kvset.add(1);
+            Step::Answer(Some(found(view, lookup, hash, value, revision)))
+        }
+        Probe::Extern(revision, ptr) if revision <= lookup.at => {
+            Step::Extern(Arc::clone(kvset), ptr, revision)
+        }
+        // Written after the snapshot; an older kvset of the same view may know an older version.
+        Probe::Tombstone(_) | Probe::Inline(..) | Probe::Extern(..) => Step::NextSource,
+    }
+}
+
+/// Offers what was found in a kvset to the value cache.
+pub(crate) fn found(
+    view: &View,
+    lookup: Lookup<'_>,
+    hash: u64,
+    value: Bytes,
+    revision: Revision,
+) -> Entry {
+    lookup.cache.insert(view.epoch, lookup.kvs, lookup.key, hash, &value, revision);
+    Entry { value, revision }
+}

@@ -1,0 +1,4 @@
+//! The two read paths: one key, and a range of keys.
+
+pub(crate) mod get;
+pub(crate) mod scan;

@@ -1,0 +1,213 @@
+//! Reading a range of keys: the sources of a view merged, bounded and filtered.
+//!
+//! Memtables and root kvsets cover every key, so each is a source of its own; the leaves divide the
+//! keys, so all of them together are one source ([`Leaves`]) that opens only the leaf it stands in.
+
+use crate::error::Result;
+use crate::iter::merge::Merge;
+use crate::iter::{Stored, ValuePtr, VersionCursor};
+use crate::key::{KvsId, Revision};
+use crate::kvset::{KvsetCursor, ReadMode};
+use crate::memtable::MemtableCursor;
+use crate::tree::Tree;
+use crate::view::View;
+use bytes::Bytes;
+use mpool::MblockId;
+use std::sync::Arc;
+
+/// One source of a scan.
+pub(crate) enum Source {
+    Memtable(MemtableCursor),
+    Kvset(KvsetCursor),
+    Leaves(Leaves),
+}
+
+/// All sources of a KVS in a view, newest first, merged.
+pub(crate) fn merged(view: &View, kvs: KvsId) -> Merge<Source> {
+    let mut sources: Vec<Source> =
+        view.memtables().map(|memtable| Source::Memtable(memtable.cursor(kvs))).collect();
+    if let Some(tree) = view.trees.get(&kvs) {
+        sources.extend(tree.root.iter().map(|kvset| Source::Kvset(kvset.cursor(ReadMode::Mapped))));
+        if !tree.leaves.is_empty() {
+            sources.push(Source::Leaves(Leaves { tree: Arc::clone(tree), open: None }));
+        }
+    }
+    Merge::new(sources)
+}
+
+/// The leaves of a tree as one cursor.
+pub(crate) struct Leaves {
+    tree: Arc<Tree>,
+    /// The leaf the cursor stands in, and the merge of its kvsets. `None`: past an end, or not yet
+    /// positioned.
+    open: Option<(usize, Merge<KvsetCursor>)>,
+}
+
+impl Leaves {
+    fn open(&self, index: usize) -> Merge<KvsetCursor> {
+        let kvsets = &self.tree.leaves[index].kvsets;
+        Merge::new(kvsets.iter().map(|kvset| kvset.cursor(ReadMode::Mapped)).collect())
+    }
+
+    /// The leaf whose range holds `key`; every key has one.
+    fn index_of(&self, key: &[u8]) -> usize {
+        self.tree.leaves.partition_point(|leaf| *leaf.first_key <= *key).saturating_sub(1)
+    }
+
+    /// From `merge`, which stands in leaf `index`, on to the first leaf that has something.
+    fn settle_forward(&mut self, mut index: usize, mut merge: Merge<KvsetCursor>) -> Result<()> {
+        self.open = None;
+        while !merge.valid() {
+            index += 1;
+            if index == self.tree.leaves.len() {
+                return Ok(());
+            }
+            merge = self.open(index);
+            merge.seek_first()?;
+        }
+        self.open = Some((index, merge));
+        Ok(())
+    }
+
+    fn settle_backward(&mut self, mut index: usize, mut merge: Merge<KvsetCursor>) -> Result<()> {
+        self.open = None;
+        while !merge.valid() {
+            let Some(before) = index.checked_sub(1) else { return Ok(()) };
+            index = before;
+            merge = self.open(index);
+            merge.seek_last()?;
+        }
+        self.open = Some((index, merge));
+        Ok(())
+    }
+
+    fn here(&self) -> &Merge<KvsetCursor> {
+        &self.open.as_ref().expect("the cursor is valid").1
+    }
+}
+
+impl VersionCursor for Leaves {
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        let index = self.index_of(key);
+        let mut merge = self.open(index);
+        merge.seek(key)?;
+        self.settle_forward(index, merge)
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        let index = self.index_of(key);
+        let mut merge = self.open(index);
+        merge.seek_before(key)?;
+        self.settle_backward(index, merge)
+    }
+
+    fn seek_first(&mut self) -> Result<()> {
+        let mut merge = self.open(0);
+        merge.seek_first()?;
+        self.settle_forward(0, merge)
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        let index = self.tree.leaves.len() - 1;
+        let mut merge = self.open(index);
+        merge.seek_last()?;
+        self.settle_backward(index, merge)
+    }
+
+    fn valid(&self) -> bool {
+        self.open.is_some()
+    }
+
+    fn key(&self) -> &[u8] {
+        self.here().key()
+    }
+
+    fn revision(&self) -> Revision {
+        self.here().revision()
+    }
+
+    fn stored(&self) -> Stored<'_> {
+        self.here().stored()
+    }
+
+    fn vblock(&self, ptr: ValuePtr) -> MblockId {
+        self.here().vblock(ptr)
+    }
+
+    fn next(&mut self) -> Result<()> {
+        let Some((index, mut merge)) = self.open.take() else { return Ok(()) };
+        merge.next()?;
+        self.settle_forward(index, merge)
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        let Some((index, mut merge)) = self.open.take() else { return Ok(()) };
+        merge.prev()?;
+        self.settle_backward(index, merge)
+    }
+
+    fn value(&self) -> Result<Bytes> {
+        self.here().value()
+    }
+}
+
+/// Passes a call on to whichever source it is.
+macro_rules! each {
+    ($source:expr, $cursor:ident => $call:expr) => {
+        match $source {
+            Source::Memtable($cursor) => $call,
+            Source::Kvset($cursor) => $call,
+            Source::Leaves($cursor) => $call,
+        }
+    };
+}
+
+impl VersionCursor for Source {
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        each!(self, cursor => cursor.seek(key))
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        each!(self, cursor => cursor.seek_before(key))
+    }
+
+    fn seek_first(&mut self) -> Result<()> {
+        each!(self, cursor => cursor.seek_first())
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        each!(self, cursor => cursor.seek_last())
+    }
+
+    fn valid(&self) -> bool {
+        each!(self, cursor => cursor.valid())
+    }
+
+    fn key(&self) -> &[u8] {
+        each!(self, cursor => cursor.key())
+    }
+
+    fn revision(&self) -> Revision {
+        each!(self, cursor => cursor.revision())
+    }
+
+    fn stored(&self) -> Stored<'_> {
+        each!(self, cursor => cursor.stored())
+    }
+
+    fn vblock(&self, ptr: ValuePtr) -> MblockId {
+        each!(self, cursor => cursor.vblock(ptr))
+    }
+
+    fn next(&mut self) -> Result<()> {
+        each!(self, cursor => cursor.next())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        each!(self, cursor => cursor.prev())
+    }
+
+    fn value(&self) -> Result<Bytes> {
+        each!(self, cursor => cursor.value())
+    }
+}

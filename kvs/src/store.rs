@@ -1,0 +1,435 @@
+//! What all handles and background jobs of one database share, and how its shape changes.
+//!
+//! Lock order: the commit queue's log or `versions`, then `views`, then `jobs`; log and `versions`
+//! are never held together. `versions` is held across the manifest's append (an MDC append, whose
+//! purpose that is); `views` and `jobs` never across device IO.
+//!
+//! A change of shape ([`Store::install`]) goes through four steps: commit the mblocks in the pool,
+//! append the edit to the manifest (the commit point), publish the new view, delete the mblocks
+//! that no kvset references any more. Readers that still hold an older view keep its mblocks alive
+//! through their handles.
+
+use crate::batch::{Op, WriteBatch};
+use crate::cache::ValueCache;
+use crate::error::{Error, Result, Scope};
+use crate::key::{KvsId, KvsetId, NodeId, Revision};
+use crate::kvset::{BuiltKvset, Kvset, KvsetMeta};
+use crate::manifest::Manifest;
+use crate::manifest::record::Item;
+use crate::memtable::Memtable;
+use crate::metrics::DbMetrics;
+use crate::options::Options;
+use crate::read::get::Lookup;
+use crate::tree::{Tree, TreeEdit};
+use crate::view::View;
+use crate::work::Jobs;
+use crate::write::group::CommitQueue;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use mpool::{Class, MblockId, MblockWriter, Pool};
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// An mblock in use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MblockUse {
+    /// Kvsets that reference it.
+    pub(crate) kvsets: u32,
+    pub(crate) len_bytes: u64,
+}
+
+/// The durable shape: the manifest, and who references which mblock.
+pub(crate) struct Versions {
+    pub(crate) manifest: Manifest,
+    pub(crate) mblocks: BTreeMap<MblockId, MblockUse>,
+}
+
+/// The shared state of a database.
+pub(crate) struct Store {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) options: Options,
+    pub(crate) view: ArcSwap<View>,
+    /// Held to replace the view.
+    views: Mutex<()>,
+    pub(crate) versions: Mutex<Versions>,
+    pub(crate) cache: Arc<ValueCache>,
+    /// Last revision that readers may see.
+    pub(crate) visible: AtomicU64,
+    pub(crate) jobs: Mutex<Jobs>,
+    /// Rung when `jobs`, the sealed memtables or the trees change.
+    pub(crate) bell: Condvar,
+    pub(crate) next_kvset: AtomicU64,
+    pub(crate) next_node: AtomicU64,
+    pub(crate) commits: OnceLock<Weak<CommitQueue<Store>>>,
+    failure: OnceLock<String>,
+    closed: AtomicBool,
+    /// Less than the reserve was free when a writer last looked.
+    full: AtomicBool,
+    pub(crate) metrics: DbMetrics,
+}
+
+/// A tree's edit with the kvsets it adds still to be committed.
+#[derive(Default)]
+pub(crate) struct Change {
+    pub(crate) kvs: Option<KvsId>,
+    pub(crate) remove: Vec<KvsetId>,
+    pub(crate) add: Vec<(NodeId, BuiltKvset)>,
+    pub(crate) leaves_remove: Vec<NodeId>,
+    pub(crate) leaves_add: Vec<(NodeId, Bytes)>,
+}
+
+/// A tree's edit whose kvsets are built but not yet open.
+type Planned = (KvsId, TreeEdit, Vec<(NodeId, KvsetMeta)>);
+
+/// What a flush adds to a change of shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flushed {
+    /// Last revision of the memtable that leaves the view.
+    pub(crate) last: Revision,
+    /// Epoch of the view after it.
+    pub(crate) epoch: u64,
+}
+
+impl Change {
+    /// Splits it into writers to commit, manifest items, and what remains for the tree.
+    fn plan(self, writers: &mut Vec<MblockWriter>, items: &mut Vec<Item>) -> Planned {
+        let Self { kvs, remove, add, leaves_remove, leaves_add } = self;
+        let kvs = kvs.expect("a change names its KVS");
+        let mut metas = Vec::new();
+        for (node, built) in add {
+            writers.extend(built.writers);
+            metas.push((node, built.meta));
+        }
+        items.extend(remove.iter().map(|kvset| Item::KvsetRemove { kvset: *kvset }));
+        items.extend(leaves_remove.iter().map(|node| Item::LeafRemove { kvs, node: *node }));
+        for (node, first_key) in &leaves_add {
+            items.push(Item::LeafAdd { kvs, node: *node, first_key: first_key.clone() });
+        }
+        for (node, meta) in &metas {
+            items.push(Item::KvsetAdd { kvs, node: *node, kvset: meta.id, hblock: meta.hblock });
+        }
+        (kvs, TreeEdit { remove, add: Vec::new(), leaves_remove, leaves_add }, metas)
+    }
+}
+
+impl Store {
+    pub(crate) fn new(pool: Arc<Pool>, options: Options, versions: Versions, view: View) -> Self {
+        let live = versions.manifest.live();
+        let (next_kvset, next_node) =
+            (AtomicU64::new(live.next_kvset), AtomicU64::new(live.next_node));
+        let cache_bytes = options.value_cache_bytes.unwrap_or(VALUE_CACHE_START_BYTES);
+        Self {
+            visible: AtomicU64::new(live.floor.get()),
+            view: ArcSwap::from_pointee(view),
+            views: Mutex::new(()),
+            versions: Mutex::new(versions),
+            cache: Arc::new(ValueCache::new(cache_bytes)),
+            jobs: Mutex::default(),
+            bell: Condvar::new(),
+            next_kvset,
+            next_node,
+            commits: OnceLock::new(),
+            failure: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            metrics: DbMetrics::default(),
+            pool,
+            options,
+        }
+    }
+
+    pub(crate) fn visible(&self) -> Revision {
+        // Acquire pairs with the Release of `publish`: the batch's entries are in the memtable.
+        Revision::new(self.visible.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn new_kvset_id(&self) -> KvsetId {
+        KvsetId::new(self.next_kvset.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn new_node_id(&self) -> NodeId {
+        NodeId::new(self.next_node.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn new_memtable(&self) -> Memtable {
+        Memtable::new(
+            usize::try_from(self.options.memtable_bytes).expect("validated to 4 GiB at most"),
+        )
+    }
+
+    /// Replaces the view by what `next` makes of it.
+    pub(crate) fn update_view(&self, next: impl FnOnce(&View) -> View) {
+        let _one_at_a_time = self.views.lock();
+        self.view.store(Arc::new(next(&self.view.load())));
+    }
+
+    /// Seals the active memtable if it holds anything. Called only where no batch is being applied:
+    /// by the leader of a commit before it logs, and by [`CommitQueue::exclusive`]; the two may
+    /// meet here, hence one lock around it all.
+    pub(crate) fn seal(&self) {
+        {
+            let _one_at_a_time = self.views.lock();
+            let view = self.view.load();
+            if view.active.is_empty() {
+                return;
+            }
+            self.view.store(Arc::new(view.with_sealed(self.visible(), self.new_memtable())));
+        }
+        self.metrics.seals.add(1);
+        self.ring();
+    }
+
+    /// Free bytes below which puts are refused: a WAL segment, what full memtables need to be
+    /// flushed, and some for compaction. Deletes go on, so that a full database can be emptied.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        let memtables = self.options.memtable_bytes * (self.options.memtables_max + 1);
+        memtables + self.options.wal_segment_bytes + COMPACTION_RESERVE_BYTES
+    }
+
+    /// Refuses a batch that puts into a full volume.
+    pub(crate) fn check_space(&self, batch: &WriteBatch) -> Result<()> {
+        if !self.full.load(Ordering::Relaxed) || batch.ops().all(|(_, _, op)| op == Op::Delete) {
+            return Ok(());
+        }
+        let (need_bytes, free_bytes) = (batch.len_bytes() as u64, self.free_bytes());
+        if self.note_space(free_bytes) {
+            return Err(Error::Pool(mpool::Error::Full { need_bytes, free_bytes }));
+        }
+        Ok(())
+    }
+
+    /// Whether a writer last found the volume full.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Whether the volume is full, or nearly: twice the reserve, so that space is won back before
+    /// puts are refused again.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.free_bytes() < 2 * self.reserve_bytes()
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.pool.info().free_bytes
+    }
+
+    /// Remembers whether the volume is full, and says so.
+    pub(crate) fn note_space(&self, free_bytes: u64) -> bool {
+        let full = free_bytes < self.reserve_bytes();
+        self.full.store(full, Ordering::Relaxed);
+        full
+    }
+
+    /// Changes the shape: commits the outputs in the pool, makes the edit durable, publishes the
+    /// view after it, and deletes what nobody references any more. `before_publish` runs between
+    /// the last two.
+    pub(crate) fn install(
+        &self,
+        changes: Vec<Change>,
+        mut items: Vec<Item>,
+        flushed: Option<Flushed>,
+        before_publish: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut writers = Vec::new();
+        let mut planned: Vec<Planned> = Vec::new();
+        for change in changes {
+            planned.push(change.plan(&mut writers, &mut items));
+        }
+        let fresh: Vec<MblockId> = writers.iter().map(MblockWriter::id).collect();
+        if !writers.is_empty() {
+            self.pool.commit(writers, &[])?;
+        }
+        let kvs: Vec<KvsId> = planned.iter().map(|(kvs, ..)| *kvs).collect();
+        let opened = self.open_added(planned);
+        let mut versions = self.versions.lock();
+        // First, because the drop of a KVS deletes values that the outputs share, and then they
+        // cannot be opened.
+        let dropped = kvs.iter().any(|kvs| !versions.manifest.live().kvs.contains_key(kvs));
+        if dropped || opened.is_err() {
+            drop(versions);
+            self.abandon(&fresh);
+            return if dropped { Err(Error::KvsDropped) } else { opened.map(|_| ()) };
+        }
+        let edits = opened.expect("checked above");
+        self.append(&mut versions, &items)?;
+        let dead = self.count_references(&mut versions, &edits)?;
+        before_publish()?;
+        self.publish_trees(&edits, flushed);
+        drop(versions);
+        self.delete(&dead)
+    }
+
+    /// References of what is added and of what is removed; returns the mblocks that nobody
+    /// references any more.
+    fn count_references(
+        &self,
+        versions: &mut Versions,
+        edits: &[(KvsId, TreeEdit)],
+    ) -> Result<Vec<MblockId>> {
+        let mut dead = Vec::new();
+        for (_, kvset) in edits.iter().flat_map(|(_, edit)| &edit.add) {
+            reference(&mut versions.mblocks, &self.pool, kvset.meta())?;
+        }
+        for (kvs, edit) in edits {
+            let tree = self.tree(*kvs).expect("the view knows every KVS of the manifest");
+            for kvset in tree.kvsets().filter(|kvset| edit.remove.contains(&kvset.meta().id)) {
+                dead.extend(dereference(&mut versions.mblocks, kvset.meta()));
+            }
+        }
+        Ok(dead)
+    }
+
+    /// Deletes mblocks. Their space returns when the last view that shows them is gone.
+    pub(crate) fn delete(&self, dead: &[MblockId]) -> Result<()> {
+        delete(&self.pool, dead)
+    }
+
+    fn open_added(&self, planned: Vec<Planned>) -> Result<Vec<(KvsId, TreeEdit)>> {
+        let mut edits = Vec::new();
+        for (kvs, mut edit, metas) in planned {
+            for (node, meta) in metas {
+                edit.add.push((node, self.open_kvset(meta.hblock)?));
+            }
+            edits.push((kvs, edit));
+        }
+        Ok(edits)
+    }
+
+    /// Deletes committed outputs that no edit names.
+    fn abandon(&self, fresh: &[MblockId]) {
+        if let Err(error) = delete(&self.pool, fresh) {
+            tracing::warn!(%error, "outputs of an abandoned job stay until the next open");
+        }
+    }
+
+    /// Appends to the manifest; a failure leaves its fate unknown and poisons the database.
+    pub(crate) fn append(&self, versions: &mut Versions, items: &[Item]) -> Result<()> {
+        versions.manifest.append(items).inspect_err(|error| {
+            // A full journal has changed nothing.
+            if error.scope() != Scope::Moment {
+                self.fail(error);
+            }
+        })
+    }
+
+    /// The view after an edit, without the memtable it flushed.
+    fn publish_trees(&self, edits: &[(KvsId, TreeEdit)], flushed: Option<Flushed>) {
+        self.update_view(|view| {
+            let mut next = view.clone();
+            for (kvs, edit) in edits {
+                let tree = view.trees.get(kvs).expect("the view knows every KVS of the manifest");
+                next.trees.insert(*kvs, Arc::new(tree.edited(edit)));
+            }
+            if let Some(Flushed { last, epoch }) = flushed {
+                next.sealed.retain(|sealed| sealed.last > last);
+                next.epoch = epoch;
+            }
+            next
+        });
+    }
+
+    /// Opens a committed kvset for reading.
+    pub(crate) fn open_kvset(&self, hblock: MblockId) -> Result<Arc<Kvset>> {
+        Kvset::open(&self.pool, hblock, Class::Hot, Class::Cold)
+    }
+
+    /// Remembers the first failure after which nothing more may be written.
+    pub(crate) fn fail(&self, error: &Error) {
+        if self.failure.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "the database takes no more writes");
+        }
+        self.ring();
+    }
+
+    /// `Err` once the database is closed or has failed.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        match self.failure.get() {
+            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// True for the one caller that closes it.
+    pub(crate) fn close_once(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    /// A lookup in this database.
+    pub(crate) fn lookup<'a>(&'a self, kvs: KvsId, key: &'a [u8], at: Revision) -> Lookup<'a> {
+        Lookup { kvs, key, at, cache: &self.cache, metrics: &self.metrics.reads }
+    }
+
+    /// A KVS's tree in the current view.
+    pub(crate) fn tree(&self, kvs: KvsId) -> Option<Arc<Tree>> {
+        self.view.load().trees.get(&kvs).cloned()
+    }
+}
+
+/// Deletes in one commit of the pool: half of what its journal's record holds.
+const DELETES_PER_COMMIT: usize = 1 << 14;
+/// Part of the reserve that compaction may use.
+const COMPACTION_RESERVE_BYTES: u64 = 32 << 20;
+/// What the value cache holds until the memory governor first speaks.
+const VALUE_CACHE_START_BYTES: u64 = 64 << 20;
+
+/// Deletes mblocks, in commits that the pool's journal can hold. They need not go together: what a
+/// crash leaves is deleted at the next open.
+pub(crate) fn delete(pool: &Arc<Pool>, dead: &[MblockId]) -> Result<()> {
+    for some in dead.chunks(DELETES_PER_COMMIT) {
+        pool.commit(Vec::new(), some)?;
+    }
+    Ok(())
+}
+
+/// Every mblock a kvset needs.
+pub(crate) fn mblocks_of(meta: &KvsetMeta) -> impl Iterator<Item = MblockId> {
+    let vblocks = meta.vblocks.iter().map(|(id, _)| *id);
+    std::iter::once(meta.hblock).chain(meta.kblocks.iter().copied()).chain(vblocks)
+}
+
+/// Counts a kvset's references.
+pub(crate) fn reference(
+    mblocks: &mut BTreeMap<MblockId, MblockUse>,
+    pool: &Arc<Pool>,
+    meta: &KvsetMeta,
+) -> Result<()> {
+    for id in mblocks_of(meta) {
+        if let Some(mblock) = mblocks.get_mut(&id) {
+            mblock.kvsets += 1;
+        } else {
+            let len_bytes = pool.mblock(id)?.len_bytes();
+            mblocks.insert(id, MblockUse { kvsets: 1, len_bytes });
+        }
+    }
+    Ok(())
+}
+
+/// Takes a kvset's references back, and returns the mblocks nobody references any more.
+pub(crate) fn dereference(
+    mblocks: &mut BTreeMap<MblockId, MblockUse>,
+    meta: &KvsetMeta,
+) -> Vec<MblockId> {
+    let mut dead = Vec::new();
+    for id in mblocks_of(meta) {
+        let mblock = mblocks.get_mut(&id).expect("a kvset in a tree is counted");
+        mblock.kvsets -= 1;
+        if mblock.kvsets == 0 {
+            mblocks.remove(&id);
+            dead.push(id);
+        }
+    }
+    dead
+}

@@ -1,0 +1,53 @@
+//! The immutable picture that a read uses: memtables and trees, swapped as a whole.
+//!
+//! A reader loads the view *first* and the visible revision *after*: a memtable is sealed only when
+//! all its batches are visible, so everything in the view's sealed memtables and kvsets is at or
+//! before that revision, and no version a reader may need has been merged away. The view's `epoch`
+//! rises with every flush; the value cache uses it to refuse values that a reader found before the
+//! flush (see `cache`).
+
+use crate::key::{KvsId, Revision};
+use crate::memtable::Memtable;
+use crate::tree::Tree;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A memtable that takes no more writes.
+pub(crate) struct Sealed {
+    pub(crate) memtable: Arc<Memtable>,
+    /// Last revision it holds: once it is flushed, the WAL is not needed up to here.
+    pub(crate) last: Revision,
+}
+
+/// What a read sees.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub(crate) epoch: u64,
+    pub(crate) active: Arc<Memtable>,
+    /// Newest first.
+    pub(crate) sealed: Vec<Arc<Sealed>>,
+    pub(crate) trees: BTreeMap<KvsId, Arc<Tree>>,
+}
+
+impl View {
+    /// Newest first.
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(self.sealed.iter().map(|sealed| &sealed.memtable))
+    }
+
+    /// The active memtable sealed at `last`, and a new one in its place.
+    pub(crate) fn with_sealed(&self, last: Revision, active: Memtable) -> Self {
+        let sealed = Arc::new(Sealed { memtable: Arc::clone(&self.active), last });
+        let mut next = self.clone();
+        next.sealed.insert(0, sealed);
+        next.active = Arc::new(active);
+        next
+    }
+
+    /// One tree replaced, or added.
+    pub(crate) fn with_tree(&self, tree: Tree) -> Self {
+        let mut next = self.clone();
+        next.trees.insert(tree.kvs, Arc::new(tree));
+        next
+    }
+}

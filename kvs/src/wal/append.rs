@@ -1,0 +1,148 @@
+//! The end of the log: frames are gathered in a buffer and written to the current segment.
+//!
+//! ```text
+//! segment:  | head | written pages ......... | buffer (filled) | free                |
+//!                                            ^ offset           ^ offset + filled
+//! ```
+//!
+//! The buffer is written when it is full, or when durability is asked for; then its last page is
+//! padded with zeros and the next frame starts on the page after it. A durable write is one
+//! `write_durable_at` when nothing before it is unflushed, else a write and a flush of the pool.
+//!
+//! Which segment is current, and when it changes, is decided by the parent.
+
+use super::frame::{
+    FRAME_ALIGN, FRAME_HEAD_LEN, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN, SegmentHead,
+};
+use super::metrics::WalMetrics;
+use crate::error::Result;
+use crate::key::Revision;
+use mpool::{IO_ALIGN, IoBuf, Pool, Segment};
+use std::sync::Arc;
+
+/// Bytes gathered before they are written without being asked: where one direct write saturates a
+/// drive.
+pub(super) const BUFFER_BYTES: usize = 1 << 20;
+
+const _: () = assert!(BUFFER_BYTES.is_multiple_of(IO_ALIGN));
+const _: () = assert!(PAGE_BYTES.is_multiple_of(IO_ALIGN as u64));
+
+/// A segment that takes frames.
+pub(super) struct Tail {
+    segment: Segment,
+    head: SegmentHead,
+    /// Where the buffer's first byte goes; page-aligned.
+    offset: u64,
+    buffer: IoBuf,
+    filled: usize,
+    /// Whether bytes were written since the last flush that covers them.
+    unflushed: bool,
+    metrics: Arc<WalMetrics>,
+}
+
+impl Tail {
+    /// Gives `segment` a new life. Everything before `head.first` must be durable.
+    pub(super) fn start(
+        segment: Segment,
+        head: SegmentHead,
+        metrics: Arc<WalMetrics>,
+    ) -> Result<Self> {
+        let mut page = IoBuf::zeroed(IO_ALIGN);
+        page[..SEGMENT_HEAD_LEN].copy_from_slice(&head.encode());
+        segment.write_durable_at(0, &page)?;
+        metrics.bytes.add(PAGE_BYTES);
+        metrics.syncs.add(1);
+        let buffer = IoBuf::zeroed(BUFFER_BYTES);
+        Ok(Self { segment, head, offset: PAGE_BYTES, buffer, filled: 0, unflushed: false, metrics })
+    }
+
+    pub(super) fn into_segment(self) -> Segment {
+        self.segment
+    }
+
+    /// Where the next frame would begin.
+    pub(super) fn position(&self) -> u64 {
+        self.offset + to_u64(self.filled)
+    }
+
+    /// Bytes of frames that fit.
+    pub(super) fn room_bytes(&self) -> u64 {
+        self.segment.len_bytes() - self.position()
+    }
+
+    /// Adds a frame. The caller has checked that there is room.
+    pub(super) fn push(
+        &mut self,
+        revision: Revision,
+        durable: Revision,
+        body: &[u8],
+    ) -> Result<()> {
+        let head = FrameHead {
+            sequence: self.head.sequence,
+            revision,
+            durable,
+            body_len: u32::try_from(body.len()).expect("a batch is smaller than a segment"),
+            body_crc: crc32c::crc32c(body),
+        };
+        assert!(head.frame_len() <= self.room_bytes());
+        self.put(&head.encode())?;
+        self.put(body)?;
+        let end = FRAME_HEAD_LEN + body.len();
+        self.put(&[0; FRAME_ALIGN][..end.next_multiple_of(FRAME_ALIGN) - end])
+    }
+
+    /// Copies bytes into the buffer, writing it out each time it is full.
+    fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let count = bytes.len().min(self.buffer.len() - self.filled);
+            let (now, later) = bytes.split_at(count);
+            self.buffer[self.filled..self.filled + count].copy_from_slice(now);
+            self.filled += count;
+            bytes = later;
+            if self.filled == self.buffer.len() {
+                self.segment.write_at(self.offset, &self.buffer)?;
+                self.unflushed = true;
+                self.advance();
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts everything pushed so far on stable storage.
+    pub(super) fn sync(&mut self, pool: &Pool) -> Result<()> {
+        self.pad();
+        if self.filled > 0 && !self.unflushed {
+            self.segment.write_durable_at(self.offset, &self.buffer[..self.filled])?;
+            self.advance();
+            self.metrics.syncs.add(1);
+            return Ok(());
+        }
+        if self.filled > 0 {
+            self.segment.write_at(self.offset, &self.buffer[..self.filled])?;
+            self.advance();
+        }
+        if self.unflushed {
+            pool.flush()?;
+            self.unflushed = false;
+            self.metrics.syncs.add(1);
+        }
+        Ok(())
+    }
+
+    fn pad(&mut self) {
+        let end = self.filled.next_multiple_of(IO_ALIGN);
+        self.buffer[self.filled..end].fill(0);
+        self.filled = end;
+    }
+
+    fn advance(&mut self) {
+        let len = to_u64(self.filled);
+        self.offset += len;
+        self.filled = 0;
+        self.metrics.bytes.add(len);
+    }
+}
+
+fn to_u64(len: usize) -> u64 {
+    u64::try_from(len).expect("a length in memory")
+}

@@ -1,0 +1,44 @@
+//! Counters of the write-ahead log.
+
+use crate::metrics::{Counter, MetricKind, Sample};
+
+/// Shared between the log and those who report on it, so that a report takes no lock.
+#[derive(Debug, Default)]
+pub(crate) struct WalMetrics {
+    /// Bytes written to segments, heads and padding included.
+    pub(super) bytes: Counter,
+    pub(super) appends: Counter,
+    pub(super) frames: Counter,
+    pub(super) syncs: Counter,
+    pub(super) replay_bytes: Counter,
+    pub(super) segments_created: Counter,
+    pub(super) segments_recycled: Counter,
+}
+
+impl WalMetrics {
+    pub(crate) fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let counters: [(&'static str, &'static str, &Counter); 7] = [
+            ("wal_bytes_total", "Bytes written to the write-ahead log.", &self.bytes),
+            ("wal_appends_total", "Groups of batches appended to the log.", &self.appends),
+            ("wal_frames_total", "Batches appended to the log.", &self.frames),
+            ("wal_syncs_total", "Durable writes and flushes made for the log.", &self.syncs),
+            ("wal_replay_bytes_total", "Bytes of batches replayed at open.", &self.replay_bytes),
+            (
+                "wal_segments_created_total",
+                "Log segments created and pre-written.",
+                &self.segments_created,
+            ),
+            (
+                "wal_segments_recycled_total",
+                "Log segments that were given a new life.",
+                &self.segments_recycled,
+            ),
+        ];
+        for (name, help, counter) in counters {
+            // Exact up to 2^53, which is 9 PB.
+            #[expect(clippy::cast_precision_loss, reason = "samples are floating point")]
+            let value = counter.get() as f64;
+            see(Sample { name, help, kind: MetricKind::Counter, labels: &[], value });
+        }
+    }
+}

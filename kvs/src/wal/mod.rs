@@ -1,0 +1,296 @@
+//! The write-ahead log: frames of batches in recycled, pre-written segments of the pool.
+//!
+//! ```text
+//!  spare      closed          closed          tail
+//! [ old ]   [ 41: 100.. ]   [ 42: 180.. ]   [ 43: 231.. | free ]
+//!            every frame up to the next segment's first is durable
+//! ```
+//!
+//! One segment is the tail and takes frames (`append`). When a group of frames does not fit, the
+//! tail is made durable and closed, and a spare segment, or a new one, gets the next sequence
+//! number. `release` turns closed segments that hold nothing later than the floor into spares. So
+//! in the steady state no segment is created, and a durable append is one write to blocks that the
+//! file system has already allocated.
+//!
+//! Cost of a group: one copy of its bytes, one CRC-32C of them, one write padded to 4 KiB.
+//!
+//! An `Err` other than a full pool leaves the log in an unknown state: the owner must not use it
+//! again. `Error::Pool(Full)` comes before anything is logged.
+//!
+//! Not here: who may append and when it is durable (`write::group`), what a bad frame means
+//! (`replay`), how bytes lie in a segment (`frame`).
+
+mod append;
+#[cfg(test)]
+mod crash_tests;
+mod frame;
+mod metrics;
+mod replay;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use metrics::WalMetrics;
+
+use crate::batch::WriteBatch;
+use crate::error::{Error, Result};
+use crate::key::Revision;
+use crate::options::Options;
+use append::Tail;
+use frame::{PAGE_BYTES, SegmentHead, frame_len};
+use mpool::{Pool, Segment};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Released segments kept for reuse: one for the next rotation, one for a burst.
+const SPARES_MAX: usize = 2;
+/// Grain of `live_bytes`.
+const MARK_BYTES: u64 = 1 << 20;
+
+/// The log.
+pub(crate) struct Wal {
+    pool: Arc<Pool>,
+    segment_bytes: u64,
+    tail: Option<Tail>,
+    /// Oldest first.
+    closed: VecDeque<Closed>,
+    spares: Vec<Segment>,
+    /// Greatest sequence number given to a segment.
+    sequence: u64,
+    /// Of the last frame.
+    last: Revision,
+    /// Everything up to it is on stable storage.
+    durable: Revision,
+    live: Live,
+    metrics: Arc<WalMetrics>,
+}
+
+/// A segment that takes no more frames.
+struct Closed {
+    segment: Segment,
+    /// Of its last frame.
+    last: Revision,
+}
+
+/// What replay found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Replayed {
+    /// Frames given to `apply`.
+    pub(crate) frames: u64,
+    /// Bytes of their bodies.
+    pub(crate) bytes: u64,
+    /// The last revision in use: of the last frame, or the floor.
+    pub(crate) last: Revision,
+}
+
+impl Wal {
+    /// Opens the pool's segments, replays every frame with a revision after `floor` in order into
+    /// `apply`, and is ready to append. A torn tail ends the log; a gap before a frame that proves
+    /// the missing ones durable is [`Error::Corrupt`].
+    pub(crate) fn open(
+        pool: &Arc<Pool>,
+        options: &Options,
+        floor: Revision,
+        apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
+    ) -> Result<(Self, Replayed)> {
+        let metrics = Arc::new(WalMetrics::default());
+        let segment_bytes = options.wal_segment_bytes / PAGE_BYTES * PAGE_BYTES;
+        let mut wal = Self {
+            pool: Arc::clone(pool),
+            segment_bytes,
+            tail: None,
+            closed: VecDeque::new(),
+            spares: Vec::new(),
+            sequence: 0,
+            last: floor,
+            durable: floor,
+            live: Live::default(),
+            metrics,
+        };
+        let replayed = wal.recover(floor, apply)?;
+        wal.metrics.replay_bytes.add(replayed.bytes);
+        Ok((wal, replayed))
+    }
+
+    fn recover(
+        &mut self,
+        floor: Revision,
+        apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
+    ) -> Result<Replayed> {
+        let found = replay::find(&self.pool, floor)?;
+        self.sequence = found.sequence;
+        self.spares = found.spares;
+        let mut replayed = Replayed { last: floor, ..Replayed::default() };
+        for run in found.runs {
+            let walked = replay::walk(&run, floor, apply)?;
+            replayed.frames += walked.frames;
+            replayed.bytes += walked.bytes;
+            replayed.last = replayed.last.max(walked.last);
+            self.live.advance(walked.end - PAGE_BYTES, replayed.last);
+            self.closed.push_back(Closed { segment: run.segment, last: replayed.last });
+        }
+        if replayed.frames > 0 {
+            // It may be in the drive's cache only: a killed process, then a power cut, must not
+            // lose what this open has shown.
+            self.pool.flush()?;
+        }
+        (self.last, self.durable) = (replayed.last, replayed.last);
+        self.release(floor)?;
+        Ok(replayed)
+    }
+
+    /// Appends frames for consecutive revisions starting at `first`. Durable: on stable storage on
+    /// return, with everything before. Not durable: buffered in memory up to 1 MiB.
+    ///
+    /// # Panics
+    ///
+    /// If `first` does not follow the last revision, or the frames together exceed a segment.
+    pub(crate) fn append(
+        &mut self,
+        first: Revision,
+        batches: &[&WriteBatch],
+        durable: bool,
+    ) -> Result<()> {
+        assert_eq!(first, self.last.next(), "revisions are consecutive");
+        let len = batches.iter().map(|batch| frame_len(body_len(batch))).sum();
+        let mut tail = match self.tail.take() {
+            Some(tail) if tail.room_bytes() >= len => tail,
+            full => self.rotate(full, len)?,
+        };
+        let start = tail.position();
+        for batch in batches {
+            let revision = self.last.next();
+            tail.push(revision, self.durable, batch.body())?;
+            self.last = revision;
+        }
+        if durable {
+            tail.sync(&self.pool)?;
+            self.durable = self.last;
+        }
+        self.live.advance(tail.position() - start, self.last);
+        self.tail = Some(tail);
+        self.metrics.appends.add(1);
+        self.metrics.frames.add(u64::try_from(batches.len()).expect("a count in memory"));
+        Ok(())
+    }
+
+    /// Closes the tail, if there is one, and starts the next segment, with room for `len`.
+    fn rotate(&mut self, tail: Option<Tail>, len: u64) -> Result<Tail> {
+        assert!(len <= self.segment_bytes - PAGE_BYTES, "a group fits in a segment");
+        let segment = match self.spare() {
+            Ok(segment) => segment,
+            Err(error) => {
+                // Nothing was logged: the next append finds the log as it was.
+                self.tail = tail;
+                return Err(error);
+            }
+        };
+        if let Some(mut tail) = tail {
+            tail.sync(&self.pool)?;
+            self.closed.push_back(Closed { segment: tail.into_segment(), last: self.last });
+        }
+        self.durable = self.last;
+        self.sequence += 1;
+        let head = SegmentHead { sequence: self.sequence, first: self.last.next() };
+        Tail::start(segment, head, Arc::clone(&self.metrics))
+    }
+
+    fn spare(&mut self) -> Result<Segment> {
+        if let Some(segment) = self.spares.pop() {
+            self.metrics.segments_recycled.add(1);
+            return Ok(segment);
+        }
+        let segment = self.pool.create_segment(self.segment_bytes)?;
+        self.metrics.segments_created.add(1);
+        Ok(segment)
+    }
+
+    /// Everything appended so far onto stable storage.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if let Some(tail) = &mut self.tail {
+            let start = tail.position();
+            tail.sync(&self.pool)?;
+            self.live.advance(tail.position() - start, self.last);
+        }
+        self.durable = self.last;
+        Ok(())
+    }
+
+    /// Revisions up to `floor` are in kvsets: segments that hold nothing later are recycled (a few
+    /// kept, the rest deleted). The floor must be durable in the manifest.
+    pub(crate) fn release(&mut self, floor: Revision) -> Result<()> {
+        self.live.release(floor);
+        while self.closed.front().is_some_and(|closed| closed.last <= floor) {
+            let closed = self.closed.pop_front().expect("just looked at");
+            self.spares.push(closed.segment);
+        }
+        // A smaller spare is of an earlier setting: a group may not fit.
+        let fits = |segment: &Segment| segment.len_bytes() >= self.segment_bytes;
+        let (mut spares, mut surplus): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.spares).into_iter().partition(fits);
+        surplus.extend(spares.drain(SPARES_MAX.min(spares.len())..));
+        self.spares = spares;
+        surplus
+            .iter()
+            .try_for_each(|segment| self.pool.delete_segment(segment.id()).map_err(Error::Pool))
+    }
+
+    /// Bytes of log after the released floor, which a replay would apply; to within 1 MiB.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live.bytes()
+    }
+
+    /// The last revision appended.
+    pub(crate) fn last(&self) -> Revision {
+        self.last
+    }
+
+    /// Whether something appended may not be on stable storage.
+    #[cfg(test)]
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.durable < self.last
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<WalMetrics> {
+        &self.metrics
+    }
+}
+
+fn body_len(batch: &WriteBatch) -> u64 {
+    u64::try_from(batch.len_bytes()).expect("a length in memory")
+}
+
+/// How much log lies after the floor, without looking at each frame.
+#[derive(Default)]
+struct Live {
+    /// Bytes of log ever counted, and those of them that are released.
+    total: u64,
+    released: u64,
+    /// (revision, total after it), ascending, at least [`MARK_BYTES`] apart.
+    marks: VecDeque<(Revision, u64)>,
+    last: Revision,
+}
+
+impl Live {
+    fn advance(&mut self, bytes: u64, last: Revision) {
+        self.total += bytes;
+        self.last = last;
+        let marked = self.marks.back().map_or(self.released, |(_, total)| *total);
+        if self.total - marked >= MARK_BYTES {
+            self.marks.push_back((last, self.total));
+        }
+    }
+
+    fn release(&mut self, floor: Revision) {
+        while let Some((_, total)) = self.marks.front().filter(|(revision, _)| *revision <= floor) {
+            self.released = *total;
+            self.marks.pop_front();
+        }
+        if self.last <= floor {
+            self.released = self.total;
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.total - self.released
+    }
+}

@@ -1,0 +1,427 @@
+//! The log on a simulated device. Power cuts at every call are in `crash_tests`.
+
+use super::append::BUFFER_BYTES;
+use super::frame::{FRAME_HEAD_LEN, FrameHead, SEGMENT_HEAD_LEN};
+use super::*;
+use crate::batch::Op;
+use crate::key::KvsId;
+use mpool::{Faults, IoBackend, IoBuf, SimDevice};
+use proptest::prelude::*;
+
+const MIB: u64 = 1 << 20;
+const KVS: KvsId = KvsId::new(1);
+
+pub(super) fn pool_options() -> mpool::Options {
+    let mut options = mpool::Options {
+        io: IoBackend::Threads,
+        queue_depth: 1,
+        capacity_bytes_max: 256 * MIB,
+        ..mpool::Options::default()
+    };
+    options.reaper.enabled = false;
+    options
+}
+
+pub(super) fn options() -> Options {
+    Options { wal_segment_bytes: 4 * MIB, pool: pool_options(), ..Options::default() }
+}
+
+fn blank() -> (SimDevice, Arc<Pool>) {
+    let device = SimDevice::new(256 * MIB);
+    let pool = Pool::create(Arc::new(device.clone()), &pool_options()).unwrap();
+    (device, pool)
+}
+
+pub(super) fn batch(revision: u64, value_len: usize) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    let value = vec![u8::try_from(revision % 251).unwrap(); value_len];
+    batch.put_id(KVS, &revision.to_le_bytes(), &value).unwrap();
+    batch
+}
+
+/// Opens the log and returns it with the revisions and value lengths replayed.
+fn open(pool: &Arc<Pool>, floor: u64) -> Result<(Wal, Vec<(u64, usize)>)> {
+    let mut seen = Vec::new();
+    let (wal, replayed) =
+        Wal::open(pool, &options(), Revision::new(floor), &mut |revision, batch| {
+            let (kvs, key, op) = batch.ops().next().expect("one entry each");
+            let Op::Put(value) = op else { panic!("only puts are logged here") };
+            assert_eq!((kvs, key), (KVS, &revision.get().to_le_bytes()[..]));
+            assert!(value.iter().all(|&byte| u64::from(byte) == revision.get() % 251));
+            seen.push((revision.get(), value.len()));
+            Ok(())
+        })?;
+    assert_eq!(replayed.frames, u64::try_from(seen.len()).unwrap());
+    let last = seen.last().map_or(floor, |(revision, _)| *revision);
+    assert_eq!(replayed.last, Revision::new(last.max(floor)));
+    assert_eq!(wal.last(), replayed.last);
+    Ok((wal, seen))
+}
+
+fn append(wal: &mut Wal, lens: &[usize], durable: bool) {
+    let first = wal.last().next();
+    let batches: Vec<_> = (first.get()..).zip(lens).map(|(at, &len)| batch(at, len)).collect();
+    wal.append(first, &batches.iter().collect::<Vec<_>>(), durable).unwrap();
+}
+
+fn revisions(seen: &[(u64, usize)]) -> Vec<u64> {
+    seen.iter().map(|(revision, _)| *revision).collect()
+}
+
+/// Reads a segment's head; None if blank.
+fn head_of(segment: &Segment) -> Option<SegmentHead> {
+    let mut page = IoBuf::zeroed(4096);
+    segment.read_at(0, &mut page).unwrap();
+    SegmentHead::decode(page.first_chunk::<SEGMENT_HEAD_LEN>().unwrap()).ok()
+}
+
+fn segment_with(pool: &Arc<Pool>, sequence: u64) -> Segment {
+    let ids = pool.segment_ids().into_iter();
+    ids.map(|id| pool.open_segment(id).unwrap())
+        .find(|segment| head_of(segment).is_some_and(|head| head.sequence == sequence))
+        .expect("the segment exists")
+}
+
+fn rewrite(segment: &Segment, offset: u64, change: impl FnOnce(&mut [u8])) {
+    let mut page = IoBuf::zeroed(4096);
+    segment.read_at(offset, &mut page).unwrap();
+    change(&mut page);
+    segment.write_at(offset, &page).unwrap();
+}
+
+#[test]
+fn what_is_appended_is_replayed_in_order() {
+    let (_, pool) = blank();
+    let (mut wal, seen) = open(&pool, 0).unwrap();
+    assert!(seen.is_empty());
+    append(&mut wal, &[10, 5000, 0], true);
+    append(&mut wal, &[4096], true);
+    append(&mut wal, &[1, 2], false);
+    append(&mut wal, &[100_000], true);
+    let expected = [10, 5000, 0, 4096, 1, 2, 100_000];
+    for floor in 0..=8 {
+        let (_, seen) = open(&pool, floor).unwrap();
+        let all: Vec<(u64, usize)> = (1..).zip(expected).collect();
+        assert_eq!(seen, all[usize::try_from(floor).unwrap().min(all.len())..]);
+    }
+}
+
+#[test]
+fn appends_go_on_after_each_reopen() {
+    let (_, pool) = blank();
+    for round in 0..6 {
+        let (mut wal, seen) = open(&pool, 0).unwrap();
+        assert_eq!(revisions(&seen), (1..=round * 3).collect::<Vec<_>>());
+        append(&mut wal, &[7, 8, 9], true);
+    }
+}
+
+#[test]
+fn non_durable_frames_stay_in_memory_until_the_buffer_is_full() {
+    let (device, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[100], true);
+    let calls = device.calls();
+    append(&mut wal, &[100, 100], false);
+    assert!(wal.is_dirty());
+    assert_eq!(device.calls(), calls);
+    append(&mut wal, &[BUFFER_BYTES], false);
+    assert_eq!(device.calls(), calls + 1);
+    wal.sync().unwrap();
+    assert!(!wal.is_dirty());
+    let calls = device.calls();
+    wal.sync().unwrap();
+    assert_eq!(device.calls(), calls, "a clean log needs no call");
+    assert_eq!(revisions(&open(&pool, 0).unwrap().1), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_durable_append_alone_is_one_device_call() {
+    let (device, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[1], true);
+    let calls = device.calls();
+    append(&mut wal, &[1000; 20], true);
+    assert_eq!(device.calls(), calls + 1);
+}
+
+#[test]
+fn segments_rotate_and_are_recycled_once_released() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    for _ in 0..40 {
+        append(&mut wal, &[500_000], true);
+    }
+    assert_eq!(pool.segment_ids().len(), 5, "20 MB in segments of 4 MiB");
+    assert_eq!(revisions(&open(&pool, 0).unwrap().1), (1..=40).collect::<Vec<_>>());
+
+    wal.release(Revision::new(39)).unwrap();
+    assert_eq!(pool.segment_ids().len(), 1 + SPARES_MAX);
+    assert!(wal.live_bytes() < 2 * MIB, "{}", wal.live_bytes());
+    let created = wal.metrics().segments_created.get();
+    for floor in 40..100 {
+        append(&mut wal, &[500_000], true);
+        wal.release(Revision::new(floor)).unwrap();
+    }
+    assert_eq!(
+        wal.metrics().segments_created.get(),
+        created,
+        "in the steady state none is created"
+    );
+    assert!(wal.metrics().segments_recycled.get() > 5);
+    drop(wal);
+    assert_eq!(revisions(&open(&pool, 99).unwrap().1), [100]);
+}
+
+#[test]
+fn frames_of_an_earlier_life_are_never_replayed() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    // Fill segments 1 to 3 with frames of one size, so that old and new ones align.
+    while wal.sequence < 4 {
+        append(&mut wal, &[4000], true);
+    }
+    let floor = wal.last();
+    wal.release(floor).unwrap();
+    append(&mut wal, &[1_000_000; 3], true);
+    append(&mut wal, &[1_000_000; 3], true);
+    assert!(wal.metrics().segments_recycled.get() > 0);
+    let last = wal.last().get();
+    drop(wal);
+    let (_, seen) = open(&pool, floor.get()).unwrap();
+    assert_eq!(revisions(&seen), (floor.get() + 1..=last).collect::<Vec<_>>());
+}
+
+#[test]
+fn live_bytes_follow_the_floor() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    assert_eq!(wal.live_bytes(), 0);
+    for _ in 0..10 {
+        append(&mut wal, &[1 << 20], true);
+    }
+    let full = wal.live_bytes();
+    assert!((10 * MIB..11 * MIB).contains(&full), "{full}");
+    wal.release(Revision::new(5)).unwrap();
+    assert!((5 * MIB..6 * MIB).contains(&wal.live_bytes()), "{}", wal.live_bytes());
+    drop(wal);
+    let (mut wal, _) = open(&pool, 5).unwrap();
+    assert!((5 * MIB..=full).contains(&wal.live_bytes()), "{}", wal.live_bytes());
+    wal.release(Revision::new(10)).unwrap();
+    assert_eq!(wal.live_bytes(), 0);
+}
+
+#[test]
+fn a_log_that_ends_below_the_floor_goes_on_above_it() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[1; 5], true);
+    drop(wal);
+    // Revisions 6 to 9 were never durable in the log, yet reached a kvset.
+    let (mut wal, seen) = open(&pool, 9).unwrap();
+    assert!(seen.is_empty());
+    append(&mut wal, &[1; 2], true);
+    drop(wal);
+    assert_eq!(revisions(&open(&pool, 9).unwrap().1), [10, 11]);
+    assert!(matches!(open(&pool, 3), Err(Error::Corrupt { .. })), "the floor went back");
+}
+
+#[test]
+fn a_full_pool_refuses_before_anything_is_logged() {
+    let device = SimDevice::new(14 * MIB);
+    let pool = Pool::create(Arc::new(device), &pool_options()).unwrap();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    let mut refused = None;
+    for _ in 0..20 {
+        let next = wal.last().next();
+        match wal.append(next, &[&batch(next.get(), 1_000_000)], true) {
+            Ok(()) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    assert!(matches!(refused, Some(Error::Pool(mpool::Error::Full { .. }))), "{refused:?}");
+    let last = wal.last();
+    wal.release(last).unwrap();
+    append(&mut wal, &[1_000_000], true);
+    drop(wal);
+    assert_eq!(revisions(&open(&pool, last.get()).unwrap().1), [last.get() + 1]);
+}
+
+#[test]
+fn a_failing_flush_is_an_error() {
+    let (device, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[1], true);
+    device.set_faults(Faults { flush_eio_at: Some(0), ..Faults::default() });
+    assert!(wal.append(Revision::new(2), &[&batch(2, 1)], true).is_err());
+}
+
+/// Where frames begin when each is written alone: one page each.
+fn frame_offset(revision: u64) -> u64 {
+    revision * PAGE_BYTES
+}
+
+#[test]
+fn any_flipped_bit_of_a_durable_frame_is_noticed() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    for _ in 0..4 {
+        append(&mut wal, &[20], true);
+    }
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    let len = FRAME_HEAD_LEN + batch(2, 20).len_bytes();
+    for bit in 0..len * 8 {
+        let flip = |page: &mut [u8]| page[bit / 8] ^= 1 << (bit % 8);
+        rewrite(&segment, frame_offset(2), flip);
+        match open(&pool, 0) {
+            Err(Error::Corrupt { reason, .. }) => {
+                assert!(reason.contains("revision 2 was durable"), "bit {bit}: {reason}");
+            }
+            other => panic!("bit {bit}: {:?}", other.map(|(_, seen)| seen)),
+        }
+        rewrite(&segment, frame_offset(2), flip);
+    }
+    assert_eq!(revisions(&open(&pool, 0).unwrap().1), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_bad_last_frame_ends_the_log() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    append(&mut wal, &[20], true);
+    drop(wal);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[60] ^= 1);
+    let (mut wal, seen) = open(&pool, 0).unwrap();
+    assert_eq!(revisions(&seen), [1]);
+    append(&mut wal, &[30], true);
+    drop(wal);
+    assert_eq!(open(&pool, 0).unwrap().1, [(1, 20), (2, 30)]);
+}
+
+#[test]
+fn a_torn_frame_before_one_that_was_never_durable_is_a_tail() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    // Two large writes without a sync between: the drive may keep the second alone.
+    append(&mut wal, &[BUFFER_BYTES, 10], false);
+    append(&mut wal, &[BUFFER_BYTES, 10], false);
+    wal.sync().unwrap();
+    drop(wal);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page.fill(0));
+    assert_eq!(revisions(&open(&pool, 0).unwrap().1), [1]);
+}
+
+#[test]
+fn a_missing_frame_in_an_earlier_segment_is_corrupt() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    append(&mut wal, &[20], true);
+    while wal.sequence < 2 {
+        append(&mut wal, &[500_000], false);
+    }
+    wal.sync().unwrap();
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    rewrite(&segment, frame_offset(2), |page| page.fill(0));
+    assert!(matches!(open(&pool, 0), Err(Error::Corrupt { .. })));
+    pool.delete_segment(segment.id()).unwrap();
+    assert!(matches!(open(&pool, 0), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_newer_format_is_told_from_rot() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    let set_version = |page: &mut [u8], head_len: usize| {
+        page[4] = 2;
+        let crc = crc32c::crc32c(&page[..head_len - 4]).to_le_bytes();
+        page[head_len - 4..head_len].copy_from_slice(&crc);
+    };
+    let saved = |offset| {
+        let mut page = IoBuf::zeroed(4096);
+        segment.read_at(offset, &mut page).unwrap();
+        page
+    };
+    for (offset, head_len) in [(0, SEGMENT_HEAD_LEN), (frame_offset(1), FRAME_HEAD_LEN)] {
+        let before = saved(offset);
+        rewrite(&segment, offset, |page| set_version(page, head_len));
+        let error = open(&pool, 0).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Format { found: 2, supported: 1 }), "{error}");
+        segment.write_at(offset, &before).unwrap();
+    }
+    rewrite(&segment, 0, |page| page[9] ^= 1);
+    assert!(matches!(open(&pool, 0), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_body_that_looks_like_a_frame_is_not_one() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    let fake = FrameHead {
+        sequence: 1,
+        revision: Revision::new(2),
+        durable: Revision::new(1),
+        body_len: 0,
+        body_crc: crc32c::crc32c(&[]),
+    };
+    let mut batch = WriteBatch::new();
+    batch.put_id(KVS, &[1], &fake.encode().repeat(300)).unwrap();
+    wal.append(Revision::new(1), &[&batch], true).unwrap();
+    drop(wal);
+    let mut frames = 0;
+    let apply = &mut |_, found: &WriteBatch| {
+        assert_eq!(found.body(), batch.body());
+        frames += 1;
+        Ok(())
+    };
+    Wal::open(&pool, &options(), Revision::ZERO, apply).unwrap();
+    assert_eq!(frames, 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_mix_of_appends_syncs_releases_and_reopens_replays(
+        ops in prop::collection::vec(
+            (0_u8..5, prop::collection::vec(0_usize..60_000, 1..8)),
+            1..40,
+        ),
+    ) {
+        let (_, pool) = blank();
+        let (mut wal, _) = open(&pool, 0).unwrap();
+        let (mut lens, mut floor) = (Vec::new(), 0_usize);
+        for (op, sizes) in ops {
+            match op {
+                0 | 1 => {
+                    append(&mut wal, &sizes, op == 0);
+                    lens.extend(sizes);
+                }
+                2 => wal.sync().unwrap(),
+                3 => {
+                    floor = floor.max(sizes[0] % (lens.len() + 1));
+                    wal.release(Revision::new(u64::try_from(floor).unwrap())).unwrap();
+                }
+                _ => {
+                    wal.sync().unwrap();
+                    drop(wal);
+                    let (again, seen) = open(&pool, u64::try_from(floor).unwrap()).unwrap();
+                    let expected: Vec<_> = (1..).zip(lens.iter().copied()).skip(floor).collect();
+                    prop_assert_eq!(seen, expected);
+                    wal = again;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Background work: which job runs next, on which threads.
+//!
+//! [`Store::step`] does one unit of work: one flush, or one compaction plan. Threads that call it
+//! live here and nowhere else; with `background_threads` 0 there are none, and `Database::flush`
+//! and `compact` step themselves, so that tests see the same schedule every time. Flush goes first:
+//! writers wait for it. Of several threads one is kept free of compaction, so that a flush never
+//! waits for one.
+
+use crate::compact::job;
+use crate::compact::pick::{self, Limits, Plan};
+use crate::error::{Error, Result, Scope};
+use crate::flush;
+use crate::key::{KvsId, KvsetId};
+use crate::store::Store;
+use crate::tree::Tree;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long an idle worker sleeps when nobody rings.
+const IDLE: Duration = Duration::from_secs(1);
+/// The picker's limits on a volume that is nearly full: everything goes down at once, so that
+/// deletes meet what they delete.
+const EMPTYING: Limits =
+    Limits { spill_min: 1, leaf_len_max: 1, tombstone_pct_max: 10, ..Limits::DEFAULT };
+/// Why a database takes no more writes after a panic of a worker.
+const PANICKED: &str = "a background job panicked";
+/// How long work waits after a failure that may pass, such as a full volume.
+const BACKOFF: Duration = Duration::from_millis(200);
+
+/// What runs now.
+#[derive(Default)]
+pub(crate) struct Jobs {
+    flushing: bool,
+    compactions: usize,
+    /// Inputs of running compactions.
+    busy: BTreeSet<KvsetId>,
+    /// Inputs of compactions that failed on what they read: left alone until the next open.
+    quarantined: BTreeSet<KvsetId>,
+    /// Where the picker starts, so that no KVS starves.
+    turn: usize,
+    /// Times the bell has rung.
+    rings: u64,
+}
+
+/// A job that runs; dropped, also by a panic, it is no longer busy.
+struct Running<'a> {
+    store: &'a Store,
+    job: Job,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.store.give_back(&self.job);
+    }
+}
+
+/// One unit of work, taken.
+enum Job {
+    Flush,
+    Compact(KvsId, Plan),
+}
+
+impl Store {
+    /// Does one unit of work; `false` if there is none to be had now.
+    pub(crate) fn step(&self, compactions_max: usize) -> Result<bool> {
+        let Some(job) = self.take_job(compactions_max) else { return Ok(false) };
+        let running = Running { store: self, job };
+        let done = match &running.job {
+            Job::Flush => flush::flush_oldest(self).map(|_| ()),
+            Job::Compact(kvs, plan) => job::run(self, *kvs, plan),
+        };
+        match (done, &running.job) {
+            // The KVS went away while the job ran: nothing is left to do for it.
+            (Ok(()) | Err(Error::KvsDropped), _) => Ok(true),
+            (Err(error), Job::Compact(kvs, plan)) if is_about_inputs(&error) => {
+                self.quarantine(*kvs, plan, &error);
+                Ok(true)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Leaves a plan's inputs alone from now on: reading them failed, and would again. What they
+    /// hold is still served as far as it can be read, and nothing acknowledged is at risk.
+    fn quarantine(&self, kvs: KvsId, plan: &Plan, error: &Error) {
+        tracing::error!(%kvs, node = plan.node.get(), %error, "a compaction cannot read its inputs");
+        self.metrics.job_failures.add(1);
+        self.jobs.lock().quarantined.extend(&plan.inputs);
+    }
+
+    fn take_job(&self, compactions_max: usize) -> Option<Job> {
+        let has_sealed = !self.view.load().sealed.is_empty();
+        {
+            let mut jobs = self.jobs.lock();
+            if has_sealed && !jobs.flushing {
+                jobs.flushing = true;
+                return Some(Job::Flush);
+            }
+            if jobs.compactions >= compactions_max {
+                return None;
+            }
+        }
+        self.take_plan()
+    }
+
+    fn take_plan(&self) -> Option<Job> {
+        let limits = if self.is_tight() { EMPTYING } else { Limits::default() };
+        let vblock_bytes = self
+            .versions
+            .lock()
+            .mblocks
+            .iter()
+            .map(|(id, mblock)| (*id, mblock.len_bytes))
+            .collect();
+        let mut jobs = self.jobs.lock();
+        let view = self.view.load();
+        let count = view.trees.len();
+        let turn = jobs.turn;
+        for (kvs, tree) in view.trees.iter().cycle().skip(turn % count.max(1)).take(count) {
+            let aside = jobs.busy.union(&jobs.quarantined).copied().collect();
+            let shape = tree.shape(&aside, &vblock_bytes);
+            if let Some(plan) = pick::pick(&shape, limits) {
+                tracing::debug!(%kvs, node = plan.node.get(), action = plan.action.as_str(),
+                    why = plan.why.as_str(), inputs = plan.inputs.len(), "compaction");
+                jobs.turn = turn.wrapping_add(1);
+                jobs.compactions += 1;
+                jobs.busy.extend(&plan.inputs);
+                return Some(Job::Compact(*kvs, plan));
+            }
+        }
+        None
+    }
+
+    fn give_back(&self, job: &Job) {
+        let mut jobs = self.jobs.lock();
+        match job {
+            Job::Flush => jobs.flushing = false,
+            Job::Compact(_, plan) => {
+                jobs.compactions -= 1;
+                for kvset in &plan.inputs {
+                    jobs.busy.remove(kvset);
+                }
+            }
+        }
+        jobs.rings += 1;
+        drop(jobs);
+        self.bell.notify_all();
+    }
+
+    /// Wakes everybody who waits for the state to change.
+    pub(crate) fn ring(&self) {
+        self.jobs.lock().rings += 1;
+        self.bell.notify_all();
+    }
+
+    /// Whether nothing runs and nothing is sealed.
+    fn is_idle(&self, jobs: &Jobs) -> bool {
+        !jobs.flushing && jobs.compactions == 0 && self.view.load().sealed.is_empty()
+    }
+
+    /// Works, or waits for the workers, until `done` says so.
+    pub(crate) fn work_until(&self, done: impl Fn(&Self) -> bool) -> Result<()> {
+        while !done(self) {
+            self.check_writable()?;
+            if self.options.background_threads == 0 {
+                self.step(1)?;
+                continue;
+            }
+            let mut jobs = self.jobs.lock();
+            self.bell.wait_for(&mut jobs, BACKOFF);
+        }
+        Ok(())
+    }
+
+    /// Works until no plan is left.
+    pub(crate) fn work_until_idle(&self) -> Result<()> {
+        loop {
+            self.check_writable()?;
+            let worked = self.step(usize::MAX)?;
+            let mut jobs = self.jobs.lock();
+            if worked {
+                continue;
+            }
+            if self.is_idle(&jobs) {
+                return Ok(());
+            }
+            self.bell.wait_for(&mut jobs, BACKOFF);
+        }
+    }
+
+    fn run_worker(&self) {
+        let threads =
+            usize::try_from(self.options.background_threads).expect("validated to 16 at most");
+        let compactions_max = threads.saturating_sub(1).max(1);
+        while !self.is_closed() {
+            let rings = self.jobs.lock().rings;
+            if self.check_writable().is_err() {
+                self.wait(rings, IDLE);
+                continue;
+            }
+            // A panic must not leave writers waiting for a flush that nobody will do.
+            let step = catch_unwind(AssertUnwindSafe(|| self.step(compactions_max)));
+            match step.unwrap_or_else(|_| Err(Error::Poisoned { cause: PANICKED.to_owned() })) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.wait(rings, IDLE);
+                    self.flush_deletes();
+                }
+                Err(error) => self.take_failure(&error),
+            }
+        }
+    }
+
+    /// On a volume that is nearly full, takes the deletes in the active memtable to where
+    /// compaction can turn them into free space; they alone would not fill it soon.
+    fn flush_deletes(&self) {
+        if !self.is_tight() || self.view.load().active.is_empty() {
+            return;
+        }
+        if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
+            commits.exclusive(|| self.seal());
+        }
+    }
+
+    /// A failed flush is tried again: the WAL holds what it would have written. Only what leaves
+    /// the store's own state in doubt ends all writing.
+    fn take_failure(&self, error: &Error) {
+        self.metrics.job_failures.add(1);
+        if error.scope() == Scope::Store {
+            self.fail(error);
+        } else {
+            tracing::warn!(%error, "background work failed and is tried again");
+            self.pause(BACKOFF);
+        }
+    }
+
+    /// Waits for the next ring after `rings`.
+    fn wait(&self, rings: u64, at_most: Duration) {
+        let mut jobs = self.jobs.lock();
+        if jobs.rings == rings && !self.is_closed() {
+            self.bell.wait_for(&mut jobs, at_most);
+        }
+    }
+
+    /// Waits out a time whatever rings, unless the database closes.
+    fn pause(&self, time: Duration) {
+        let end = Instant::now() + time;
+        let mut jobs = self.jobs.lock();
+        while !self.is_closed() && Instant::now() < end {
+            self.bell.wait_until(&mut jobs, end);
+        }
+    }
+}
+
+/// Whether a compaction failed because of what it read, not for want of space or time.
+fn is_about_inputs(error: &Error) -> bool {
+    matches!(error.scope(), Scope::Object | Scope::Call)
+}
+
+/// Reads all values into the map if they fit, so that a data set that fits in memory is read from
+/// the drive once, in order, and not page by page.
+pub(crate) fn warm_up(store: &Store) {
+    let view = store.view.load_full();
+    let values =
+        |tree: &Arc<Tree>| tree.kvsets().map(|kvset| kvset.meta().value_bytes).sum::<u64>();
+    let bytes: u64 = view.trees.values().map(values).sum();
+    if bytes == 0 || bytes > store.pool.reaper().room() {
+        return;
+    }
+    let mut loaded = 0;
+    for kvset in view.trees.values().flat_map(|tree| tree.kvsets()) {
+        if store.is_closed() {
+            return;
+        }
+        match kvset.preload_values() {
+            Ok(bytes) => loaded += bytes,
+            Err(error) => return tracing::warn!(%error, "values are not all read ahead"),
+        }
+    }
+    tracing::info!(bytes = loaded, "values are in memory");
+}
+
+/// Starts the background threads.
+pub(crate) fn start(store: &Arc<Store>) -> Vec<JoinHandle<()>> {
+    let threads = store.options.background_threads;
+    let spawn = |n| {
+        let store = Arc::clone(store);
+        let builder = std::thread::Builder::new().name(format!("db-work-{n}"));
+        builder
+            .spawn(move || {
+                if n + 1 == threads {
+                    warm_up(&store);
+                }
+                store.run_worker();
+            })
+            .expect("the system gives us a thread at start")
+    };
+    (0..threads).map(spawn).collect()
+}

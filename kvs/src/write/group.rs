@@ -1,0 +1,483 @@
+//! Group commit: writers queue; one leader takes a group, appends it to the log once, applies it
+//! and wakes the rest.
+//!
+//! ```text
+//! commit() --+                    +- leader: make_room | log lock: append, apply, publish |
+//! commit() --+--> queue --group-->+                                    hand over -> complete
+//! submit() --+    (revision order)
+//! ```
+//!
+//! There is at most one leader. A blocking caller who finds none leads at once, on its own thread;
+//! a group of the queue's front is its own. An asynchronous submission is led by the commit thread
+//! `db-commit`. A leader writes one group and then hands over to the owner of the queue's front,
+//! or leaves the post vacant when the queue is empty:
+//!
+//! ```text
+//! Vacant --commit--> Writer --front blocks--> Writer (the front's thread, woken)
+//!    |                  |-----front async---> Thread (db-commit, woken)
+//!    +----submit-----------------------------> Thread
+//! ```
+//!
+//! Every change of the post happens under the queue's lock together with the look at the front, so
+//! a queued batch always has a leader before or behind it. A leader that panics poisons the queue
+//! and hands over all the same.
+//!
+//! Locks: `queue` (short, no calls out) and `log` (the leader's right to write: held over the
+//! append and its device IO, `apply` and `publish`; that is its purpose). They are never held
+//! together, and neither is held when a caller's `done` or `make_room` runs.
+//!
+//! A failure of the log poisons the queue: nothing that follows is accepted, because nobody can say
+//! what the log holds. A full pool refuses the group alone, for nothing of it was logged.
+
+mod members;
+mod ticket;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use ticket::Done;
+
+use crate::batch::WriteBatch;
+use crate::error::{Error, Result, Scope};
+use crate::key::Revision;
+use crate::metrics::{Counter, MetricKind, Sample};
+use crate::options::{Durability, Options};
+use crate::wal::{Wal, WalMetrics};
+use members::{Group, with_sources};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
+use ticket::{Completion, Ticket, Turn, Waiter};
+
+/// Bytes after which a group takes no further batch: one direct write of this size saturates a
+/// drive, so a larger group would only wait longer.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+/// Batches after which a group takes no further one: bounds how long the first waits for the last.
+const GROUP_BATCHES_MAX: usize = 256;
+/// What a queued batch costs beside its bytes, so that the byte limit bounds empty batches too.
+const TICKET_BYTES: usize = 128;
+
+/// What the leader drives. Called by one thread at a time, in revision order.
+pub(crate) trait CommitSink: Send + Sync + 'static {
+    /// Makes room for `bytes` in the active memtable before anything is logged: may seal it, may
+    /// wait (throttle), may refuse with [`Error::Stalled`]. Called without a lock of the queue, so
+    /// it may wait for a flush that calls `release_wal`. An error other than `Stalled`, `Closed` or
+    /// a full pool poisons the queue.
+    fn make_room(&self, bytes: usize, wal_live_bytes: u64) -> Result<()>;
+    /// Applies one logged batch.
+    fn apply(&self, batch: &WriteBatch, revision: Revision);
+    /// All revisions up to this one are applied: readers may see them.
+    fn publish(&self, revision: Revision);
+}
+
+/// The door of all writes.
+pub(crate) struct CommitQueue<S: CommitSink> {
+    shared: Arc<Shared<S>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Whose `thread` it is, also after that has been joined or left.
+    thread_id: ThreadId,
+}
+
+struct Shared<S> {
+    queue: Mutex<Queue>,
+    /// The commit thread waits here, with `queue`.
+    work: Condvar,
+    /// `close` waits here, with `queue`.
+    drained: Condvar,
+    log: Mutex<Wal>,
+    /// Copy of the log's figure, for the leader who does not hold it yet.
+    wal_live_bytes: AtomicU64,
+    /// Why nothing more is accepted. Set under the log's lock or by a panicking leader.
+    poison: OnceLock<String>,
+    sink: Arc<S>,
+    limits: Limits,
+    counters: Counters,
+    wal_metrics: Arc<WalMetrics>,
+}
+
+struct Limits {
+    batch_bytes_max: usize,
+    queue_bytes_max: usize,
+    interval: Duration,
+}
+
+struct Queue {
+    waiting: VecDeque<Ticket>,
+    /// Of waiting batches and of the group being written.
+    bytes: usize,
+    leader: Leader,
+    /// When `Interval` writes must be made durable.
+    due: Option<Instant>,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leader {
+    Vacant,
+    /// The thread of a blocking caller.
+    Writer,
+    /// The commit thread.
+    Thread,
+}
+
+#[derive(Default)]
+struct Counters {
+    groups: Counter,
+    batches: Counter,
+    stalls: Counter,
+}
+
+impl<S: CommitSink> CommitQueue<S> {
+    /// Starts the commit thread. `last` is the last revision in use, that of the log.
+    pub(crate) fn new(wal: Wal, sink: Arc<S>, options: &Options, last: Revision) -> Arc<Self> {
+        assert_eq!(last, wal.last(), "the next revision follows the log's last");
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                waiting: VecDeque::new(),
+                bytes: 0,
+                leader: Leader::Vacant,
+                due: None,
+                closed: false,
+            }),
+            work: Condvar::new(),
+            drained: Condvar::new(),
+            wal_live_bytes: AtomicU64::new(wal.live_bytes()),
+            wal_metrics: Arc::clone(wal.metrics()),
+            log: Mutex::new(wal),
+            poison: OnceLock::new(),
+            sink,
+            limits: Limits {
+                batch_bytes_max: options.batch_bytes_max(),
+                queue_bytes_max: usize::try_from(options.commit_queue_bytes_max)
+                    .unwrap_or(usize::MAX),
+                interval: Duration::from_millis(options.interval_ms),
+            },
+            counters: Counters::default(),
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("db-commit".to_owned())
+            .spawn(move || of_thread.run())
+            .expect("the process may start one more thread");
+        let thread_id = thread.thread().id();
+        Arc::new(Self { shared, thread: Mutex::new(Some(thread)), thread_id })
+    }
+
+    /// Blocks until acknowledged as `durability` says. After a failure of the log every call is
+    /// [`Error::Poisoned`].
+    pub(crate) fn commit(&self, batch: WriteBatch, durability: Durability) -> Result<Revision> {
+        let waiter = Waiter::of_this_thread();
+        let ticket = Ticket::new(batch, durability, Completion::Waiter(waiter.handle()));
+        if self.shared.enqueue(ticket) {
+            self.shared.lead();
+        }
+        loop {
+            match waiter.wait() {
+                Turn::Lead => self.shared.lead(),
+                Turn::Done(result) => return result,
+            }
+        }
+    }
+
+    /// Does not block; `done` runs on the leader's thread, or on this one if the batch is refused.
+    pub(crate) fn submit(&self, batch: WriteBatch, durability: Durability, done: Done) {
+        self.shared.enqueue(Ticket::new(batch, durability, Completion::Callback(done)));
+    }
+
+    /// Everything acknowledged so far onto stable storage; returns the last revision.
+    pub(crate) fn sync(&self) -> Result<Revision> {
+        self.shared.sync()
+    }
+
+    /// Revisions up to `floor` are durable in kvsets: the log may forget them.
+    pub(crate) fn release_wal(&self, floor: Revision) -> Result<()> {
+        let mut log = self.shared.log.lock();
+        let released = log.release(floor);
+        self.shared.note_live(&log);
+        released
+    }
+
+    /// Runs `f` while no group is being committed. `f` must not write.
+    pub(crate) fn exclusive<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _log = self.shared.log.lock();
+        f()
+    }
+
+    /// Refuses new writes, commits what is queued, syncs, stops the thread. Idempotent.
+    pub(crate) fn close(&self) -> Result<()> {
+        let thread = self.thread.lock().take();
+        let on_thread = self.thread_id == std::thread::current().id();
+        {
+            let mut queue = self.shared.queue.lock();
+            queue.closed = true;
+            self.shared.work.notify_one();
+            // The commit thread cannot wait for itself: it drains the queue after this callback.
+            while !on_thread && !queue.is_drained() {
+                self.shared.drained.wait(&mut queue);
+            }
+        }
+        if let Some(thread) = thread.filter(|_| !on_thread) {
+            thread.join().expect("the commit thread does not panic");
+        }
+        self.shared.sync().map(|_| ())
+    }
+
+    /// Counters of the queue and of the log.
+    pub(crate) fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let shared = &self.shared;
+        let (depth, bytes) = {
+            let queue = shared.queue.lock();
+            (queue.waiting.len(), queue.bytes)
+        };
+        let to_u64 = |count: usize| u64::try_from(count).expect("a count in memory");
+        let counters = &shared.counters;
+        let live = shared.wal_live_bytes.load(Ordering::Relaxed);
+        for (name, help, kind, value) in [
+            ("commit_groups_total", "Groups committed.", COUNTER, counters.groups.get()),
+            (
+                "commit_batches_total",
+                "Batches committed in groups.",
+                COUNTER,
+                counters.batches.get(),
+            ),
+            ("commit_stalls_total", "Batches refused by a stall.", COUNTER, counters.stalls.get()),
+            ("commit_queue_batches", "Batches waiting for a group.", GAUGE, to_u64(depth)),
+            ("commit_queue_bytes", "Bytes waiting or being committed.", GAUGE, to_u64(bytes)),
+            ("wal_live_bytes", "Bytes of log not yet in kvsets.", GAUGE, live),
+        ] {
+            #[expect(clippy::cast_precision_loss, reason = "samples are floating point")]
+            let value = value as f64;
+            see(Sample { name, help, kind, labels: &[], value });
+        }
+        shared.wal_metrics.visit(see);
+    }
+}
+
+const COUNTER: MetricKind = MetricKind::Counter;
+const GAUGE: MetricKind = MetricKind::Gauge;
+
+impl<S: CommitSink> Drop for CommitQueue<S> {
+    fn drop(&mut self) {
+        // Nobody is left to hear of an error; who wants to know calls `close`.
+        let _ = self.close();
+    }
+}
+
+impl Queue {
+    fn is_drained(&self) -> bool {
+        self.leader == Leader::Vacant && self.waiting.is_empty()
+    }
+}
+
+impl<S: CommitSink> Shared<S> {
+    /// Queues the batch or refuses it. true: the caller is the leader.
+    fn enqueue(&self, ticket: Ticket) -> bool {
+        let blocking = ticket.is_blocking();
+        match self.admit(ticket) {
+            Ok(vacant) => vacant && blocking,
+            Err((ticket, error)) => {
+                if matches!(error, Error::Stalled { .. }) {
+                    self.counters.stalls.add(1);
+                }
+                ticket.complete(Err(error));
+                false
+            }
+        }
+    }
+
+    /// Queues the batch. true: the post was vacant, and is given to the batch's side.
+    fn admit(&self, ticket: Ticket) -> Result<bool, (Ticket, Error)> {
+        let (len, max) = (ticket.batch().len_bytes(), self.limits.batch_bytes_max);
+        if len > max {
+            return Err((ticket, Error::BatchLength { len, max }));
+        }
+        if let Err(error) = self.check_poison() {
+            return Err((ticket, error));
+        }
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err((ticket, Error::Closed));
+        }
+        let bytes = queue.bytes + len + TICKET_BYTES;
+        // An idle queue takes any batch, so that none is refused for ever.
+        if queue.bytes > 0 && bytes > self.limits.queue_bytes_max {
+            return Err((ticket, Error::Stalled { reason: "commit queue" }));
+        }
+        queue.bytes = bytes;
+        let vacant = queue.leader == Leader::Vacant;
+        if vacant {
+            queue.leader = if ticket.is_blocking() { Leader::Writer } else { Leader::Thread };
+        }
+        queue.waiting.push_back(ticket);
+        let wake = queue.leader == Leader::Thread && vacant;
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        Ok(vacant)
+    }
+
+    /// Commits one group and hands over. Called by the leader only.
+    fn lead(&self) {
+        let group = self.take_group();
+        let post = Post { shared: self, bytes: group.bytes, interval: group.interval };
+        let outcome = self.write(&group);
+        // Before the members wake: the next leader writes while this one completes them.
+        drop(post);
+        group.complete(outcome);
+    }
+
+    fn take_group(&self) -> Group {
+        let mut group = Group::default();
+        let mut queue = self.queue.lock();
+        while let Some(ticket) = queue.waiting.front() {
+            let len = ticket.batch().len_bytes();
+            let full = group.batch_bytes + len > GROUP_BYTES_MAX
+                || group.tickets.len() == GROUP_BATCHES_MAX;
+            if full && !group.tickets.is_empty() {
+                break;
+            }
+            let ticket = queue.waiting.pop_front().expect("just looked at");
+            group.durable |= ticket.durability() == Durability::Sync;
+            group.interval |= ticket.durability() == Durability::Interval;
+            group.bytes += len + TICKET_BYTES;
+            group.batch_bytes += len;
+            group.tickets.push(ticket);
+        }
+        assert!(!group.tickets.is_empty(), "a leader's own batch is queued");
+        group
+    }
+
+    /// Logs, applies and publishes the group; returns its first revision.
+    fn write(&self, group: &Group) -> Result<Revision> {
+        self.check_poison()?;
+        let live = self.wal_live_bytes.load(Ordering::Relaxed);
+        self.sink.make_room(group.batch_bytes, live).map_err(|error| self.refuse(error))?;
+        let batches: Vec<&WriteBatch> = group.tickets.iter().map(Ticket::batch).collect();
+        let mut log = self.log.lock();
+        self.check_poison()?;
+        let first = log.last().next();
+        log.append(first, &batches, group.durable).map_err(|error| self.refuse(error))?;
+        self.note_live(&log);
+        let mut revision = first;
+        for batch in batches {
+            self.sink.apply(batch, revision);
+            revision = revision.next();
+        }
+        self.sink.publish(log.last());
+        self.counters.groups.add(1);
+        self.counters.batches.add(revision.get() - first.get());
+        Ok(first)
+    }
+
+    /// Poisons the queue unless the error is one of the moment.
+    fn refuse(&self, error: Error) -> Error {
+        match error {
+            Error::Stalled { .. } => {
+                self.counters.stalls.add(1);
+                error
+            }
+            Error::Closed | Error::Poisoned { .. } => error,
+            passing if passing.scope() == Scope::Moment => passing,
+            fatal => self.poison(with_sources(&fatal)),
+        }
+    }
+
+    fn poison(&self, cause: String) -> Error {
+        tracing::error!(cause, "the write path failed; the database is read-only from here on");
+        let cause = self.poison.get_or_init(|| cause).clone();
+        Error::Poisoned { cause }
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        match self.poison.get() {
+            None => Ok(()),
+            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+        }
+    }
+
+    fn note_live(&self, log: &Wal) {
+        self.wal_live_bytes.store(log.live_bytes(), Ordering::Relaxed);
+    }
+
+    fn sync(&self) -> Result<Revision> {
+        let mut log = self.log.lock();
+        self.check_poison()?;
+        log.sync().map_err(|error| self.poison(with_sources(&error)))?;
+        Ok(log.last())
+    }
+
+    /// The commit thread: leads when asynchronous batches are in front, and keeps the interval.
+    fn run(&self) {
+        let mut queue = self.queue.lock();
+        loop {
+            let now = Instant::now();
+            if queue.due.is_some_and(|due| due <= now) {
+                queue.due = None;
+                drop(queue);
+                // Poisons the queue when it fails, which every writer hears.
+                let _ = self.sync();
+                queue = self.queue.lock();
+            } else if queue.leader == Leader::Thread {
+                drop(queue);
+                self.lead();
+                queue = self.queue.lock();
+            } else if queue.closed && queue.is_drained() {
+                drop(queue);
+                // For batches drained after a `close` on this thread; its error went to nobody.
+                let _ = self.sync();
+                return;
+            } else if let Some(due) = queue.due {
+                self.work.wait_until(&mut queue, due);
+            } else {
+                self.work.wait(&mut queue);
+            }
+        }
+    }
+}
+
+/// The leader's post. Dropping it hands over, after a panic too.
+struct Post<'a, S: CommitSink> {
+    shared: &'a Shared<S>,
+    /// Of the group.
+    bytes: usize,
+    /// Whether the group has `Interval` writes.
+    interval: bool,
+}
+
+impl<S: CommitSink> Drop for Post<'_, S> {
+    fn drop(&mut self) {
+        let shared = self.shared;
+        if std::thread::panicking() {
+            shared.poison("the thread that was committing a group panicked".to_owned());
+        }
+        let mut queue = shared.queue.lock();
+        queue.bytes -= self.bytes;
+        let mut wake = false;
+        if self.interval && queue.due.is_none() {
+            queue.due = Some(Instant::now() + shared.limits.interval);
+            wake = true;
+        }
+        let next = queue.waiting.front().map(Ticket::waiter);
+        match &next {
+            None => queue.leader = Leader::Vacant,
+            Some(Some(_)) => queue.leader = Leader::Writer,
+            Some(None) => queue.leader = Leader::Thread,
+        }
+        wake |= queue.leader == Leader::Thread || queue.closed;
+        let drained = queue.closed && queue.is_drained();
+        drop(queue);
+        if let Some(Some(waiter)) = next {
+            waiter.give(Turn::Lead);
+        }
+        if wake {
+            shared.work.notify_one();
+        }
+        if drained {
+            shared.drained.notify_all();
+        }
+    }
+}

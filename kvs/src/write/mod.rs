@@ -1,0 +1,5 @@
+//! Writing: group commit, its sink, and the throttle.
+
+pub(crate) mod group;
+pub(crate) mod sink;
+pub(crate) mod stall;

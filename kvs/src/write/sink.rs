@@ -1,0 +1,134 @@
+//! What the leader of a commit drives: room in the memtable, application, visibility.
+//!
+//! Room is where writers feel debt: [`stall::verdict`] says go, wait a little, or stop until flush
+//! or compaction has caught up. A stopped leader waits for the bell, and gives up with
+//! [`Error::Stalled`] after [`STOP_MAX`], so that no writer hangs forever on a store that cannot
+//! recover.
+
+use crate::batch::WriteBatch;
+use crate::error::{Error, Result};
+use crate::key::Revision;
+use crate::recover::apply;
+use crate::store::Store;
+use crate::write::group::CommitSink;
+use crate::write::stall::{self, Debt, StallReason, Verdict};
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Root kvsets at which writers slow down, and at which they stop.
+const ROOT_SLOW: u64 = 16;
+const ROOT_STOP: u64 = 40;
+/// How often a waiting writer looks again by itself.
+const WAIT_SLICE: Duration = Duration::from_millis(50);
+/// Longest a writer is stopped before it is told so.
+const STOP_MAX: Duration = Duration::from_secs(30);
+
+impl CommitSink for Store {
+    fn make_room(&self, bytes: usize, wal_live_bytes: u64) -> Result<()> {
+        self.check_writable()?;
+        self.throttle(bytes)?;
+        let view = self.view.load();
+        let active = view.active.bytes();
+        let full =
+            active + bytes > usize::try_from(self.options.memtable_bytes).unwrap_or(usize::MAX);
+        // A long log needs one early flush, not one for each commit until that flush is done.
+        let log_is_long = wal_live_bytes > self.log_bytes_max() && view.sealed.is_empty();
+        drop(view);
+        if full || log_is_long {
+            self.seal();
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: &WriteBatch, revision: Revision) {
+        apply(self, batch, revision);
+    }
+
+    fn publish(&self, revision: Revision) {
+        // Release pairs with the Acquire in `Store::visible`.
+        self.visible.store(revision.get(), Ordering::Release);
+    }
+}
+
+impl Store {
+    /// Log that may wait for a flush. On a full volume one segment: small deletes fill the log
+    /// long before the memtable, and each further segment would be taken from the reserve.
+    fn log_bytes_max(&self) -> u64 {
+        if self.is_full() { self.options.wal_segment_bytes } else { self.options.wal_bytes_max }
+    }
+
+    /// Waits as long as the debt says.
+    fn throttle(&self, bytes: usize) -> Result<()> {
+        let start = Instant::now();
+        let mut delayed = false;
+        loop {
+            let debt = self.debt(bytes);
+            let verdict = match stall::verdict(debt) {
+                // Puts are refused at the door of a full volume (`Store::check_space`); what comes
+                // here are deletes, and the few puts that were on their way. They still wait for
+                // memtables and root.
+                Verdict::Stop(StallReason::FreeSpace) => {
+                    stall::verdict(Debt { free_bytes: u64::MAX, ..debt })
+                }
+                verdict => verdict,
+            };
+            let (wait, reason) = match verdict {
+                Verdict::Go => return Ok(()),
+                Verdict::Delay(..) if delayed => return Ok(()),
+                Verdict::Delay(delay, reason) => (delay, reason),
+                Verdict::Stop(reason) => (STOP_MAX.saturating_sub(start.elapsed()), reason),
+            };
+            if wait.is_zero() {
+                return Err(Error::Stalled { reason: reason.as_str() });
+            }
+            self.wait_for_relief(wait, reason)?;
+            delayed = start.elapsed() >= wait;
+        }
+    }
+
+    fn wait_for_relief(&self, wait: Duration, reason: StallReason) -> Result<()> {
+        let start = Instant::now();
+        if self.options.background_threads == 0 {
+            // Nobody else works: this thread must.
+            self.step(1)?;
+        } else {
+            self.keep_interval(wait)?;
+            let mut jobs = self.jobs.lock();
+            // In slices, because what is waited for may have happened before the lock was taken.
+            self.bell.wait_for(&mut jobs, wait.min(WAIT_SLICE));
+        }
+        self.metrics.stalls.add(reason, start.elapsed());
+        self.check_writable()
+    }
+
+    /// The leader that waits here may be the thread that makes `Interval` writes durable in time;
+    /// before a long wait it does so first.
+    fn keep_interval(&self, wait: Duration) -> Result<()> {
+        if wait < Duration::from_millis(self.options.interval_ms) {
+            return Ok(());
+        }
+        match self.commits.get().and_then(Weak::upgrade) {
+            Some(commits) => commits.sync().map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// What the throttle decides on.
+    fn debt(&self, bytes: usize) -> Debt {
+        let view = self.view.load();
+        let free_bytes = self.free_bytes();
+        self.note_space(free_bytes);
+        let root_kvsets = view.trees.values().map(|tree| tree.root.len()).max().unwrap_or(0);
+        Debt {
+            sealed_memtables: view.sealed.len() as u64,
+            memtables_max: self.options.memtables_max,
+            root_kvsets: root_kvsets as u64,
+            root_slow: ROOT_SLOW,
+            root_stop: ROOT_STOP,
+            free_bytes,
+            free_reserve_bytes: self.reserve_bytes(),
+            write_bytes: bytes as u64,
+        }
+    }
+}

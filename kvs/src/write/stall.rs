@@ -1,0 +1,279 @@
+//! How long a writer waits, and for what.
+//!
+//! [`verdict`] maps the debt of the store to a delay. Three debts count: memtables that wait for
+//! their flush, kvsets that wait in a root, and space that runs out. Each has a point where delays
+//! begin and a hard limit where writers stop; in between lies its *strain*, 0 to 1:
+//!
+//! ```text
+//!  delay per byte
+//!   slowest |                                        .|  stop
+//!           |                                     ..  |
+//!           |                               ....      |
+//!         0 |________............----                 |
+//!           0     begin                             limit     debt
+//! ```
+//!
+//! The delay is `slowest * strain^3` for each byte: it starts from nothing, stays out of the way
+//! while the debt is small (at half the way an eighth of the slowest), and meets the limit at a
+//! rate that flush and compaction can follow. Of several debts the one that asks for the longest
+//! delay decides. Waiting is the caller's; this is a pure function.
+
+use std::time::Duration;
+
+/// Longest delay of one write.
+pub(crate) const DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Strain is counted in thousandths.
+const FULL: u64 = 1000;
+/// Slowest rates, as nanoseconds a KiB: 16 MiB/s, 4 MiB/s and 1 MiB/s.
+const MEMTABLE_NANOS_PER_KIB: u64 = 1_000_000_000 / (16 << 10);
+const ROOT_NANOS_PER_KIB: u64 = 1_000_000_000 / (4 << 10);
+const SPACE_NANOS_PER_KIB: u64 = 1_000_000_000 / (1 << 10);
+
+/// What the store owes, and how much it may owe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Debt {
+    /// Memtables that wait for a flush, and how many may: at that many, writers stop.
+    pub(crate) sealed_memtables: u64,
+    pub(crate) memtables_max: u64,
+    /// Longest root over all KVSs, and the lengths where delays begin and writers stop.
+    pub(crate) root_kvsets: u64,
+    pub(crate) root_slow: u64,
+    pub(crate) root_stop: u64,
+    /// Space left; writers stop where the write would reach the reserve. Delays begin at twice the
+    /// reserve.
+    pub(crate) free_bytes: u64,
+    pub(crate) free_reserve_bytes: u64,
+    /// Bytes about to be written.
+    pub(crate) write_bytes: u64,
+}
+
+/// What a writer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StallReason {
+    Memtables,
+    RootLength,
+    FreeSpace,
+}
+
+/// What a writer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Go,
+    /// Waits this long, then writes.
+    Delay(Duration, StallReason),
+    /// Waits until the debt is smaller.
+    Stop(StallReason),
+}
+
+/// One debt: how far it is, and how slow it makes writers at worst.
+#[derive(Clone, Copy)]
+struct Strain {
+    /// Thousandths of the way from where delays begin to the limit; `None` at the limit.
+    thousandths: Option<u64>,
+    nanos_per_kib: u64,
+    reason: StallReason,
+}
+
+/// The delay grows with each debt and with the bytes written; a stop comes only at a hard limit.
+pub(crate) fn verdict(debt: Debt) -> Verdict {
+    let strains = [space(debt), memtables(debt), root(debt)];
+    if let Some(stop) = strains.iter().find(|strain| strain.thousandths.is_none()) {
+        return Verdict::Stop(stop.reason);
+    }
+    // The first of equals is the more serious one.
+    let longest = strains.into_iter().rev().max_by_key(|strain| delay(*strain, debt.write_bytes));
+    let longest = longest.expect("there are three debts");
+    match delay(longest, debt.write_bytes) {
+        Duration::ZERO => Verdict::Go,
+        wait => Verdict::Delay(wait, longest.reason),
+    }
+}
+
+fn space(debt: Debt) -> Strain {
+    let left = debt.free_bytes.saturating_sub(debt.write_bytes);
+    let begin = debt.free_reserve_bytes.saturating_mul(2);
+    Strain {
+        thousandths: way(begin.saturating_sub(left), begin - debt.free_reserve_bytes.min(begin)),
+        nanos_per_kib: SPACE_NANOS_PER_KIB,
+        reason: StallReason::FreeSpace,
+    }
+}
+
+/// One sealed memtable is the normal state of a busy store: it is being flushed.
+fn memtables(debt: Debt) -> Strain {
+    let thousandths = if debt.sealed_memtables >= debt.memtables_max {
+        None
+    } else {
+        way(debt.sealed_memtables.saturating_sub(1), debt.memtables_max - 1)
+    };
+    let reason = StallReason::Memtables;
+    Strain { thousandths, nanos_per_kib: MEMTABLE_NANOS_PER_KIB, reason }
+}
+
+fn root(debt: Debt) -> Strain {
+    let thousandths = if debt.root_kvsets >= debt.root_stop {
+        None
+    } else {
+        let over = debt.root_kvsets.saturating_sub(debt.root_slow);
+        way(over, debt.root_stop.saturating_sub(debt.root_slow))
+    };
+    let reason = StallReason::RootLength;
+    Strain { thousandths, nanos_per_kib: ROOT_NANOS_PER_KIB, reason }
+}
+
+/// Thousandths of `whole` that `part` is; none if it is all of it. Nothing owed is no strain.
+fn way(part: u64, whole: u64) -> Option<u64> {
+    if part == 0 {
+        return Some(0);
+    }
+    if part >= whole {
+        return None;
+    }
+    let thousandths = u128::from(part) * u128::from(FULL) / u128::from(whole);
+    Some(u64::try_from(thousandths).expect("a part of the whole is under a thousand"))
+}
+
+fn delay(strain: Strain, write_bytes: u64) -> Duration {
+    let thousandths = u128::from(strain.thousandths.unwrap_or(FULL));
+    let cubed = thousandths * thousandths * thousandths;
+    let slowest = u128::from(strain.nanos_per_kib) * u128::from(write_bytes) / 1024;
+    let nanos = slowest.saturating_mul(cubed) / u128::from(FULL * FULL * FULL);
+    u64::try_from(nanos).map_or(DELAY_MAX, Duration::from_nanos).min(DELAY_MAX)
+}
+
+impl StallReason {
+    /// Its name in metrics, logs and error bodies.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Memtables => "memtables",
+            Self::RootLength => "root_length",
+            Self::FreeSpace => "free_space",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const CALM: Debt = Debt {
+        sealed_memtables: 0,
+        memtables_max: 3,
+        root_kvsets: 0,
+        root_slow: 8,
+        root_stop: 24,
+        free_bytes: 100 * MIB,
+        free_reserve_bytes: 10 * MIB,
+        write_bytes: MIB,
+    };
+
+    fn wait(verdict: Verdict) -> Option<Duration> {
+        match verdict {
+            Verdict::Go => Some(Duration::ZERO),
+            Verdict::Delay(wait, _) => Some(wait),
+            Verdict::Stop(_) => None,
+        }
+    }
+
+    fn reason(verdict: Verdict) -> Option<StallReason> {
+        match verdict {
+            Verdict::Go => None,
+            Verdict::Delay(_, reason) | Verdict::Stop(reason) => Some(reason),
+        }
+    }
+
+    #[test]
+    fn writers_wait_and_stop_by_the_table() {
+        use StallReason::{FreeSpace, Memtables, RootLength};
+        let memtables = |n| Debt { sealed_memtables: n, ..CALM };
+        let root = |n| Debt { root_kvsets: n, ..CALM };
+        let free = |mib| Debt { free_bytes: mib * MIB, ..CALM };
+        // Debt, milliseconds that 1 MiB waits (none: stop), what for.
+        let table = [
+            (CALM, Some(0), None),
+            (memtables(1), Some(0), None),
+            (memtables(2), Some(7), Some(Memtables)),
+            (memtables(3), None, Some(Memtables)),
+            (memtables(9), None, Some(Memtables)),
+            (Debt { memtables_max: 1, ..CALM }, Some(0), None),
+            (Debt { memtables_max: 1, ..memtables(1) }, None, Some(Memtables)),
+            (root(8), Some(0), None),
+            (root(16), Some(31), Some(RootLength)),
+            (root(23), Some(205), Some(RootLength)),
+            (root(24), None, Some(RootLength)),
+            (free(21), Some(0), None),
+            (free(16), Some(124), Some(FreeSpace)),
+            (free(12), Some(728), Some(FreeSpace)),
+            (free(11), None, Some(FreeSpace)),
+            (free(0), None, Some(FreeSpace)),
+            (Debt { free_reserve_bytes: 0, ..free(0) }, Some(0), None),
+            (Debt { sealed_memtables: 2, ..root(16) }, Some(31), Some(RootLength)),
+            (Debt { sealed_memtables: 2, ..root(24) }, None, Some(RootLength)),
+            (Debt { write_bytes: 0, ..root(16) }, Some(0), None),
+        ];
+        for (debt, millis, why) in table {
+            let verdict = verdict(debt);
+            assert_eq!(wait(verdict).map(|wait| wait.as_millis()), millis, "{debt:?}");
+            assert_eq!(reason(verdict), why, "{debt:?}");
+        }
+    }
+
+    #[test]
+    fn delays_never_shrink_as_debt_grows() {
+        let check = |name: &str, debts: &mut dyn Iterator<Item = Debt>| {
+            let mut last = Some(Duration::ZERO);
+            for debt in debts {
+                let next = wait(verdict(debt));
+                let grows = next.is_none() || last.is_some_and(|last| next >= Some(last));
+                assert!(grows, "{name}: {last:?} then {next:?} at {debt:?}");
+                last = next;
+            }
+        };
+        let busy = Debt { memtables_max: 16, ..CALM };
+        check("memtables", &mut (0..20).map(|n| Debt { sealed_memtables: n, ..busy }));
+        check("root", &mut (0..40).map(|n| Debt { root_kvsets: n, ..CALM }));
+        check("space", &mut (0..10_000).map(|n| Debt { free_bytes: (10_000 - n) << 14, ..CALM }));
+        check(
+            "bytes",
+            &mut (0..64).map(|n| Debt { write_bytes: n << 20, root_kvsets: 12, ..CALM }),
+        );
+    }
+
+    #[test]
+    fn the_way_to_a_full_store_has_no_jumps() {
+        let mut last = Duration::ZERO;
+        for kib in (11 * 1024..40 * 1024).rev() {
+            let verdict = verdict(Debt { free_bytes: kib << 10, write_bytes: 1024, ..CALM });
+            let Some(next) = wait(verdict) else { break };
+            assert!(next < last + Duration::from_micros(5), "{last:?} to {next:?} at {kib} KiB");
+            last = next;
+        }
+        assert!(last > Duration::from_micros(600), "slowest was {last:?}");
+    }
+
+    #[test]
+    fn a_delay_has_a_longest() {
+        let debt =
+            Debt { root_kvsets: 23, write_bytes: u64::MAX >> 1, free_bytes: u64::MAX, ..CALM };
+        assert_eq!(verdict(debt), Verdict::Delay(DELAY_MAX, StallReason::RootLength));
+    }
+
+    #[test]
+    fn any_numbers_have_a_verdict() {
+        for n in [0, 1, u64::MAX] {
+            let debt = Debt {
+                sealed_memtables: n,
+                memtables_max: n,
+                root_kvsets: n,
+                root_slow: n,
+                root_stop: n,
+                free_bytes: n,
+                free_reserve_bytes: n,
+                write_bytes: n,
+            };
+            assert!(matches!(verdict(debt), Verdict::Stop(_)), "{n}");
+        }
+    }
+}

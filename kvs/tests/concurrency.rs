@@ -1,0 +1,173 @@
+//! Many threads at once: atomic batches stay atomic, readers see no time run backward.
+//!
+//! Writers move amounts between accounts in two KVSs, one batch a move, so the total never changes.
+//! Readers take snapshots and sum, walk cursors, and re-read single accounts, while memtables are
+//! flushed and kvsets compacted below them. The amounts of work are fixed; nothing waits for a
+//! clock.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and prints its seed"
+)]
+
+mod support;
+
+use kvs::{Database, Durability, Kvs, Options, Range, TryGet};
+use mpool::SimDevice;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use support::Rng;
+
+const ACCOUNTS: u64 = 64;
+const START: u64 = 1_000;
+const MOVES: u64 = 1_500;
+const WRITERS: u64 = 3;
+
+fn account(n: u64) -> (usize, Vec<u8>) {
+    (usize::try_from(n % 2).unwrap(), format!("account{n:04}").into_bytes())
+}
+
+/// An amount, padded so that memtables fill and values go to vblocks.
+fn value(amount: u64, stamp: u64) -> Vec<u8> {
+    let mut value = amount.to_le_bytes().to_vec();
+    value.extend_from_slice(&stamp.to_le_bytes());
+    value.resize(2_000, b'.');
+    value
+}
+
+fn amount(value: &[u8]) -> u64 {
+    u64::from_le_bytes(value[..8].try_into().unwrap())
+}
+
+fn options() -> Options {
+    Options { background_threads: 2, ..support::options() }
+}
+
+/// One account a writer: no two writers touch the same pair, so reads before writes need no
+/// transaction.
+fn writer(db: &Database, kvs: &[Kvs; 2], id: u64) {
+    let mut rng = Rng(id);
+    let own: Vec<u64> = (0..ACCOUNTS).filter(|n| n % WRITERS == id).collect();
+    let pick = |rng: &mut Rng| own[usize::try_from(rng.below(own.len() as u64)).unwrap()];
+    for stamp in 0..MOVES {
+        let (from, to) = (pick(&mut rng), pick(&mut rng));
+        if from == to {
+            continue;
+        }
+        let read = |n: u64| {
+            let (which, key) = account(n);
+            amount(&kvs[which].get(&key).unwrap().expect("accounts are never deleted").value)
+        };
+        let (source, target) = (read(from), read(to));
+        let moved = rng.below(source + 1);
+        let mut batch = db.batch();
+        for (n, amount) in [(from, source - moved), (to, target + moved)] {
+            let (which, key) = account(n);
+            batch.put(&kvs[which], &key, &value(amount, stamp)).unwrap();
+        }
+        let durability = if stamp % 50 == 0 { Durability::Sync } else { Durability::Interval };
+        db.write(batch, durability).unwrap();
+    }
+}
+
+fn reader(db: &Database, kvs: &[Kvs; 2], done: &AtomicBool, id: u64) {
+    let mut rng = Rng(1_000 + id);
+    let mut last_revision = vec![0; usize::try_from(ACCOUNTS).unwrap()];
+    while !done.load(Ordering::Acquire) {
+        let snapshot = db.snapshot();
+        let mut total = 0;
+        for which in kvs {
+            let mut cursor = snapshot
+                .cursor(which, Range { reverse: rng.below(2) == 0, ..Range::default() })
+                .unwrap();
+            while let Some(item) = cursor.next().unwrap() {
+                assert!(item.revision <= snapshot.revision());
+                total += amount(&item.value);
+            }
+        }
+        assert_eq!(
+            total,
+            ACCOUNTS * START,
+            "a snapshot at {} saw half a batch",
+            snapshot.revision()
+        );
+        for n in 0..ACCOUNTS {
+            let (which, key) = account(n);
+            let entry = match kvs[which].try_get(&key).unwrap() {
+                TryGet::Ready(entry) => entry,
+                TryGet::Cold(cold) => cold.wait().unwrap(),
+            };
+            let revision = entry.expect("accounts are never deleted").revision.get();
+            let last = &mut last_revision[usize::try_from(n).unwrap()];
+            assert!(revision >= *last, "account {n} went back from {last} to {revision}");
+            *last = revision;
+        }
+    }
+}
+
+#[test]
+fn batches_are_atomic_under_flush_and_compaction() {
+    let device = SimDevice::new(2 << 30);
+    let db = support::create(&device, &options()).unwrap();
+    let kvs = [db.create_kvs("even").unwrap(), db.create_kvs("odd").unwrap()];
+    for n in 0..ACCOUNTS {
+        let (which, key) = account(n);
+        kvs[which].put(&key, &value(START, 0), Durability::Off).unwrap();
+    }
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for id in 0..2 {
+            let (db, kvs, done) = (&db, &kvs, &done);
+            scope.spawn(move || reader(db, kvs, done, id));
+        }
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|id| {
+                scope.spawn({
+                    let (db, kvs) = (&db, &kvs);
+                    move || writer(db, kvs, id)
+                })
+            })
+            .collect();
+        let failed =
+            writers.into_iter().map(thread::ScopedJoinHandle::join).filter(Result::is_err).count();
+        done.store(true, Ordering::Release);
+        assert_eq!(failed, 0, "a writer panicked");
+    });
+    let before = db.revision();
+    db.close().unwrap();
+    drop((kvs, db));
+    let db = support::open(&device, &options()).unwrap();
+    assert_eq!(db.revision(), before);
+}
+
+#[test]
+fn asynchronous_writes_all_complete_in_order() {
+    let device = SimDevice::new(1 << 30);
+    let db = support::create(&device, &options()).unwrap();
+    let kvs = db.create_kvs("k").unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let writes = 2_000;
+    let failed = AtomicU64::new(0);
+    for n in 0..writes {
+        let mut batch = db.batch();
+        batch.put(&kvs, format!("{:03}", n % 300).as_bytes(), &value(n, n)).unwrap();
+        let sender = sender.clone();
+        let durability = if n % 3 == 0 { Durability::Sync } else { Durability::Interval };
+        db.write_async(batch, durability, Box::new(move |done| sender.send((n, done)).unwrap()));
+    }
+    let mut revisions = vec![0; usize::try_from(writes).unwrap()];
+    for _ in 0..writes {
+        let (n, done) = receiver.recv().unwrap();
+        match done {
+            Ok(revision) => revisions[usize::try_from(n).unwrap()] = revision.get(),
+            Err(_) => {
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "the queue's limit is far above this");
+    assert!(revisions.is_sorted(), "one submitter's writes keep their order");
+    let last = kvs.get(b"199").unwrap().unwrap();
+    assert_eq!(amount(&last.value), 1_999);
+}
