@@ -1,0 +1,318 @@
+//! What all requests share, and the life of one request.
+//!
+//! [`App::answer`] is the outermost layer: it names the route, counts and times the request,
+//! turns a panic into a 500, writes the body of a problem, and logs. Requests for one key go
+//! straight to their handler; all others pass axum's router. (A router's boxed futures cost a
+//! small request more than the lookup does.)
+
+use crate::blocking::{Blocking, Patience};
+use crate::body::BodyBudget;
+use crate::engine::Engine;
+use crate::metrics::Metrics;
+use crate::metrics::http::{HttpMetrics, Observation, Rejected};
+use crate::problem::Problem;
+use crate::route::Route;
+use crate::routes;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, StatusCode};
+use axum::response::IntoResponse;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+/// Limits on requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a value.
+    pub value_bytes_max: usize,
+    /// Most bytes of the body of a batch.
+    pub batch_bytes_max: usize,
+    /// Bytes that all request bodies being read may hold.
+    pub body_memory_bytes: usize,
+    /// Longest time for a body to arrive, and for the engine to answer.
+    pub request_timeout: Duration,
+    /// Requests that take longer are logged as slow.
+    pub slow_request: Duration,
+    /// Blocking calls of the engine at a time.
+    pub blocking_threads: usize,
+    /// Blocking calls that may wait.
+    pub blocking_queue_max: usize,
+    /// Streams open at a time.
+    pub streams_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            value_bytes_max: kvs::VALUE_BYTES_MAX,
+            batch_bytes_max: 32 << 20,
+            body_memory_bytes: 256 << 20,
+            request_timeout: Duration::from_secs(30),
+            slow_request: Duration::from_secs(1),
+            blocking_threads: 8,
+            blocking_queue_max: 256,
+            streams_max: 256,
+        }
+    }
+}
+
+/// Whether requests are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// The store is being opened and recovered.
+    Starting,
+    /// All is well.
+    Ready,
+    /// Shutting down: what is under way is finished.
+    Draining,
+    /// The store failed and needs a restart.
+    Failed,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Starting, Self::Ready, Self::Draining, Self::Failed];
+
+    /// As shown by `/readyz`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What all requests share. Clone = another handle.
+#[derive(Clone)]
+pub struct App {
+    shared: Arc<Shared>,
+    router: Router,
+}
+
+/// Lookups that wait for the drive at a time. Below what the pool's queue takes without making its
+/// caller wait (16 requests for each of its threads), because the caller is an async worker.
+const COLD_READS_MAX: usize = 192;
+
+/// See [`App`].
+pub struct Shared {
+    engine: Arc<OnceLock<Arc<dyn Engine>>>,
+    phase: AtomicU8,
+    /// Limits on requests.
+    pub limits: Limits,
+    /// Where blocking calls run.
+    pub blocking: Blocking,
+    /// Memory of request bodies.
+    pub bodies: BodyBudget,
+    /// Permits for open streams.
+    pub streams: Arc<Semaphore>,
+    /// Permits for lookups that wait for the drive.
+    pub cold_reads: Semaphore,
+    /// Counters.
+    pub metrics: Metrics,
+    request_ids: RequestIds,
+}
+
+impl App {
+    /// An application whose store is not open yet.
+    pub fn new(limits: Limits) -> Self {
+        let engine = Arc::new(OnceLock::new());
+        let shared = Arc::new(Shared {
+            phase: AtomicU8::new(Phase::Starting as u8),
+            limits,
+            blocking: Blocking::new(limits.blocking_threads, limits.blocking_queue_max),
+            bodies: BodyBudget::new(limits.body_memory_bytes),
+            streams: Arc::new(Semaphore::new(limits.streams_max)),
+            cold_reads: Semaphore::new(COLD_READS_MAX),
+            metrics: Metrics::new(Arc::clone(&engine)),
+            request_ids: RequestIds::new(),
+            engine,
+        });
+        let router = routes::router(Arc::clone(&shared));
+        Self { shared, router }
+    }
+
+    /// An application on an open store, ready to serve.
+    pub fn with_engine(engine: Arc<dyn Engine>, limits: Limits) -> Self {
+        let app = Self::new(limits);
+        app.shared.open(engine);
+        app
+    }
+
+    /// What all requests share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Answers one request. Never fails: whatever goes wrong is a response.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let shared = &*self.shared;
+        let started = Instant::now();
+        let route = Route::of(request.uri().path());
+        let method = HttpMetrics::method_index(request.method());
+        let (verb, uri) = (request.method().clone(), request.uri().clone());
+        let given_id = request.headers().get("x-request-id").cloned();
+        let _entered = shared.metrics.http.enter();
+        let handler = AssertUnwindSafe(self.dispatch(route, request)).catch_unwind();
+        let mut response = match handler.await {
+            Ok(response) => response,
+            Err(_panic) => Problem::internal().into_response(),
+        };
+        let status = response.status();
+        let elapsed = started.elapsed();
+        if response.extensions().get::<Arc<Problem>>().is_some() {
+            let id = shared.request_ids.id(given_id.as_ref());
+            response = Problem::render(response, &id);
+            shared.note_problem(&response, &id);
+        }
+        let response_bytes = hyper::body::Body::size_hint(response.body()).exact();
+        shared.metrics.http.observe(Observation { route, method, status, elapsed, response_bytes });
+        if elapsed >= shared.limits.slow_request {
+            tracing::warn!(method = %verb, uri = %uri, status = status.as_u16(), ?elapsed, "slow request");
+        } else {
+            tracing::debug!(method = %verb, uri = %uri, status = status.as_u16(), ?elapsed, "request");
+        }
+        response
+    }
+
+    async fn dispatch(&self, route: Route, request: Request<Body>) -> Response<Body> {
+        if route == Route::Key {
+            return routes::kv::handle(&self.shared, request).await.into_response();
+        }
+        match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl Shared {
+    /// Begins to serve a store.
+    pub fn open(&self, engine: Arc<dyn Engine>) {
+        assert!(self.engine.set(engine).is_ok(), "a store is opened once");
+        self.set_phase(Phase::Ready);
+    }
+
+    /// The engine, once it is open.
+    pub fn engine(&self) -> Result<&Arc<dyn Engine>, Problem> {
+        self.engine.get().ok_or_else(|| {
+            self.metrics.http.reject(Rejected::NotReady);
+            Problem::overloaded(
+                Rejected::NotReady.as_str(),
+                "the store is being opened and recovered; /readyz tells when it is ready",
+            )
+        })
+    }
+
+    /// Whether requests are served.
+    pub fn phase(&self) -> Phase {
+        // Acquire pairs with the release in `set_phase`, so that whoever sees `Ready` sees the
+        // engine, too.
+        Phase::ALL[usize::from(self.phase.load(Ordering::Acquire))]
+    }
+
+    /// Moves to another phase.
+    pub fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Runs a blocking call of the engine beside the async workers.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        patience: Patience,
+        work: impl FnOnce(&dyn Engine) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let engine = Arc::clone(self.engine()?);
+        match self.blocking.run(patience, move || work(&*engine)).await {
+            Ok(outcome) => outcome,
+            Err(_queue_full) => Err(Problem::overloaded(
+                Rejected::BlockingQueue.as_str(),
+                format!(
+                    "{} scans and administrative calls wait already; try again",
+                    self.limits.blocking_queue_max
+                ),
+            )),
+        }
+    }
+
+    /// Awaits an answer of the engine that comes through a callback.
+    pub async fn answered<T>(
+        &self,
+        answer: tokio::sync::oneshot::Receiver<kvs::Result<T>>,
+        what: &'static str,
+    ) -> Result<T, Problem> {
+        match tokio::time::timeout(self.limits.request_timeout, answer).await {
+            Ok(Ok(outcome)) => Ok(outcome?),
+            // The engine drops the callback uncalled only when it goes down.
+            Ok(Err(_dropped)) => Err(Problem::from(kvs::Error::Closed)),
+            Err(_elapsed) => Err(Problem {
+                retry_after_s: Some(1),
+                ..Problem::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ("timeout", "The engine did not answer in time"),
+                    format!(
+                        "no answer within {} s (option request_timeout); {what}",
+                        self.limits.request_timeout.as_secs()
+                    ),
+                )
+            }),
+        }
+    }
+
+    fn note_problem(&self, response: &Response<Body>, id: &str) {
+        let Some(problem) = response.extensions().get::<Arc<Problem>>() else { return };
+        if problem.slug == "store-failed" && self.phase() == Phase::Ready {
+            self.set_phase(Phase::Failed);
+        }
+        if let Some(reason) = problem.stall {
+            let rejected = match reason {
+                "blocking_queue" => Rejected::BlockingQueue,
+                "body_memory" => Rejected::BodyMemory,
+                "streams" => Rejected::Streams,
+                // Counted where it was found.
+                "not_ready" => return,
+                _ => Rejected::Stalled,
+            };
+            self.metrics.http.reject(rejected);
+        }
+        let (status, detail) = (problem.status.as_u16(), &problem.detail);
+        if problem.status.is_server_error() {
+            tracing::warn!(request_id = id, status, %detail, "request failed");
+        } else {
+            tracing::debug!(request_id = id, status, %detail, "request refused");
+        }
+    }
+}
+
+/// Ids of requests: the client's `X-Request-Id` if it is short and printable, else a number that
+/// is unique among all processes that log to one place.
+struct RequestIds {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        // The standard library's hasher is seeded by the operating system's randomness.
+        let process = std::hash::RandomState::new().build_hasher().finish();
+        Self { process, next: AtomicU64::new(1) }
+    }
+
+    fn id(&self, given: Option<&HeaderValue>) -> String {
+        let given = given.and_then(|value| value.to_str().ok());
+        let given = given.filter(|id| !id.is_empty() && id.len() <= 64);
+        given.map_or_else(|| self.fresh(), str::to_owned)
+    }
+
+    fn fresh(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{:08x}-{number:x}", self.process >> 32)
+    }
+}

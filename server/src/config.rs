@@ -1,0 +1,385 @@
+//! Configuration: defaults, then a TOML file, then the environment, then flags.
+//!
+//! [`Config`] is the effective one. [`Settings`] is what one source says, every field optional;
+//! it is parsed from flags and environment by clap and from the file by serde, so that an option
+//! is declared and explained once. `millpond config print` writes the effective configuration as
+//! a file that could be used in its place.
+
+use crate::app::Limits;
+use crate::connection::Timeouts;
+use crate::listener::ConnectionLimits;
+use crate::telemetry::LogFormat;
+use crate::units::{Size, Span};
+use anyhow::{Context, bail};
+use clap::CommandFactory;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How the store talks to the drive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Io {
+    /// `io_uring` where the kernel and the sandbox allow it, else threads.
+    #[default]
+    Auto,
+    /// `io_uring`, or refuse to start.
+    Uring,
+    /// A pool of threads.
+    Threads,
+}
+
+/// What one source says. The comments are shown by `--help` and `config print`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Directory of the data; created if there is none
+    #[arg(long, env = "MILLPOND_DATA", value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// Address and port to listen on; port 0 picks a free one
+    #[arg(long, env = "MILLPOND_LISTEN", value_name = "ADDR:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// How to talk to the drive: `auto` takes `io_uring` where it is permitted
+    #[arg(long, env = "MILLPOND_IO", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<Io>,
+    /// Memory for data: value cache, mapped pages and unflushed writes. 0 takes the cgroup's limit,
+    /// else a share of what is available
+    #[arg(long, env = "MILLPOND_MEMORY", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Most bytes of storage the data may take
+    #[arg(long, env = "MILLPOND_CAPACITY", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Size>,
+    /// Use the page cache for writes where the file system refuses direct I/O (tmpfs, overlayfs);
+    /// for tests
+    #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_buffered: Option<bool>,
+    /// Longest time a write with durability=interval is only in memory
+    #[arg(long, env = "MILLPOND_INTERVAL", value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Span>,
+    /// Unflushed writes held in memory before they go to the tree; larger means a longer recovery
+    #[arg(long, env = "MILLPOND_MEMTABLE", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memtable: Option<Size>,
+    /// Format of log lines, which go to standard error
+    #[arg(long, env = "MILLPOND_LOG_FORMAT", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug or trace, or a list such as info,kvs=debug
+    #[arg(long, env = "MILLPOND_LOG", value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// Requests that take longer are logged
+    #[arg(long, env = "MILLPOND_SLOW_REQUEST", value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_request: Option<Span>,
+    /// Threads that serve connections; 0 is one for each CPU
+    #[arg(long, env = "MILLPOND_WORKERS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// Most connections open at a time
+    #[arg(long, env = "MILLPOND_CONNECTIONS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
+    /// Most bytes of a value, at most 16MiB
+    #[arg(long, env = "MILLPOND_VALUE_MAX", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_max: Option<Size>,
+    /// Most bytes of the body of a batch
+    #[arg(long, env = "MILLPOND_BATCH_MAX", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_max: Option<Size>,
+    /// Memory that the bodies of all requests may take together
+    #[arg(long, env = "MILLPOND_BODY_MEMORY", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_memory: Option<Size>,
+    /// Most bytes of a request's head
+    #[arg(long, env = "MILLPOND_HEADER_MAX", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_max: Option<Size>,
+    /// Scans and administrative calls at a time
+    #[arg(long, env = "MILLPOND_BLOCKING_THREADS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocking_threads: Option<usize>,
+    /// Scans streamed at a time
+    #[arg(long, env = "MILLPOND_STREAMS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<usize>,
+    /// Longest time for the head of a request to arrive
+    #[arg(long, env = "MILLPOND_HEADER_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_timeout: Option<Span>,
+    /// Longest time a connection may be idle; clients that pool connections expect 75s or more
+    #[arg(long, env = "MILLPOND_IDLE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Span>,
+    /// Longest time a client may leave a response unread
+    #[arg(long, env = "MILLPOND_WRITE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_timeout: Option<Span>,
+    /// Longest time for a body to arrive, and for the store to answer
+    #[arg(long, env = "MILLPOND_REQUEST_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<Span>,
+    /// Longest time requests under way may take to finish at shutdown
+    #[arg(long, env = "MILLPOND_DRAIN_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Span>,
+}
+
+/// The effective configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub data: PathBuf,
+    pub listen: SocketAddr,
+    pub io: Io,
+    pub memory: Size,
+    pub capacity: Size,
+    pub allow_buffered: bool,
+    pub interval: Span,
+    pub memtable: Size,
+    pub log_format: LogFormat,
+    pub log: String,
+    pub slow_request: Span,
+    pub workers: usize,
+    pub connections: usize,
+    pub value_max: Size,
+    pub batch_max: Size,
+    pub body_memory: Size,
+    pub header_max: Size,
+    pub blocking_threads: usize,
+    pub streams: usize,
+    pub header_timeout: Span,
+    pub idle_timeout: Span,
+    pub write_timeout: Span,
+    pub request_timeout: Span,
+    pub drain_timeout: Span,
+}
+
+fn seconds(seconds: u64) -> Span {
+    Span(Duration::from_secs(seconds))
+}
+
+fn size(bytes: usize) -> Size {
+    Size(u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let (limits, connections) = (Limits::default(), ConnectionLimits::default());
+        Self {
+            data: "./millpond-data".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7300)),
+            io: Io::default(),
+            memory: Size(0),
+            capacity: Size(1 << 40),
+            allow_buffered: false,
+            interval: Span(Duration::from_millis(100)),
+            memtable: Size(64 << 20),
+            log_format: LogFormat::default(),
+            log: "info".into(),
+            slow_request: Span(limits.slow_request),
+            workers: 0,
+            connections: connections.connections_max,
+            value_max: size(limits.value_bytes_max),
+            batch_max: size(limits.batch_bytes_max),
+            body_memory: size(limits.body_memory_bytes),
+            header_max: size(connections.header_bytes_max),
+            blocking_threads: limits.blocking_threads,
+            streams: limits.streams_max,
+            header_timeout: Span(connections.timeouts.header),
+            idle_timeout: Span(connections.timeouts.idle),
+            write_timeout: Span(connections.timeouts.write),
+            request_timeout: Span(limits.request_timeout),
+            drain_timeout: seconds(25),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `file`, if one is given, and lays `flags` (which hold the environment, too) over it.
+    pub fn load(file: Option<&Path>, flags: &Settings) -> anyhow::Result<Self> {
+        let text = match file {
+            Some(path) => std::fs::read_to_string(path)
+                .with_context(|| format!("config file {} cannot be read", path.display()))?,
+            None => String::new(),
+        };
+        Self::resolve(&text, flags).with_context(|| match file {
+            Some(path) => format!("config file {}", path.display()),
+            None => "configuration".into(),
+        })
+    }
+
+    /// The effective configuration of a file's text and flags.
+    pub fn resolve(file: &str, flags: &Settings) -> anyhow::Result<Self> {
+        let file: Settings = toml::from_str(file)?;
+        let mut effective = toml::Table::try_from(Self::default())?;
+        effective.extend(toml::Table::try_from(&file)?);
+        effective.extend(toml::Table::try_from(flags)?);
+        let config: Self = effective.try_into()?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        let value_bytes_max = size(kvs::VALUE_BYTES_MAX);
+        if self.value_max > value_bytes_max {
+            bail!("option value_max is {}, must be at most {value_bytes_max}", self.value_max);
+        }
+        for (name, size, min) in [
+            ("header_max", self.header_max, 8 << 10),
+            ("batch_max", self.batch_max, 1 << 10),
+            ("body_memory", self.body_memory, self.value_max.0.max(self.batch_max.0)),
+            ("capacity", self.capacity, 256 << 20),
+        ] {
+            if size.0 < min {
+                bail!("option {name} is {size}, must be at least {}", Size(min));
+            }
+        }
+        for (name, count) in [
+            ("connections", self.connections),
+            ("blocking_threads", self.blocking_threads),
+            ("streams", self.streams),
+        ] {
+            if !(1..=1_000_000).contains(&count) {
+                bail!("option {name} is {count}, must be in 1..=1000000");
+            }
+        }
+        for (name, span) in [
+            ("header_timeout", self.header_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("write_timeout", self.write_timeout),
+            ("request_timeout", self.request_timeout),
+            ("interval", self.interval),
+        ] {
+            if span.0.is_zero() {
+                bail!("option {name} is {span}, must be more than nothing");
+            }
+        }
+        Ok(())
+    }
+
+    /// The configuration as a commented TOML file.
+    pub fn to_toml(&self) -> anyhow::Result<String> {
+        let values = toml::Table::try_from(self)?;
+        let command = Explained::command();
+        let mut text = String::from(
+            "# Configuration of Millpond. Later sources win: this file, then the environment\n\
+             # (MILLPOND_...), then flags.\n",
+        );
+        for argument in command.get_arguments() {
+            let Some(value) = values.get(argument.get_id().as_str()) else { continue };
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let flag = argument.get_long().unwrap_or_default();
+            writeln!(text, "\n# {help}.\n# Flag --{flag}.\n{} = {value}", argument.get_id())?;
+        }
+        Ok(text)
+    }
+
+    /// Limits on requests.
+    pub fn limits(&self) -> anyhow::Result<Limits> {
+        let bytes = |size: Size| usize::try_from(size.0).context("size beyond the address space");
+        Ok(Limits {
+            value_bytes_max: bytes(self.value_max)?,
+            batch_bytes_max: bytes(self.batch_max)?,
+            body_memory_bytes: bytes(self.body_memory)?,
+            request_timeout: self.request_timeout.0,
+            slow_request: self.slow_request.0,
+            blocking_threads: self.blocking_threads,
+            streams_max: self.streams,
+            ..Limits::default()
+        })
+    }
+
+    /// Limits on connections.
+    pub fn connection_limits(&self) -> anyhow::Result<ConnectionLimits> {
+        Ok(ConnectionLimits {
+            connections_max: self.connections,
+            header_bytes_max: usize::try_from(self.header_max.0)
+                .context("option header_max is beyond the address space")?,
+            timeouts: Timeouts {
+                header: self.header_timeout.0,
+                idle: self.idle_timeout.0,
+                write: self.write_timeout.0,
+            },
+        })
+    }
+
+    /// Options of the store.
+    pub fn engine_options(&self) -> anyhow::Result<kvs::Options> {
+        let mut options = kvs::Options::default();
+        options.pool.io = match self.io {
+            Io::Auto => mpool::IoBackend::Auto,
+            Io::Uring => mpool::IoBackend::Uring,
+            Io::Threads => mpool::IoBackend::Threads,
+        };
+        options.pool.allow_buffered = self.allow_buffered;
+        options.pool.capacity_bytes_max = self.capacity.0;
+        options.pool.reaper.budget_bytes = (self.memory.0 > 0).then_some(self.memory.0);
+        options.memtable_bytes = self.memtable.0;
+        options.interval_ms = u64::try_from(self.interval.0.as_millis())
+            .context("option interval is beyond all ages")?;
+        options.validate()?;
+        Ok(options)
+    }
+}
+
+/// A command of the settings alone, to read their explanations from.
+#[derive(clap::Parser)]
+struct Explained {
+    #[command(flatten)]
+    _settings: Settings,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = "listen = \"0.0.0.0:80\"\nmemory = \"2GiB\"\nlog_format = \"json\"";
+        let flags = Settings { memory: Some(Size(1 << 20)), ..Settings::default() };
+        let config = Config::resolve(file, &flags).unwrap();
+        assert_eq!(config.listen.to_string(), "0.0.0.0:80");
+        assert_eq!(config.memory, Size(1 << 20));
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(config.data, Path::new("./millpond-data"));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (file, want) in [
+            ("lisen = \"0.0.0.0:80\"", "lisen"),
+            ("memory = \"lots\"", "lots"),
+            ("memory = 5", "memory"),
+            ("value_max = \"17MiB\"", "value_max"),
+            ("body_memory = \"1MiB\"", "body_memory"),
+            ("streams = 0", "streams"),
+            ("header_timeout = \"0s\"", "header_timeout"),
+            ("io = \"aio\"", "aio"),
+        ] {
+            let error = Config::resolve(file, &Settings::default()).unwrap_err();
+            assert!(format!("{error:#}").contains(want), "{file}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same() {
+        let file = "memory = \"3GiB\"\nallow_buffered = true\nidle_timeout = \"75500ms\"";
+        let config = Config::resolve(file, &Settings::default()).unwrap();
+        let printed = config.to_toml().unwrap();
+        assert_eq!(Config::resolve(&printed, &Settings::default()).unwrap(), config, "{printed}");
+        for key in toml::Table::try_from(Config::default()).unwrap().keys() {
+            assert!(printed.contains(&format!("\n{key} = ")), "{key} is missing in:\n{printed}");
+        }
+    }
+}

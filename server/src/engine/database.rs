@@ -1,0 +1,85 @@
+//! The real engine: [`kvs::Database`].
+//!
+//! Nothing but translation. A KVS is looked up by name on each request, in the database's list of
+//! names in memory.
+
+use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
+use bytes::Bytes;
+use kvs::metrics::Sample;
+use kvs::{
+    Cursor, Database, Durability, Item, KvsInfo, Range, Result, Revision, TryGet, WriteBatch,
+};
+
+impl Engine for Database {
+    fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup> {
+        Ok(match self.kvs(kvs)?.try_get(key)? {
+            TryGet::Ready(entry) => Lookup::Ready(entry),
+            TryGet::Cold(cold) => Lookup::Cold(Box::new(move |done| cold.submit(done))),
+        })
+    }
+
+    fn write(
+        &self,
+        writes: &[Write<'_>],
+        durability: Durability,
+        done: Done<Revision>,
+    ) -> Result<(), WriteRefused> {
+        let mut batch = self.batch();
+        for (at, write) in writes.iter().enumerate() {
+            add(self, &mut batch, write).map_err(|error| WriteRefused { at, error })?;
+        }
+        self.write_async(batch, durability, done);
+        Ok(())
+    }
+
+    fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>> {
+        Ok(Box::new(self.kvs(kvs)?.cursor(range)?))
+    }
+
+    fn create_kvs(&self, name: &str) -> Result<()> {
+        Self::create_kvs(self, name).map(drop)
+    }
+
+    fn drop_kvs(&self, name: &str) -> Result<()> {
+        Self::drop_kvs(self, name)
+    }
+
+    fn list_kvs(&self) -> Result<Vec<KvsInfo>> {
+        Ok(Self::list_kvs(self))
+    }
+
+    fn visit_metrics(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        Self::visit_metrics(self, see);
+    }
+
+    fn about(&self) -> About {
+        let info = self.pool().info();
+        About { format: info.format, device: info.device, io_backend: info.io_backend }
+    }
+
+    fn close(&self) -> Result<()> {
+        Self::close(self)
+    }
+}
+
+fn add(database: &Database, batch: &mut WriteBatch, write: &Write<'_>) -> Result<()> {
+    let kvs = database.kvs(write.kvs)?;
+    match write.value {
+        Some(value) => batch.put(&kvs, write.key, value),
+        None => batch.delete(&kvs, write.key),
+    }
+}
+
+impl Walk for Cursor {
+    fn next(&mut self) -> Result<Option<Item>> {
+        Self::next(self)
+    }
+
+    fn next_key(&mut self) -> Result<Option<(Bytes, Revision)>> {
+        Self::next_key(self)
+    }
+
+    fn revision(&self) -> Revision {
+        Self::revision(self)
+    }
+}

@@ -1,0 +1,106 @@
+//! What the routes need of the engine, and nothing more.
+//!
+//! [`kvs::Database`] implements it for real ([`database`]); [`memory::MemoryEngine`] implements it
+//! on a map, with faults on request, so that every status can be tested without a drive.
+//!
+//! Which calls may block is part of the contract: [`Engine::try_get`] and [`Engine::write`] never
+//! do and run on async workers; everything else may, and runs on the blocking pool.
+
+pub mod database;
+pub mod memory;
+
+use bytes::Bytes;
+use kvs::metrics::Sample;
+use kvs::{Durability, Entry, Item, KvsInfo, Range, Result, Revision};
+
+/// Called once with the outcome, on a thread of the engine: it must be short.
+pub type Done<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+/// A lookup that needs the drive: call it with what shall happen when the drive has answered.
+pub type ColdLookup = Box<dyn FnOnce(Done<Option<Entry>>) + Send>;
+
+/// Answer of [`Engine::try_get`].
+pub enum Lookup {
+    /// The entry, or that there is none.
+    Ready(Option<Entry>),
+    /// The drive has to be asked.
+    Cold(ColdLookup),
+}
+
+/// One write of a batch, borrowed from the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// Name of the KVS.
+    pub kvs: &'a str,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value, or `None` to delete the key.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A walk over the keys of one KVS in one snapshot. Blocks on the drive.
+pub trait Walk: Send {
+    /// The next key and value.
+    fn next(&mut self) -> Result<Option<Item>>;
+    /// The next key, without reading its value.
+    fn next_key(&mut self) -> Result<Option<(Bytes, Revision)>>;
+    /// The revision of the snapshot.
+    fn revision(&self) -> Revision;
+}
+
+/// The engine as the server sees it.
+pub trait Engine: Send + Sync + 'static {
+    /// Looks a key up. Never blocks.
+    fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup>;
+
+    /// Writes all of `writes` or none. Never blocks; `done` learns the revision once the write is
+    /// as durable as asked. An error returned at once means that nothing was written and that
+    /// `done` is not called; `at` of the error is the index of the write that is at fault.
+    fn write(
+        &self,
+        writes: &[Write<'_>],
+        durability: Durability,
+        done: Done<Revision>,
+    ) -> Result<(), WriteRefused>;
+
+    /// Opens a cursor on a snapshot taken now. May block.
+    fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>>;
+
+    /// Creates a KVS. Blocks.
+    fn create_kvs(&self, name: &str) -> Result<()>;
+
+    /// Drops a KVS and everything in it. Blocks.
+    fn drop_kvs(&self, name: &str) -> Result<()>;
+
+    /// All KVSs, sorted by name. May block.
+    fn list_kvs(&self) -> Result<Vec<KvsInfo>>;
+
+    /// Shows every metric to `see`. May block.
+    fn visit_metrics(&self, see: &mut dyn FnMut(Sample<'_>));
+
+    /// Facts about the store for `/version`: format, device, I/O back-end.
+    fn about(&self) -> About;
+
+    /// Makes everything acknowledged durable and releases the store. Blocks. Idempotent.
+    fn close(&self) -> Result<()>;
+}
+
+/// Why a batch was not accepted.
+#[derive(Debug)]
+pub struct WriteRefused {
+    /// Index of the write at fault.
+    pub at: usize,
+    /// What is wrong with it.
+    pub error: kvs::Error,
+}
+
+/// Facts about an open store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Version of the format on the medium.
+    pub format: u32,
+    /// The device, such as `file`.
+    pub device: &'static str,
+    /// The I/O back-end, such as `uring`.
+    pub io_backend: &'static str,
+}

@@ -1,0 +1,34 @@
+//! Millpond's HTTP server: a durable key-value service over [`kvs`].
+//!
+//! The binary is thin: [`cli`] parses, [`serve`] runs the server, [`client`] is the HTTP client
+//! behind `millpond get` and its siblings. [`app`] holds what requests share and answers them;
+//! `routes` has one file for each group of routes; [`listener`] and [`connection`] own the
+//! sockets and their time limits.
+//!
+//! The server holds no data and decides no policy: killing it loses nothing that was acknowledged.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, reason = "a binary's inside: its users read the README and --help")]
+
+pub mod app;
+pub mod blocking;
+pub mod body;
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod connection;
+pub mod engine;
+pub mod listener;
+pub mod metrics;
+pub mod problem;
+pub mod route;
+mod routes;
+pub mod serve;
+pub mod target;
+pub mod telemetry;
+pub mod units;
+
+/// The commit this was built from, if the build said so in `MILLPOND_COMMIT`.
+pub const COMMIT: &str = match option_env!("MILLPOND_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};

@@ -1,0 +1,307 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457).
+//!
+//! A [`Problem`] names what was wrong, the limit it broke and the way out. Handlers return it as
+//! an error; [`Problem::into_response`] leaves it in the response's extensions and
+//! [`crate::app`] writes the body, because only there the request's id is known. The cause of a
+//! failure that is not the client's fault goes to the log in full and to the client in one line.
+
+use crate::target::TargetError;
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use kvs::{Error, Scope};
+use serde::Serialize;
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// Names the resource that a refused write waits for.
+pub const STALL: HeaderName = HeaderName::from_static("x-millpond-stall");
+
+/// One error, as told to a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The last part of the problem's URN: stable, for programs.
+    pub slug: &'static str,
+    /// The kind of problem, for people: the same for every problem of a slug.
+    pub title: &'static str,
+    /// This very problem, for people.
+    pub detail: Cow<'static, str>,
+    /// Seconds after which trying again makes sense.
+    pub retry_after_s: Option<u32>,
+    /// What stalls writers, where that is the reason.
+    pub stall: Option<&'static str>,
+    /// The methods that would have been right.
+    pub allow: Option<&'static str>,
+}
+
+/// A problem as JSON.
+#[derive(Debug, Serialize)]
+pub struct Document<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+}
+
+/// Result of a handler.
+pub type Answer = Result<Response, Problem>;
+
+impl Problem {
+    /// A problem without extras.
+    pub fn new(
+        status: StatusCode,
+        (slug, title): (&'static str, &'static str),
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            slug,
+            title,
+            detail: detail.into(),
+            retry_after_s: None,
+            stall: None,
+            allow: None,
+        }
+    }
+
+    /// The request itself is malformed.
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ("bad-request", "Malformed request"), detail)
+    }
+
+    /// The server cannot take this on at the moment.
+    pub fn overloaded(reason: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        let kind = ("overloaded", "Too much to do");
+        Self {
+            retry_after_s: Some(1),
+            stall: Some(reason),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail)
+        }
+    }
+
+    /// A body or a value is larger than allowed.
+    pub fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ("too-large", "Too large"), detail)
+    }
+
+    /// No route has this path.
+    pub fn no_such_route(path: &str) -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            ("no-such-route", "No such route"),
+            format!(
+                "nothing is served at {path:?}; keys live at /v1/kv/{{kvs}}/{{key}}, \
+                 KVSs at /v1/kvs, batches at /v1/batch"
+            ),
+        )
+    }
+
+    /// The route exists, but not for this method.
+    pub fn method_not_allowed(method: &str, allow: &'static str) -> Self {
+        let kind = ("method-not-allowed", "Method not allowed");
+        let detail = format!("{method} is not served here; allowed: {allow}");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, kind, detail) }
+    }
+
+    /// A handler panicked.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ("internal", "Internal error"),
+            "the server failed on this request; its log has the cause under this request_id",
+        )
+    }
+
+    /// The problem as a JSON document.
+    pub fn document<'a>(&'a self, request_id: Option<&'a str>) -> Document<'a> {
+        Document {
+            kind: format!("urn:millpond:problem:{}", self.slug),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            request_id,
+        }
+    }
+
+    /// The JSON body.
+    pub fn body(&self, request_id: &str) -> Vec<u8> {
+        let document = self.document(Some(request_id));
+        let mut body = serde_json::to_vec(&document).expect("strings and numbers are valid JSON");
+        body.push(b'\n');
+        body
+    }
+
+    /// Writes the body of a response that came from [`Problem::into_response`].
+    pub fn render(response: Response, request_id: &str) -> Response {
+        let Some(problem) = response.extensions().get::<Arc<Self>>().cloned() else {
+            return response;
+        };
+        let (mut parts, _) = response.into_parts();
+        parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            parts.headers.insert(HeaderName::from_static("x-request-id"), id);
+        }
+        Response::from_parts(parts, Body::from(problem.body(request_id)))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(reason) = self.stall {
+            headers.insert(STALL, HeaderValue::from_static(reason));
+        }
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}
+
+impl From<TargetError> for Problem {
+    fn from(error: TargetError) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match &error {
+            Error::NoSuchKvs { name } => Self::new(
+                StatusCode::NOT_FOUND,
+                ("no-such-kvs", "No such KVS"),
+                format!("no KVS is named {name:?}; create it with PUT /v1/kvs/{name}"),
+            ),
+            Error::KvsDropped => {
+                Self::new(StatusCode::NOT_FOUND, ("no-such-kvs", "No such KVS"), detail)
+            }
+            Error::KeyLength { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, ("key-length", "Key length"), detail)
+            }
+            Error::ValueLength { .. } | Error::BatchLength { .. } => Self::too_large(detail),
+            Error::KvsExists { .. } => {
+                Self::new(StatusCode::CONFLICT, ("kvs-exists", "KVS exists"), detail)
+            }
+            Error::KvsName { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, ("kvs-name", "KVS name"), detail)
+            }
+            Error::KvsLimit => {
+                Self::new(StatusCode::CONFLICT, ("kvs-limit", "Too many KVSs"), detail)
+            }
+            Error::Stalled { reason } => Self::overloaded(reason, detail),
+            Error::Pool(mpool::Error::Full { .. }) => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                ("full", "Storage is full"),
+                format!("{detail}; reads and deletes go on"),
+            ),
+            Error::Closed => Self {
+                retry_after_s: Some(5),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ("closing", "Shutting down"),
+                    "the server is shutting down; try again when it is back",
+                )
+            },
+            _ => Self::failed(&error),
+        }
+    }
+}
+
+impl Problem {
+    /// The engine failed, and not because of the call.
+    fn failed(error: &Error) -> Self {
+        tracing::error!(error = %Chain(error), "the engine failed");
+        match error.scope() {
+            // Not the client's call: it passed the engine's checks.
+            Scope::Call if matches!(error, Error::Pool(_)) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ("storage", "Storage failed"),
+                error.to_string(),
+            ),
+            Scope::Call => Self::bad_request(error.to_string()),
+            Scope::Moment => Self::overloaded("engine", error.to_string()),
+            Scope::Object => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                ("damaged", "Damaged object"),
+                format!("{error}; other keys are served"),
+            ),
+            Scope::Store => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                ("store-failed", "The store failed"),
+                error.to_string(),
+            ),
+        }
+    }
+}
+
+/// An error with its causes on one line.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'a));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engine_errors_have_their_statuses() {
+        for (error, status, slug) in [
+            (Error::KeyLength { len: 2000 }, 400, "key-length"),
+            (Error::ValueLength { len: 1 << 30 }, 413, "too-large"),
+            (Error::BatchLength { len: 9, max: 8 }, 413, "too-large"),
+            (Error::NoSuchKvs { name: "x".into() }, 404, "no-such-kvs"),
+            (Error::KvsDropped, 404, "no-such-kvs"),
+            (Error::KvsExists { name: "x".into() }, 409, "kvs-exists"),
+            (Error::KvsName { name: "/".into() }, 400, "kvs-name"),
+            (Error::KvsLimit, 409, "kvs-limit"),
+            (Error::Stalled { reason: "memtables" }, 503, "overloaded"),
+            (Error::Pool(mpool::Error::Full { need_bytes: 2, free_bytes: 1 }), 507, "full"),
+            (Error::Corrupt { what: "a".into(), reason: "b".into() }, 500, "damaged"),
+            (Error::Poisoned { cause: "c".into() }, 503, "store-failed"),
+            (Error::Closed, 503, "closing"),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!((problem.status.as_u16(), problem.slug), (status, slug), "{problem:?}");
+            assert!(!problem.detail.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_unknown_kvs_says_how_to_create_it() {
+        let problem = Problem::from(Error::NoSuchKvs { name: "users".into() });
+        assert!(problem.detail.contains("PUT /v1/kvs/users"), "{}", problem.detail);
+    }
+
+    #[test]
+    fn the_body_is_a_problem_document() {
+        let problem = Problem::overloaded("memtables", "busy");
+        let body: serde_json::Value = serde_json::from_slice(&problem.body("r-1")).unwrap();
+        assert_eq!(body["type"], "urn:millpond:problem:overloaded");
+        assert_eq!(body["status"], 503);
+        assert_eq!(body["request_id"], "r-1");
+        assert_eq!(problem.clone().into_response().headers()["x-millpond-stall"], "memtables");
+        assert_eq!(problem.into_response().headers()["retry-after"], "1");
+    }
+}

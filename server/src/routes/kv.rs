@@ -1,0 +1,216 @@
+//! `/v1/kv/{kvs}/{key...}`: read, write and delete one key.
+//!
+//! Values are raw bytes in both directions. The entity tag is the revision of the write that made
+//! the value. Writes answer 200 with an empty entity, because widely used clients wait for an
+//! entity and never finish on a 204. A missing key is a 404 without a body; an unknown KVS is one
+//! with a problem document.
+//!
+//! This is the hot path, so it is written against the raw request: the path and the query are
+//! parsed in place, lookups answer on the async worker, and a value goes from the cache to the
+//! socket by reference.
+
+use super::{REVISION, durability, entity_tag};
+use crate::app::Shared;
+use crate::body::{self, BodyLimit};
+use crate::engine::{Lookup, Write};
+use crate::problem::{Answer, Problem};
+use crate::route::Route;
+use crate::target::{Query, key_bytes, percent_decode, percent_decode_text, split_key_path};
+use axum::body::Body;
+use axum::http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+    IF_UNMODIFIED_SINCE,
+};
+use axum::http::request::Parts;
+use axum::http::{Method, Request, Response, StatusCode};
+use kvs::{Durability, Entry, Revision};
+use std::borrow::Cow;
+use tokio::sync::oneshot;
+
+const READ_PARAMETERS: &[&str] = &["key_encoding"];
+const WRITE_PARAMETERS: &[&str] = &["key_encoding", "durability"];
+
+/// Whether a read wants the value or only what is known of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entity {
+    Whole,
+    HeadOnly,
+}
+
+/// Answers a request for one key.
+pub(crate) async fn handle(shared: &Shared, request: Request<Body>) -> Answer {
+    let (head, body) = request.into_parts();
+    match head.method {
+        Method::GET => read(shared, &head, Entity::Whole).await,
+        Method::HEAD => read(shared, &head, Entity::HeadOnly).await,
+        Method::PUT | Method::POST => write(shared, &head, body).await,
+        Method::DELETE => remove(shared, &head).await,
+        ref other => Err(Problem::method_not_allowed(other.as_str(), Route::Key.allow())),
+    }
+}
+
+/// The KVS and the key of a path.
+struct Place<'a> {
+    kvs: Cow<'a, str>,
+    key: Cow<'a, [u8]>,
+}
+
+fn place<'a>(path: &'a str, query: &Query<'_>) -> Result<Place<'a>, Problem> {
+    let Some((kvs, Some(key))) = split_key_path(path) else {
+        return Err(Problem::no_such_route(path));
+    };
+    let key = key_bytes(percent_decode(key)?, query.key_encoding()?)?;
+    Ok(Place { kvs: percent_decode_text(kvs)?, key })
+}
+
+async fn read(shared: &Shared, head: &Parts, entity: Entity) -> Answer {
+    let query = Query::parse(head.uri.query(), READ_PARAMETERS)?;
+    let place = place(head.uri.path(), &query)?;
+    let found = match shared.engine()?.try_get(&place.kvs, &place.key)? {
+        Lookup::Ready(found) => found,
+        Lookup::Cold(ask_drive) => {
+            let _waits = shared.cold_reads.acquire().await.expect("it is never closed");
+            let (done, answer) = oneshot::channel();
+            // Nobody listens any more if the client went away.
+            ask_drive(Box::new(move |outcome| drop(done.send(outcome))));
+            shared.answered(answer, "nothing was changed").await?
+        }
+    };
+    Ok(match found {
+        Some(entry) => found_response(&entry, &head.headers, entity),
+        None => missing_response(),
+    })
+}
+
+fn found_response(entry: &Entry, headers: &HeaderMap, entity: Entity) -> Response<Body> {
+    let tag = entity_tag(entry.revision);
+    let refused = precondition(headers, &tag);
+    let body = match (refused, entity) {
+        (None, Entity::Whole) => Body::from(entry.value.clone()),
+        _ => Body::empty(),
+    };
+    let mut response = Response::new(body);
+    let out = response.headers_mut();
+    out.insert(ETAG, tag);
+    out.insert(REVISION, HeaderValue::from(entry.revision.get()));
+    if let Some(status) = refused {
+        *response.status_mut() = status;
+    } else {
+        out.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        out.insert(CONTENT_LENGTH, HeaderValue::from(entry.value.len()));
+    }
+    response
+}
+
+fn missing_response() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+/// The status of a read whose condition does not hold (RFC 9110, 13.2.2).
+fn precondition(headers: &HeaderMap, tag: &HeaderValue) -> Option<StatusCode> {
+    if let Some(wanted) = headers.get(IF_MATCH)
+        && !names_tag(wanted, tag)
+    {
+        return Some(StatusCode::PRECONDITION_FAILED);
+    }
+    let known = headers.get(IF_NONE_MATCH)?;
+    names_tag(known, tag).then_some(StatusCode::NOT_MODIFIED)
+}
+
+/// Whether a list of entity tags has `tag` or is `*`. A revision names one value, so that weak
+/// tags compare as strong ones.
+fn names_tag(list: &HeaderValue, tag: &HeaderValue) -> bool {
+    let Ok(list) = list.to_str() else { return false };
+    list.split(',')
+        .map(str::trim)
+        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes())
+}
+
+async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
+    refuse_conditions(&head.headers)?;
+    let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
+    let durability = durability(&query)?;
+    let place = place(head.uri.path(), &query)?;
+    let limit = BodyLimit {
+        bytes_max: shared.limits.value_bytes_max,
+        time_max: shared.limits.request_timeout,
+        what: "value",
+    };
+    let value = body::read(body, limit, &shared.bodies).await?;
+    shared.metrics.http.observe_request_body(value.bytes.len());
+    apply(shared, &place, (Some(&value.bytes), durability)).await
+}
+
+async fn remove(shared: &Shared, head: &Parts) -> Answer {
+    refuse_conditions(&head.headers)?;
+    let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
+    let durability = durability(&query)?;
+    let place = place(head.uri.path(), &query)?;
+    apply(shared, &place, (None, durability)).await
+}
+
+async fn apply(
+    shared: &Shared,
+    place: &Place<'_>,
+    (value, durability): (Option<&[u8]>, Durability),
+) -> Answer {
+    let write = Write { kvs: &place.kvs, key: &place.key, value };
+    let (done, answer) = oneshot::channel();
+    // A client that went away learns nothing; the write goes on.
+    let acknowledge = Box::new(move |outcome| drop(done.send(outcome)));
+    let engine = shared.engine()?;
+    engine.write(&[write], durability, acknowledge).map_err(|refused| refused.error)?;
+    let revision = shared.answered(answer, "the write may or may not take effect").await?;
+    Ok(written_response(revision))
+}
+
+/// 200 with an empty entity.
+pub(crate) fn written_response(revision: Revision) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(ETAG, entity_tag(revision));
+    headers.insert(REVISION, HeaderValue::from(revision.get()));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
+}
+
+/// A condition that cannot be checked atomically with the write is refused rather than ignored:
+/// whoever sends one relies on it.
+fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
+    let conditions = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE];
+    let Some(found) = conditions.iter().find(|name| headers.contains_key(*name)) else {
+        return Ok(());
+    };
+    Err(Problem::new(
+        StatusCode::NOT_IMPLEMENTED,
+        ("conditional-write", "Conditional writes are not supported"),
+        format!(
+            "the header {found} makes this write conditional, which this version cannot do \
+             atomically; nothing was written; send it without the header"
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_tags_are_searched() {
+        let tag = HeaderValue::from_static("\"1f\"");
+        for (list, want) in [
+            ("\"1f\"", true),
+            ("*", true),
+            ("W/\"1f\"", true),
+            ("\"a\", \"1f\"", true),
+            ("\"1\"", false),
+            ("1f", false),
+            ("", false),
+        ] {
+            assert_eq!(names_tag(&HeaderValue::from_static(list), &tag), want, "{list}");
+        }
+    }
+}

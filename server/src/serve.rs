@@ -1,0 +1,166 @@
+//! `millpond serve`: open, listen, serve, drain, close.
+//!
+//! The port is taken first, so that a mistake in the address shows before the store is touched.
+//! While the store recovers, `/livez` and `/readyz` are answered already; the line on standard
+//! output comes when everything is served.
+//!
+//! The first SIGTERM or SIGINT begins to drain: `/readyz` turns 503, no connection is accepted,
+//! requests under way are finished, up to `drain_timeout`. A second one ends the drain at once.
+//! Either way the store is closed in order, and whatever was acknowledged is in its log.
+
+use crate::app::{App, Phase};
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::listener::{self, Draining};
+use crate::telemetry;
+use anyhow::{Context, anyhow};
+use kvs::{Database, Error};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// Name of the KVS that exists from the start.
+const DEFAULT_KVS: &str = "default";
+
+/// Serves until told to stop.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    telemetry::start(config.log_format, &config.log)?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder
+        .enable_all()
+        .thread_name("millpond-http")
+        // Opening and closing the store, and scrapes, run beside the bounded pool.
+        .max_blocking_threads(config.blocking_threads + 4);
+    if config.workers > 0 {
+        builder.worker_threads(config.workers);
+    }
+    let runtime = builder.build().context("the async runtime cannot be started")?;
+    let outcome = runtime.block_on(serve(config));
+    // Requests that were cut off by the end of the drain go with the runtime.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let listener = bind(config.listen).await?;
+    let address = listener.local_addr().context("the listening address is unknown")?;
+    let app = App::new(config.limits()?);
+    let (stop, stopped) = watch::channel(false);
+    let limits = config.connection_limits()?;
+    let accepting = tokio::spawn(listener::accept(listener, app.clone(), limits, stopped));
+    let engine = tokio::select! {
+        opened = open(config) => opened?,
+        () = signals.next() => {
+            // Recovery writes nothing that another recovery does not write again.
+            tracing::info!("stopped before the store was open");
+            return Ok(());
+        }
+    };
+    app.shared().open(Arc::clone(&engine));
+    announce(address).context("standard output cannot be written")?;
+    tracing::info!(%address, data = %config.data.display(), "serving");
+
+    signals.next().await;
+    tracing::info!("stopping: requests under way are finished; signal again to end them");
+    app.shared().set_phase(Phase::Draining);
+    stop.send_replace(true);
+    let draining = accepting.await.context("the accept loop failed")?;
+    drain(draining, config.drain_timeout.0, &mut signals).await;
+    close(engine).await
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "port {} of {} is in use; choose another with --listen, or port 0 for a free one",
+            address.port(),
+            address.ip()
+        ),
+        _ => anyhow!("cannot listen on {address}: {error}; choose another with --listen"),
+    })
+}
+
+/// Opens the store on a thread that may block, and sees to it that the KVS `default` is there.
+async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
+    let (directory, options) = (config.data.clone(), config.engine_options()?);
+    let shown = directory.display().to_string();
+    let begun = Instant::now();
+    let opened = tokio::task::spawn_blocking(move || {
+        let database = Database::open(&directory, options)?;
+        match database.create_kvs(DEFAULT_KVS) {
+            Ok(_) | Err(Error::KvsExists { .. }) => Ok(database),
+            Err(error) => Err(error),
+        }
+    });
+    let database: Result<Database, Error> = opened.await.context("opening the store failed")?;
+    let database = database.with_context(|| format!("the store in {shown} cannot be opened"))?;
+    tracing::info!(elapsed = ?begun.elapsed(), "the store is open");
+    Ok(Arc::new(database))
+}
+
+/// The lines a person, or a program that started us, waits for.
+fn announce(address: SocketAddr) -> io::Result<()> {
+    // A wildcard is no address to connect to.
+    let reachable = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            (std::net::Ipv6Addr::LOCALHOST, v6.port()).into()
+        }
+        SocketAddr::V4(_) | SocketAddr::V6(_) => address,
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "listening on http://{address}")?;
+    writeln!(
+        out,
+        "curl -X PUT --data-binary 'hello, pond' http://{reachable}/v1/kv/default/greeting"
+    )?;
+    writeln!(out, "curl http://{reachable}/v1/kv/default/greeting")?;
+    out.flush()
+}
+
+async fn drain(draining: Draining, time_max: Duration, signals: &mut Signals) {
+    tokio::select! {
+        () = draining.finished() => tracing::info!("all requests are finished"),
+        () = tokio::time::sleep(time_max) => {
+            tracing::warn!(?time_max, "requests still under way are cut off");
+        }
+        () = signals.next() => tracing::warn!("second signal: requests under way are cut off"),
+    }
+}
+
+async fn close(engine: Arc<dyn Engine>) -> anyhow::Result<()> {
+    let closing = tokio::task::spawn_blocking(move || engine.close());
+    closing.await.context("closing the store failed")?.context(
+        "the store could not be closed in order; what was acknowledged is in its log and will be \
+         recovered at the next start",
+    )?;
+    tracing::info!("the store is closed");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Pages, streams and batches, in process, against the in-memory engine.
+#![allow(clippy::unwrap_used, clippy::format_collect, reason = "a test")]
+use axum::body::Body;
+use axum::http::Request;
+use http_body_util::BodyExt;
+use kvs::Error;
+use millpond::app::{App, Limits};
+use millpond::engine::memory::MemoryEngine;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+struct Pond {
+    app: App,
+    engine: Arc<MemoryEngine>,
+}
+
+impl Pond {
+    fn new(limits: Limits) -> Self {
+        let engine = Arc::new(MemoryEngine::new());
+        Self { app: App::with_engine(Arc::<MemoryEngine>::clone(&engine), limits), engine }
+    }
+
+    /// A pond with the keys `a`, `b`, ... `count` of them, each holding its own name.
+    async fn with_keys(count: u8) -> Self {
+        let pond = Self::new(Limits::default());
+        for key in (b'a'..).take(count.into()).map(char::from) {
+            assert_eq!(pond.send("PUT", &format!("/v1/kv/default/{key}"), key).await.0, 200);
+        }
+        pond
+    }
+
+    async fn send(&self, method: &str, target: &str, body: impl ToString) -> (u16, String) {
+        let request = Request::builder().method(method).uri(target);
+        let response = self.app.answer(request.body(Body::from(body.to_string())).unwrap()).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn page(&self, query: &str) -> Value {
+        let (status, body) = self.send("GET", &format!("/v1/kv/default?{query}"), "").await;
+        assert_eq!(status, 200, "{query}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    async fn keys(&self, query: &str) -> String {
+        let page = self.page(query).await;
+        page["items"].as_array().unwrap().iter().map(|item| item["k"].as_str().unwrap()).collect()
+    }
+
+    fn stream(&self, query: &str) -> impl Future<Output = axum::http::Response<Body>> {
+        let request = Request::get(format!("/v1/kv/default?{query}"))
+            .header("accept", "text/html, application/x-ndjson;q=0.9")
+            .body(Body::empty())
+            .unwrap();
+        let app = self.app.clone();
+        async move { app.answer(request).await }
+    }
+
+    async fn lines(&self, query: &str) -> Vec<Value> {
+        let body = self.stream(query).await.into_body().collect().await.unwrap().to_bytes();
+        std::str::from_utf8(&body)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn bounds_and_direction_choose_the_keys() {
+    let pond = Pond::with_keys(6).await;
+    for (query, want) in [
+        ("", "abcdef"),
+        ("reverse=true", "fedcba"),
+        ("reverse", "fedcba"),
+        ("reverse=false", "abcdef"),
+        ("limit=2", "ab"),
+        ("limit=2&reverse=true", "fe"),
+        ("start=b&end=d", "bc"),
+        ("start=b&end=d&reverse=true", "cb"),
+        ("prefix=c", "c"),
+        ("prefix=zz", ""),
+        ("start=Yg&end=ZA&key_encoding=base64url", "bc"),
+    ] {
+        assert_eq!(pond.keys(query).await, want, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn pages_continue_where_the_last_one_ended() {
+    let pond = Pond::with_keys(7).await;
+    for (direction, want) in [("false", "abcdefg"), ("true", "gfedcba")] {
+        for limit in 1..=8 {
+            let (mut seen, mut cursor) = (String::new(), String::new());
+            loop {
+                let query = format!("reverse={direction}&limit={limit}{cursor}");
+                let page = pond.page(&query).await;
+                assert_eq!(page["revision"], 7);
+                let items = page["items"].as_array().unwrap();
+                assert!((1..=limit).contains(&items.len()), "{query}");
+                seen.extend(items.iter().map(|item| item["k"].as_str().unwrap()));
+                match page["cursor"].as_str() {
+                    Some(next) => cursor = format!("&cursor={next}"),
+                    None => break,
+                }
+            }
+            assert_eq!(seen, want, "{direction} {limit}");
+        }
+    }
+    let forward = pond.page("limit=1").await["cursor"].as_str().unwrap().to_owned();
+    let (status, body) =
+        pond.send("GET", &format!("/v1/kv/default?reverse=true&cursor={forward}"), "").await;
+    assert_eq!(status, 400);
+    assert!(body.contains("other direction"), "{body}");
+}
+
+#[tokio::test]
+async fn a_page_of_large_values_is_cut_and_continues() {
+    let pond = Pond::new(Limits::default());
+    for key in ["a", "b", "c"] {
+        let value = key.repeat(3 << 20);
+        assert_eq!(pond.send("PUT", &format!("/v1/kv/default/{key}"), value).await.0, 200);
+    }
+    let page = pond.page("").await;
+    assert_eq!(page["items"].as_array().unwrap().len(), 2);
+    let rest = pond.keys(&format!("cursor={}", page["cursor"].as_str().unwrap())).await;
+    assert_eq!(rest, "c");
+    assert_eq!(pond.keys("keys_only=true").await, "abc");
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_text_are_base64url() {
+    let pond = Pond::new(Limits::default());
+    pond.send("PUT", "/v1/kv/default/%ff", "text").await;
+    pond.send("PUT", "/v1/kv/default/a", "text").await;
+    let page = pond.page("").await;
+    assert_eq!(page["items"][0], json!({"k": "a", "v": "text", "rev": 2}));
+    assert_eq!(page["items"][1], json!({"k64": "_w", "v": "text", "rev": 1}));
+    let page = pond.page("encoding=base64&keys_only=true").await;
+    assert_eq!(page["items"][0], json!({"k64": "YQ", "rev": 2}));
+    assert_eq!(pond.send("GET", "/v1/kv/default?encoding=latin1", "").await.0, 400);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_a_line_that_says_so() {
+    let pond = Pond::with_keys(3).await;
+    let lines = pond.lines("").await;
+    assert_eq!(lines.len(), 4);
+    assert_eq!(lines[0], json!({"k": "a", "v": "a", "rev": 1}));
+    assert_eq!(lines[3], json!({"end": true, "count": 3, "revision": 3}));
+    let cut = pond.lines("limit=2&reverse=true").await;
+    assert_eq!((&cut[2]["end"], &cut[2]["count"]), (&json!(true), &json!(2)));
+    let cursor = cut[2]["cursor"].as_str().unwrap();
+    assert_eq!(pond.lines(&format!("reverse=true&cursor={cursor}")).await[0]["k"], "a");
+    assert_eq!(pond.lines("prefix=zz").await, [json!({"end": true, "count": 0, "revision": 3})]);
+}
+
+#[tokio::test]
+async fn a_stream_shows_one_snapshot_and_its_failure() {
+    let pond = Pond::with_keys(3).await;
+    let open = pond.stream("").await;
+    pond.send("DELETE", "/v1/kv/default/b", "").await;
+    pond.send("PUT", "/v1/kv/default/z", "new").await;
+    let body = open.into_body().collect().await.unwrap().to_bytes();
+    assert!(body.ends_with(b"{\"end\":true,\"count\":3,\"revision\":3}\n"));
+    let failing = pond.stream("").await;
+    pond.engine.fail_next_step(Error::Corrupt { what: "vb-7".into(), reason: "rot".into() });
+    let body = failing.into_body().collect().await.unwrap().to_bytes();
+    let last = std::str::from_utf8(&body).unwrap().lines().last().unwrap().to_owned();
+    let last: Value = serde_json::from_str(&last).unwrap();
+    assert_eq!(last["error"]["type"], "urn:millpond:problem:damaged");
+    assert!(last["error"]["detail"].as_str().unwrap().contains("vb-7"), "{last}");
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_their_places_come_back() {
+    let pond = Pond::new(Limits { streams_max: 1, ..Limits::default() });
+    let first = pond.stream("").await;
+    let second = pond.stream("").await;
+    assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 503));
+    assert_eq!(second.headers()["x-millpond-stall"], "streams");
+    drop(first);
+    assert_eq!(pond.stream("").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_batch_happens_whole_or_not_at_all() {
+    let pond = Pond::with_keys(2).await;
+    let bad = json!([
+        {"op": "put", "k": "c", "v": "1"},
+        {"op": "delete", "k": "a"},
+        {"op": "put", "k": "", "v": "1"},
+    ]);
+    let (status, body) = pond.send("POST", "/v1/batch", bad).await;
+    assert_eq!(status, 400);
+    assert!(body.contains("operation 3: key of 0 bytes"), "{body}");
+    assert_eq!(pond.keys("").await, "ab");
+    let good = "{\"op\":\"put\",\"k\":\"c\",\"v\":\"1\"}\n{\"op\":\"delete\",\"k\":\"a\"}\n";
+    let (status, body) = pond.send("POST", "/v1/batch?durability=interval", good).await;
+    assert_eq!((status, &*body), (200, "{\"count\":2,\"revision\":3}\n"));
+    assert_eq!(pond.keys("").await, "bc");
+}
+
+#[tokio::test]
+async fn a_large_batch_is_decoded_beside_the_workers() {
+    let pond = Pond::new(Limits::default());
+    let lines: String = (0..5000)
+        .map(|n| format!("{{\"op\":\"put\",\"k\":\"key-{n}\",\"v\":\"{n}\"}}\n"))
+        .collect();
+    let (status, body) = pond.send("POST", "/v1/batch", lines).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(pond.lines("").await.last().unwrap()["count"], 5000);
+    let limited = Pond::new(Limits { batch_bytes_max: 1000, ..Limits::default() });
+    let (status, body) = limited.send("POST", "/v1/batch", "x".repeat(1001)).await;
+    assert_eq!(status, 413);
+    assert!(body.contains("at most 1000"), "{body}");
+}
