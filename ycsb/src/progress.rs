@@ -1,0 +1,94 @@
+//! Live progress on standard error: a bar on a terminal, else a line every ten seconds.
+
+use crate::driver::{Phase, Pulse};
+use crate::number::{float, ratio};
+use crate::report::short;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// What the end of the bar stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    Operations(u64),
+    Time(Duration),
+}
+
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    goal: Goal,
+    verb: &'static str,
+    /// The last pulse shown, for the throughput since then.
+    shown: Option<(Instant, u64)>,
+    warmed: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(phase: Phase, goal: Goal) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let len = match goal {
+                Goal::Operations(n) => n,
+                Goal::Time(time) => millis(time),
+            };
+            let style = ProgressStyle::with_template("{prefix:>9} {wide_bar} {percent:>3}%  {msg}")
+                .expect("the template is well-formed");
+            ProgressBar::new(len).with_style(style)
+        });
+        let verb = match phase {
+            Phase::Load => "loading",
+            Phase::Run => "running",
+            Phase::Verify => "verifying",
+        };
+        Self { bar, goal, verb, shown: None, warmed: true }
+    }
+
+    pub(crate) fn show(&mut self, pulse: Pulse) {
+        let every = if self.bar.is_some() { Duration::ZERO } else { LINE_EVERY };
+        let now = Instant::now();
+        let (then, before) = *self.shown.get_or_insert((now, pulse.done));
+        let since = now - then;
+        if since < every || since.is_zero() {
+            return;
+        }
+        // The count begins anew after the warm-up.
+        let done = pulse.done.checked_sub(before).unwrap_or(pulse.done);
+        let speed = ratio(float(done), since.as_secs_f64());
+        self.shown = Some((now, pulse.done));
+        let verb = if pulse.warming { "warming" } else { self.verb };
+        if let Some(bar) = &self.bar {
+            if self.warmed == pulse.warming {
+                self.warmed = !pulse.warming;
+                bar.reset();
+            }
+            bar.set_prefix(verb);
+            bar.set_position(match self.goal {
+                Goal::Operations(_) => pulse.done,
+                Goal::Time(_) => millis(pulse.elapsed),
+            });
+            bar.set_message(format!("{:>8} ops/s", short(speed)));
+            return;
+        }
+        let (elapsed, done) = (pulse.elapsed.as_secs(), pulse.done);
+        say(&format!("{verb}: {elapsed} s, {done} operations, {} ops/s", short(speed)));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A line for people, beside the result on standard output.
+pub(crate) fn say(line: &str) {
+    // With nobody listening on standard error there is nobody to tell.
+    let _unheard = writeln!(std::io::stderr(), "{line}");
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

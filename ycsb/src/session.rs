@@ -1,0 +1,252 @@
+//! One invocation of load, run or verify: from its arguments to its report.
+
+use crate::cgroup::MemoryGroup;
+use crate::cli::{DurabilityArg, Format, IoArg, RunArgs, TargetKind};
+use crate::driver::{Outcome, Phase, Plan, drive};
+use crate::machine;
+use crate::progress::{Goal, Progress};
+use crate::property::Properties;
+use crate::report::{Report, Setting, original_lines};
+use crate::server_process::{ServerOptions, ServerProcess};
+use crate::target::Target;
+use crate::target::embedded::{Config, Embedded};
+use crate::target::http::Http;
+use crate::target::memory::Memory;
+use crate::verify::verify_scan;
+use crate::workload::Workload;
+use anyhow::{Context, Result, bail};
+use kvs::Durability;
+use mpool::IoBackend;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Does what the arguments say, prints the result and returns the report.
+pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
+    let properties = properties(args)?;
+    let workload = Workload::new(&properties)?;
+    let group = args.workload.memory.map(MemoryGroup::create).transpose()?;
+    let server_is_bounded = args.target == TargetKind::Http;
+    if let Some(group) = group.as_ref().filter(|_| !server_is_bounded) {
+        group.enter()?;
+    }
+    let target = open(phase, args, &workload, group.as_ref())?;
+    if args.target == TargetKind::Memory && phase != Phase::Load {
+        measure(&*target, &workload, &plan(Phase::Load, args, &workload))?;
+    }
+    let mut outcome = measure(&*target, &workload, &plan(phase, args, &workload))?;
+    if phase == Phase::Verify {
+        verify_scan(&*target, &workload, &mut outcome)?;
+    }
+    let mut report = Report::new(setting(phase, args, &properties, &workload, &*target), &outcome);
+    let closing = Instant::now();
+    target.close()?;
+    report.close_seconds = closing.elapsed().as_secs_f64();
+    report.memory = group.as_ref().map(MemoryGroup::usage);
+    print(args, &report, &outcome, &workload)?;
+    Ok(report)
+}
+
+/// The workload's properties, with what the command line has options for.
+fn properties(args: &RunArgs) -> Result<Properties> {
+    let w = &args.workload;
+    let mut properties = Properties::gather(&w.files, &w.properties)?;
+    if let Some(threads) = w.threads {
+        properties.set("threadcount", &threads.to_string())?;
+    }
+    if let Some(rate) = w.rate {
+        if !(rate > 0.0 && rate.is_finite()) {
+            bail!("--rate {rate}: must be a number of operations a second above 0");
+        }
+        properties.set("target", &rate.to_string())?;
+    }
+    if w.verify {
+        properties.set("dataintegrity", "true")?;
+    }
+    Ok(properties)
+}
+
+fn plan(phase: Phase, args: &RunArgs, workload: &Workload) -> Plan {
+    let w = &args.workload;
+    let operations = if w.seconds.is_some() { 0 } else { workload.operations };
+    Plan {
+        phase,
+        warmup: if phase == Phase::Run { w.warmup } else { Duration::ZERO },
+        time: match phase {
+            Phase::Run => w.seconds.or(workload.time_max),
+            // A part of the records would be no load, and no verification.
+            Phase::Load | Phase::Verify => None,
+        },
+        operations,
+        seed: w.seed,
+    }
+}
+
+fn measure(target: &dyn Target, workload: &Workload, plan: &Plan) -> Result<Outcome> {
+    let goal = match (plan.phase, plan.time) {
+        (Phase::Load | Phase::Verify, _) => Goal::Operations(workload.insert_count),
+        (Phase::Run, Some(time)) if plan.operations == 0 => Goal::Time(time),
+        (Phase::Run, _) => Goal::Operations(plan.operations),
+    };
+    let mut progress = Progress::new(plan.phase, goal);
+    drive(target, workload, plan, &mut |pulse| progress.show(pulse))
+}
+
+fn open(
+    phase: Phase,
+    args: &RunArgs,
+    workload: &Workload,
+    group: Option<&MemoryGroup>,
+) -> Result<Box<dyn Target>> {
+    Ok(match args.target {
+        TargetKind::Memory => Box::new(Memory::new()),
+        TargetKind::Embedded => Box::new(Embedded::open(&Config {
+            dir: data_dir(args, phase)?,
+            table: &workload.table,
+            durability: durability(args.workload.durability),
+            io: backend(args.store.io),
+            allow_buffered: args.store.allow_buffered,
+            engine: &args.store.engine,
+        })?),
+        TargetKind::Http => Box::new(open_http(phase, args, workload, group)?),
+        TargetKind::Rocksdb => open_rocksdb(phase, args, workload)?,
+    })
+}
+
+fn open_http(
+    phase: Phase,
+    args: &RunArgs,
+    workload: &Workload,
+    group: Option<&MemoryGroup>,
+) -> Result<Http> {
+    let durability = args.workload.durability.name();
+    if !args.store.engine.is_empty() {
+        bail!("--engine is for embedded and rocksdb; give a server its options by --server-arg");
+    }
+    if let Some(url) = &args.store.url {
+        let http = Http::remote(url, &workload.table, durability)?;
+        return Ok(http.with_pid(args.store.server_pid));
+    }
+    if args.data.is_none() && phase != Phase::Load {
+        bail!("nothing is loaded: give the server that was loaded by --url, or its --data DIR");
+    }
+    let mut server_args = Vec::new();
+    if args.store.io != IoArg::Auto {
+        server_args.extend(["--io".to_owned(), args.store.io.name().to_owned()]);
+    }
+    if args.store.allow_buffered {
+        server_args.push("--allow-buffered=true".to_owned());
+    }
+    server_args.extend(args.store.server_arg.iter().cloned());
+    let options = ServerOptions {
+        program: args.store.server.clone(),
+        args: server_args,
+        data: args.data.clone(),
+    };
+    Http::own(ServerProcess::start(&options, group)?, &workload.table, durability)
+}
+
+#[cfg(feature = "rocksdb")]
+fn open_rocksdb(phase: Phase, args: &RunArgs, workload: &Workload) -> Result<Box<dyn Target>> {
+    use crate::target::rocksdb::{Config, Rocks};
+    Ok(Box::new(Rocks::open(&Config {
+        dir: data_dir(args, phase)?,
+        table: &workload.table,
+        durability: args.workload.durability,
+        memory_bytes: args.workload.memory,
+        allow_buffered: args.store.allow_buffered,
+        engine: &args.store.engine,
+    })?))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn open_rocksdb(_: Phase, _: &RunArgs, _: &Workload) -> Result<Box<dyn Target>> {
+    bail!(
+        "this program was built without RocksDB; build it with \
+         `cargo build --release -p millpond-ycsb --features rocksdb` (ycsb/README.md says what \
+         that needs)"
+    )
+}
+
+fn data_dir(args: &RunArgs, phase: Phase) -> Result<&Path> {
+    let dir = args.data.as_deref().with_context(|| {
+        format!("--target {} needs --data DIR, where its data is", args.target.name())
+    })?;
+    if phase != Phase::Load && !dir.exists() {
+        bail!("{} does not exist; run `ycsb load` with the same --data first", dir.display());
+    }
+    Ok(dir)
+}
+
+fn durability(arg: DurabilityArg) -> Durability {
+    match arg {
+        DurabilityArg::Sync => Durability::Sync,
+        DurabilityArg::Interval => Durability::Interval,
+        DurabilityArg::Off => Durability::Off,
+    }
+}
+
+fn backend(arg: IoArg) -> IoBackend {
+    match arg {
+        IoArg::Auto => IoBackend::Auto,
+        IoArg::Uring => IoBackend::Uring,
+        IoArg::Threads => IoBackend::Threads,
+    }
+}
+
+fn setting(
+    phase: Phase,
+    args: &RunArgs,
+    properties: &Properties,
+    workload: &Workload,
+    target: &dyn Target,
+) -> Setting {
+    let device = target.data_dir().and_then(machine::device_of);
+    let (device, file_system) = device.unzip();
+    Setting {
+        phase: match phase {
+            Phase::Load => "load".into(),
+            Phase::Verify => "verify".into(),
+            Phase::Run => "run".into(),
+        },
+        target: args.target.name().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        commit: machine::commit(),
+        target_facts: target.facts().into_iter().collect(),
+        properties: properties.entries().clone(),
+        records: workload.records,
+        dataset_bytes: workload.insert_count.saturating_mul(workload.record_bytes_max()),
+        threads: workload.threads,
+        rate: workload.rate,
+        warmup_seconds: args.workload.warmup.as_secs_f64(),
+        durability: args.workload.durability.name().into(),
+        verify: workload.verify,
+        seed: args.workload.seed,
+        memory_limit_bytes: args.workload.memory,
+        device,
+        file_system,
+        kernel: machine::kernel(),
+        cpus: machine::cpus(),
+    }
+}
+
+fn print(args: &RunArgs, report: &Report, outcome: &Outcome, workload: &Workload) -> Result<()> {
+    let json = args.workload.json.as_deref();
+    let to_stdout = json.is_some_and(|path| path == Path::new("-"));
+    let text = match args.format {
+        _ if to_stdout => serde_json::to_string_pretty(report)? + "\n",
+        Format::Table => report.table(),
+        Format::Ycsb => original_lines(report, &outcome.recorder, workload),
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")?;
+    if let Some(path) = json.filter(|_| !to_stdout) {
+        write_json(path, report)?;
+    }
+    Ok(())
+}
+
+/// Writes `value` to the file, readable.
+pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write --json {}", path.display()))
+}
