@@ -7,17 +7,16 @@
 //! anything is written.
 
 use crate::{
+    address::VolumeId,
     id::{MblockId, MdcId, SegmentId},
-    mdc::record::Change,
+    mdc::{
+        MDC_RECORD_BYTES_MAX,
+        record::{Change, MblockPlace},
+    },
+    media::VolumeRecord,
     space::extent::Extent,
 };
 use std::collections::BTreeMap;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MblockPlace {
-    pub(crate) extent: Extent,
-    pub(crate) len_bytes: u64,
-}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Catalog {
@@ -27,10 +26,14 @@ pub(crate) struct Catalog {
     pub(crate) mdcs: BTreeMap<MdcId, [Extent; 2]>,
     pub(crate) segments: BTreeMap<SegmentId, Extent>,
     pub(crate) properties: BTreeMap<String, Vec<u8>>,
+    /// The root is named only once something about it was changed.
+    pub(crate) volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Ids of volumes below it have been used.
+    pub(crate) volume_limit: u16,
 }
 
-/// Changes of a checkpoint record at most: a property may take 1.1 KB, and a record 1 MiB.
-const STATE_CHANGES_PER_RECORD: usize = 512;
+/// A checkpoint's records are about this long: large ones are replayed faster, but are one read.
+const STATE_RECORD_BYTES: usize = MDC_RECORD_BYTES_MAX / 2;
 
 impl Catalog {
     /// Applies one change; the error says why it cannot follow from what is there.
@@ -44,9 +47,18 @@ impl Catalog {
             }
             Change::MblockCreated { id, extent, len_bytes } => {
                 self.check_new_id(id.get())?;
-                let place = MblockPlace { extent: *extent, len_bytes: *len_bytes };
+                let (extents, len_bytes) = (vec![*extent], *len_bytes);
+                let place = MblockPlace { extents, len_bytes, sums_crc: None };
                 if self.mblocks.insert(*id, place).is_some() {
                     return Err("an mblock is created twice");
+                }
+            }
+            Change::MblockPlaced { id, place } => {
+                self.check_new_id(id.get())?;
+                if let Some(before) = self.mblocks.insert(*id, place.clone())
+                    && before.len_bytes != place.len_bytes
+                {
+                    return Err("an mblock changes its length");
                 }
             }
             Change::MblockDeleted(id) => {
@@ -57,6 +69,9 @@ impl Catalog {
                 if self.mdcs.insert(*id, *logs).is_some() {
                     return Err("an MDC is created twice");
                 }
+            }
+            Change::MdcDeleted(id) => {
+                self.mdcs.remove(id).ok_or("an MDC is deleted that does not exist")?;
             }
             Change::SegmentCreated { id, extent } => {
                 self.check_new_id(id.get())?;
@@ -69,6 +84,15 @@ impl Catalog {
             }
             Change::PropertySet { name, value } => {
                 self.properties.insert(name.clone(), value.clone());
+            }
+            Change::VolumeSet(volume) => {
+                self.volume_limit = self.volume_limit.max(volume.id.get() + 1);
+                self.volumes.insert(volume.id, volume.clone());
+            }
+            Change::VolumeRemoved(id) => {
+                // A checkpoint says so of the highest id ever used, so that it stays used.
+                self.volume_limit = self.volume_limit.max(id.get() + 1);
+                self.volumes.remove(id);
             }
         }
         Ok(())
@@ -85,10 +109,17 @@ impl Catalog {
     /// The changes that build this catalog from nothing, in lists that fit a record each.
     pub(crate) fn state(&self) -> Vec<Vec<Change>> {
         let limit = std::iter::once(Change::IdLimit(self.id_limit));
-        let mblocks = self.mblocks.iter().map(|(id, place)| {
-            let MblockPlace { extent, len_bytes } = *place;
-            Change::MblockCreated { id: *id, extent, len_bytes }
+        let mblocks = self.mblocks.iter().map(|(id, place)| match place {
+            MblockPlace { extents, len_bytes, sums_crc: None } => {
+                let (extent, len_bytes) = (extents[0], *len_bytes);
+                Change::MblockCreated { id: *id, extent, len_bytes }
+            }
+            placed => Change::MblockPlaced { id: *id, place: placed.clone() },
         });
+        let used = self.volume_limit.checked_sub(1).and_then(VolumeId::new);
+        let removed = used.filter(|id| !self.volumes.contains_key(id)).map(Change::VolumeRemoved);
+        let volumes =
+            removed.into_iter().chain(self.volumes.values().cloned().map(Change::VolumeSet));
         let mdcs = self.mdcs.iter().map(|(id, logs)| Change::MdcCreated { id: *id, logs: *logs });
         let segments = self
             .segments
@@ -98,17 +129,33 @@ impl Catalog {
             .properties
             .iter()
             .map(|(name, value)| Change::PropertySet { name: name.clone(), value: value.clone() });
-        let all: Vec<Change> =
-            limit.chain(mblocks).chain(mdcs).chain(segments).chain(properties).collect();
-        all.chunks(STATE_CHANGES_PER_RECORD).map(<[Change]>::to_vec).collect()
+        let all = limit.chain(volumes).chain(mblocks).chain(mdcs).chain(segments).chain(properties);
+        in_records(all)
     }
 
     /// Every extent that belongs to an object.
     pub(crate) fn extents(&self) -> Vec<Extent> {
-        let mblocks = self.mblocks.values().map(|place| place.extent);
+        let mblocks = self.mblocks.values().flat_map(|place| place.extents.iter().copied());
         let mdcs = self.mdcs.values().flatten().copied();
         mblocks.chain(mdcs).chain(self.segments.values().copied()).collect()
     }
+}
+
+/// Divides changes into lists that fit a record each.
+fn in_records(changes: impl Iterator<Item = Change>) -> Vec<Vec<Change>> {
+    let mut records = Vec::new();
+    let (mut list, mut bytes) = (Vec::new(), 0);
+    for change in changes {
+        let len = change.encoded_len();
+        if bytes + len > STATE_RECORD_BYTES {
+            records.push(std::mem::take(&mut list));
+            bytes = 0;
+        }
+        bytes += len;
+        list.push(change);
+    }
+    records.push(list);
+    records
 }
 
 #[cfg(test)]
@@ -161,6 +208,7 @@ mod tests {
             (created(10), "beyond the limit"),
             (Change::MblockDeleted(mblock(2)), "does not exist"),
             (Change::SegmentDeleted(SegmentId::new(1).unwrap()), "does not exist"),
+            (Change::MdcDeleted(MdcId::new(1).unwrap()), "does not exist"),
             (Change::IdLimit(9), "went back"),
         ] {
             let error = base.clone().apply(&change).unwrap_err();

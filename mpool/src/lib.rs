@@ -5,7 +5,8 @@
 //! - **mblocks**, immutable objects: allocate, append, commit, read, delete. Several are created
 //!   and
 //!   deleted by one commit, all or nothing across a crash. Their ids are never reused.
-//! - **MDCs**, crash-safe journals of small records, rewritten when full.
+//! - **MDCs**, crash-safe journals of small records, rewritten in the background before they are
+//!   full.
 //! - **segments**, fixed extents for write-ahead logs.
 //! - **maps** over mblocks, and a **reaper** that keeps their memory within a budget.
 //!
@@ -38,43 +39,71 @@
 //! # }
 //! ```
 
+mod address;
 mod catalog;
+mod check;
+mod destroy;
 pub mod device;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod id;
 mod io;
 mod journal;
+mod journal_chore;
+mod label;
+mod latency;
 mod mblock;
 mod mcache;
 mod mdc;
+mod media;
 mod metrics;
 mod open;
 mod options;
 mod pool;
 mod reaper;
+mod relocate;
+mod scrub;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod space;
 mod superblock;
 mod sys;
+mod tidy;
 mod volume;
+mod volumes;
+mod zone_chore;
 
-pub use device::{Device, Geometry};
+pub use address::VolumeId;
+pub use check::{CheckOptions, CheckReport, Issue, PoolIdentity, Severity};
+pub use destroy::Destroyed;
+pub use device::{
+    AppendRing, Device, EmulatedZoned, Geometry, Zone, ZoneCondition, ZoneHabits, ZoneLimits,
+    Zoned, ZonedDevice,
+};
 pub use error::{Error, Result, Scope};
 pub use id::{MblockId, MdcId, SegmentId};
 pub use io::{
     buf::{IO_ALIGN, IoBuf},
     queue::{BufWrite, Done, IoQueue, Job, Priority},
 };
+pub use latency::LatencySummary;
 pub use mblock::{Mblock, MblockWriter};
-pub use mcache::{Class, Map, MapStats, PageRef, ReadDone};
-pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc};
+pub use mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone};
+pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc, MdcState, background::MdcSnapshot, pair::MdcRoom};
+pub use media::{Lifetime, MediaClass, Placement, VolumeKind};
 pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics};
-pub use options::{IoBackend, Options, ReaperOptions};
-pub use pool::{Pool, PoolInfo};
-pub use reaper::{MemoryConsumer, Reaper, ReaperStats};
+pub use open::NewRoot;
+pub use options::{IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy};
+pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};
+pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats};
+pub use scrub::{
+    Damage, Finding, ScrubOptions, ScrubOwners, ScrubPart, ScrubProgress, ScrubTarget,
+    SegmentScrub, VerifySegment,
+};
 pub use segment::Segment;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Faults, SimDevice};
 pub use space::ALLOC_UNIT;
+pub use volumes::{Evacuation, NewVolume, VolumeInfo};

@@ -4,7 +4,7 @@
 //! in [`PoolMetrics::visit`]; whoever renders them knows no metric by name. Ratios are computed by
 //! the reader, never stored. All accesses are relaxed: counters order nothing.
 
-use crate::io::queue::Priority;
+use crate::{io::queue::Priority, latency::Latency};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A monotone count.
@@ -77,12 +77,34 @@ pub struct PoolMetrics {
     pub(crate) space_used_bytes: Gauge,
     pub(crate) space_free_bytes: Gauge,
     pub(crate) space_refused: Counter,
+    pub(crate) space_fallbacks: Counter,
+    pub(crate) zones_reset: Counter,
+    pub(crate) mblocks_moved: Counter,
+    pub(crate) moved_bytes: Counter,
     pub(crate) mblocks_committed: Counter,
     pub(crate) mblocks_deleted: Counter,
     pub(crate) mdc_appends: Counter,
     pub(crate) mdc_append_bytes: Counter,
     pub(crate) mdc_checkpoints: Counter,
+    pub(crate) mdc_checkpoints_forced: Counter,
+    pub(crate) mdc_checkpoints_abandoned: Counter,
     pub(crate) mdc_replayed: Counter,
+    pub(crate) journal_moves: Counter,
+    pub(crate) commit: Latency,
+    pub(crate) mdc_append: Latency,
+    pub(crate) mdc_wait: Latency,
+    pub(crate) mdc_hold: Latency,
+    pub(crate) pace_waits: Counter,
+    pub(crate) pace_wait_us: Counter,
+    pub(crate) pace_hurries: Counter,
+    pub(crate) pace_bytes_per_second: Gauge,
+    pub(crate) scrub_bytes: Counter,
+    pub(crate) scrub_objects: Counter,
+    pub(crate) scrub_findings: Counter,
+    pub(crate) scrub_passes: Counter,
+    pub(crate) scrub_position_bytes: Gauge,
+    pub(crate) scrub_goal_bytes: Gauge,
+    pub(crate) scrub_completed_s: Gauge,
 }
 
 /// Receives one metric: name without the `millpond_` prefix, help, kind, value.
@@ -114,8 +136,13 @@ impl PoolMetrics {
         // Exhaustive on purpose: a new field does not compile until it is named here.
         let Self {
             reads, writes, flushes, flush_errors, grows, space_used_bytes, space_free_bytes,
-            space_refused, mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes,
-            mdc_checkpoints, mdc_replayed,
+            space_refused, space_fallbacks, zones_reset, mblocks_moved, moved_bytes,
+            mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
+            mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, journal_moves, commit,
+            mdc_append, mdc_wait, mdc_hold,
+            pace_waits, pace_wait_us, pace_hurries, pace_bytes_per_second,
+            scrub_bytes, scrub_objects, scrub_findings, scrub_passes, scrub_position_bytes,
+            scrub_goal_bytes, scrub_completed_s,
         } = self;
         see("mpool_read_bytes_total",  "bytes read from the drive outside the map", C, self.read_bytes());
         see("mpool_write_bytes_total", "bytes written to the drive", C, self.write_bytes());
@@ -127,18 +154,95 @@ impl PoolMetrics {
         }
         see("mpool_flushes_total",           "flushes of the drive", C, flushes.get());
         see("mpool_flush_errors_total",      "flushes that failed; each poisons the pool", C, flush_errors.get());
-        see("mpool_grows_total",             "times the volume grew", C, grows.get());
-        see("mpool_space_used_bytes",        "bytes of the volume that belong to an object", G, space_used_bytes.get());
-        see("mpool_space_free_bytes",        "bytes of the volume that belong to none", G, space_free_bytes.get());
+        see("mpool_grows_total",             "times a volume grew", C, grows.get());
+        see("mpool_space_used_bytes",        "bytes of the volumes that belong to an object", G, space_used_bytes.get());
+        see("mpool_space_free_bytes",        "bytes of the volumes that belong to none", G, space_free_bytes.get());
         see("mpool_space_refused_total",     "allocations refused because the pool was full", C, space_refused.get());
+        see("mpool_space_fallbacks_total",   "allocations placed elsewhere: the preferred volume was full", C, space_fallbacks.get());
+        see("mpool_zones_reset_total",       "dead zones reset by housekeeping", C, zones_reset.get());
+        see("mpool_mblocks_moved_total",     "mblocks moved to another place", C, mblocks_moved.get());
+        see("mpool_moved_bytes_total",       "bytes of them", C, moved_bytes.get());
         see("mpool_mblocks_committed_total", "mblocks made durable", C, mblocks_committed.get());
         see("mpool_mblocks_deleted_total",   "mblocks deleted", C, mblocks_deleted.get());
         see("mpool_mdc_appends_total",       "records appended to journals", C, mdc_appends.get());
         see("mpool_mdc_append_bytes_total",  "bytes appended to journals, frames included", C, mdc_append_bytes.get());
         see("mpool_mdc_checkpoints_total",   "journals rewritten into their other half", C, mdc_checkpoints.get());
+        see("mpool_mdc_checkpoints_forced_total", "rewritings that an append had to wait for", C, mdc_checkpoints_forced.get());
+        see("mpool_mdc_checkpoints_abandoned_total", "rewritings overtaken or failed", C, mdc_checkpoints_abandoned.get());
         see("mpool_mdc_replayed_total",      "journal records replayed at open", C, mdc_replayed.get());
+        see("mpool_journal_moves_total",     "times the pool's journal moved to longer logs", C, journal_moves.get());
+        let latencies = [commit, mdc_append, mdc_wait, mdc_hold];
+        for (latency, names) in latencies.into_iter().zip(&LATENCY_NAMES) {
+            visit_latency(latency, names, see);
+        }
+        see("mpool_pace_waits_total",        "background requests that waited for their turn", C, pace_waits.get());
+        see("mpool_pace_wait_us_total",      "microseconds that they waited", C, pace_wait_us.get());
+        see("mpool_pace_hurries_total",      "times the bounds of background requests were lifted because of debt", C, pace_hurries.get());
+        see("mpool_pace_bytes_per_second",   "rate that background requests may have", G, pace_bytes_per_second.get());
+        see("mpool_scrub_bytes_total",       "bytes verified by scrubs", C, scrub_bytes.get());
+        see("mpool_scrub_objects_total",     "objects verified by scrubs", C, scrub_objects.get());
+        see("mpool_scrub_findings_total",    "damaged places that scrubs found", C, scrub_findings.get());
+        see("mpool_scrub_passes_total",      "scrubs that came to their end", C, scrub_passes.get());
+        see("mpool_scrub_position_bytes",    "bytes verified in the present pass", G, scrub_position_bytes.get());
+        see("mpool_scrub_goal_bytes",        "bytes that a pass verifies, about", G, scrub_goal_bytes.get());
+        see("mpool_scrub_completed_seconds", "when the last pass ended, seconds since 1970; 0 = not known", G, scrub_completed_s.get());
     }
 }
+
+/// Names and help of one latency: calls, sum, maximum and buckets.
+struct LatencyNames {
+    count: (&'static str, &'static str),
+    total: (&'static str, &'static str),
+    max: (&'static str, &'static str),
+    within: [(&'static str, &'static str); Latency::BUCKETS],
+}
+
+fn visit_latency(latency: &Latency, names: &LatencyNames, see: See<'_>) {
+    use MetricKind::{Counter as C, Gauge as G};
+    see(names.count.0, names.count.1, C, latency.count());
+    see(names.total.0, names.total.1, C, latency.total_us());
+    see(names.max.0, names.max.1, G, latency.max_us());
+    for ((name, help), within) in names.within.iter().zip(latency.within()) {
+        see(name, help, C, within);
+    }
+}
+
+macro_rules! latency_names {
+    ($name:literal, $what:literal) => {
+        LatencyNames {
+            count: (concat!("mpool_", $name, "_latency_count_total"), $what),
+            total: (
+                concat!("mpool_", $name, "_latency_us_total"),
+                concat!($what, ": time of all together, microseconds"),
+            ),
+            max: (
+                concat!("mpool_", $name, "_latency_max_us"),
+                concat!($what, ": the slowest since the pool was opened, microseconds"),
+            ),
+            within: [
+                latency_names!($name, $what, "100us"),
+                latency_names!($name, $what, "1ms"),
+                latency_names!($name, $what, "10ms"),
+                latency_names!($name, $what, "100ms"),
+                latency_names!($name, $what, "1s"),
+            ],
+        }
+    };
+    ($name:literal, $what:literal, $bound:literal) => {
+        (
+            concat!("mpool_", $name, "_latency_within_", $bound, "_total"),
+            concat!($what, ": those that took at most ", $bound),
+        )
+    };
+}
+
+/// In the order in which [`PoolMetrics::visit`] shows them.
+const LATENCY_NAMES: [LatencyNames; 4] = [
+    latency_names!("commit", "commits of mblocks, with the flush of their data"),
+    latency_names!("mdc_append", "appends to journals, waiting included"),
+    latency_names!("mdc_wait", "appends that waited for a journal's rewriting"),
+    latency_names!("mdc_hold", "times the background kept a journal's appends out"),
+];
 
 /// Name and help of the bytes, operations and errors of one direction and priority.
 type IoNames = [(&'static str, &'static str); 3];

@@ -1,4 +1,4 @@
-//! The pool: one volume, its objects, and everything that serves them.
+//! The pool: its volumes, its objects, and everything that serves them.
 //!
 //! Locks, in order; at most two are held at once, and none but the journal's across device IO:
 //!
@@ -7,52 +7,76 @@
 //! 2. catalog | table | free set | open journals    memory only, held briefly
 //! ```
 //!
-//! How a pool is found, created and opened: `open`. What survives a crash: the journal's changes
+//! How a pool is found, created and opened: `open`. How volumes come and go: `volumes`; how objects
+//! move: `relocate`. What survives a crash: the journal's changes
 //! (`journal`, `catalog`), the data of the objects it names, and nothing else.
 
 use crate::{
+    address::VolumeId,
     catalog::Catalog,
+    check::name_of,
     error::{Error, Result},
     id::{MblockId, MdcId, SegmentId},
     io::queue::{IoQueue, Priority},
     journal::{Journal, owner_word},
-    mblock::{Finished, Mblock, MblockWriter, Sink},
+    latency::{LatencySummary, Start},
+    mblock::{Finished, Mblock, MblockWriter, Sink, sums},
     mcache::{Class, Map, MapStats, Mcache},
     mdc::{
         MDC_RECORD_BYTES_MAX, Mdc,
-        pair::{LogPair, Place},
-        record::{CHANGE_BYTES_MAX, Change, PROPERTY_NAME_BYTES_MAX, PROPERTY_VALUE_BYTES_MAX},
+        pair::{LogPair, Place, Position},
+        record::{Change, PROPERTY_NAME_BYTES_MAX, PROPERTY_VALUE_BYTES_MAX},
     },
+    media::{MediaClass, Placement},
     metrics::{MetricKind, PoolMetrics},
-    options::in_range,
+    options::{Options, in_range},
     reaper::Reaper,
+    scrub::control::Control,
     segment::Segment,
-    space::{ALLOC_UNIT, Lease, Space, extent::Extent},
+    space::{ALLOC_UNIT, Lease, Space, choose::What, extent::Extent},
     superblock::FORMAT_MAJOR,
-    volume::Volume,
+    tidy::{Registered, Tidy},
+    volume::{Volume, Volumes},
 };
 use parking_lot::{Mutex, RwLock};
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
 };
 
-/// Objects that one commit may create and delete together, so that its record fits the journal.
-const COMMIT_OBJECTS_MAX: usize = MDC_RECORD_BYTES_MAX / CHANGE_BYTES_MAX;
+/// Objects that one commit may create and delete together; that their places fit one record bounds
+/// them earlier, at some 23,000 created ones, and fewer in zones.
+const COMMIT_OBJECTS_MAX: usize = 65_536;
+/// The property that holds the pool's name.
+pub(crate) const NAME_PROPERTY: &str = "pool.name";
+const NAME_BYTES_MAX: usize = 64;
 /// A client's journal: at least a few frames, at most what is still read quickly at open.
 const MDC_LOG_BYTES_MAX: u64 = 1 << 30;
 
-/// The pool: one capacity volume. Shared by `Arc`. One process at a time (lock).
+const PROPERTY_NAME_MAX: u64 = PROPERTY_NAME_BYTES_MAX as u64;
+
+/// The pool. Shared by `Arc`. One process at a time (lock).
 pub struct Pool {
+    /// These drop first: the chores use the rest.
+    pub(crate) zone_chore: OnceLock<Registered>,
+    pub(crate) _journal_chore: Registered,
+    pub(crate) tidy: Tidy,
     pub(crate) uuid: [u8; 16],
-    pub(crate) journal: Journal,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) table: RwLock<Table>,
-    pub(crate) open_mdcs: Arc<Mutex<BTreeSet<MdcId>>>,
+    pub(crate) open_mdcs: OpenMdcs,
     pub(crate) space: Arc<Space>,
-    pub(crate) volume: Arc<Volume>,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) mcache: Arc<Mcache>,
     pub(crate) reaper: Reaper,
     pub(crate) queue: Arc<IoQueue>,
+    pub(crate) options: Options,
+    /// Where the pool's files are, if it is made of files.
+    pub(crate) dir: Option<PathBuf>,
+    /// One change of the volumes at a time.
+    pub(crate) changing_volumes: Mutex<()>,
+    pub(crate) scrubbing: Control,
 }
 
 /// Handles of everything the catalog names; each holds the lease of its extent.
@@ -68,34 +92,80 @@ pub(crate) struct Table {
 pub struct PoolInfo {
     /// Names the pool.
     pub uuid: [u8; 16],
-    /// What the volume may grow to.
+    /// What the volumes can hold together, or may grow to.
     pub capacity_bytes_max: u64,
-    /// The volume's present size.
+    /// Their present sizes together.
     pub len_bytes: u64,
     /// Bytes that belong to an object or to the pool itself.
     pub used_bytes: u64,
     /// Bytes free now or after growth; the disk may give less.
     pub free_bytes: u64,
+    /// Bytes of them that only allocations with [`Placement::spare`] get.
+    pub spare_bytes: u64,
+    /// How many volumes there are.
+    pub volumes: u64,
     /// Committed mblocks.
     pub mblocks: u64,
     /// Major version of the format.
     pub format: u32,
     /// "uring" or "threads".
     pub io_backend: &'static str,
-    /// What kind of device it is on.
+    /// What kind of device the root volume is on.
     pub device: &'static str,
+    /// Length of each of the journal's two logs.
+    pub journal_log_bytes: u64,
+    /// How much of the active one is in use.
+    pub journal_used_bytes: u64,
+    /// How long commits have taken, the flush of their data included.
+    pub commits: LatencySummary,
+    /// How long appends to journals have waited for a rewriting, those that had to.
+    pub journal_waits: LatencySummary,
+}
+
+/// What is free, by who can use it. Volumes that are being emptied do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Bytes that mblocks can take: on a zoned volume, those in its sequential zones.
+    pub object_bytes: u64,
+    /// Bytes that segments and journals can take: those that can be overwritten.
+    pub log_bytes: u64,
+    /// Bytes of both that only allocations with [`Placement::spare`] get.
+    pub spare_bytes: u64,
+}
+
+/// A pool's UUID as people write it: 32 hexadecimal digits in five groups.
+pub fn uuid_text(uuid: [u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (at, byte) in uuid.into_iter().enumerate() {
+        if [4, 6, 8, 10].contains(&at) {
+            text.push('-');
+        }
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(digit.into(), 16).expect("four bits"));
+        }
+    }
+    text
 }
 
 /// Marks a client's journal as open; there is one handle of each at a time, because two would write
 /// to the same place.
 pub(crate) struct OpenMdc {
     id: MdcId,
-    open: Arc<Mutex<BTreeSet<MdcId>>>,
+    open: OpenMdcs,
 }
+
+/// The journals that are open, and where each of them is.
+pub(crate) type OpenMdcs = Arc<Mutex<BTreeMap<MdcId, ShowPosition>>>;
+/// `None` while the journal is being opened or closed.
+pub(crate) type ShowPosition = Arc<dyn Fn() -> Option<Position> + Send + Sync>;
 
 impl OpenMdc {
     pub(crate) fn id(&self) -> MdcId {
         self.id
+    }
+
+    pub(crate) fn set_position(&self, show: ShowPosition) {
+        self.open.lock().insert(self.id, show);
     }
 }
 
@@ -107,20 +177,23 @@ impl Drop for OpenMdc {
 
 // Mblocks.
 impl Pool {
-    /// Reserves a contiguous extent of at least `capacity_bytes`, rounded up to the allocation unit
-    /// (64 KiB). `priority` is that of its writes.
+    /// Reserves room for an mblock of up to `capacity_bytes` on a volume that `placement` prefers;
+    /// a [`Priority`] alone will do, and means an object of the capacity class.
     pub fn allocate(
         self: &Arc<Self>,
         capacity_bytes: u64,
-        priority: Priority,
+        placement: impl Into<Placement>,
     ) -> Result<MblockWriter> {
-        self.volume.check_writable()?;
-        in_range("capacity of an mblock", capacity_bytes, 1, self.space.len_max())?;
-        let lease = self.space.lease(capacity_bytes)?;
+        self.volumes.check_writable()?;
+        let placement = placement.into();
+        in_range("capacity of an mblock", capacity_bytes, 1, self.space.object_bytes_max())?;
+        let room = self.space.room(sums::total_len(capacity_bytes), placement)?;
         let id = MblockId::new(self.journal.new_id()?).expect("ids start at 1");
-        let sink =
-            Sink { volume: Arc::clone(&self.volume), queue: Arc::clone(&self.queue), priority };
-        Ok(MblockWriter::new(id, capacity_bytes, lease, sink))
+        Ok(MblockWriter::new(id, capacity_bytes, room, self.sink(placement.priority)))
+    }
+
+    pub(crate) fn sink(&self, priority: Priority) -> Sink {
+        Sink { volumes: Arc::clone(&self.volumes), queue: Arc::clone(&self.queue), priority }
     }
 
     /// Makes all `create` durable and all `delete` gone by *one* journal record, after one flush of
@@ -131,20 +204,23 @@ impl Pool {
         create: Vec<MblockWriter>,
         delete: &[MblockId],
     ) -> Result<Vec<Mblock>> {
-        self.volume.check_writable()?;
+        self.volumes.check_writable()?;
         let objects = (create.len() + delete.len()) as u64;
         in_range("objects in one commit", objects, 0, COMMIT_OBJECTS_MAX as u64)?;
         if objects == 0 {
             return Ok(Vec::new());
         }
+        let start = Start::now();
         // Early, so that a mistaken caller does not pay for the flush; checked again below.
         self.journal.read(|catalog| check_deletable(catalog, delete))?;
         let finished: Vec<Finished> =
             create.into_iter().map(MblockWriter::finish).collect::<Result<_>>()?;
         if !finished.is_empty() {
-            self.volume.flush()?;
+            self.volumes.flush()?;
         }
         let changes = commit_changes(&finished, delete);
+        let bytes: usize = changes.iter().map(Change::encoded_len).sum();
+        in_range("bytes of one commit's record", bytes as u64, 0, MDC_RECORD_BYTES_MAX as u64)?;
         let mut created = Vec::new();
         let mut deleted = Vec::new();
         self.journal.commit(
@@ -159,15 +235,18 @@ impl Pool {
         )?;
         // Outside of all locks: the last handle drops cached pages.
         deleted.iter().for_each(Mblock::mark_deleted);
-        self.volume.metrics().mblocks_committed.add(created.len() as u64);
-        self.volume.metrics().mblocks_deleted.add(deleted.len() as u64);
+        if self.space.has_zones() {
+            self.tidy.bell().ring();
+        }
+        self.volumes.metrics().mblocks_committed.add(created.len() as u64);
+        self.volumes.metrics().mblocks_deleted.add(deleted.len() as u64);
+        self.volumes.metrics().commit.end(start);
         Ok(created)
     }
 
-    fn mblock_of(&self, finished: Finished) -> Mblock {
-        let Finished { id, len_bytes, mut lease } = finished;
-        lease.trim(len_bytes);
-        Mblock::new(id, len_bytes, lease, &self.volume, &self.mcache)
+    pub(crate) fn mblock_of(&self, finished: Finished) -> Mblock {
+        let Finished { id, len_bytes, lease, sums_crc } = finished;
+        Mblock::new((id, len_bytes, Some(sums_crc)), lease, &self.volumes, &self.mcache)
     }
 
     /// A handle of a committed mblock.
@@ -190,32 +269,64 @@ fn check_deletable(catalog: &Catalog, delete: &[MblockId]) -> Result<()> {
 }
 
 fn commit_changes(finished: &[Finished], delete: &[MblockId]) -> Vec<Change> {
-    let created = finished.iter().map(|f| {
-        let offset = f.lease.extent().offset;
-        let extent = Extent { offset, len: Lease::trimmed_len(f.len_bytes) };
-        Change::MblockCreated { id: f.id, extent, len_bytes: f.len_bytes }
-    });
+    let created = finished.iter().map(Finished::placed);
     created.chain(delete.iter().map(|id| Change::MblockDeleted(*id))).collect()
+}
+
+/// No property that `changes` set is set already.
+fn check_unnamed(catalog: &Catalog, changes: &[Change]) -> Result<()> {
+    let set = changes.iter().find_map(|change| match change {
+        Change::PropertySet { name, .. } if catalog.properties.contains_key(name) => Some(name),
+        _ => None,
+    });
+    match set {
+        Some(name) => Err(Error::Options(format!("property {name} is set already"))),
+        None => Ok(()),
+    }
 }
 
 // Journals, segments, properties.
 impl Pool {
     /// A journal of its own with two logs of `log_bytes` each (64 KiB..=1 GiB, rounded up to the
-    /// allocation unit). Durable on return. A log holds the owner's state and what was appended
-    /// since the last rewrite.
+    /// allocation unit), on the root volume, which stays, unless that is full. Durable on return. A
+    /// log holds the owner's state and what was appended since the last rewrite. Its owner must
+    /// store the id: see [`Pool::create_named_mdc`].
     pub fn create_mdc(self: &Arc<Self>, log_bytes: u64) -> Result<MdcId> {
+        self.create_mdc_with(log_bytes, |_| None)
+    }
+
+    /// Like [`Pool::create_mdc`], and sets `property` to the id (8 bytes, little-endian) in the
+    /// same journal record: after a crash there is a journal with a name, or none.
+    /// [`Error::Options`] if the property is set already.
+    pub fn create_named_mdc(self: &Arc<Self>, property: &str, log_bytes: u64) -> Result<MdcId> {
+        in_range("length of a property's name", property.len() as u64, 1, PROPERTY_NAME_MAX)?;
+        let name = property.to_owned();
+        self.create_mdc_with(log_bytes, |id| {
+            Some(Change::PropertySet { name, value: id.get().to_le_bytes().to_vec() })
+        })
+    }
+
+    fn create_mdc_with(
+        self: &Arc<Self>,
+        log_bytes: u64,
+        name: impl FnOnce(MdcId) -> Option<Change>,
+    ) -> Result<MdcId> {
         in_range("log_bytes of an MDC", log_bytes, ALLOC_UNIT, MDC_LOG_BYTES_MAX)?;
-        let leases = [self.space.lease(log_bytes)?, self.space.lease(log_bytes)?];
+        let lease = || self.space.lease_near_root(log_bytes);
+        let leases = [lease()?, lease()?];
         let logs = [leases[0].extent(), leases[1].extent()];
         let id = MdcId::new(self.journal.new_id()?).expect("ids start at 1");
         for log in logs {
-            self.volume.write_zeros(log, Priority::Flush)?;
+            self.volumes.write_zeros(log, Priority::Flush)?;
         }
-        self.volume.flush()?;
-        LogPair::format(Arc::clone(&self.volume), self.mdc_place(id, logs))?;
+        self.volumes.flush()?;
+        LogPair::format(Arc::clone(&self.volumes), self.mdc_place(id, logs))?;
+        let name = name(id);
+        let changes: Vec<Change> =
+            [Change::MdcCreated { id, logs }].into_iter().chain(name).collect();
         self.journal.commit(
-            &[Change::MdcCreated { id, logs }],
-            |_| Ok(()),
+            &changes,
+            |catalog| check_unnamed(catalog, &changes),
             || {
                 self.table.write().mdcs.insert(id, leases);
             },
@@ -232,12 +343,45 @@ impl Pool {
     ) -> Result<Mdc> {
         let logs = self.journal.read(|catalog| catalog.mdcs.get(&id).copied());
         let logs = logs.ok_or_else(|| Error::no_such(id))?;
-        if !self.open_mdcs.lock().insert(id) {
-            return Err(Error::Options(format!("{id} is open already; drop its handle first")));
-        }
+        match self.open_mdcs.lock().entry(id) {
+            Entry::Vacant(place) => place.insert(Arc::new(|| None)),
+            Entry::Occupied(_) => {
+                return Err(Error::Options(format!("{id} is open already; drop its handle first")));
+            }
+        };
         let open = OpenMdc { id, open: Arc::clone(&self.open_mdcs) };
-        let pair = LogPair::open(Arc::clone(&self.volume), self.mdc_place(id, logs), replay)?;
-        Ok(Mdc::new(pair, open))
+        let pair = LogPair::open(Arc::clone(&self.volumes), self.mdc_place(id, logs), replay)?;
+        Ok(Mdc::new(pair, open, self.volumes.metrics(), self.tidy.bell()))
+    }
+
+    /// All journals of clients, in order of their ids.
+    pub fn mdc_ids(&self) -> Vec<MdcId> {
+        self.table.read().mdcs.keys().copied().collect()
+    }
+
+    /// The volumes that a journal's two logs are on.
+    pub fn mdc_volumes(&self, id: MdcId) -> Result<[VolumeId; 2]> {
+        let table = self.table.read();
+        let logs = table.mdcs.get(&id).ok_or_else(|| Error::no_such(id))?;
+        Ok([logs[0].volume(), logs[1].volume()])
+    }
+
+    /// Deletes a journal, durably. It must not be open.
+    pub fn delete_mdc(&self, id: MdcId) -> Result<()> {
+        if self.open_mdcs.lock().contains_key(&id) {
+            return Err(Error::Options(format!("{id} is open; drop its handle first")));
+        }
+        let mut deleted = None;
+        self.journal.commit(
+            &[Change::MdcDeleted(id)],
+            |catalog| {
+                let known = catalog.mdcs.contains_key(&id);
+                if known { Ok(()) } else { Err(Error::no_such(id)) }
+            },
+            || deleted = self.table.write().mdcs.remove(&id),
+        )?;
+        assert!(deleted.is_some(), "table and catalog hold the same journals");
+        Ok(())
     }
 
     fn mdc_place(&self, id: MdcId, logs: [Extent; 2]) -> Place {
@@ -247,14 +391,14 @@ impl Pool {
     /// A fixed extent that its owner overwrites at will (WAL). Created pre-written with zeros (so
     /// that later writes allocate nothing in the file system), durable on return.
     pub fn create_segment(self: &Arc<Self>, len_bytes: u64) -> Result<Segment> {
-        self.volume.check_writable()?;
+        self.volumes.check_writable()?;
         in_range("length of a segment", len_bytes, 1, self.space.len_max())?;
-        let lease = self.space.lease(len_bytes)?;
+        let lease = self.space.lease(len_bytes, MediaClass::Staging)?;
         let extent = lease.extent();
         let id = SegmentId::new(self.journal.new_id()?).expect("ids start at 1");
-        self.volume.write_zeros(extent, Priority::Wal)?;
-        self.volume.flush()?;
-        let segment = Segment::new(id, lease, &self.volume);
+        self.volumes.write_zeros(extent, Priority::Wal)?;
+        self.volumes.flush()?;
+        let segment = Segment::new(id, lease, &self.volumes);
         self.journal.commit(
             &[Change::SegmentCreated { id, extent }],
             |_| Ok(()),
@@ -294,10 +438,28 @@ impl Pool {
     /// Durable on return.
     pub fn set_property(&self, name: &str, value: &[u8]) -> Result<()> {
         let (name_len, value_len) = (name.len() as u64, value.len() as u64);
-        in_range("length of a property's name", name_len, 1, PROPERTY_NAME_BYTES_MAX as u64)?;
+        in_range("length of a property's name", name_len, 1, PROPERTY_NAME_MAX)?;
         in_range("length of a property's value", value_len, 0, PROPERTY_VALUE_BYTES_MAX as u64)?;
         let change = Change::PropertySet { name: name.to_owned(), value: value.to_vec() };
         self.journal.commit(&[change], |_| Ok(()), || ())
+    }
+
+    /// The pool's name, if it was given one.
+    pub fn name(&self) -> Option<String> {
+        self.journal.read(name_of)
+    }
+
+    /// Gives the pool a name: 1 to 64 of `A-Z a-z 0-9 . _ -`. For people and metrics; what
+    /// identifies a pool is its UUID. Durable on return.
+    pub fn rename(&self, name: &str) -> Result<()> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(fits) {
+            let text = format!(
+                "name of a pool is {name:?}, must be 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ -"
+            );
+            return Err(Error::Options(text));
+        }
+        self.set_property(NAME_PROPERTY, name.as_bytes())
     }
 
     /// The value of a property.
@@ -308,12 +470,19 @@ impl Pool {
 
 // Maps.
 impl Pool {
-    /// An mcache map over committed mblocks: no system call. It keeps them alive.
+    /// An mcache map over committed mblocks, of any volumes and any age: no system call, neither
+    /// here nor when it is dropped. It keeps them alive.
     pub fn map(self: &Arc<Self>, mblocks: &[Mblock], class: Class) -> Map {
-        Map::of_mblocks(&self.mcache, &self.queue, mblocks, class)
+        self.map_named(mblocks, class, "")
     }
 
-    /// Live maps with their statistics.
+    /// The same, with the name of its owner, for statistics.
+    pub fn map_named(self: &Arc<Self>, mblocks: &[Mblock], class: Class, owner: &str) -> Map {
+        Map::of_mblocks(&self.mcache, &self.queue, mblocks, class, owner)
+    }
+
+    /// Live maps with their statistics, in order of their ids. Asks the kernel nothing, so it stays
+    /// cheap with thousands of maps: about 10 ns an object.
     pub fn maps(&self) -> Vec<MapStats> {
         self.mcache.map_stats()
     }
@@ -336,7 +505,13 @@ impl Pool {
 impl Pool {
     /// Ensures that everything written before is on stable storage. A failure poisons the pool.
     pub fn flush(&self) -> Result<()> {
-        self.volume.flush()
+        self.volumes.flush()
+    }
+
+    /// Takes one step of housekeeping, if there is any to do; false if there is not. Only of use
+    /// without [`crate::Options::background`], which does this on a thread.
+    pub fn tidy(&self) -> bool {
+        self.tidy.step()
     }
 
     /// The asynchronous queue.
@@ -349,24 +524,57 @@ impl Pool {
         &self.reaper
     }
 
+    /// What is free, now or after growth: cheap enough to ask before each write.
+    pub fn free_space(&self) -> FreeSpace {
+        FreeSpace {
+            object_bytes: self.space.free_for(What::Object),
+            log_bytes: self.space.free_for(What::Log),
+            spare_bytes: self.space.spare_bytes(),
+        }
+    }
+
+    /// How many mblocks have moved since the pool was opened. When it changes, handles held for
+    /// long are worth a look: [`Mblock::has_moved`].
+    pub fn moves(&self) -> u64 {
+        self.metrics().mblocks_moved.get()
+    }
+
+    /// The class of a volume; `None` if there is no such volume.
+    pub fn media_class(&self, id: VolumeId) -> Option<MediaClass> {
+        self.space.of(id).map(|space| space.class())
+    }
+
+    /// Whether there is a volume of this class that takes new objects.
+    pub fn has_class(&self, class: MediaClass) -> bool {
+        self.space.all().iter().any(|space| space.class() == class && !space.is_evacuating())
+    }
+
     /// The pool's counters.
     pub fn metrics(&self) -> &PoolMetrics {
-        self.volume.metrics()
+        self.volumes.metrics()
     }
 
     /// What the pool is and how full.
     pub fn info(&self) -> PoolInfo {
-        let device = self.volume.device();
+        let spaces = self.space.all();
+        let len = |volume: &Arc<Volume>| volume.device().geometry().len_bytes;
+        let journal = self.journal.fill();
         PoolInfo {
             uuid: self.uuid,
-            capacity_bytes_max: self.space.len_max(),
-            len_bytes: device.geometry().len_bytes,
+            capacity_bytes_max: spaces.iter().map(|space| space.capacity_bytes()).sum(),
+            len_bytes: self.volumes.all().iter().map(len).sum(),
+            spare_bytes: self.space.spare_bytes(),
+            volumes: spaces.len() as u64,
             used_bytes: self.space.used_bytes(),
             free_bytes: self.space.free_bytes(),
             mblocks: self.table.read().mblocks.len() as u64,
             format: FORMAT_MAJOR,
             io_backend: self.queue.backend(),
-            device: device.kind(),
+            device: self.volumes.root().device().kind(),
+            journal_log_bytes: journal.len,
+            journal_used_bytes: journal.used,
+            commits: self.metrics().commit.summary(),
+            journal_waits: self.metrics().mdc_wait.summary(),
         }
     }
 }

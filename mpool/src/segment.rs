@@ -6,11 +6,12 @@
 //! and a write is atomic per sector only.
 
 use crate::{
+    address::VolumeId,
     error::{Error, Result},
     id::SegmentId,
     io::{buf::IO_ALIGN, queue::Priority},
     space::Lease,
-    volume::Volume,
+    volume::Volumes,
 };
 use std::{fmt, sync::Arc};
 
@@ -24,12 +25,22 @@ pub struct Segment {
 struct Shared {
     id: SegmentId,
     lease: Lease,
-    volume: Arc<Volume>,
+    volumes: Arc<Volumes>,
 }
 
 impl Segment {
-    pub(crate) fn new(id: SegmentId, lease: Lease, volume: &Arc<Volume>) -> Self {
-        Self { shared: Arc::new(Shared { id, lease, volume: Arc::clone(volume) }) }
+    pub(crate) fn new(id: SegmentId, lease: Lease, volumes: &Arc<Volumes>) -> Self {
+        Self { shared: Arc::new(Shared { id, lease, volumes: Arc::clone(volumes) }) }
+    }
+
+    /// The volume it is on.
+    pub fn volume(&self) -> VolumeId {
+        self.shared.lease.volume()
+    }
+
+    /// The pool address of its first byte.
+    pub(crate) fn address(&self) -> u64 {
+        self.shared.lease.extent().offset
     }
 
     /// The segment's id.
@@ -46,20 +57,20 @@ impl Segment {
     /// [`crate::Pool::flush`].
     pub fn write_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
         let at = self.place("write", offset, buf.len())?;
-        self.shared.volume.write(at, buf, Priority::Wal)
+        self.shared.volumes.write(at, buf, Priority::Wal)
     }
 
     /// Same, durable on return (this write only). An error leaves unknown what is on the medium,
     /// and poisons the pool.
     pub fn write_durable_at(&self, offset: u64, buf: &[u8]) -> Result<()> {
         let at = self.place("write", offset, buf.len())?;
-        self.shared.volume.write_durable(at, buf, Priority::Wal)
+        self.shared.volumes.write_durable(at, buf, Priority::Wal)
     }
 
     /// Direct read on the calling thread, aligned to [`IO_ALIGN`].
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let at = self.place("read", offset, buf.len())?;
-        self.shared.volume.read(at, buf, Priority::Wal)
+        self.shared.volumes.read(at, buf, Priority::Wal)
     }
 
     fn place(&self, verb: &str, offset: u64, len: usize) -> Result<u64> {

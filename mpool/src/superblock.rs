@@ -34,7 +34,7 @@ use crate::{
         queue::Priority,
     },
     space::{ALLOC_UNIT, extent::Extent},
-    volume::Volume,
+    volume::Volumes,
 };
 use std::path::PathBuf;
 use zerocopy::{
@@ -49,7 +49,7 @@ pub(crate) const COPY_OFFSETS: [u64; 2] = [0, ALLOC_UNIT];
 /// The part of the volume that no object may use.
 pub(crate) const RESERVED: Extent = Extent { offset: 0, len: 2 * ALLOC_UNIT };
 
-const LEN: usize = 512;
+pub(crate) const LEN: usize = 512;
 const MAGIC: [u8; 8] = *b"MILLPOND";
 /// Features this binary knows: none beyond version 1 itself.
 const RO_COMPAT_KNOWN: u64 = 0;
@@ -90,7 +90,7 @@ pub(crate) struct Superblock {
 
 /// What one copy turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Copy {
+pub(crate) enum Copy {
     Intact(Superblock),
     /// All zeros: never written.
     Blank,
@@ -138,14 +138,34 @@ impl Superblock {
     }
 
     /// Makes this one copy durable.
-    pub(crate) fn write_copy(&self, volume: &Volume, copy: usize) -> Result<()> {
+    pub(crate) fn write_copy(&self, volume: &Volumes, copy: usize) -> Result<()> {
         let mut page = IoBuf::zeroed(IO_ALIGN);
         page[..LEN].copy_from_slice(&self.encode());
         volume.write_durable(COPY_OFFSETS[copy], &page, Priority::Wal)
     }
+
+    /// Gives the pool's journal another place, durably: one copy after the other, so that a crash
+    /// leaves an intact one, and the later counts. On an error the volume is poisoned.
+    pub(crate) fn move_journal(&mut self, volume: &Volumes, logs: [Extent; 2]) -> Result<()> {
+        let generation = self.generation.checked_add(1).expect("2^64 moves do not happen");
+        let next = Self { generation, logs, ..self.clone() };
+        next.write_copy(volume, 0)?;
+        next.write_copy(volume, 1)?;
+        *self = next;
+        Ok(())
+    }
 }
 
-fn decode(bytes: &[u8; LEN]) -> Copy {
+/// The superblock in a page, if everything in the page is as it was written.
+pub(crate) fn decode_page(page: &[u8]) -> Option<Superblock> {
+    let (bytes, rest) = page.split_first_chunk()?;
+    match decode(bytes) {
+        Copy::Intact(superblock) if rest.iter().all(|byte| *byte == 0) => Some(superblock),
+        _ => None,
+    }
+}
+
+pub(crate) fn decode(bytes: &[u8; LEN]) -> Copy {
     if bytes.iter().all(|b| *b == 0) {
         return Copy::Blank;
     }
@@ -182,8 +202,8 @@ fn crc(raw: &RawSuperblock) -> u32 {
 }
 
 /// Reads both copies and decides. A device too short for them is blank.
-pub(crate) fn read(volume: &Volume) -> Result<Election> {
-    let device_len = volume.device().geometry().len_bytes;
+pub(crate) fn read(volume: &Volumes) -> Result<Election> {
+    let device_len = volume.root().device().geometry().len_bytes;
     let mut copies = [Copy::Blank, Copy::Blank];
     let mut failed = None;
     for (copy, offset) in copies.iter_mut().zip(COPY_OFFSETS) {

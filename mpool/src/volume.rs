@@ -1,46 +1,173 @@
-//! The volume: the device with its counters, its health and its spare buffers.
+//! The volumes: one range of addresses over several devices, with counters, health, spare buffers.
 //!
-//! Every byte of the pool outside the map passes through here, on the calling thread, or through
-//! [`crate::IoQueue`], which shares this struct. It turns the device's errors into the pool's and
-//! keeps the one rule that cannot be broken: after a failed flush nothing is written any more.
-//! Who owns which bytes is known to `space`, not here.
+//! Every byte of the pool outside the maps passes through here, on the calling thread, or through
+//! [`crate::IoQueue`], which shares this struct. It finds the device behind an address, turns the
+//! device's errors into the pool's, and keeps the one rule that cannot be broken: after a failed
+//! flush, of whichever volume, nothing is written any more. Who owns which bytes is known to
+//! `space`, not here.
+//!
+//! A flush goes to those volumes only that were written to since their last one: the write counts
+//! before the flush starts are what it covers.
+//!
+//! Two syncs may overlap, and the kernel tells an error of the file to one of them only: the other
+//! must not take its own `Ok` for an answer. So whoever fails poisons before it does anything else,
+//! and whoever succeeds looks at the poison *after* its call, at the cost of one load. What is left
+//! is a failure that has returned from the kernel and not yet stored its flag, a few instructions
+//! long. In there the other's `Ok` is the drive's own word on its own request, which direct IO does
+//! not share with anybody; only buffered pages ([`crate::Options::allow_buffered`]) could be lost.
 
 use crate::{
-    device::Device,
+    address::{VolumeId, offset_of},
+    device::{AppendRing, Device},
     error::{Error, Result},
-    io::{buf::IoBuf, buf_pool::BufPool, queue::Priority},
+    io::{buf::IoBuf, buf_pool::BufPool, pacer::Pacer, queue::Priority},
     metrics::PoolMetrics,
+    options::Options,
     space::extent::Extent,
 };
+use arc_swap::ArcSwap;
 use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 /// Zeros are written in pieces of this size: one already saturates a drive.
 const ZERO_CHUNK: u64 = 1 << 20;
 
+/// Appends in flight at a zoned drive at most.
+const APPENDS_IN_FLIGHT: u32 = 32;
+
+/// One volume of the pool.
 pub(crate) struct Volume {
+    id: VolumeId,
     device: Arc<dyn Device>,
+    /// Writes that ended, ever, and how many of them a flush has covered.
+    written: AtomicU64,
+    flushed: AtomicU64,
+    /// Appends with many in flight, where the drive has Zone Append and lets us use it.
+    appends: Option<AppendRing>,
+}
+
+/// All volumes as one range of addresses.
+pub(crate) struct Volumes {
+    /// By id; `None` where there is no such volume (any more). Read by every request.
+    by_id: ArcSwap<Vec<Option<Arc<Volume>>>>,
     metrics: Arc<PoolMetrics>,
     bufs: BufPool,
+    /// Asked before each transfer, here and by the queue.
+    pacer: Arc<Pacer>,
     poisoned: AtomicBool,
 }
 
 impl Volume {
-    pub(crate) fn new(device: Arc<dyn Device>, metrics: Arc<PoolMetrics>) -> Self {
-        Self { device, metrics, bufs: BufPool::default(), poisoned: AtomicBool::new(false) }
+    pub(crate) fn id(&self) -> VolumeId {
+        self.id
     }
 
     pub(crate) fn device(&self) -> &Arc<dyn Device> {
         &self.device
     }
 
+    /// Where appends to its zones go; `None`: to the queue's threads, one call each.
+    pub(crate) fn appends(&self) -> Option<&AppendRing> {
+        self.appends.as_ref()
+    }
+
+    /// A write to this volume has ended: the next flush must cover it.
+    pub(crate) fn wrote(&self) {
+        // Release pairs with the Acquire in `flush`.
+        self.written.fetch_add(1, Ordering::Release);
+    }
+
+    /// Flushes the device unless nothing was written since the last time.
+    fn flush(&self) -> io::Result<bool> {
+        let written = self.written.load(Ordering::Acquire);
+        if self.flushed.load(Ordering::Acquire) >= written {
+            return Ok(false);
+        }
+        self.device.flush()?;
+        self.flushed.fetch_max(written, Ordering::Release);
+        Ok(true)
+    }
+}
+
+impl Volumes {
+    /// A pool's volumes, of which only the root is there yet.
+    pub(crate) fn new(root: Arc<dyn Device>, metrics: Arc<PoolMetrics>) -> Self {
+        let volumes = Self {
+            by_id: ArcSwap::default(),
+            pacer: Arc::new(Pacer::new(&Options::default(), Arc::clone(&metrics))),
+            metrics,
+            bufs: BufPool::default(),
+            poisoned: AtomicBool::new(false),
+        };
+        volumes.add(VolumeId::ROOT, root);
+        volumes
+    }
+
+    /// The same, with background requests paced as the options say.
+    pub(crate) fn paced(mut self, options: &Options) -> Self {
+        self.pacer = Arc::new(Pacer::new(options, Arc::clone(&self.metrics)));
+        self
+    }
+
+    /// Adds a volume; its id must be free.
+    pub(crate) fn add(&self, id: VolumeId, device: Arc<dyn Device>) {
+        // What an earlier process wrote and did not flush counts as unflushed.
+        let (written, flushed) = (AtomicU64::new(1), AtomicU64::new(0));
+        let appends = append_ring(&device);
+        let volume = Arc::new(Volume { id, device, written, flushed, appends });
+        let index = usize::from(id.get());
+        self.by_id.rcu(|by_id| {
+            let mut by_id = Vec::clone(by_id);
+            by_id.resize(by_id.len().max(index + 1), None);
+            assert!(by_id[index].is_none(), "an id names one volume");
+            by_id[index] = Some(Arc::clone(&volume));
+            by_id
+        });
+    }
+
+    /// Takes a volume away; whoever holds it still can finish.
+    pub(crate) fn remove(&self, id: VolumeId) {
+        self.by_id.rcu(|by_id| {
+            let mut by_id = Vec::clone(by_id);
+            by_id[usize::from(id.get())] = None;
+            by_id
+        });
+    }
+
+    /// The volume `id`, if the pool has it.
+    pub(crate) fn get(&self, id: VolumeId) -> Option<Arc<Volume>> {
+        self.by_id.load().get(usize::from(id.get()))?.clone()
+    }
+
+    /// All volumes, in order of their ids.
+    pub(crate) fn all(&self) -> Vec<Arc<Volume>> {
+        self.by_id.load().iter().flatten().cloned().collect()
+    }
+
+    /// The volume that holds `address`, and the place there.
+    pub(crate) fn route(&self, address: u64) -> io::Result<(Arc<Volume>, u64)> {
+        let id = VolumeId::of(address);
+        match self.get(id) {
+            Some(volume) => Ok((volume, offset_of(address))),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("the pool has no {id}"))),
+        }
+    }
+
+    pub(crate) fn root(&self) -> Arc<Volume> {
+        self.get(VolumeId::ROOT).expect("a pool has a root volume")
+    }
+
     pub(crate) fn metrics(&self) -> &Arc<PoolMetrics> {
         &self.metrics
+    }
+
+    pub(crate) fn pacer(&self) -> &Arc<Pacer> {
+        &self.pacer
     }
 
     pub(crate) fn bufs(&self) -> &BufPool {
@@ -59,39 +186,79 @@ impl Volume {
         if self.poisoned.load(Ordering::Acquire) { Err(Error::Poisoned) } else { Ok(()) }
     }
 
-    pub(crate) fn read(&self, offset: u64, buf: &mut [u8], priority: Priority) -> Result<()> {
-        let outcome = self.device.read_at(offset, buf);
-        self.metrics.reads(priority).record(buf.len(), &outcome);
-        outcome.map_err(|source| Error::io("read", offset, buf.len(), source))
+    /// Background reads wait for their turn, and go in pieces while others wait for the drive.
+    pub(crate) fn read(&self, address: u64, buf: &mut [u8], priority: Priority) -> Result<()> {
+        let (mut at, mut rest) = (address, buf);
+        loop {
+            let ticket = self.pacer.enter_part(priority, rest.len());
+            let (now, later) = rest.split_at_mut(ticket.bytes());
+            self.read_piece(at, now, priority)?;
+            drop(ticket);
+            at += now.len() as u64;
+            rest = later;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
-    pub(crate) fn write(&self, offset: u64, buf: &[u8], priority: Priority) -> Result<()> {
+    fn read_piece(&self, address: u64, buf: &mut [u8], priority: Priority) -> Result<()> {
+        let outcome = self.route(address).and_then(|(m, offset)| m.device.read_at(offset, buf));
+        self.metrics.reads(priority).record(buf.len(), &outcome);
+        outcome.map_err(|source| Error::io("read", address, buf.len(), source))
+    }
+
+    pub(crate) fn write(&self, address: u64, buf: &[u8], priority: Priority) -> Result<()> {
         self.check_writable()?;
-        let outcome = self.device.write_at(offset, buf);
+        let _ticket = self.pacer.enter(priority, buf.len());
+        let outcome = self.route(address).and_then(|(volume, offset)| {
+            volume.device.write_at(offset, buf)?;
+            volume.wrote();
+            Ok(())
+        });
         self.metrics.writes(priority).record(buf.len(), &outcome);
-        outcome.map_err(|source| Error::io("write", offset, buf.len(), source))
+        outcome.map_err(|source| Error::io("write", address, buf.len(), source))
     }
 
     /// A write that is durable on return. A failure leaves unknown what is on the medium, so it
     /// poisons, as a failed flush does.
-    pub(crate) fn write_durable(&self, offset: u64, buf: &[u8], priority: Priority) -> Result<()> {
+    pub(crate) fn write_durable(&self, address: u64, buf: &[u8], priority: Priority) -> Result<()> {
         self.check_writable()?;
-        let outcome = self.device.write_durable_at(offset, buf);
+        let (volume, offset) = self
+            .route(address)
+            .map_err(|source| Error::io("durable write", address, buf.len(), source))?;
+        let ticket = self.pacer.enter(priority, buf.len());
+        let outcome = volume.device.write_durable_at(offset, buf).inspect_err(|_| self.poison());
+        drop(ticket);
         self.metrics.writes(priority).record(buf.len(), &outcome);
-        outcome.map_err(|source| {
-            self.poison();
-            Error::io("durable write", offset, buf.len(), source)
-        })
+        self.synced(outcome, |source| Error::io("durable write", address, buf.len(), source))
     }
 
+    /// Makes durable whatever has been written to any volume before the call.
     pub(crate) fn flush(&self) -> Result<()> {
         self.check_writable()?;
-        self.metrics.flushes.add(1);
-        self.device.flush().map_err(|source| {
-            self.metrics.flush_errors.add(1);
-            self.poison();
-            Error::io("flush", 0, 0, source)
-        })
+        for volume in self.all() {
+            let outcome = volume.flush().inspect_err(|_| {
+                self.poison();
+                self.metrics.flush_errors.add(1);
+            });
+            if let Ok(flushed) = &outcome {
+                self.metrics.flushes.add((*flushed).into());
+            }
+            let address = volume.id.address(0);
+            self.synced(outcome.map(|_| ()), |source| Error::io("flush", address, 0, source))?;
+        }
+        Ok(())
+    }
+
+    /// What a sync came to, given that others may have failed beside it.
+    fn synced(
+        &self,
+        outcome: io::Result<()>,
+        error: impl FnOnce(io::Error) -> Error,
+    ) -> Result<()> {
+        outcome.map_err(error)?;
+        self.check_writable()
     }
 
     /// Fills an extent with zeros, so that no earlier owner's bytes can be taken for the new one's,
@@ -108,10 +275,11 @@ impl Volume {
         Ok(())
     }
 
-    /// Makes the volume at least `len_bytes` long. `Ok(false)`: it cannot be that long.
-    pub(crate) fn grow(&self, len_bytes: u64) -> Result<bool> {
+    /// Makes a volume at least `len_bytes` long. `Ok(false)`: it cannot be that long.
+    pub(crate) fn grow(&self, id: VolumeId, len_bytes: u64) -> Result<bool> {
         self.check_writable()?;
-        match self.device.grow(len_bytes) {
+        let Some(volume) = self.get(id) else { return Ok(false) };
+        match volume.device.grow(len_bytes) {
             Ok(()) => {
                 self.metrics.grows.add(1);
                 Ok(true)
@@ -122,10 +290,105 @@ impl Volume {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
                 ) =>
             {
-                tracing::warn!(error = %e, len_bytes, "volume cannot grow");
+                tracing::warn!(error = %e, %id, len_bytes, "volume cannot grow");
                 Ok(false)
             }
-            Err(source) => Err(Error::Io { op: "grow", offset: 0, len: len_bytes, source }),
+            Err(source) => {
+                Err(Error::Io { op: "grow", offset: id.address(0), len: len_bytes, source })
+            }
+        }
+    }
+}
+
+fn append_ring(device: &Arc<dyn Device>) -> Option<AppendRing> {
+    device.zones()?.passthrough()?;
+    match AppendRing::new(Arc::clone(device), APPENDS_IN_FLIGHT) {
+        Ok(ring) => Some(ring),
+        Err(error) => {
+            tracing::warn!(%error, "appends go one call at a time");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Faults, Geometry, SimDevice};
+    use std::{fs::File, sync::Barrier};
+
+    /// Two syncs are in the drive at the same time; the one that asks first returns last.
+    struct Overlap {
+        inner: SimDevice,
+        inside: Barrier,
+        failed: Barrier,
+        first: AtomicBool,
+    }
+
+    impl Overlap {
+        fn sync(&self, fails: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+            let first = self.first.swap(false, Ordering::SeqCst);
+            self.inside.wait();
+            if first {
+                // The other has failed, and its caller knows.
+                self.failed.wait();
+                return Ok(());
+            }
+            fails()
+        }
+    }
+
+    impl Device for Overlap {
+        fn geometry(&self) -> Geometry {
+            self.inner.geometry()
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            self.inner.read_at(offset, buf)
+        }
+        fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+            self.inner.write_at(offset, buf)
+        }
+        fn write_durable_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+            self.sync(|| self.inner.write_durable_at(offset, buf))
+        }
+        fn flush(&self) -> io::Result<()> {
+            self.sync(|| self.inner.flush())
+        }
+        fn grow(&self, len_bytes: u64) -> io::Result<()> {
+            self.inner.grow(len_bytes)
+        }
+        fn file(&self) -> Option<&File> {
+            None
+        }
+        fn kind(&self) -> &'static str {
+            "overlap"
+        }
+    }
+
+    /// One sync returned `Ok` while another had failed beside it: the kernel tells an error once.
+    #[test]
+    fn a_sync_that_overlaps_a_failed_one_fails_too() {
+        type Sync = fn(&Volumes) -> Result<()>;
+        let flush: Sync = |volume| volume.flush();
+        let write: Sync = |volume| volume.write_durable(0, &[0; 4096], Priority::Wal);
+        for (slow, failing) in [(flush, flush), (write, flush), (flush, write), (write, write)] {
+            let inner = SimDevice::new(1 << 20);
+            inner.grow(4096).unwrap();
+            inner.set_faults(Faults { flush_eio_at: Some(0), ..Faults::default() });
+            let (inside, failed) = (Barrier::new(2), Barrier::new(2));
+            let device = Arc::new(Overlap { inner, inside, failed, first: AtomicBool::new(true) });
+            let metrics = Arc::new(PoolMetrics::default());
+            let volume = Volumes::new(Arc::clone(&device) as Arc<dyn Device>, metrics);
+            std::thread::scope(|scope| {
+                let slow = scope.spawn(|| slow(&volume));
+                while device.first.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+                assert!(matches!(failing(&volume), Err(Error::Io { .. })));
+                device.failed.wait();
+                let outcome = slow.join().expect("it does not panic");
+                assert!(matches!(outcome, Err(Error::Poisoned)), "{outcome:?}");
+            });
         }
     }
 }

@@ -64,6 +64,13 @@ fn work(pool: &Arc<Pool>, seed: u64) -> BTreeMap<mpool::MblockId, Mblock> {
     own
 }
 
+/// What an object takes: whole pages, 4 bytes of checksum for each, in whole units.
+fn taken(len_bytes: u64) -> u64 {
+    let page = IO_ALIGN as u64;
+    let pages = len_bytes.div_ceil(page);
+    (pages * page + (4 * pages).next_multiple_of(page)).next_multiple_of(ALLOC_UNIT)
+}
+
 fn run(pool: &Arc<Pool>, seed: u64) -> BTreeMap<mpool::MblockId, Mblock> {
     let empty = pool.info().used_bytes;
     let all: BTreeMap<_, _> = std::thread::scope(|scope| {
@@ -72,7 +79,7 @@ fn run(pool: &Arc<Pool>, seed: u64) -> BTreeMap<mpool::MblockId, Mblock> {
         threads.into_iter().flat_map(|t| t.join().expect("no thread failed")).collect()
     });
     assert_eq!(pool.mblock_ids(), all.keys().copied().collect::<Vec<_>>());
-    let owned: u64 = all.values().map(|m| m.len_bytes().next_multiple_of(ALLOC_UNIT)).sum();
+    let owned: u64 = all.values().map(|m| taken(m.len_bytes())).sum();
     // A callback that has signalled its end may hold an abandoned extent for an instant longer.
     while pool.info().used_bytes != empty + owned {
         assert!(pool.info().used_bytes > empty + owned, "space is never lost");

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc};
 const DEVICE_BYTES: u64 = 2 << 20;
 
 fn options() -> Options {
-    Options { io: IoBackend::Threads, queue_depth: 2, ..Options::default() }
+    Options { io: IoBackend::Threads, queue_depth: 2, background: false, ..Options::default() }
 }
 
 fn open(device: &SimDevice) -> Result<Arc<Pool>, Error> {

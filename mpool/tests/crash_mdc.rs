@@ -1,5 +1,5 @@
 //! Every crash point of a journal: append, checkpoint, recovery; of the pool's own (properties,
-//! segments) and of a client's.
+//! segments) and of a client's. Rewriting in the background: `crash_tidy`.
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 const DEVICE_BYTES: u64 = 4 << 20;
 
 fn options() -> Options {
-    Options { io: IoBackend::Threads, queue_depth: 2, ..Options::default() }
+    Options { io: IoBackend::Threads, queue_depth: 2, background: false, ..Options::default() }
 }
 
 /// Opens the pool; what a crash during creation left is created again.
@@ -53,9 +53,7 @@ fn mdc_id(pool: &Arc<Pool>) -> Result<MdcId, Error> {
     if let Some(raw) = pool.property("journal") {
         return Ok(MdcId::new(u64::from_le_bytes(raw.try_into().unwrap())).unwrap());
     }
-    let id = pool.create_mdc(ALLOC_UNIT)?;
-    pool.set_property("journal", &id.get().to_le_bytes())?;
-    Ok(id)
+    pool.create_named_mdc("journal", ALLOC_UNIT)
 }
 
 impl Workload for Appends {
@@ -199,4 +197,42 @@ impl Workload for Properties {
 fn the_pools_own_journal_survives_every_crash_of_its_rewriting() {
     let plan = CrashPlan { steps: 70, seeds: 3, recovery_seeds: 1, device_bytes: DEVICE_BYTES };
     check_every_crash(&Properties, plan);
+}
+
+/// A journal was created by one record and named by the next: a crash between them left 8 MiB to
+/// nobody.
+#[test]
+fn a_crash_leaves_no_journal_without_a_name() {
+    let blank = SimDevice::new(DEVICE_BYTES);
+    let empty = open(&blank).unwrap().info().used_bytes;
+    let base = blank.after_crash(0);
+    let (mut with, mut without) = (0, 0);
+    for call in 0.. {
+        let device = base.after_crash(0);
+        let pool = open(&device).unwrap();
+        device.cut_at(device.calls() + call);
+        let outcome = pool.create_named_mdc("journal", ALLOC_UNIT);
+        drop(pool);
+        for seed in 0..8 {
+            let pool = open(&device.after_crash(seed)).unwrap();
+            let used = pool.info().used_bytes - empty;
+            if pool.property("journal").is_some() {
+                assert_eq!(used, 2 * ALLOC_UNIT, "call {call}, seed {seed}");
+                drop(pool.open_mdc(mdc_id(&pool).unwrap(), &mut |_| Ok(())).unwrap());
+                with += 1;
+            } else {
+                assert_eq!(used, 0, "call {call}, seed {seed}: space without an owner");
+                assert!(outcome.is_err(), "call {call}, seed {seed}: acknowledged");
+                without += 1;
+            }
+        }
+        if let Ok(id) = outcome {
+            let pool = open(&device.after_crash(0)).unwrap();
+            assert_eq!(mdc_id(&pool).unwrap(), id);
+            let again = pool.create_named_mdc("journal", ALLOC_UNIT).unwrap_err();
+            assert!(again.to_string().contains("set already"), "{again}");
+            break;
+        }
+    }
+    assert!(with > 0 && without > 0, "both outcomes are seen: {with}, {without}");
 }

@@ -8,20 +8,20 @@
 //! Where the file system refuses `O_DIRECT` (tmpfs, some overlays) and the caller allows it, writes
 //! go through the page cache and durable ones are followed by `fdatasync`.
 
-use super::{Device, Geometry, check_access};
+use super::{Device, Geometry, check_access, direct::DirectFile};
 use crate::{
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
 };
 use rustix::{
     fs::{FallocateFlags, FlockOperation, Mode, OFlags},
-    io::{Errno, ReadWriteFlags},
+    io::Errno,
 };
 use std::{
     fs::File,
-    io::{self, IoSlice},
+    io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -31,8 +31,8 @@ use parking_lot::Mutex;
 const SECTOR_BYTES: u32 = 512;
 
 /// How often, and how long apart, a held lock is asked for: two seconds in all.
-const LOCK_TRIES: u32 = 100;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const LOCK_TRIES: u32 = 100;
+pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a volume file is opened and how it grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +50,14 @@ pub struct FileOptions {
 /// A volume in a regular file, locked against other openers.
 #[derive(Debug)]
 pub struct FileDevice {
-    file: File,
+    io: DirectFile,
     path: PathBuf,
     options: FileOptions,
+    /// From the options, and changed since.
+    len_bytes_max: AtomicU64,
     len_bytes: AtomicU64,
     /// Serialises growth.
     growing: Mutex<()>,
-    buffered: bool,
-    poisoned: AtomicBool,
 }
 
 impl FileDevice {
@@ -94,18 +94,19 @@ impl FileDevice {
         let source = |source| Error::Io { op: "open", offset: 0, len: 0, source };
         let metadata = file.metadata().map_err(source)?;
         if !metadata.is_file() {
-            let reason = "not a regular file; give the path of a volume file".to_owned();
+            let reason = "not a regular file; give the path of a volume file, or say that it is a \
+                          device (kind block or zoned)"
+                .to_owned();
             return Err(Error::Unusable { path: path.to_owned(), reason });
         }
         let len_bytes = metadata.len() / IO_ALIGN as u64 * IO_ALIGN as u64;
         let mut device = Self {
-            file,
+            io: DirectFile::new(file, SECTOR_BYTES, buffered),
             path: path.to_owned(),
             options: options.clone(),
+            len_bytes_max: AtomicU64::new(options.len_bytes_max),
             len_bytes: AtomicU64::new(len_bytes),
             growing: Mutex::new(()),
-            buffered,
-            poisoned: AtomicBool::new(false),
         };
         device.probe_direct()?;
         Ok(device)
@@ -113,24 +114,17 @@ impl FileDevice {
 
     /// Some file systems accept the flag at open and refuse the first read.
     fn probe_direct(&mut self) -> Result<()> {
-        if self.buffered {
+        if self.io.is_buffered() {
             return Ok(());
         }
         let mut page = IoBuf::zeroed(IO_ALIGN);
-        match rustix::io::pread(&self.file, &mut page[..], 0) {
+        match rustix::io::pread(self.io.file(), &mut page[..], 0) {
             Ok(_) => Ok(()),
             Err(Errno::INVAL) if self.options.allow_buffered => {
-                self.use_page_cache().map_err(|errno| open_error(&self.path, errno))
+                self.io.use_page_cache().map_err(|errno| open_error(&self.path, errno))
             }
             Err(errno) => Err(open_error(&self.path, errno)),
         }
-    }
-
-    fn use_page_cache(&mut self) -> rustix::io::Result<()> {
-        let flags = rustix::fs::fcntl_getfl(&self.file)?;
-        rustix::fs::fcntl_setfl(&self.file, flags.difference(OFlags::DIRECT))?;
-        self.buffered = true;
-        Ok(())
     }
 
     /// Where the file is.
@@ -140,56 +134,12 @@ impl FileDevice {
 
     /// True where writes go through the page cache.
     pub fn is_buffered(&self) -> bool {
-        self.buffered
-    }
-
-    fn check_writable(&self) -> io::Result<()> {
-        // Acquire pairs with the Release in `poison`.
-        if self.poisoned.load(Ordering::Acquire) {
-            return Err(io::Error::other("device is poisoned by a failed flush"));
-        }
-        Ok(())
-    }
-
-    fn poison(&self) {
-        self.poisoned.store(true, Ordering::Release);
-    }
-
-    fn write_all(&self, offset: u64, buf: &[u8], flags: ReadWriteFlags) -> io::Result<()> {
-        if !self.buffered && !buf.as_ptr().addr().is_multiple_of(SECTOR_BYTES as usize) {
-            // Direct IO needs aligned memory; a caller with a plain slice pays one copy.
-            let mut bounce = IoBuf::zeroed(buf.len());
-            bounce.copy_from_slice(buf);
-            return self.write_all(offset, &bounce, flags);
-        }
-        let mut done = 0;
-        while done < buf.len() {
-            let rest = &buf[done..];
-            let at = offset + done as u64;
-            let wrote = if flags.is_empty() {
-                rustix::io::pwrite(&self.file, rest, at)
-            } else {
-                rustix::io::pwritev2(&self.file, &[IoSlice::new(rest)], at, flags)
-            };
-            match wrote {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        // Never retried, EINTR included: what a failed sync has dropped, a second one will not
-        // find.
-        rustix::fs::fdatasync(&self.file).map_err(io::Error::from)
+        self.io.is_buffered()
     }
 
     /// The longest growth towards `target` that leaves the reserve, but at least `need`.
     fn affordable(&self, have: u64, need: u64, target: u64) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.file)?;
+        let stat = rustix::fs::fstatvfs(self.io.file())?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let spare = free.saturating_sub(self.options.reserve_bytes);
         if target - have <= spare {
@@ -213,92 +163,69 @@ impl Device for FileDevice {
         // Acquire pairs with the Release in `grow`: whoever sees the length may use it.
         let len_bytes = self.len_bytes.load(Ordering::Acquire);
         // A limit lowered below what is there stops growth; it takes nothing away.
-        let len_bytes_max = self.options.len_bytes_max.max(len_bytes);
+        let len_bytes_max = self.len_bytes_max.load(Ordering::Relaxed).max(len_bytes);
         Geometry { sector_bytes: SECTOR_BYTES, len_bytes, len_bytes_max }
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         check_access(offset, buf.len(), self.geometry().len_bytes)?;
-        if !self.buffered && !buf.as_ptr().addr().is_multiple_of(SECTOR_BYTES as usize) {
-            let mut bounce = IoBuf::zeroed(buf.len());
-            self.read_at(offset, &mut bounce)?;
-            buf.copy_from_slice(&bounce);
-            return Ok(());
-        }
-        let mut done = 0;
-        while done < buf.len() {
-            match rustix::io::pread(&self.file, &mut buf[done..], offset + done as u64) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(())
+        self.io.read_at(offset, buf)
     }
 
     fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.check_writable()?;
         check_access(offset, buf.len(), self.geometry().len_bytes)?;
-        self.write_all(offset, buf, ReadWriteFlags::empty())
+        self.io.write_at(offset, buf)
     }
 
     fn write_durable_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.check_writable()?;
         check_access(offset, buf.len(), self.geometry().len_bytes)?;
-        let outcome = if self.buffered {
-            self.write_all(offset, buf, ReadWriteFlags::empty()).and_then(|()| self.sync_data())
-        } else {
-            match self.write_all(offset, buf, ReadWriteFlags::DSYNC) {
-                // A file system that does not know the flag has not written anything.
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => self
-                    .write_all(offset, buf, ReadWriteFlags::empty())
-                    .and_then(|()| self.sync_data()),
-                outcome => outcome,
-            }
-        };
-        outcome.inspect_err(|_| self.poison())
+        self.io.write_durable_at(offset, buf)
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.check_writable()?;
-        self.sync_data().inspect_err(|_| self.poison())
+        self.io.flush()
     }
 
     fn grow(&self, len_bytes: u64) -> io::Result<()> {
-        self.check_writable()?;
+        self.io.check_writable()?;
         let _one_at_a_time = self.growing.lock();
         let have = self.geometry().len_bytes;
         if len_bytes <= have {
             return Ok(());
         }
-        if len_bytes > self.options.len_bytes_max {
-            let text = format!("{len_bytes} bytes wanted, limit is {}", self.options.len_bytes_max);
+        let max = self.len_bytes_max.load(Ordering::Relaxed);
+        if len_bytes > max {
+            let text = format!("{len_bytes} bytes wanted, limit is {max}");
             return Err(io::Error::new(io::ErrorKind::StorageFull, text));
         }
         let stepped = len_bytes.next_multiple_of(self.options.grow_step_bytes);
-        let target = stepped.min(self.options.len_bytes_max / IO_ALIGN as u64 * IO_ALIGN as u64);
+        let target = stepped.min(max / IO_ALIGN as u64 * IO_ALIGN as u64);
         let target = self.affordable(have, len_bytes, target.max(len_bytes))?;
         let allocate =
-            || rustix::fs::fallocate(&self.file, FallocateFlags::empty(), have, target - have);
+            || rustix::fs::fallocate(self.io.file(), FallocateFlags::empty(), have, target - have);
         match rustix::io::retry_on_intr(allocate) {
             Ok(()) => {}
             // Blocks come at first write then; the length is what matters here.
-            Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(&self.file, target)?,
+            Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(self.io.file(), target)?,
             Err(errno) => return Err(errno.into()),
         }
         // The new length must survive a crash before anything is recorded beyond the old one.
-        self.file.sync_all().inspect_err(|_| self.poison())?;
+        self.io.flush_all()?;
         self.len_bytes.store(target, Ordering::Release);
         Ok(())
     }
 
+    fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {
+        self.len_bytes_max.store(len_bytes_max, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn file(&self) -> Option<&File> {
-        Some(&self.file)
+        Some(self.io.file())
     }
 
     fn kind(&self) -> &'static str {
-        if self.buffered { "file (buffered)" } else { "file" }
+        if self.is_buffered() { "file (buffered)" } else { "file" }
     }
 }
 
@@ -350,7 +277,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut device =
             FileDevice::open_or_create(&dir.path().join("v"), &options(1 << 20)).unwrap();
-        device.use_page_cache().unwrap();
+        device.io.use_page_cache().unwrap();
         assert_eq!(device.kind(), "file (buffered)");
         crate::sim::suite::check_device(&device);
     }

@@ -1,15 +1,28 @@
 //! The seam between the pool and the medium.
 //!
-//! A handful of verbs and a geometry. [`FileDevice`] and the simulated device implement it; nothing
-//! above this file knows which one it has. The contract below is checked for every implementation
-//! by one suite (`sim::suite`).
+//! A handful of verbs and a geometry. [`FileDevice`], [`BlockDevice`] and the simulated device
+//! implement it; nothing above this file knows which one it has. The contract below is checked for
+//! every implementation by one suite (`sim::suite`).
 
+mod block;
+mod direct;
 mod file;
+mod signature;
+pub(crate) mod zoned;
 
+pub use block::BlockDevice;
 pub use file::{FileDevice, FileOptions};
+pub use zoned::{
+    AppendBy, AppendDone, AppendRing, EmulatedOptions, EmulatedZoned, Passthrough, ResetFate, Zone,
+    ZoneCondition, ZoneHabits, ZoneLimits, Zoned, ZonedDevice,
+};
 
-use crate::io::buf::IO_ALIGN;
-use std::{fs::File, io};
+use crate::{
+    error::Result,
+    io::buf::{IO_ALIGN, IoBuf},
+};
+use signature::{Ends, HEAD_BYTES, Signature, TAIL_BYTES};
+use std::{fs::File, io, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
 
 /// What a device looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +44,16 @@ pub struct Geometry {
 /// 2. `flush` returning `Ok` makes every write that returned *before the call* durable.
 /// 3. After `flush` or `write_durable_at` returned an error, the device is poisoned: all later
 ///    writes and flushes fail. Reads go on.
-/// 4. Ranges that were never written read as zeros.
+/// 4. Ranges that were never written read as zeros; on a block device, as whatever was there.
 /// 5. `write_durable_at` returning `Ok` makes *that* write durable, and promises nothing of others.
 /// 6. `grow` returning `Ok` makes the device at least that long, durably; it never shrinks. Beyond
 ///    the limit, or where the disk is full, it fails with `StorageFull` and nothing changes.
 /// 7. Reads and writes beyond the present length fail; they do not grow the device.
+///
+/// A device with [zones](Device::zones) differs: its length is fixed and includes the unusable tail
+/// of each zone; `read_at` works anywhere (but see rule 5 of [`Zoned`]), `write_at` and
+/// `write_durable_at` only in conventional zones and are `InvalidInput` elsewhere, rules 1 and 4
+/// hold there only, and every growth is `StorageFull`.
 pub trait Device: Send + Sync + 'static {
     /// Present sizes.
     fn geometry(&self) -> Geometry;
@@ -58,11 +76,24 @@ pub trait Device: Send + Sync + 'static {
     /// Makes the device at least `len_bytes` long.
     fn grow(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// The file behind it, for `io_uring` and the map; `None` for a simulated device.
+    /// Changes the limit of later growth; a device of fixed size finds out how large it is by now.
+    /// Never shrinks what is there.
+    fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {
+        let text = format!("this device cannot grow to {len_bytes_max} bytes");
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+
+    /// The file behind it, for `io_uring` and the map; `None` for a simulated device. Where there
+    /// are zones, only the conventional ones may be written through it.
     fn file(&self) -> Option<&File>;
 
     /// "file", "sim", ...: for people.
     fn kind(&self) -> &'static str;
+
+    /// The zones, where the medium has such; `None` for one that is written anywhere.
+    fn zones(&self) -> Option<&dyn Zoned> {
+        None
+    }
 }
 
 /// Checks alignment and bounds of one access; every implementation starts with it.
@@ -80,4 +111,56 @@ pub(crate) fn check_access(offset: u64, len: usize, device_len: u64) -> io::Resu
             Err(io::Error::new(io::ErrorKind::InvalidInput, text))
         }
     }
+}
+
+/// Whether a device is a conventional block device, whatever its path is called.
+pub(crate) fn is_block(device: &dyn Device) -> bool {
+    if device.zones().is_some() {
+        return false;
+    }
+    let metadata = device.file().and_then(|file| file.metadata().ok());
+    metadata.is_some_and(|metadata| metadata.file_type().is_block_device())
+}
+
+/// What known signature a device carries.
+pub(crate) fn signature_on(device: &dyn Device) -> io::Result<Option<Signature>> {
+    let len_bytes = device.geometry().len_bytes / IO_ALIGN as u64 * IO_ALIGN as u64;
+    if len_bytes == 0 {
+        return Ok(None);
+    }
+    let read = |offset: u64, len: u64| {
+        let mut buf = IoBuf::zeroed(usize::try_from(len).expect("a piece of an end"));
+        device.read_at(offset, &mut buf).map(|()| buf)
+    };
+    let head = read(0, HEAD_BYTES.min(len_bytes))?;
+    // The last zones of a zoned drive hold nothing at fixed places.
+    let tail_bytes = if device.zones().is_some() { IO_ALIGN as u64 } else { TAIL_BYTES };
+    let tail_bytes = tail_bytes.min(len_bytes);
+    let tail = read(len_bytes - tail_bytes, tail_bytes)?;
+    Ok(signature::find(Ends { head: &head, tail: &tail, len_bytes }))
+}
+
+/// Opens a block device of either kind.
+pub(crate) fn open_block(path: &Path) -> Result<Arc<dyn Device>> {
+    if zoned::is_zoned(path) {
+        return Ok(Arc::new(ZonedDevice::open(path, AppendBy::Auto)?));
+    }
+    Ok(Arc::new(BlockDevice::open(path)?))
+}
+
+/// Overwrites both ends of a device with zeros, durably, so that no signature is left that another
+/// program would take for its own. Of a zoned device only the conventional zones can be.
+pub(crate) fn wipe_ends(device: &dyn Device) -> io::Result<()> {
+    let len_bytes = match device.zones().map(Zoned::limits) {
+        Some(limits) => u64::from(limits.conventional_zones) * limits.zone_bytes,
+        None => device.geometry().len_bytes / IO_ALIGN as u64 * IO_ALIGN as u64,
+    };
+    for (offset, len) in [(0, HEAD_BYTES), (len_bytes.saturating_sub(TAIL_BYTES), TAIL_BYTES)] {
+        let len = len.min(len_bytes - offset);
+        if len > 0 {
+            let zeros = IoBuf::zeroed(usize::try_from(len).expect("a piece of an end"));
+            device.write_durable_at(offset, &zeros)?;
+        }
+    }
+    Ok(())
 }

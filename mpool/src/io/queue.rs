@@ -3,13 +3,15 @@
 //! Two back-ends with the same semantics, chosen when the pool opens: `io_uring`, where one reactor
 //! thread owns the ring, and threads that call `pread` and `pwrite`. Requests start in the order of
 //! their [`Priority`] (the rule is in `lanes`), at most `depth` at a time; a submitter waits while
-//! too many are queued. `done` runs on a queue thread and must be short: it holds up the next
+//! too many are queued. Background requests are paced (`pacer`) before they are accepted, so what
+//! is in the lanes may start. `done` runs on a queue thread and must be short: it holds up the next
 //! completion. Dropping the queue runs what was accepted, then joins its threads.
 //!
 //! Cost per transfer: two allocations (the boxed callbacks) and no copy.
 
 use super::{
     buf::{IO_ALIGN, IoBuf},
+    pacer::Ticket,
     threads::Workers,
     uring::Reactor,
 };
@@ -18,7 +20,7 @@ use crate::{
     error::{Error, Result},
     options::IoBackend,
     sys::uring::{Direction, Transfer},
-    volume::Volume,
+    volume::{Volume, Volumes},
 };
 use std::{cell::Cell, io, sync::Arc};
 
@@ -53,6 +55,9 @@ impl Priority {
 /// Runs on a queue thread when a transfer has ended; gets the buffer back unless it failed.
 pub type Done = Box<dyn FnOnce(Result<IoBuf>) + Send>;
 
+/// Runs on a queue thread when an append has ended: where it went, and the buffer.
+pub(crate) type AppendDone = Box<dyn FnOnce(Result<(u64, IoBuf)>) + Send>;
+
 /// A job for [`IoQueue::run_blocking`].
 pub type Job = Box<dyn FnOnce() + Send>;
 
@@ -84,23 +89,61 @@ pub(crate) struct Request {
 pub(crate) struct Completion {
     pub(crate) priority: Priority,
     direction: Direction,
-    offset: u64,
+    address: u64,
     len: usize,
-    volume: Arc<Volume>,
+    volumes: Arc<Volumes>,
+    /// Where the bytes go; `None` where the request names no volume, and fails.
+    volume: Option<Arc<Volume>>,
+    /// Held until the transfer has ended.
+    ticket: Option<Ticket>,
     done: Done,
 }
 
 impl Completion {
     pub(crate) fn finish(self, outcome: io::Result<IoBuf>) {
-        let Self { priority, direction, offset, len, volume, done } = self;
+        let Self { priority, direction, address, len, volumes, volume, ticket, done } = self;
+        drop(ticket);
         let (verb, counters) = match direction {
-            Direction::Read => ("read", volume.metrics().reads(priority)),
-            Direction::Write => ("write", volume.metrics().writes(priority)),
+            Direction::Read => ("read", volumes.metrics().reads(priority)),
+            Direction::Write => ("write", volumes.metrics().writes(priority)),
         };
         counters.record(len, &outcome);
-        let outcome = outcome.map_err(|source| Error::io(verb, offset, len, source));
+        if let (Direction::Write, Some(volume)) = (direction, volume) {
+            volume.wrote();
+        }
+        let outcome = outcome.map_err(|source| Error::io(verb, address, len, source));
         run_guarded(Box::new(move || done(outcome)));
     }
+
+    /// Ends a request of which nobody knows whether, or when, the kernel carries it out. A write of
+    /// that kind may hit what is written later, so there is to be no later.
+    pub(crate) fn lose(self, reason: &'static str) {
+        if self.direction == Direction::Write {
+            self.volumes.poison();
+        }
+        self.finish(Err(io::Error::other(reason)));
+    }
+}
+
+/// What `Auto` means. Tests run twice, with `MILLPOND_TEST_IO` set to each back-end in turn; a ring
+/// that is asked for and not to be had is then an error instead of a second run on threads.
+#[cfg(any(test, feature = "sim"))]
+fn preferred(has_file: bool) -> IoBackend {
+    match std::env::var("MILLPOND_TEST_IO").as_deref() {
+        Ok("threads") => IoBackend::Threads,
+        Ok("uring") if has_file => IoBackend::Uring,
+        Err(_) | Ok("" | "uring") => IoBackend::Auto,
+        Ok(other) => panic!("MILLPOND_TEST_IO is {other}, must be uring or threads"),
+    }
+}
+
+#[cfg(not(any(test, feature = "sim")))]
+fn preferred(_has_file: bool) -> IoBackend {
+    IoBackend::Auto
+}
+
+fn no_file() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "no volume has a file")
 }
 
 /// Runs foreign code; a panic in it ends that code, not the queue.
@@ -113,8 +156,8 @@ pub(crate) fn run_guarded(job: Job) {
 impl Request {
     /// Serves the request on the calling thread.
     pub(crate) fn run(self) {
-        let Self { transfer: Transfer { direction, offset, len, mut buf }, completion } = self;
-        let device = Arc::clone(completion.volume.device());
+        let Self { transfer, completion } = self;
+        let Transfer { device, direction, offset, len, mut buf } = transfer;
         let outcome = match direction {
             Direction::Read => device.read_at(offset, &mut buf[..len]),
             Direction::Write => device.write_at(offset, &buf[..len]),
@@ -123,11 +166,11 @@ impl Request {
     }
 }
 
-/// A write for the queue: the first `len` bytes of `buf`, at `offset`; both in units of
-/// [`IO_ALIGN`].
+/// A write for the queue: the first `len` bytes of `buf`, at pool address `offset`; both in units
+/// of [`IO_ALIGN`].
 #[derive(Debug)]
 pub struct BufWrite {
-    /// Where on the volume.
+    /// Where: a pool address, which on the root volume is the plain offset.
     pub offset: u64,
     /// How much of the buffer.
     pub len: usize,
@@ -137,79 +180,142 @@ pub struct BufWrite {
 
 /// Asynchronous IO with a bounded depth. Back-ends: `io_uring`, thread pool; the same semantics.
 pub struct IoQueue {
-    volume: Arc<Volume>,
+    volumes: Arc<Volumes>,
     /// Drops (and drains) before `workers`, which its callbacks may use.
     reactor: Option<Reactor>,
     workers: Workers,
 }
 
 impl IoQueue {
-    pub(crate) fn new(volume: Arc<Volume>, backend: IoBackend, depth: u32) -> Result<Self> {
+    pub(crate) fn new(volumes: Arc<Volumes>, backend: IoBackend, depth: u32) -> Result<Self> {
         assert!(depth > 0, "checked by Options::validate");
+        let has_file = volumes.all().iter().any(|volume| volume.device().file().is_some());
+        let start = || if has_file { Reactor::new(depth) } else { Err(no_file()) };
+        let backend = if backend == IoBackend::Auto { preferred(has_file) } else { backend };
         let reactor = match backend {
             IoBackend::Threads => None,
-            IoBackend::Auto => match Reactor::new(&volume, depth) {
+            IoBackend::Auto => match start() {
                 Ok(reactor) => Some(reactor),
                 Err(error) => {
                     tracing::debug!(%error, "io_uring is not available; using threads");
                     None
                 }
             },
-            IoBackend::Uring => Some(Reactor::new(&volume, depth).map_err(|error| {
+            IoBackend::Uring => Some(start().map_err(|error| {
                 Error::Options(format!(
                     "io is uring, but io_uring is not available here ({error}); use auto or threads"
                 ))
             })?),
         };
         let threads = if reactor.is_some() { depth.min(JOB_THREADS_MAX) } else { depth };
-        Ok(Self { volume, reactor, workers: Workers::new(threads) })
+        Ok(Self { volumes, reactor, workers: Workers::new(threads) })
     }
 
-    /// Reads `len` bytes at `offset` into a buffer of its own; `done` gets it on a queue thread.
+    /// Reads `len` bytes at pool address `offset` into a buffer of its own; `done` gets it on a
+    /// queue thread.
     /// Both are multiples of [`IO_ALIGN`]. The buffer is exactly `len` long.
     pub fn submit_read(&self, offset: u64, len: usize, priority: Priority, done: Done) {
         if len == 0 || !len.is_multiple_of(IO_ALIGN) {
             let text = format!("read of {len} bytes is not in units of {IO_ALIGN}");
             return done(Err(Error::Options(text)));
         }
-        let buf = self.volume.bufs().take(len);
-        let transfer = Transfer { direction: Direction::Read, offset, len, buf };
-        self.submit(transfer, priority, done);
+        let buf = self.volumes.bufs().take(len);
+        self.submit(Direction::Read, BufWrite { offset, len, buf }, priority, done);
     }
 
     /// Writes; `done` gets the buffer back on a queue thread. Not durable before a flush that
     /// starts after `done`.
     pub fn submit_write(&self, write: BufWrite, priority: Priority, done: Done) {
-        let BufWrite { offset, len, buf } = write;
-        if let Err(error) = self.volume.check_writable() {
+        if let Err(error) = self.volumes.check_writable() {
             return done(Err(error));
         }
-        if len > buf.len() {
-            let text = format!("write of {len} bytes from a buffer of {}", buf.len());
+        if write.len > write.buf.len() {
+            let text = format!("write of {} bytes from a buffer of {}", write.len, write.buf.len());
             return done(Err(Error::Options(text)));
         }
-        let transfer = Transfer { direction: Direction::Write, offset, len, buf };
-        self.submit(transfer, priority, done);
+        self.submit(Direction::Write, write, priority, done);
     }
 
-    fn submit(&self, transfer: Transfer, priority: Priority, done: Done) {
-        let Transfer { direction, offset, len, .. } = transfer;
-        let volume = Arc::clone(&self.volume);
-        let completion = Completion { priority, direction, offset, len, volume, done };
-        let device_len = self.volume.device().geometry().len_bytes;
-        if let Err(refused) = check_access(offset, len, device_len) {
-            return completion.finish(Err(refused));
+    /// Appends the first `len` bytes of a buffer to a zone of `volume`; `done` gets the byte offset
+    /// on the volume where the drive put them, and the buffer, on a queue thread. Not durable
+    /// before a flush that starts after `done`.
+    pub(crate) fn submit_append(
+        &self,
+        (volume, zone): (&Arc<Volume>, u32),
+        (buf, len): (IoBuf, usize),
+        priority: Priority,
+        done: AppendDone,
+    ) {
+        if let Err(error) = self.volumes.check_writable() {
+            return done(Err(error));
         }
+        let (target, volumes) = (Arc::clone(volume), Arc::clone(&self.volumes));
+        let ticket = volumes.pacer().enter(priority, len);
+        let ended = move |outcome: io::Result<(u64, IoBuf)>| {
+            drop(ticket);
+            volumes.metrics().writes(priority).record(len, &outcome);
+            target.wrote();
+            let address = target.id().address(0);
+            done(outcome.map_err(|source| Error::io("append", address, len, source)));
+        };
+        if let Some(ring) = volume.appends() {
+            return ring.submit(zone, buf, len, Box::new(ended));
+        }
+        let volume = Arc::clone(volume);
+        let job = move || {
+            let zones = volume.device().zones().expect("appends go to zoned volumes");
+            let outcome = zones.append(zone, &buf[..len]);
+            ended(outcome.map(|offset| (offset, buf)));
+        };
+        self.workers.push(priority, Box::new(job));
+    }
+
+    fn submit(&self, direction: Direction, bytes: BufWrite, priority: Priority, done: Done) {
+        let BufWrite { offset: address, len, buf } = bytes;
+        let volumes = Arc::clone(&self.volumes);
+        let routed = self.volumes.route(address).and_then(|(volume, offset)| {
+            check_access(offset, len, volume.device().geometry().len_bytes)?;
+            Ok((volume, offset))
+        });
+        let (volume, offset) = match routed {
+            Ok(place) => place,
+            Err(refused) => {
+                let (volume, ticket) = (None, None);
+                let completion =
+                    Completion { priority, direction, address, len, volumes, volume, ticket, done };
+                return completion.finish(Err(refused));
+            }
+        };
+        let device = Arc::clone(volume.device());
+        let by_ring = device.file().is_some();
+        let transfer = Transfer { device, direction, offset, len, buf };
+        let volume = Some(volume);
+        let ticket = Some(volumes.pacer().enter(priority, len));
+        let completion =
+            Completion { priority, direction, address, len, volumes, volume, ticket, done };
         let request = Request { transfer, completion };
         match &self.reactor {
-            Some(reactor) => reactor.submit(request),
-            None => self.workers.push(priority, Box::new(move || request.run())),
+            Some(reactor) if by_ring => reactor.submit(request),
+            _ => self.workers.push(priority, Box::new(move || request.run())),
         }
     }
 
     /// Runs `job` (which may block: page populate, several reads) on the queue's workers.
     pub fn run_blocking(&self, priority: Priority, job: Job) {
         self.workers.push(priority, job);
+    }
+
+    /// Lifts the bounds that [`crate::PacingOptions`] sets to background requests, or sets them
+    /// again: for an owner whose debt (of compaction, say) has grown so that it must hold up its
+    /// writers otherwise.
+    pub fn hurry(&self, hurry: bool) {
+        self.volumes.pacer().hurry(hurry);
+    }
+
+    /// Takes the ring away from under the reactor.
+    #[cfg(test)]
+    pub(crate) fn break_ring(&self) {
+        self.reactor.as_ref().expect("the back-end is a ring").break_ring();
     }
 
     /// "uring" or "threads".

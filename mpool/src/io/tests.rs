@@ -11,7 +11,7 @@ use crate::{
     device::{Device, FileDevice, FileOptions},
     metrics::PoolMetrics,
     options::IoBackend,
-    volume::Volume,
+    volume::Volumes,
 };
 use parking_lot::{Condvar, Mutex};
 use std::sync::{
@@ -25,7 +25,7 @@ const PAGES: u64 = 256;
 
 struct Fixture {
     queue: IoQueue,
-    volume: Arc<Volume>,
+    volume: Arc<Volumes>,
     _dir: tempfile::TempDir,
 }
 
@@ -39,7 +39,7 @@ fn fixture(backend: IoBackend, depth: u32) -> Option<Fixture> {
     };
     let device = FileDevice::open_or_create(&dir.path().join("v"), &options).unwrap();
     device.grow(PAGES * PAGE).unwrap();
-    let volume = Arc::new(Volume::new(Arc::new(device), Arc::new(PoolMetrics::default())));
+    let volume = Arc::new(Volumes::new(Arc::new(device), Arc::new(PoolMetrics::default())));
     match IoQueue::new(Arc::clone(&volume), backend, depth) {
         Ok(queue) => Some(Fixture { queue, volume, _dir: dir }),
         // A sandbox may forbid the ring; the thread back-end is then all there is to test.
@@ -290,7 +290,7 @@ fn urgent_requests_overtake_waiting_ones() {
 fn a_drive_error_is_the_requests_and_the_next_one_is_served() {
     let device = SimDevice::new(1 << 20);
     device.grow(1 << 20).unwrap();
-    let volume = Arc::new(Volume::new(Arc::new(device.clone()), Arc::new(PoolMetrics::default())));
+    let volume = Arc::new(Volumes::new(Arc::new(device.clone()), Arc::new(PoolMetrics::default())));
     let queue = IoQueue::new(Arc::clone(&volume), IoBackend::Auto, 4).unwrap();
     assert_eq!(queue.backend(), "threads", "a device without a file has no ring");
     let faults = Faults { read_eio_at: Some(0), write_eio_at: Some(0), ..Faults::default() };
@@ -308,7 +308,61 @@ fn a_drive_error_is_the_requests_and_the_next_one_is_served() {
 #[test]
 fn asking_for_a_ring_where_there_is_none_says_what_to_do() {
     let device = Arc::new(SimDevice::new(1 << 20));
-    let volume = Arc::new(Volume::new(device, Arc::new(PoolMetrics::default())));
+    let volume = Arc::new(Volumes::new(device, Arc::new(PoolMetrics::default())));
     let refused = IoQueue::new(volume, IoBackend::Uring, 4).map(|_| ());
     assert!(refused.unwrap_err().to_string().contains("use auto or threads"));
+}
+
+#[test]
+fn a_ring_that_fails_ends_its_requests_and_those_that_follow_are_served() {
+    for _ in 0..20 {
+        let Some(Fixture { queue, volume, _dir }) = fixture(IoBackend::Uring, 4) else { return };
+        write(&queue, 0, page_of(5)).unwrap();
+        let (tx, rx) = mpsc::channel();
+        for n in 0..40 {
+            let tx = tx.clone();
+            let done = Box::new(move |end: crate::Result<IoBuf>| tx.send(end.is_ok()).unwrap());
+            queue.submit_read(n * PAGE, IO_ALIGN, Priority::Read, done);
+            if n == 20 {
+                queue.break_ring();
+            }
+        }
+        drop(tx);
+        let ends: Vec<bool> = rx.iter().collect();
+        assert_eq!(ends.len(), 40, "each ends, once");
+        assert!(ends.iter().filter(|ok| !**ok).count() <= 4, "only what was in the ring is lost");
+        assert_eq!(read(&queue, 0, IO_ALIGN).unwrap()[0], 5, "reads go on without the ring");
+        // No write was in the ring, so none can come late.
+        write(&queue, PAGE, page_of(6)).unwrap();
+        let mut page = IoBuf::zeroed(IO_ALIGN);
+        volume.read(PAGE, &mut page, Priority::Read).unwrap();
+        assert_eq!(page[0], 6);
+    }
+}
+
+#[test]
+fn a_write_that_is_lost_in_a_ring_poisons_the_pool() {
+    let mut lost = 0;
+    for _ in 0..20 {
+        let Some(Fixture { queue, volume, _dir }) = fixture(IoBackend::Uring, 4) else { return };
+        let (tx, rx) = mpsc::channel();
+        for n in 0..40 {
+            let tx = tx.clone();
+            let done = Box::new(move |end: crate::Result<IoBuf>| tx.send(end.is_ok()).unwrap());
+            let write = BufWrite { offset: n * PAGE, len: IO_ALIGN, buf: page_of(9) };
+            queue.submit_write(write, Priority::Flush, done);
+            if n == 20 {
+                queue.break_ring();
+            }
+        }
+        drop(tx);
+        if rx.iter().all(|ok| ok) {
+            continue;
+        }
+        lost += 1;
+        assert!(matches!(volume.check_writable(), Err(Error::Poisoned)));
+        assert!(matches!(write(&queue, 0, page_of(1)), Err(Error::Poisoned)));
+        assert!(read(&queue, 0, IO_ALIGN).is_ok(), "reads go on");
+    }
+    assert!(lost > 0, "not one write was in the ring when it failed");
 }

@@ -1,19 +1,19 @@
 //! The `io_uring` back-end: one reactor thread owns the ring.
 //!
 //! Submitters put requests into lanes and wake the reactor if it sleeps; the reactor moves them
-//! into the ring as the lanes allow, waits, and runs the callbacks of what has finished. If the
-//! ring ever fails as a whole, the requests in it end with an error and the reactor goes on without
-//! it, one request at a time. The unsafe part is `sys::uring`.
+//! into the ring as the lanes allow, waits, and runs the callbacks of what has finished.
+//!
+//! If the ring ever fails as a whole, the reactor waits for what is in it and goes on without it,
+//! one request at a time. Where even waiting fails, the requests in it end with an error; the
+//! kernel may still carry out the writes among them, at any time, on room that is somebody else's
+//! by then: so the pool is poisoned. The unsafe part is `sys::uring`.
 
 use super::{
     lanes::Lanes,
     queue::{Completion, Request, WAITING_PER_DEPTH, enter_queue_thread, on_queue_thread},
     threads::join_all,
 };
-use crate::{
-    sys::uring::{Ring, Waker},
-    volume::Volume,
-};
+use crate::sys::uring::{Finished, Ring, Waker};
 use parking_lot::{Condvar, Mutex};
 use std::{
     io,
@@ -26,6 +26,8 @@ pub(crate) struct Reactor {
     waker: Waker,
     waiting_max: usize,
     thread: Option<JoinHandle<()>>,
+    #[cfg(test)]
+    ring_fd: std::os::fd::RawFd,
 }
 
 struct Shared {
@@ -41,9 +43,11 @@ struct State {
 }
 
 impl Reactor {
-    pub(crate) fn new(volume: &Arc<Volume>, depth: u32) -> io::Result<Self> {
-        let ring = Ring::new(Arc::clone(volume.device()), depth)?;
+    pub(crate) fn new(depth: u32) -> io::Result<Self> {
+        let ring = Ring::new(depth)?;
         let waker = ring.waker();
+        #[cfg(test)]
+        let ring_fd = ring.raw_fd();
         let state = State { lanes: Lanes::new(depth), asleep: false, closing: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), room: Condvar::new() });
         let served = Arc::clone(&shared);
@@ -52,7 +56,22 @@ impl Reactor {
             Loop::new(served, ring, depth).run();
         })?;
         let waiting_max = usize::try_from(depth * WAITING_PER_DEPTH).expect("at most 16,384");
-        Ok(Self { shared, waker, waiting_max, thread: Some(thread) })
+        let thread = Some(thread);
+        Ok(Self {
+            shared,
+            waker,
+            waiting_max,
+            thread,
+            #[cfg(test)]
+            ring_fd,
+        })
+    }
+
+    /// From here on every use of the ring fails.
+    #[cfg(test)]
+    pub(crate) fn break_ring(&self) {
+        crate::sys::uring::replace_fd(self.ring_fd);
+        self.waker.wake();
     }
 
     pub(crate) fn submit(&self, request: Request) {
@@ -99,16 +118,20 @@ impl Loop {
         while self.start_next() {
             if let Err(error) = self.ring.wait(&mut finished) {
                 tracing::error!(%error, "io_uring failed; going on without it");
-                return self.run_without_ring();
+                return self.run_without_ring(finished);
             }
-            for end in finished.drain(..) {
-                let completion = self.completions[end.token].take().expect("one per token");
-                self.tokens.push(end.token);
-                self.shared.state.lock().lanes.finish(completion.priority);
-                completion.finish(end.outcome.map(|()| end.buf));
-            }
+            self.complete(&mut finished);
         }
         debug_assert_eq!(self.ring.in_flight(), 0);
+    }
+
+    fn complete(&mut self, finished: &mut Vec<Finished>) {
+        for end in finished.drain(..) {
+            let completion = self.completions[end.token].take().expect("one per token");
+            self.tokens.push(end.token);
+            self.shared.state.lock().lanes.finish(completion.priority);
+            completion.finish(end.outcome.map(|()| end.buf));
+        }
     }
 
     /// Moves what the lanes allow into the ring; false when closed and empty.
@@ -124,13 +147,18 @@ impl Loop {
         !(state.closing && state.lanes.waiting() == 0 && state.lanes.running() == 0)
     }
 
-    fn run_without_ring(self) {
+    fn run_without_ring(mut self, mut finished: Vec<Finished>) {
+        let drained = self.ring.drain(&mut finished);
+        self.complete(&mut finished);
         let Self { shared, ring, completions, .. } = self;
-        // Waits for the kernel as far as it can, so that no buffer is in use any more.
+        // What the kernel may still use is leaked.
         drop(ring);
         for completion in completions.into_iter().flatten() {
+            if let Err(error) = &drained {
+                tracing::error!(%error, "a request is lost in a ring that failed");
+            }
             shared.state.lock().lanes.finish(completion.priority);
-            completion.finish(Err(io::Error::other("io_uring failed under the request")));
+            completion.lose("io_uring failed under the request");
         }
         loop {
             let mut state = shared.state.lock();

@@ -9,12 +9,14 @@
 //! Nothing of an mblock is on the journal before its commit, so what was not committed vanishes
 //! with a crash. An [`Mblock`] is a handle; the extent is not used again while one exists.
 
+pub(crate) mod sums;
 mod writer;
 
 pub use writer::MblockWriter;
 pub(crate) use writer::{Finished, Sink};
 
 use crate::{
+    address::VolumeId,
     error::{Error, Result},
     id::MblockId,
     io::{
@@ -22,8 +24,8 @@ use crate::{
         queue::Priority,
     },
     mcache::Mcache,
-    space::{Lease, extent::Extent},
-    volume::Volume,
+    space::{Lease, layout::Layout},
+    volume::Volumes,
 };
 use std::{
     fmt,
@@ -42,24 +44,40 @@ pub struct Mblock {
 struct Shared {
     id: MblockId,
     len_bytes: u64,
+    layout: Layout,
+    /// Frees the place when it is dropped, which comes after `retire`.
     lease: Lease,
-    volume: Arc<Volume>,
+    /// CRC of the table of page checksums; `None` for objects of format version 1.
+    sums_crc: Option<u32>,
+    volumes: Arc<Volumes>,
     mcache: Arc<Mcache>,
-    deleted: AtomicBool,
+    /// Nothing on the medium names this place any more: it goes back with the last handle.
+    retired: AtomicBool,
+    /// The object lives on in another place.
+    moved: AtomicBool,
 }
 
 impl Mblock {
     pub(crate) fn new(
-        id: MblockId,
-        len_bytes: u64,
+        (id, len_bytes, sums_crc): (MblockId, u64, Option<u32>),
         lease: Lease,
-        volume: &Arc<Volume>,
+        volumes: &Arc<Volumes>,
         mcache: &Arc<Mcache>,
     ) -> Self {
-        assert!(len_bytes <= lease.extent().len, "checked when the record was decoded");
-        let (volume, mcache) = (Arc::clone(volume), Arc::clone(mcache));
-        let deleted = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { id, len_bytes, lease, volume, mcache, deleted }) }
+        let layout = Layout::new(lease.extents());
+        assert!(sums::padded_len(len_bytes) <= layout.len(), "checked when it was decoded");
+        let shared = Shared {
+            id,
+            len_bytes,
+            layout,
+            lease,
+            sums_crc,
+            volumes: Arc::clone(volumes),
+            mcache: Arc::clone(mcache),
+            retired: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The object's id.
@@ -92,10 +110,7 @@ impl Mblock {
         let present = usize::try_from(len_bytes - offset).unwrap_or(usize::MAX);
         let aligned = present.checked_next_multiple_of(IO_ALIGN).unwrap_or(usize::MAX);
         let readable = buf.len().min(aligned);
-        if readable > 0 {
-            let at = self.extent_offset() + offset;
-            self.shared.volume.read(at, &mut buf[..readable], priority)?;
-        }
+        self.read_padded(offset, &mut buf[..readable], priority)?;
         let present = present.min(buf.len());
         buf[present..].fill(0);
         Ok(())
@@ -106,29 +121,60 @@ impl Mblock {
         self.shared.mcache.drop_pages(self);
     }
 
-    /// Where its bytes are on the volume.
-    pub(crate) fn extent_offset(&self) -> u64 {
-        self.extent().offset
+    /// The volume it is on.
+    pub fn volume(&self) -> VolumeId {
+        self.shared.lease.volume()
     }
 
-    pub(crate) fn extent(&self) -> Extent {
-        self.shared.lease.extent()
+    /// Whether the pool has moved the object since this handle was taken. The handle goes on
+    /// working, and keeps the old place from being used again; [`crate::Pool::mblock`] gives one of
+    /// the new place.
+    pub fn has_moved(&self) -> bool {
+        self.shared.moved.load(Ordering::Acquire)
     }
 
-    /// Its deletion is durable: the extent goes back when the last handle does.
+    /// Where its bytes are: the data, padded, and then the table of checksums.
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.shared.layout
+    }
+
+    /// CRC of the table of page checksums, if it has one.
+    pub(crate) fn sums_crc(&self) -> Option<u32> {
+        self.shared.sums_crc
+    }
+
+    /// Reads whole pages of its place, the table of checksums included.
+    pub(crate) fn read_padded(&self, at: u64, buf: &mut [u8], priority: Priority) -> Result<()> {
+        let mut rest = buf;
+        for part in self.shared.layout.parts(at..at + rest.len() as u64) {
+            let (now, later) = rest.split_at_mut(usize::try_from(part.len).expect("a part"));
+            self.shared.volumes.read(part.offset, now, priority)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Its deletion is durable: the place goes back when the last handle does.
     pub(crate) fn mark_deleted(&self) {
         // Release pairs with the Acquire in `drop`, beyond what the reference count orders.
-        self.shared.deleted.store(true, Ordering::Release);
-        self.shared.mcache.mark_dead(self.shared.id);
+        self.shared.retired.store(true, Ordering::Release);
+        self.shared.mcache.mark_dead(self.shared.layout.first());
+    }
+
+    /// Its move to another place is durable: this place goes back when the last handle does.
+    pub(crate) fn mark_moved(&self) {
+        // Release pairs with the Acquire in `has_moved`.
+        self.shared.moved.store(true, Ordering::Release);
+        self.mark_deleted();
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if self.deleted.load(Ordering::Acquire) {
+        if self.retired.load(Ordering::Acquire) {
             // Cached pages of this object must be gone before the lease frees the extent: the next
             // owner's bytes are written past the page cache.
-            self.mcache.retire(self.id);
+            self.mcache.retire(self.layout.first());
         }
     }
 }

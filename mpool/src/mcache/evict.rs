@@ -14,24 +14,29 @@
 
 use super::{
     Mcache,
+    mapping::Mapping,
     object::Object,
     pages::{Leave, Owned, PAGE_BYTES, Take},
-    region::{Region, Span},
+    region::Span,
 };
 use crate::sys::cachestat;
+use std::ops::Range;
 
 /// Differences up to this many pages are not worth a listing: fills under way look like that.
 const RESYNC_SLACK_PAGES: u64 = 8;
+/// The kernel may pass over a page that another core holds for a moment.
+const DROP_TRIES: u32 = 3;
 
 /// Pages on their way out, gathered over several objects and evicted by few system calls.
 pub(crate) struct Batch<'a> {
-    spans: Vec<Span>,
+    /// By volume.
+    spans: Vec<(&'a Mapping, Vec<Span>)>,
     owners: Vec<Owned<'a>>,
 }
 
 impl<'a> Batch<'a> {
     pub(crate) fn with_capacity(pages: usize) -> Self {
-        Self { spans: Vec::with_capacity(pages), owners: Vec::with_capacity(pages) }
+        Self { spans: Vec::new(), owners: Vec::with_capacity(pages) }
     }
 
     pub(crate) fn pages(&self) -> usize {
@@ -40,11 +45,18 @@ impl<'a> Batch<'a> {
 
     /// Adds a page if it is still resident and free.
     pub(crate) fn add(&mut self, object: &'a Object, page: u32) {
+        let Some(mapping) = object.mapping.as_deref() else { return };
         let Some(owner) = object.states.own(page, Take::Resident) else { return };
-        let span = object.pages(page, 1);
-        match self.spans.last_mut() {
+        let span = object.page(page);
+        let known = self.spans.iter().position(|(other, _)| std::ptr::eq(*other, mapping));
+        let known = known.unwrap_or_else(|| {
+            self.spans.push((mapping, Vec::new()));
+            self.spans.len() - 1
+        });
+        let spans = &mut self.spans[known].1;
+        match spans.last_mut() {
             Some(last) if last.offset + last.len == span.offset => last.len += span.len,
-            _ => self.spans.push(span),
+            _ => spans.push(span),
         }
         self.owners.push(owner);
     }
@@ -53,10 +65,13 @@ impl<'a> Batch<'a> {
 impl Mcache {
     /// Evicts the pages of `batch` and returns their bytes.
     pub(crate) fn evict(&self, batch: Batch<'_>) -> u64 {
-        let Some(region) = &self.region else { return 0 };
-        if let Err(error) = region.page_out(&batch.spans) {
-            tracing::debug!(%error, "paging out failed; dropping the pages instead");
-            batch.spans.iter().for_each(|span| self.drop_span(region, *span));
+        for (mapping, spans) in &batch.spans {
+            if let Err(error) = mapping.region.page_out(spans) {
+                tracing::debug!(%error, "paging out failed; dropping the pages instead");
+                for span in spans {
+                    mapping.drop_span(*span);
+                }
+            }
         }
         let bytes = batch.owners.len() as u64 * PAGE_BYTES;
         drop(batch.owners);
@@ -64,87 +79,54 @@ impl Mcache {
         bytes
     }
 
-    /// Drops everything of `object` that nobody is at work on; returns the bytes we believed
-    /// resident.
-    pub(crate) fn drop_object(&self, object: &Object) -> u64 {
-        let Some(region) = self.region.as_ref().filter(|_| object.is_mapped()) else { return 0 };
-        let mut dropped = 0;
-        let mut run: Vec<Owned<'_>> = Vec::new();
-        for page in 0..object.states.len() {
-            match object.states.own(page, Take::Any) {
-                Some(owner) => run.push(owner),
-                None => dropped += self.drop_run(region, object, &mut run),
-            }
-        }
-        dropped + self.drop_run(region, object, &mut run)
-    }
-
-    /// Drops pages that follow each other, and gives them up.
-    fn drop_run(&self, region: &Region, object: &Object, run: &mut Vec<Owned<'_>>) -> u64 {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { return 0 };
-        let span = object.pages(first.page(), last.page() - first.page() + 1);
-        self.drop_span(region, span);
-        let resident = run.iter().filter(|owner| owner.was().is_resident()).count();
-        run.clear();
-        resident as u64 * PAGE_BYTES
-    }
-
     /// Drops a deleted object that readers may still hold.
     pub(crate) fn drop_dead(&self, object: &Object) -> u64 {
-        let bytes = self.drop_object(object);
+        let bytes = drop_object(object);
         self.metrics.dead_bytes.add(bytes);
-        self.dead.lock().retain(|dead| dead.id != object.id);
+        self.dead.lock().retain(|dead| dead.key() != object.key());
         bytes
     }
 
-    /// Drops an object that nobody holds any more, and repairs the mapping under it.
+    /// Drops an object that nobody holds any more, and repairs the mapping under it. On return
+    /// none of its pages is in memory, and none gets there: whoever is at work on one (the reaper
+    /// knows objects without holding them) has been waited for, and finds the object closed.
     pub(super) fn bury(&self, object: &Object) {
-        self.metrics.dead_bytes.add(self.drop_object(object));
-        let Some(region) = self.region.as_ref().filter(|_| object.is_mapped()) else { return };
-        let Some(file) = self.file() else { return };
+        let resident = u64::from(object.states.close());
+        self.metrics.dead_bytes.add(resident * PAGE_BYTES);
+        let Some(mapping) = &object.mapping else { return };
+        for _ in 0..DROP_TRIES {
+            if cached_pages(object) == Some(0) {
+                break;
+            }
+            object.pages(0..object.states.len()).for_each(|span| mapping.drop_span(span));
+        }
         for page in (0..object.states.len()).filter(|page| object.states.state(*page).is_lost()) {
-            let span = object.pages(page, 1);
-            if let Err(error) = region.restore(file, span) {
+            let span = object.page(page);
+            if let Err(error) = mapping.restore(span) {
                 // The next object here would show zeros, which its checksums reject.
                 tracing::error!(offset = span.offset, %error, "a lost page could not be mapped again");
             }
         }
     }
 
-    pub(super) fn drop_span(&self, region: &Region, span: Span) {
-        let Some(file) = self.file() else { return };
-        if let Err(error) = region.drop_span(file, span) {
-            tracing::warn!(offset = span.offset, len = span.len, %error, "pages could not be dropped");
-        }
-    }
-
-    /// Bytes of the object in the page cache: as the kernel counts, else as we do.
-    pub(crate) fn cached_bytes(&self, object: &Object) -> u64 {
-        match self.cached_pages(object) {
-            Some(pages) => pages * PAGE_BYTES,
-            None => object.resident_bytes(),
-        }
-    }
-
-    fn cached_pages(&self, object: &Object) -> Option<u64> {
-        let file = self.file().filter(|_| object.is_mapped())?;
-        cachestat::cached_pages(file, object.span.offset, object.span.len).ok()
-    }
-
     /// Brings the states of one object in line with the page cache. Returns whether they differed.
     pub(crate) fn resync(&self, object: &Object) -> bool {
-        let Some(region) = self.region.as_ref().filter(|_| object.is_mapped()) else {
-            return false;
-        };
         let ours = u64::from(object.states.resident());
-        let Some(cached) = self.cached_pages(object) else { return false };
-        if cached.abs_diff(ours) <= RESYNC_SLACK_PAGES.min(u64::from(object.states.len()) / 2) {
-            return false;
-        }
-        let mut listed = Vec::new();
-        if let Err(error) = region.list_resident(object.span, &mut listed) {
-            tracing::debug!(%error, "residency cannot be listed");
-            return false;
+        let Some(cached) = cached_pages(object) else { return false };
+        let slack = RESYNC_SLACK_PAGES.min(u64::from(object.states.len()) / 2);
+        cached.abs_diff(ours) > slack && self.resync_pages(object)
+    }
+
+    /// The same without asking whether there is a difference.
+    pub(super) fn resync_pages(&self, object: &Object) -> bool {
+        let Some(mapping) = &object.mapping else { return false };
+        let (mut listed, mut part) = (Vec::new(), Vec::new());
+        for span in object.pages(0..object.states.len()) {
+            if let Err(error) = mapping.region.list_resident(span, &mut part) {
+                tracing::debug!(%error, "residency cannot be listed");
+                return false;
+            }
+            listed.append(&mut part);
         }
         for (page, listed) in (0..object.states.len()).zip(&listed) {
             let state = object.states.state(page);
@@ -152,7 +134,7 @@ impl Mcache {
                 (true, false) if object.states.forget(page) => {
                     self.metrics.kernel_evicted_pages.add(1);
                 }
-                (false, true) => self.settle_stray(region, object, page),
+                (false, true) => self.settle_stray(mapping, object, page),
                 _ => {}
             }
         }
@@ -160,15 +142,59 @@ impl Mcache {
     }
 
     /// A cached page that nobody has admitted: adopted if there is room, else dropped.
-    fn settle_stray(&self, region: &Region, object: &Object, page: u32) {
+    fn settle_stray(&self, mapping: &Mapping, object: &Object, page: u32) {
         let Some(owner) = object.states.own(page, Take::Absent) else { return };
-        let span = object.pages(page, 1);
+        let span = object.page(page);
         self.metrics.stray_pages.add(1);
-        let wanted = object.class().is_index() || self.room.take(PAGE_BYTES);
-        if wanted && !object.is_dead() && region.populate(span).is_ok() {
+        let wanted = object.class_of(page).is_index() || self.room.take(PAGE_BYTES);
+        if wanted && !object.is_dead() && mapping.region.populate(span).is_ok() {
             owner.release(Leave::Resident);
         } else {
-            self.drop_span(region, span);
+            mapping.drop_span(span);
         }
     }
+}
+
+/// Drops everything of `object` that nobody is at work on; returns the bytes we believed resident.
+pub(crate) fn drop_object(object: &Object) -> u64 {
+    drop_range(object, 0..object.states.len())
+}
+
+/// The same of some of its pages.
+pub(crate) fn drop_range(object: &Object, pages: Range<u32>) -> u64 {
+    let Some(mapping) = &object.mapping else { return 0 };
+    // There may be pages that an earlier process left, but states are not made for nothing.
+    if !object.states.is_touched() && cached_pages(object) == Some(0) {
+        return 0;
+    }
+    let mut dropped = 0;
+    let mut run: Vec<Owned<'_>> = Vec::new();
+    for page in pages {
+        match object.states.own(page, Take::Any) {
+            Some(owner) => run.push(owner),
+            None => dropped += drop_run(mapping, object, &mut run),
+        }
+    }
+    dropped + drop_run(mapping, object, &mut run)
+}
+
+/// Bytes of the object in the page cache: as the kernel counts, else as we do.
+pub(crate) fn cached_bytes(object: &Object) -> u64 {
+    cached_pages(object).map_or_else(|| object.resident_bytes(), |pages| pages * PAGE_BYTES)
+}
+
+/// Drops pages that follow each other, and gives them up.
+fn drop_run(mapping: &Mapping, object: &Object, run: &mut Vec<Owned<'_>>) -> u64 {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return 0 };
+    object.pages(first.page()..last.page() + 1).for_each(|span| mapping.drop_span(span));
+    let resident = run.iter().filter(|owner| owner.was().is_resident()).count();
+    run.clear();
+    resident as u64 * PAGE_BYTES
+}
+
+/// Pages of the object in the page cache, if the kernel can tell.
+pub(super) fn cached_pages(object: &Object) -> Option<u64> {
+    let file = object.mapping.as_ref()?.file();
+    let count = |span: Span| cachestat::cached_pages(file, span.offset, span.len).ok();
+    object.pages(0..object.states.len()).map(count).sum()
 }

@@ -3,7 +3,7 @@
 //! Four ways, from dear to cheap:
 //!
 //! - `fill_page`: one index page, always, verified before anybody else may use it;
-//! - `preload_object`: a whole object, read ahead in large pieces;
+//! - `preload`: an object or a part of it, read ahead in large pieces;
 //! - `fill_range`: the pages of a value that is asked for again, if the reaper grants room;
 //! - `read_direct`: an uncached read into the caller's buffer, which leaves no trace but a count.
 //!
@@ -13,11 +13,12 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    Map,
+    Class, Map, Mcache,
     map::{ReadDone, pages_of},
+    mapping::Mapping,
     object::Object,
     pages::{Leave, Owned, PAGE_BYTES, PAGE_LEN, Take},
-    region::{Region, Span, read_ahead},
+    region::{Span, read_ahead},
 };
 use crate::{
     error::{Error, Result},
@@ -34,33 +35,33 @@ const PRELOAD_PAGES: u32 = 256;
 impl Map {
     /// Makes the page resident and verified. `None` if it cannot be had through the map now:
     /// somebody else is at work on it, or the drive failed under it.
-    pub(super) fn fill_page(
-        &self,
-        object: &Object,
+    pub(super) fn fill_page<'o>(
+        &'o self,
+        object: &'o Object,
         page: u32,
         verify: fn(&[u8]) -> bool,
-    ) -> Result<Option<&[u8]>> {
-        let Some(region) = self.region(object) else { return Ok(None) };
+    ) -> Result<Option<&'o [u8]>> {
+        let Some(mapping) = &object.mapping else { return Ok(None) };
         object.states.touch(page);
         // A page that is resident but unverified is owned as well while it is checked, so that the
         // verdict is about the residency it is recorded for.
         let Some(owner) = object.states.own(page, Take::Readable) else { return Ok(None) };
-        let span = object.pages(page, 1);
+        let span = object.page(page);
         if !owner.was().is_resident() {
             self.mcache.room.take_anyway(PAGE_BYTES);
-            if !self.populate(region, span) {
+            if !self.populate(mapping, object, span) {
                 return Ok(None);
             }
         }
         let faults = self.mcache.map_faults();
-        let bytes = region.bytes(span.offset, PAGE_LEN);
+        let bytes = mapping.region.bytes(span.offset, PAGE_LEN);
         let good = verify(bytes);
         if self.mcache.map_faults() != faults {
             return Ok(None);
         }
         if !good {
             // The bytes leave the page cache, so that a later try asks the drive again.
-            self.mcache.drop_span(region, span);
+            mapping.drop_span(span);
             drop(owner);
             return Err(self.verify_failed(object, u64::from(page) * PAGE_BYTES));
         }
@@ -76,14 +77,22 @@ impl Map {
         }
         let coldest = pages_of(range).map(|page| object.states.touch(page).frequency()).min();
         let pages = pages_of(range).len();
-        pages <= ADMIT_PAGES_MAX
+        let deserves = pages <= ADMIT_PAGES_MAX
             && coldest.is_some_and(|seen| seen >= self.mcache.room.admit_at())
-            && !object.is_dead()
+            && !object.is_dead();
+        self.mcache.metrics.ghost_hits.add(deserves.into());
+        deserves
     }
 
     /// Reads the pages of `range` into memory, if there is room and nobody else is at work on one.
-    pub(super) fn fill_range(&self, object: &Object, range: &Range<u64>) -> Option<&[u8]> {
-        let region = self.region(object)?;
+    pub(super) fn fill_range<'o>(
+        &'o self,
+        object: &'o Object,
+        range: &Range<u64>,
+    ) -> Option<&'o [u8]> {
+        let mapping = object.mapping.as_ref()?;
+        // What lies in two pieces cannot be shown as one slice; it is read into a buffer.
+        let offset = object.contiguous(range)?;
         let pages = pages_of(range);
         let mut owners: [Option<Owned<'_>>; ADMIT_PAGES_MAX] = [const { None }; ADMIT_PAGES_MAX];
         let mut count = 0;
@@ -96,73 +105,12 @@ impl Map {
             self.mcache.metrics.fills_refused.add(1);
             return None;
         }
-        let length = u32::try_from(pages.len()).expect("a few pages");
-        if !self.populate(region, object.pages(pages.start, length)) {
+        if !object.pages(pages).all(|span| self.populate(mapping, object, span)) {
             return None;
         }
         owners.into_iter().flatten().for_each(|owner| owner.release(Leave::Resident));
         let len = usize::try_from(range.end - range.start).expect("a few pages");
-        Some(region.bytes(object.span.offset + range.start, len))
-    }
-
-    /// Reads one object ahead. Returns the bytes made resident, and whether there is room for more.
-    pub(super) fn preload_object(&self, object: &Object) -> Result<(u64, bool)> {
-        let (Some(region), Some(file)) = (self.region(object), self.mcache.file()) else {
-            return Ok((0, true));
-        };
-        let pages = object.states.len();
-        let ahead = |first: u32| {
-            let count = PRELOAD_PAGES.min(pages - first);
-            // Only a hint: what it fails to read, populating reads or reports.
-            read_ahead(file, object.pages(first, count)).is_ok()
-        };
-        let mut loaded = 0;
-        let mut first = 0;
-        while first < pages {
-            let count = PRELOAD_PAGES.min(pages - first);
-            if object.is_dead() || !self.preload_room(u64::from(count) * PAGE_BYTES) {
-                return Ok((loaded, false));
-            }
-            if first == 0 {
-                ahead(first);
-            }
-            // The next piece is on its way while this one is waited for.
-            if first + count < pages {
-                ahead(first + count);
-            }
-            loaded += self.preload_piece(region, object, first..first + count)?;
-            first += count;
-        }
-        Ok((loaded, true))
-    }
-
-    fn preload_room(&self, bytes: u64) -> bool {
-        let room = &self.mcache.room;
-        if self.class().is_index() {
-            room.take_anyway(bytes);
-            return true;
-        }
-        room.take(bytes)
-    }
-
-    fn preload_piece(&self, region: &Region, object: &Object, pages: Range<u32>) -> Result<u64> {
-        let absent = |page: u32| object.states.own(page, Take::Absent);
-        let owners: Vec<Owned<'_>> = pages.clone().filter_map(absent).collect();
-        if owners.is_empty() {
-            return Ok(0);
-        }
-        let span = object.pages(pages.start, pages.end - pages.start);
-        if let Err(source) = region.populate(span) {
-            self.mcache.metrics.fill_errors.add(1);
-            let (offset, len) = (span.offset, span.len);
-            return Err(Error::Io { op: "read", offset, len, source });
-        }
-        let loaded = u64::try_from(owners.len()).expect("a piece") * PAGE_BYTES;
-        for owner in owners {
-            owner.release(Leave::Resident);
-        }
-        self.mcache.metrics.preloaded_bytes.add(loaded);
-        Ok(loaded)
+        Some(mapping.region.bytes(offset, len))
     }
 
     /// Reads `range` past the page cache; what is returned lies in `scratch`.
@@ -177,9 +125,12 @@ impl Map {
             *scratch = IoBuf::zeroed(read.len);
         }
         self.count_direct(&read);
-        let offset = object.span.offset + read.offset;
-        let buf = &mut scratch[..read.len];
-        self.mcache.volume.read(offset, buf, Priority::Read)?;
+        let mut rest = &mut scratch[..read.len];
+        for part in object.layout.parts(read.range()) {
+            let (now, later) = rest.split_at_mut(usize::try_from(part.len).expect("a part"));
+            self.mcache.volumes.read(part.offset, now, Priority::Read)?;
+            rest = later;
+        }
         Ok(&scratch[read.part])
     }
 
@@ -189,17 +140,26 @@ impl Map {
             return done(Ok(&[]));
         }
         let read = direct_read(&range);
+        let target = &self.shared.objects[object];
+        let Some(address) = target.layout.address_of(&read.range()) else {
+            // In several pieces: one after the other, on a thread that may wait.
+            let queue = Arc::clone(&self.queue);
+            let job = move || {
+                let mut scratch = IoBuf::zeroed(read.len);
+                done(self.read_direct(&self.shared.objects[object], range, &mut scratch));
+            };
+            return queue.run_blocking(Priority::Read, Box::new(job));
+        };
         self.count_direct(&read);
-        let offset = self.shared.objects[object].span.offset + read.offset;
         let queue = Arc::clone(&self.queue);
         let finish = move |outcome: Result<IoBuf>| match outcome {
             Ok(buf) => {
                 done(Ok(&buf[read.part]));
-                self.mcache.volume.bufs().put(buf);
+                self.mcache.volumes.bufs().put(buf);
             }
             Err(error) => done(Err(error)),
         };
-        queue.submit_read(offset, read.len, Priority::Read, Box::new(finish));
+        queue.submit_read(address, read.len, Priority::Read, Box::new(finish));
     }
 
     pub(super) fn count_direct(&self, read: &DirectRead) {
@@ -215,11 +175,12 @@ impl Map {
     }
 
     /// Whether the pages of `span` are in memory now.
-    fn populate(&self, region: &Region, span: Span) -> bool {
-        match region.populate(span) {
+    fn populate(&self, mapping: &Mapping, object: &Object, span: Span) -> bool {
+        match mapping.region.populate(span) {
             Ok(()) => {
                 self.shared.counters.faults.add(span.len / PAGE_BYTES);
                 self.mcache.metrics.filled_bytes.add(span.len);
+                self.mcache.room.faulted(object);
                 true
             }
             Err(error) => {
@@ -231,6 +192,91 @@ impl Map {
     }
 }
 
+impl Mcache {
+    /// Reads pages of one object ahead, as far as there is room. Returns the bytes made resident,
+    /// and whether there is room for more. Somebody holds the mblock.
+    pub(super) fn preload(&self, object: &Object, pages: Range<u32>) -> Result<(u64, bool)> {
+        let Some(mapping) = &object.mapping else { return Ok((0, true)) };
+        let mut loaded = 0;
+        for (part, class) in object.pieces(pages) {
+            let pages_max = self.room.read_ahead_pages(class, PRELOAD_PAGES);
+            let piece_at = |first: u32| first..first.saturating_add(pages_max).min(part.end);
+            self.read_ahead(mapping, object, piece_at(part.start));
+            let mut first = part.start;
+            while first < part.end {
+                let piece = piece_at(first);
+                // The next piece is on its way while this one is waited for.
+                self.read_ahead(mapping, object, piece_at(piece.end));
+                first = piece.end;
+                match self.preload_piece(mapping, object, piece, class)? {
+                    Some(bytes) => loaded += bytes,
+                    None => return Ok((loaded, false)),
+                }
+            }
+        }
+        Ok((loaded, true))
+    }
+
+    /// Orders what is absent of a piece, if there is room for it. Only a hint: what it fails to
+    /// read, populating reads or reports.
+    fn read_ahead(&self, mapping: &Mapping, object: &Object, piece: Range<u32>) {
+        let absent = |page: &u32| !object.states.state(*page).is_resident();
+        let (first, last) = (piece.clone().find(absent), piece.clone().rfind(absent));
+        let (Some(first), Some(last)) = (first, last) else { return };
+        if object.is_dead() || self.room.left() < u64::from(last + 1 - first) * PAGE_BYTES {
+            return;
+        }
+        for span in object.pages(first..last + 1) {
+            // A drive that cannot be asked ahead is asked in time.
+            let _ = read_ahead(mapping.file(), span);
+        }
+    }
+
+    /// Makes the absent pages of a piece resident; `None` if there is no room for them. Index pages
+    /// need none.
+    fn preload_piece(
+        &self,
+        mapping: &Mapping,
+        object: &Object,
+        piece: Range<u32>,
+        class: Class,
+    ) -> Result<Option<u64>> {
+        let absent = |page: u32| object.states.own(page, Take::Absent);
+        let owners: Vec<Owned<'_>> = piece.filter_map(absent).collect();
+        if owners.is_empty() {
+            return Ok(Some(0));
+        }
+        let bytes = u64::try_from(owners.len()).expect("a piece") * PAGE_BYTES;
+        if object.is_dead() || !self.preload_room(class, bytes) {
+            return Ok(None);
+        }
+        for run in owners.chunk_by(|a, b| a.page() + 1 == b.page()) {
+            let pages = run[0].page()..run[run.len() - 1].page() + 1;
+            for span in object.pages(pages) {
+                if let Err(source) = mapping.region.populate(span) {
+                    self.metrics.fill_errors.add(1);
+                    let offset = mapping.volume_id().address(span.offset);
+                    return Err(Error::Io { op: "read", offset, len: span.len, source });
+                }
+            }
+        }
+        for owner in owners {
+            owner.release(Leave::Resident);
+        }
+        self.metrics.preloaded_bytes.add(bytes);
+        self.room.faulted(object);
+        Ok(Some(bytes))
+    }
+
+    fn preload_room(&self, class: Class, bytes: u64) -> bool {
+        if class.is_index() {
+            self.room.take_anyway(bytes);
+            return true;
+        }
+        self.room.take(bytes)
+    }
+}
+
 /// The aligned read that covers a range of bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct DirectRead {
@@ -239,6 +285,13 @@ pub(super) struct DirectRead {
     pub(super) len: usize,
     /// Where in the buffer the bytes asked for are.
     pub(super) part: Range<usize>,
+}
+
+impl DirectRead {
+    /// The pages, as bytes of the object.
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len as u64
+    }
 }
 
 pub(super) fn direct_read(range: &Range<u64>) -> DirectRead {

@@ -26,10 +26,11 @@ use std::{
 
 use super::{
     Mcache,
-    counters::MapCounters,
-    object::{Extent, Object},
+    counters::{Accesses, MapCounters},
+    evict,
+    object::Object,
     pages::{PAGE_BYTES, PAGE_LEN},
-    region::Region,
+    stats::{MapId, MapStats},
 };
 use crate::{
     error::{Error, Result},
@@ -54,11 +55,13 @@ pub enum Class {
 }
 
 impl Class {
-    pub(crate) const COUNT: usize = 4;
+    /// How many there are.
+    pub const COUNT: usize = 4;
     /// From the cheapest to the dearest.
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Cold, Self::Warm, Self::Hot, Self::Pinned];
+    pub const ALL: [Self; Self::COUNT] = [Self::Cold, Self::Warm, Self::Hot, Self::Pinned];
 
-    pub(crate) fn index(self) -> usize {
+    /// Its place in [`Class::ALL`].
+    pub fn index(self) -> usize {
         match self {
             Self::Cold => 0,
             Self::Warm => 1,
@@ -71,25 +74,6 @@ impl Class {
     pub(crate) fn is_index(self) -> bool {
         self >= Self::Hot
     }
-}
-
-/// One map in numbers.
-#[derive(Clone, Debug)]
-pub struct MapStats {
-    /// How dear its pages are.
-    pub class: Class,
-    /// Objects in it.
-    pub objects: u64,
-    /// Bytes of address space they take.
-    pub mapped_bytes: u64,
-    /// Bytes of them in the page cache, as the kernel counts, else as we do.
-    pub resident_bytes: u64,
-    /// Reads answered from resident pages.
-    pub hits: u64,
-    /// Pages read into the page cache.
-    pub faults: u64,
-    /// Reads that went to the drive past the page cache.
-    pub direct_reads: u64,
 }
 
 /// One page (4 KiB) of an object.
@@ -117,7 +101,7 @@ pub struct Map {
     pub(super) mcache: Arc<Mcache>,
     pub(super) shared: Arc<MapShared>,
     pub(super) queue: Arc<IoQueue>,
-    mblocks: Box<[Mblock]>,
+    pub(super) mblocks: Arc<[Mblock]>,
 }
 
 /// Receives the bytes of [`Map::read_async`], or why there are none.
@@ -125,28 +109,33 @@ pub type ReadDone = Box<dyn FnOnce(Result<&[u8]>) + Send>;
 
 /// What the registry of live maps sees of a map.
 pub(crate) struct MapShared {
+    pub(super) id: MapId,
+    owner: Box<str>,
     class: AtomicU8,
-    pub(super) objects: Box<[Arc<Object>]>,
+    pub(super) mapped_bytes: u64,
+    pub(crate) objects: Box<[Arc<Object>]>,
     pub(crate) counters: MapCounters,
 }
 
 impl Map {
-    /// A map over `extents`, which `mblocks` keep alive: the same number, in the same order.
+    /// A map over `objects`, which `mblocks` keep alive: the same number, in the same order.
     pub(crate) fn new(
         mcache: &Arc<Mcache>,
         queue: &Arc<IoQueue>,
-        extents: &[Extent],
-        mblocks: Box<[Mblock]>,
+        (objects, mblocks): (Box<[Arc<Object>]>, Arc<[Mblock]>),
         class: Class,
+        owner: &str,
     ) -> Self {
-        let objects: Box<[_]> = extents.iter().map(|extent| mcache.object(*extent)).collect();
         objects.iter().for_each(|object| object.add_user(class));
         let shared = Arc::new(MapShared {
+            id: mcache.maps.new_id(),
+            owner: owner.into(),
             class: AtomicU8::new(class as u8),
+            mapped_bytes: objects.iter().map(|object| object.padded_bytes()).sum(),
             objects,
             counters: MapCounters::default(),
         });
-        mcache.maps.lock().push(Arc::downgrade(&shared));
+        mcache.maps.insert(&shared);
         Self { mcache: Arc::clone(mcache), shared, queue: Arc::clone(queue), mblocks }
     }
 
@@ -155,9 +144,20 @@ impl Map {
         queue: &Arc<IoQueue>,
         mblocks: &[Mblock],
         class: Class,
+        owner: &str,
     ) -> Self {
-        let extents: Vec<Extent> = mblocks.iter().map(Extent::of).collect();
-        Self::new(mcache, queue, &extents, mblocks.into(), class)
+        let objects = mblocks.iter().map(|mblock| mcache.object_of(mblock)).collect();
+        Self::new(mcache, queue, (objects, held(mblocks)), class, owner)
+    }
+
+    /// Names the map in statistics.
+    pub fn id(&self) -> MapId {
+        self.shared.id
+    }
+
+    /// Whose it is, as [`crate::Pool::map_named`] was told; else nothing.
+    pub fn owner(&self) -> &str {
+        &self.shared.owner
     }
 
     /// How dear its pages are.
@@ -167,7 +167,7 @@ impl Map {
 
     /// Changes how dear its pages are from here on.
     pub fn set_class(&self, class: Class) {
-        let before = Class::ALL[usize::from(self.shared.class.swap(class as u8, Relaxed))];
+        let before = self.mcache.maps.set_class(&self.shared, class);
         for object in &self.shared.objects {
             // In this order, so that the object is never without a user in between.
             object.add_user(class);
@@ -175,9 +175,25 @@ impl Map {
         }
     }
 
+    /// How many mblocks it is over.
+    pub fn len(&self) -> usize {
+        self.shared.objects.len()
+    }
+
+    /// Whether it is over none.
+    pub fn is_empty(&self) -> bool {
+        self.shared.objects.is_empty()
+    }
+
     /// The `object`-th mblock.
     pub fn mblock(&self, object: usize) -> &Mblock {
         &self.mblocks[object]
+    }
+
+    /// Whether the pool has moved any of its mblocks since the map was made. The map goes on
+    /// working, in the old places; one made of new handles frees them.
+    pub fn has_moved(&self) -> bool {
+        self.mblocks.iter().any(Mblock::has_moved)
     }
 
     /// Index pages: page `page` of object `object`, resident and verified. `verify` runs once per
@@ -189,7 +205,7 @@ impl Map {
         }
         let object = &self.shared.objects[object];
         let offset = u64::from(page) * PAGE_BYTES;
-        if offset >= object.span.len {
+        if offset >= object.padded_bytes() {
             return Err(beyond_the_end(object, offset));
         }
         if let Some(bytes) = self.fill_page(object, page, verify)? {
@@ -204,36 +220,35 @@ impl Map {
     /// exist.
     pub fn try_page(&self, object: usize, page: u32) -> Option<&[u8]> {
         let object = &self.shared.objects[object];
-        let region = self.mcache.region.as_ref()?;
-        if page >= object.states.len() {
-            return None;
-        }
+        let mapping = object.mapping.as_ref()?;
         let state = object.states.state(page);
         if !state.is_verified() {
             return None;
         }
         object.states.bump(page, state);
         self.shared.counters.hit();
-        Some(region.bytes(object.span.offset + u64::from(page) * PAGE_BYTES, PAGE_LEN))
+        Some(mapping.region.bytes(object.page(page).offset, PAGE_LEN))
     }
 
-    /// The bytes if all their pages are resident; counts an access to each. Never blocks.
+    /// The bytes if all their pages are resident and in one piece; counts an access to each. Never
+    /// blocks.
     pub fn try_read(&self, object: usize, range: Range<u64>) -> Option<&[u8]> {
         let object = &self.shared.objects[object];
-        let region = self.mcache.region.as_ref()?;
-        if range.start > range.end || range.end > object.len_bytes || !object.is_mapped() {
+        let mapping = object.mapping.as_ref()?;
+        if range.start > range.end || range.end > object.len_bytes {
             return None;
         }
+        let offset = object.contiguous(&range)?;
         let pages = pages_of(&range);
         if !pages.clone().all(|page| object.states.state(page).is_resident()) {
             return None;
         }
         for page in pages {
-            object.states.touch(page);
+            object.states.bump(page, object.states.state(page));
         }
         self.shared.counters.hit();
         let len = usize::try_from(range.end - range.start).expect("within a mapping");
-        Some(region.bytes(object.span.offset + range.start, len))
+        Some(mapping.region.bytes(offset, len))
     }
 
     /// The bytes: from the map if they are resident; else admitted to it if their pages have been
@@ -289,7 +304,7 @@ impl Map {
     pub fn preload(&self) -> Result<u64> {
         let mut loaded = 0;
         for object in &self.shared.objects {
-            let (bytes, more) = self.preload_object(object)?;
+            let (bytes, more) = self.mcache.preload(object, 0..object.states.len())?;
             loaded += bytes;
             if !more {
                 break;
@@ -301,33 +316,31 @@ impl Map {
     /// Drops the pages of all its objects from memory.
     pub fn purge(&self) {
         for object in &self.shared.objects {
-            let dropped = self.mcache.drop_object(object);
-            self.mcache.metrics.purged_bytes.add(dropped);
+            self.count_purged(evict::drop_object(object));
         }
     }
 
-    /// The map in numbers; asks the kernel about residency.
+    pub(super) fn count_purged(&self, bytes: u64) {
+        self.shared.counters.purged_bytes.add(bytes);
+        self.mcache.metrics.purged_bytes.add(bytes);
+    }
+
+    /// The map in numbers; asks the kernel about the residency of each object.
     pub fn stats(&self) -> MapStats {
-        self.shared.stats(&self.mcache)
+        self.shared.stats(evict::cached_bytes)
     }
 
     fn is_resident(&self, object: usize, page: u32) -> bool {
         let object = &self.shared.objects[object];
         object.is_mapped() && object.states.state(page).is_resident()
     }
-
-    pub(super) fn region(&self, object: &Object) -> Option<&Region> {
-        self.mcache.region.as_ref().filter(|_| object.is_mapped())
-    }
 }
 
 impl Drop for Map {
     fn drop(&mut self) {
+        self.mcache.maps.remove(&self.shared);
         let class = self.class();
-        self.shared.objects.iter().for_each(|object| object.remove_user(class));
-        let metrics = &self.mcache.metrics;
-        metrics.past_hits.add(self.shared.counters.hits());
-        metrics.past_accesses.add(self.shared.counters.accesses());
+        self.shared.objects.iter().for_each(|object| object.leave(class));
     }
 }
 
@@ -336,17 +349,43 @@ impl MapShared {
         Class::ALL[usize::from(self.class.load(Relaxed))]
     }
 
-    pub(super) fn stats(&self, mcache: &Mcache) -> MapStats {
+    /// Only for the registry, which settles counts by class.
+    pub(super) fn swap_class(&self, class: Class) -> Class {
+        Class::ALL[usize::from(self.class.swap(class as u8, Relaxed))]
+    }
+
+    pub(super) fn stats(&self, resident_bytes: impl Fn(&Object) -> u64) -> MapStats {
+        let Accesses { hits, faults, direct_reads } = self.counters.accesses();
         MapStats {
+            id: self.id,
+            owner: self.owner.to_string(),
             class: self.class(),
             objects: u64::try_from(self.objects.len()).unwrap_or(u64::MAX),
-            mapped_bytes: self.objects.iter().map(|o| o.span.len).sum(),
-            resident_bytes: self.objects.iter().map(|o| mcache.cached_bytes(o)).sum(),
-            hits: self.counters.hits(),
-            faults: self.counters.faults.get(),
-            direct_reads: self.counters.direct_reads.get(),
+            mapped_bytes: self.mapped_bytes,
+            resident_bytes: self.objects.iter().map(|object| resident_bytes(object)).sum(),
+            hits,
+            faults,
+            direct_reads,
+            purged_bytes: self.counters.purged_bytes.get(),
+            heap_bytes: self.heap_bytes(),
         }
     }
+
+    /// With the list of mblocks that the map holds beside it, and both reference counts.
+    fn heap_bytes(&self) -> u64 {
+        let each = size_of::<Arc<Object>>() + size_of::<Mblock>();
+        let fixed = size_of::<Self>() + self.owner.len() + 4 * size_of::<usize>();
+        (fixed + each * self.objects.len()) as u64
+    }
+}
+
+/// The handles that keep a map's extents from being used again.
+fn held(mblocks: &[Mblock]) -> Arc<[Mblock]> {
+    #[cfg(test)]
+    if super::pool_tests::HOLDS_NOTHING.get() {
+        return Arc::new([]);
+    }
+    mblocks.into()
 }
 
 /// The pages that hold `range`; none for an empty one.

@@ -30,12 +30,33 @@
 //!
 //! `frequency` counts accesses, resident or not, saturates, survives eviction, and is halved now
 //! and then. It is a hint: a lost update is harmless, so a bump is tried once.
+//!
+//! An object that nobody reads has no bytes here: they are made at the first touch, so that mapping
+//! an object costs nothing a page. One whose extent goes back to the allocator is *closed*: every
+//! page gets an owner for good, so whoever still knows the object cannot do anything in its name.
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicU8, AtomicU32};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use loom::{
+    sync::atomic::{AtomicU8, AtomicU32},
+    thread::yield_now,
+};
+use std::sync::{
+    OnceLock,
+    atomic::{
+        AtomicBool,
+        Ordering::{AcqRel, Acquire, Relaxed},
+    },
+};
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicU8, AtomicU32};
+use std::{
+    sync::atomic::{AtomicU8, AtomicU32},
+    thread::yield_now,
+};
+
+// Named, because the simulator of the reaper's policies takes this file in from elsewhere.
+#[cfg(all(test, loom))]
+#[path = "pages/loom_tests.rs"]
+mod loom_tests;
 
 /// Bytes that a page state describes.
 pub(crate) const PAGE_BYTES: u64 = 4096;
@@ -111,8 +132,12 @@ impl Take {
 
 /// The states of all pages of one object.
 pub(crate) struct PageStates {
-    states: Box<[AtomicU8]>,
+    /// Made at the first touch; empty if the object was closed before.
+    bytes: OnceLock<Box<[AtomicU8]>>,
+    pages: u32,
     resident: AtomicU32,
+    /// Whether a page was ever verified. Not part of the protocol, so not modelled.
+    verified: AtomicBool,
 }
 
 /// The right to change one page's residency. Dropping it leaves the page absent.
@@ -125,11 +150,34 @@ pub(crate) struct Owned<'a> {
 
 impl PageStates {
     pub(crate) fn new(pages: u32) -> Self {
-        Self { states: (0..pages).map(|_| AtomicU8::new(0)).collect(), resident: AtomicU32::new(0) }
+        let (resident, verified) = (AtomicU32::new(0), AtomicBool::new(false));
+        let states = Self { bytes: OnceLock::new(), pages, resident, verified };
+        if cfg!(loom) {
+            // loom does not see what `OnceLock` orders, so there the bytes exist from the start.
+            states.made();
+        }
+        states
     }
 
+    /// Pages of the object, whether anything is known of them or not.
     pub(crate) fn len(&self) -> u32 {
-        u32::try_from(self.states.len()).expect("built from a u32")
+        self.pages
+    }
+
+    /// Whether a page was ever touched. Of an object that never was, no page is resident, counted
+    /// or lost.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.bytes.get().is_some()
+    }
+
+    /// Bytes of memory that the states take beside the struct itself.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        self.bytes.get().map_or(0, |bytes| bytes.len() as u64)
+    }
+
+    /// Whether there can be verified pages.
+    pub(crate) fn is_verified(&self) -> bool {
+        self.verified.load(Relaxed) && self.resident() > 0
     }
 
     /// Pages that we count as resident.
@@ -137,13 +185,15 @@ impl PageStates {
         self.resident.load(Relaxed)
     }
 
+    /// What is known of a page; absent if it does not exist.
     pub(crate) fn state(&self, page: u32) -> PageState {
         // Acquire pairs with the release in `leave`: what the filler saw of the page, we see.
-        PageState(self.byte(page).load(Acquire))
+        self.byte(page).map_or(PageState(0), |byte| PageState(byte.load(Acquire)))
     }
 
     /// Counts an access and returns the state before it.
     pub(crate) fn touch(&self, page: u32) -> PageState {
+        self.made();
         let state = self.state(page);
         self.bump(page, state);
         state
@@ -152,25 +202,45 @@ impl PageStates {
     /// Counts an access to a page whose state the caller has just seen. Tried once: the count is a
     /// hint, and a page that is hot enough to be contended gets its count anyway.
     pub(crate) fn bump(&self, page: u32, seen: PageState) {
-        if seen.frequency() < FREQUENCY {
+        if seen.frequency() < FREQUENCY
+            && let Some(byte) = self.byte(page)
+        {
             // A lost race is a lost count, see above.
-            let _ = self.byte(page).compare_exchange(seen.0, seen.0 + 1, Relaxed, Relaxed);
+            let _ = byte.compare_exchange(seen.0, seen.0 + 1, Relaxed, Relaxed);
         }
     }
 
     /// Halves the count of one page.
     pub(crate) fn age(&self, page: u32) {
-        let state = self.byte(page).load(Relaxed);
+        let Some(byte) = self.byte(page) else { return };
+        let state = byte.load(Relaxed);
         let halved = (state & !FREQUENCY) | ((state & FREQUENCY) >> 1);
         if halved != state {
             // As in `bump`.
-            let _ = self.byte(page).compare_exchange(state, halved, Relaxed, Relaxed);
+            let _ = byte.compare_exchange(state, halved, Relaxed, Relaxed);
         }
+    }
+
+    /// Sets the count of one page to nothing.
+    pub(crate) fn cool(&self, page: u32) {
+        if let Some(byte) = self.byte(page) {
+            byte.fetch_and(!FREQUENCY, Relaxed);
+        }
+    }
+
+    /// The page's bytes may not be those that passed their checksum: they are checked again before
+    /// they are next used. Returns whether that is news.
+    pub(crate) fn unverify(&self, page: u32) -> bool {
+        // An owner has taken the bit away and sets it only for what it has checked itself.
+        self.byte(page).is_some_and(|byte| byte.fetch_and(!VERIFIED, Relaxed) & VERIFIED != 0)
     }
 
     /// Takes the page if nobody owns it and it is as wanted. Never waits.
     pub(crate) fn own(&self, page: u32, take: Take) -> Option<Owned<'_>> {
-        let byte = self.byte(page);
+        if take != Take::Resident {
+            self.made();
+        }
+        let byte = self.byte(page)?;
         let mut state = byte.load(Relaxed);
         loop {
             if state & OWNED != 0 || !take.wants(state) {
@@ -197,7 +267,27 @@ impl PageStates {
 
     /// The drive failed under the mapped page. Returns whether that is news.
     pub(crate) fn lose(&self, page: u32) -> bool {
-        self.byte(page).fetch_or(LOST, AcqRel) & LOST == 0
+        self.byte(page).is_some_and(|byte| byte.fetch_or(LOST, AcqRel) & LOST == 0)
+    }
+
+    /// Takes every page for good, once, waiting for those who are at work on one: their steps are
+    /// bounded. From here on nobody can bring a page in or take one out in this object's name.
+    /// Returns how many were resident.
+    pub(crate) fn close(&self) -> u32 {
+        let bytes = self.bytes.get_or_init(Box::default);
+        let pages = u32::try_from(bytes.len()).expect("built from a u32");
+        let mut resident = 0;
+        for page in 0..pages {
+            let owner = loop {
+                match self.own(page, Take::Any) {
+                    Some(owner) => break owner,
+                    None => yield_now(),
+                }
+            };
+            resident += u32::from(owner.was().is_resident());
+            owner.keep();
+        }
+        resident
     }
 
     fn leave(&self, page: u32, leave: Leave) {
@@ -209,15 +299,23 @@ impl PageStates {
         if set != 0 {
             self.resident.fetch_add(1, Relaxed);
         }
+        if leave == Leave::Verified && !self.verified.load(Relaxed) {
+            self.verified.store(true, Relaxed);
+        }
         // AcqRel: publishes what the owner did, see `state` and `own`. One step, so that no bump,
         // aging or loss in between is undone. Toggling is exact: only the owner changes these bits,
         // and `own` left them as OWNED alone.
-        let before = self.byte(page).fetch_xor(set | OWNED, AcqRel);
+        let byte = self.byte(page).expect("an owned page has a byte");
+        let before = byte.fetch_xor(set | OWNED, AcqRel);
         debug_assert!(before & (OWNED | RESIDENT | VERIFIED) == OWNED);
     }
 
-    fn byte(&self, page: u32) -> &AtomicU8 {
-        &self.states[usize::try_from(page).expect("pages fit a usize")]
+    fn byte(&self, page: u32) -> Option<&AtomicU8> {
+        self.bytes.get()?.get(usize::try_from(page).expect("pages fit a usize"))
+    }
+
+    fn made(&self) -> &[AtomicU8] {
+        self.bytes.get_or_init(|| (0..self.pages).map(|_| AtomicU8::new(0)).collect())
     }
 }
 
@@ -237,6 +335,12 @@ impl Owned<'_> {
         // The destructor would leave it absent.
         let _ = std::mem::ManuallyDrop::new(self);
         states.leave(page, leave);
+    }
+
+    /// Never gives the page back.
+    fn keep(self) {
+        // The destructor would.
+        let _ = std::mem::ManuallyDrop::new(self);
     }
 }
 
@@ -298,137 +402,58 @@ mod tests {
     }
 
     #[test]
+    fn an_object_that_nobody_touches_has_no_bytes() {
+        let pages = PageStates::new(1 << 20);
+        assert_eq!(pages.state(7), PageState(0));
+        assert!(!pages.state(1 << 20).is_resident(), "a page that does not exist");
+        assert!(pages.own(7, Take::Resident).is_none());
+        assert!(!pages.forget(7) && !pages.unverify(7) && !pages.lose(7));
+        (0..9).for_each(|page| pages.age(page));
+        pages.cool(7);
+        assert_eq!((pages.is_touched(), pages.heap_bytes()), (false, 0));
+        pages.touch(7);
+        assert_eq!((pages.is_touched(), pages.heap_bytes()), (true, 1 << 20));
+        assert_eq!((pages.state(7).frequency(), pages.state(6).frequency()), (1, 0));
+        pages.cool(7);
+        assert_eq!(pages.state(7).frequency(), 0);
+    }
+
+    #[test]
+    fn a_closed_object_takes_and_gives_nothing() {
+        for touched in [false, true] {
+            let pages = PageStates::new(3);
+            if touched {
+                pages.own(1, Take::Absent).unwrap().release(Leave::Verified);
+                pages.lose(2);
+            }
+            assert_eq!(pages.close(), u32::from(touched));
+            for take in [Take::Absent, Take::Resident, Take::Readable, Take::Any] {
+                assert!((0..3).all(|page| pages.own(page, take).is_none()), "{take:?}");
+            }
+            assert!(!pages.touch(1).is_resident() && !pages.forget(1));
+            assert_eq!((pages.resident(), pages.state(2).is_lost()), (0, touched));
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_doubted_is_verified_again() {
+        let pages = PageStates::new(1);
+        assert!(!pages.unverify(0));
+        pages.own(0, Take::Absent).unwrap().release(Leave::Verified);
+        assert!(pages.unverify(0) && !pages.unverify(0));
+        assert!(pages.state(0).is_resident() && !pages.state(0).is_verified());
+        let owner = pages.own(0, Take::Readable).unwrap();
+        assert!(!pages.unverify(0), "an owner decides for itself");
+        owner.release(Leave::Verified);
+        assert!(pages.state(0).is_verified());
+    }
+
+    #[test]
     fn a_loss_while_owned_is_not_undone() {
         let pages = PageStates::new(1);
         let owner = pages.own(0, Take::Absent).unwrap();
         pages.lose(0);
         owner.release(Leave::Verified);
         assert!(!pages.state(0).is_resident());
-    }
-}
-
-/// Every interleaving of the protocol. Run with
-/// `RUSTFLAGS="--cfg loom" cargo test -p millpond-mpool --lib --release mcache::pages`.
-#[cfg(all(test, loom))]
-mod loom_tests {
-    use loom::{
-        sync::{Arc, atomic::AtomicBool},
-        thread,
-    };
-
-    use super::*;
-
-    /// One page, and the truth about it: is it in the page cache, and is what is there checked?
-    struct World {
-        states: PageStates,
-        cached: AtomicBool,
-        checked: AtomicBool,
-    }
-
-    impl World {
-        fn new() -> Arc<Self> {
-            Arc::new(Self {
-                states: PageStates::new(1),
-                cached: AtomicBool::new(false),
-                checked: AtomicBool::new(false),
-            })
-        }
-
-        fn fill(&self, leave: Leave) {
-            if let Some(owner) = self.states.own(0, Take::Readable) {
-                self.cached.store(true, Relaxed);
-                self.checked.store(leave == Leave::Verified, Relaxed);
-                owner.release(leave);
-            }
-        }
-
-        fn evict(&self) {
-            if let Some(owner) = self.states.own(0, Take::Resident) {
-                self.cached.store(false, Relaxed);
-                self.checked.store(false, Relaxed);
-                drop(owner);
-            }
-        }
-
-        fn assert_true(&self) {
-            let state = self.states.state(0);
-            assert!(state.0 & OWNED == 0);
-            assert_eq!(state.is_resident(), self.cached.load(Relaxed));
-            assert!(!state.is_verified() || self.checked.load(Relaxed));
-            assert_eq!(self.states.resident(), u32::from(state.is_resident()));
-        }
-    }
-
-    /// Three threads, so bounded: three preemptions reach every pair of races.
-    #[test]
-    fn fill_evict_and_verify_never_leave_a_false_state() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
-            let world = World::new();
-            let run = |f: fn(&World)| {
-                let world = Arc::clone(&world);
-                thread::spawn(move || f(&world))
-            };
-            let threads = [
-                run(|w| w.fill(Leave::Resident)),
-                run(|w| w.fill(Leave::Verified)),
-                run(|w| w.evict()),
-            ];
-            for t in threads {
-                t.join().unwrap();
-            }
-            world.assert_true();
-        });
-    }
-
-    /// The harness is shown to fail: an evictor that gives the page up before it drops it.
-    #[test]
-    #[should_panic(expected = "assertion")]
-    fn an_evictor_that_lets_go_too_early_is_caught() {
-        loom::model(|| {
-            let world = World::new();
-            let other = Arc::clone(&world);
-            world.fill(Leave::Resident);
-            let t = thread::spawn(move || {
-                drop(other.states.own(0, Take::Resident));
-                other.cached.store(false, Relaxed);
-            });
-            world.fill(Leave::Resident);
-            t.join().unwrap();
-            world.assert_true();
-        });
-    }
-
-    #[test]
-    fn bumps_and_aging_disturb_no_transition() {
-        loom::model(|| {
-            let world = World::new();
-            let other = Arc::clone(&world);
-            let t = thread::spawn(move || {
-                other.states.touch(0);
-                other.states.age(0);
-            });
-            world.fill(Leave::Verified);
-            world.evict();
-            t.join().unwrap();
-            world.assert_true();
-        });
-    }
-
-    #[test]
-    fn a_loss_wins_against_every_transition() {
-        loom::model(|| {
-            let world = World::new();
-            let other = Arc::clone(&world);
-            let t = thread::spawn(move || {
-                other.states.lose(0);
-            });
-            world.fill(Leave::Verified);
-            t.join().unwrap();
-            assert!(!world.states.state(0).is_resident());
-            drop(world.states.own(0, Take::Any).unwrap());
-            assert_eq!(world.states.resident(), 0);
-        });
     }
 }

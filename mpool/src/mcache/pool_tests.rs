@@ -1,14 +1,23 @@
 //! Maps through the pool: real mblocks on a file and on the simulated device.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    sync::{Arc, mpsc},
+};
 
 use super::{Class, Map, PageRef};
 use crate::{
-    IoBuf, Mblock, Options, Pool, Priority, ReaperOptions, Result, SimDevice, error::Error,
-    mcache::pages::PAGE_LEN,
+    IoBuf, Mblock, MblockId, Options, Pool, Priority, ReaperOptions, Result, SimDevice,
+    error::Error, mcache::pages::PAGE_LEN, sim::Seeded,
 };
 
 const OBJECT_BYTES: usize = 256 << 10;
+
+thread_local! {
+    /// The planted bug: maps made on this thread hold no handles of their mblocks.
+    pub(super) static HOLDS_NOTHING: Cell<bool> = const { Cell::new(false) };
+}
 
 fn options() -> Options {
     Options {
@@ -85,6 +94,72 @@ fn an_extent_that_is_used_again_shows_the_new_object() {
     assert!(info.len_bytes <= 32 << 20, "the extents were used again: {info:?}");
 }
 
+/// Objects come, are mapped, deleted and replaced by others in the same places, in seeded order.
+/// Every map must show its own object for as long as it lives. Returns how often an extent was used
+/// again.
+fn churn(pool: &Arc<Pool>, seed: u64) -> Result<u64, String> {
+    const MAPS: u64 = 8;
+    let mut random = Seeded::new(seed);
+    let mut live: Vec<(Map, MblockId, u8, bool)> = Vec::new();
+    let (mut places, mut reused) = (BTreeSet::new(), 0);
+    let mut scratch = IoBuf::zeroed(PAGE_LEN);
+    for step in 0..600_u32 {
+        let byte = u8::try_from(step % 251).unwrap();
+        if (live.len() as u64) < MAPS {
+            let mblock = object(pool, byte);
+            reused += u64::from(!places.insert(mblock.layout().first()));
+            let (id, map) = (mblock.id(), pool.map(&[mblock], Class::Warm));
+            if random.below(2) == 0 {
+                map.preload().unwrap();
+            }
+            live.push((map, id, byte, false));
+        }
+        let one = usize::try_from(random.below(live.len() as u64)).unwrap();
+        let (map, id, byte, deleted) = &mut live[one];
+        let page = random.below(OBJECT_BYTES as u64 / 4096 - 1);
+        let seen = match random.below(2) {
+            0 => map.page(0, u32::try_from(page).unwrap(), |_| true).unwrap()[9],
+            _ => map.read(0, page * 4096..page * 4096 + 10, &mut scratch).unwrap()[9],
+        };
+        if seen != *byte {
+            return Err(format!("seed {seed} step {step}: {id} shows {seen}, not {byte}"));
+        }
+        match random.below(4) {
+            0 if !*deleted => {
+                pool.commit(vec![], &[*id]).unwrap();
+                *deleted = true;
+            }
+            1 if *deleted => drop(live.swap_remove(one)),
+            _ => {}
+        }
+    }
+    Ok(reused)
+}
+
+#[test]
+fn no_extent_is_used_again_under_a_live_map() {
+    let (_dir, file) = file_pool();
+    let (_device, sim) = sim_pool();
+    for (seed, pool) in [(1, &file), (2, &sim), (3, &file)] {
+        let reused = churn(pool, seed).unwrap();
+        assert!(reused > 20, "seed {seed}: {reused} extents were used again, so little was tried");
+    }
+}
+
+/// The harness is shown to fail: with the reference count planted wrong, a map does not keep its
+/// object's extent, and shows another object.
+#[test]
+fn a_map_that_holds_no_handle_is_caught() {
+    let (_dir, file) = file_pool();
+    let (_device, sim) = sim_pool();
+    HOLDS_NOTHING.set(true);
+    let outcomes = [churn(&file, 1), churn(&sim, 2)];
+    HOLDS_NOTHING.set(false);
+    for outcome in outcomes {
+        assert!(outcome.is_err(), "the planted bug went unseen: {outcome:?}");
+    }
+}
+
 #[test]
 fn asynchronous_reads_answer_on_both_devices() {
     let (_dir, file) = file_pool();
@@ -125,7 +200,7 @@ fn without_a_file_everything_is_read_into_buffers() {
     assert_eq!(page[PAGE_LEN - 101..PAGE_LEN - 99], [5, 0]);
 
     // A bit flips on the medium: the check says no, every time.
-    let offset = map.mblock(0).extent_offset();
+    let offset = map.mblock(0).layout().first();
     device.flip_bit(offset + 4096, 0);
     for _ in 0..2 {
         let outcome = map.page(0, 1, |p| p[0] == 5);
@@ -136,7 +211,7 @@ fn without_a_file_everything_is_read_into_buffers() {
 #[test]
 fn the_memory_metrics_of_a_pool_are_named_once() {
     let (_dir, pool) = file_pool();
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     pool.metrics().visit(&mut |name, _, _, _| assert!(names.insert(name), "{name} twice"));
     pool.visit_memory(&mut |name, help, _, _| {
         assert!(names.insert(name), "{name} twice");

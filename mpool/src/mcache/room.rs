@@ -4,13 +4,25 @@
 //! the mcache never grows by more than was granted, and asking costs one atomic operation on a path
 //! that is about to read the drive. Without a reaper the allowance has no bound.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::{Class, object::Object};
+use crate::{metrics::Counter, reaper::fault_age};
 
 /// The allowance. Relaxed throughout: a grant that arrives a little late is a page read directly.
 pub(crate) struct Room {
     bytes: AtomicI64,
     /// Accesses that a page must have seen before to be admitted.
     admit_at: AtomicU8,
+    /// The reaper's clock, by which faults are stamped: as of its last look.
+    clock_us: AtomicU64,
+    /// Of the policy `mpool`; 0 under the others.
+    urgency: AtomicU32,
+    throttles: AtomicBool,
+    pub(crate) throttled_us: Counter,
 }
 
 /// No reaper, no bound. Halved so that takes and gives cannot overflow.
@@ -19,12 +31,57 @@ const UNBOUNDED: i64 = i64::MAX / 2;
 impl Room {
     /// Everything is admitted at the first touch: the kernel's reclaim is on its own.
     pub(crate) fn unbounded() -> Self {
-        Self { bytes: AtomicI64::new(UNBOUNDED), admit_at: AtomicU8::new(0) }
+        Self {
+            bytes: AtomicI64::new(UNBOUNDED),
+            admit_at: AtomicU8::new(0),
+            clock_us: AtomicU64::new(0),
+            urgency: AtomicU32::new(0),
+            throttles: AtomicBool::new(false),
+            throttled_us: Counter::default(),
+        }
     }
 
     pub(crate) fn lift(&self) {
         self.bytes.store(UNBOUNDED, Relaxed);
         self.admit_at.store(0, Relaxed);
+        self.press(0, false);
+    }
+
+    /// Says how urgent the policy `mpool` finds it, and whether faults wait for that.
+    pub(crate) fn press(&self, urgency: u32, throttles: bool) {
+        self.urgency.store(urgency, Relaxed);
+        self.throttles.store(throttles, Relaxed);
+    }
+
+    pub(crate) fn set_clock(&self, us: u64) {
+        self.clock_us.store(us, Relaxed);
+    }
+
+    /// A page of `object` was read in: renews its age, and waits if it must.
+    pub(crate) fn faulted(&self, object: &Object) {
+        let now_us = self.clock_us.load(Relaxed);
+        if fault_age::renews(object.faulted_us(), now_us) {
+            object.set_faulted_us(now_us);
+        }
+        if self.throttles.load(Relaxed) {
+            let least = fault_age::throttle_us(self.urgency.load(Relaxed));
+            // Between once and twice as long, by where the object lies and how often others waited.
+            let salt = object.key() ^ self.throttled_us.get();
+            let us = least + (salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % least.max(1);
+            if us > 0 {
+                self.throttled_us.add(us);
+                pause(Duration::from_micros(us));
+            }
+        }
+    }
+
+    /// Pages that read-ahead of `class` may order at a time; at most `usual`.
+    pub(crate) fn read_ahead_pages(&self, class: Class, usual: u32) -> u32 {
+        if fault_age::is_duress(class, self.urgency.load(Relaxed)) {
+            usual.min(fault_age::READ_AHEAD_PAGES)
+        } else {
+            usual
+        }
     }
 
     /// Grants `bytes` from here on, to pages that were touched `admit_at` times before.
@@ -59,9 +116,14 @@ impl Room {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the policy wants its readers slower, for so long")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tests::World, *};
 
     #[test]
     fn a_grant_is_used_up_and_renewed() {
@@ -76,5 +138,23 @@ mod tests {
         assert_eq!((room.left(), room.admit_at()), (4096, 2));
         room.lift();
         assert!(room.take(u64::MAX >> 2));
+    }
+
+    #[test]
+    fn faults_renew_an_age_and_wait_only_when_told_to() {
+        let (room, object) = (Room::unbounded(), World::object(0));
+        room.set_clock(20_000);
+        room.faulted(&object);
+        assert_eq!((object.faulted_us(), room.throttled_us.get()), (20_000, 0));
+        room.press(5000, false);
+        room.faulted(&object);
+        assert_eq!(room.throttled_us.get(), 0);
+        assert_eq!(room.read_ahead_pages(Class::Cold, 256), 8);
+        assert_eq!(room.read_ahead_pages(Class::Hot, 256), 256);
+        room.press(5000, true);
+        room.faulted(&object);
+        assert!((50..100).contains(&room.throttled_us.get()));
+        room.lift();
+        assert_eq!(room.read_ahead_pages(Class::Cold, 256), 256);
     }
 }

@@ -14,8 +14,8 @@ use std::{
 
 use super::{
     Class, Map, Mcache, PageRef,
-    evict::Batch,
-    object::Extent,
+    evict::{Batch, cached_bytes, drop_object},
+    object::{Object, Place},
     pages::{PAGE_BYTES, PAGE_LEN},
 };
 use crate::{
@@ -24,7 +24,8 @@ use crate::{
     id::MblockId,
     io::{buf::IoBuf, queue::IoQueue},
     options::IoBackend,
-    volume::Volume,
+    space::{extent::Extent, layout::Layout},
+    volume::Volumes,
 };
 
 const OBJECT_PAGES: u64 = 64;
@@ -56,23 +57,45 @@ impl World {
             device.write_at(page * PAGE_BYTES, &buf).unwrap();
         }
         device.flush().unwrap();
-        let volume = Arc::new(Volume::new(Arc::new(device), Arc::default()));
+        let volume = Arc::new(Volumes::new(Arc::new(device), Arc::default()));
         let mcache = Mcache::new(Arc::clone(&volume));
         let queue = Arc::new(IoQueue::new(volume, IoBackend::Auto, 4).unwrap());
         Self { mcache, queue, path, _dir: dir }
     }
 
-    pub(crate) fn extent(n: u64) -> Extent {
-        let id = MblockId::new(n + 1).unwrap();
-        Extent { id, offset: n * OBJECT_BYTES, len_bytes: OBJECT_BYTES }
+    pub(crate) fn place(n: u64) -> Place {
+        let extent = Extent { offset: n * OBJECT_BYTES, len: OBJECT_BYTES };
+        let layout = Layout::new(&[extent]);
+        Place { id: MblockId::new(n + 1).unwrap(), len_bytes: OBJECT_BYTES, layout }
+    }
+
+    pub(crate) fn object(n: u64) -> Object {
+        Object::new(Self::place(n), None)
     }
 
     pub(crate) fn map(&self, objects: &[u64], class: Class) -> Map {
-        let extents: Vec<Extent> = objects.iter().map(|n| Self::extent(*n)).collect();
-        Map::new(&self.mcache, &self.queue, &extents, Box::new([]), class)
+        let places = objects.iter().map(|n| Self::place(*n)).collect();
+        self.map_places(places, class)
     }
 
-    fn can_evict(&self) -> bool {
+    fn map_places(&self, places: Vec<Place>, class: Class) -> Map {
+        let object = |place: Place| self.mcache.object_at(place.key(), place.id, || place);
+        let objects = places.into_iter().map(object).collect();
+        Map::new(&self.mcache, &self.queue, (objects, Arc::new([])), class, "test")
+    }
+
+    /// Waits until everything on the queue's lowest lane is done, what that has put there itself as
+    /// well: at this depth the lane runs one job at a time, in order.
+    pub(crate) fn drain_queue(&self) {
+        for _ in 0..16 {
+            let (send, receive) = std::sync::mpsc::channel();
+            let job = Box::new(move || send.send(()).unwrap());
+            self.queue.run_blocking(crate::Priority::Compaction, job);
+            receive.recv().unwrap();
+        }
+    }
+
+    pub(crate) fn can_evict(&self) -> bool {
         let map = self.map(&[0], Class::Cold);
         map.preload().unwrap();
         map.purge();
@@ -256,16 +279,16 @@ fn a_retired_object_leaves_nothing_behind() {
     }
     let map = world.map(&[0, 1], Class::Cold);
     map.preload().unwrap();
-    let dead = World::extent(1);
-    world.mcache.mark_dead(dead.id);
+    let dead = World::place(1);
+    world.mcache.mark_dead(dead.key());
     assert_eq!(world.mcache.residency().dead_bytes, OBJECT_BYTES);
     assert_eq!(world.mcache.dead_objects().len(), 1);
     // Its readers are not disturbed.
     assert!(map.try_read(1, 0..1).is_some());
     let object = Arc::clone(&map.shared.objects[1]);
     drop(map);
-    world.mcache.retire(dead.id);
-    assert_eq!(world.mcache.cached_bytes(&object), 0);
+    world.mcache.retire(dead.key());
+    assert_eq!(cached_bytes(&object), 0);
     assert_eq!(world.mcache.residency().total_bytes(), OBJECT_BYTES, "the other one stays");
     assert!(world.mcache.dead_objects().is_empty());
 }
@@ -292,13 +315,13 @@ fn a_drive_error_under_a_mapped_page_is_a_count_and_then_an_error() {
 
     // The extent is used again: the mapping shows the new object, not the zeros.
     drop(map);
-    world.mcache.retire(World::extent(1).id);
+    world.mcache.retire(World::place(1).key());
     world.truncate(2 * OBJECT_BYTES);
     let mut page = IoBuf::zeroed(PAGE_LEN);
     page.fill(0xaa);
-    world.mcache.volume.device().write_at(OBJECT_BYTES, &page).unwrap();
-    let extent = Extent { id: MblockId::new(99).unwrap(), ..World::extent(1) };
-    let map = Map::new(&world.mcache, &world.queue, &[extent], Box::new([]), Class::Cold);
+    world.mcache.volumes.root().device().write_at(OBJECT_BYTES, &page).unwrap();
+    let place = Place { id: MblockId::new(99).unwrap(), ..World::place(1) };
+    let map = world.map_places(vec![place], Class::Cold);
     assert_eq!(map.page(0, 0, |_| true).unwrap()[..2], [0xaa, 0xaa]);
 }
 
@@ -313,9 +336,9 @@ fn the_books_follow_the_kernel() {
     let object = Arc::clone(&map.shared.objects[0]);
     assert!(!world.mcache.resync(&object), "in line");
     // The kernel takes 30 pages behind our back.
-    let region = world.mcache.region.as_ref().unwrap();
-    world.mcache.drop_span(region, object.pages(10, 30));
-    if world.mcache.cached_bytes(&object) == OBJECT_BYTES {
+    let mapping = object.mapping.as_ref().unwrap();
+    object.pages(10..40).for_each(|span| mapping.drop_span(span));
+    if cached_bytes(&object) == OBJECT_BYTES {
         skipped("no cachestat here, so nothing to compare with");
         return;
     }
@@ -325,11 +348,77 @@ fn the_books_follow_the_kernel() {
 
     // Somebody reads them into the page cache without us: adopted as far as there is room.
     world.mcache.room.grant(10 * PAGE_BYTES, 1);
-    region.populate(object.pages(10, 30)).unwrap();
+    object.pages(10..40).for_each(|span| mapping.region.populate(span).unwrap());
     assert!(world.mcache.resync(&object));
     assert_eq!(object.resident_bytes(), 44 * PAGE_BYTES);
-    assert_eq!(world.mcache.cached_bytes(&object), 44 * PAGE_BYTES);
+    assert_eq!(cached_bytes(&object), 44 * PAGE_BYTES);
     assert_eq!(world.mcache.metrics.stray_pages.get(), 30);
+}
+
+#[test]
+fn index_pages_are_doubted_where_the_kernel_has_been() {
+    let world = World::new(3);
+    if !world.can_evict() {
+        return;
+    }
+    let map = world.map(&[0, 1, 2], Class::Hot);
+    let pages = u32::try_from(OBJECT_PAGES).unwrap();
+    for object in 0..2 {
+        (0..pages).for_each(|page| assert!(map.page(object, page, |_| true).is_ok()));
+    }
+    let verified = |object: usize| {
+        let states = &map.shared.objects[object].states;
+        (0..pages).filter(|page| states.state(*page).is_verified()).count()
+    };
+    let doubted = || world.mcache.metrics.doubted_pages.get();
+    world.mcache.recheck_at(0);
+    assert_eq!((verified(0), verified(1), doubted()), (64, 64, 0), "nothing came back by a fault");
+
+    // The kernel takes a page of the first object, and a reader brings another one back.
+    let object = Arc::clone(&map.shared.objects[0]);
+    let mapping = object.mapping.as_ref().unwrap();
+    object.pages(7..8).for_each(|span| mapping.drop_span(span));
+    if cached_bytes(&object) == OBJECT_BYTES {
+        skipped("no cachestat here, so nothing to compare with");
+        return;
+    }
+    world.mcache.recheck_at(0);
+    assert_eq!((verified(0), verified(1)), (64, 64), "no fault, no look");
+    world.mcache.recheck_at(1);
+    assert_eq!((verified(0), verified(1)), (0, 64), "all of an object where one page is missing");
+    assert_eq!(object.resident_bytes(), 63 * PAGE_BYTES);
+    (0..pages).for_each(|page| assert!(map.page(0, page, |_| true).is_ok()));
+    assert_eq!(verified(0), 64, "and they are verified again");
+
+    // What has come back unseen is met by doubts that go round.
+    let before = doubted();
+    (2..6).for_each(|faults| world.mcache.recheck_at(faults));
+    assert!(doubted() - before >= 128, "{} pages", doubted() - before);
+    let before = doubted();
+    (0..9).for_each(|_| world.mcache.recheck_at(5));
+    assert_eq!(doubted(), before, "only while faults go on");
+}
+
+#[test]
+fn a_stale_look_at_a_buried_object_does_nothing() {
+    let world = World::new(1);
+    let map = world.map(&[0], Class::Cold);
+    map.preload().unwrap();
+    // The reaper has taken the object from the registry, and comes to it late.
+    let stale = Arc::clone(&map.shared.objects[0]);
+    drop(map);
+    let key = World::place(0).key();
+    world.mcache.retire(key);
+    let next = Place { id: MblockId::new(9).unwrap(), ..World::place(0) };
+    let next = world.map_places(vec![next], Class::Cold);
+    next.preload().unwrap();
+    let mut batch = Batch::with_capacity(64);
+    (0..64).for_each(|page| batch.add(&stale, page));
+    assert_eq!((batch.pages(), world.mcache.evict(batch)), (0, 0));
+    assert_eq!(drop_object(&stale), 0);
+    world.mcache.resync_pages(&stale);
+    assert_eq!(stale.resident_bytes(), 0);
+    assert_eq!(next.stats().resident_bytes, OBJECT_BYTES, "the next object is not disturbed");
 }
 
 #[test]

@@ -11,6 +11,22 @@
 //!
 //! A half-written passive log (its `begin` torn, its `end` missing) never stands in the way of
 //! opening: it is what a crash during a checkpoint leaves.
+//!
+//! Nor does a log that the medium refuses to read, *if the other one counts*. That one is intact up
+//! to its tail and its first frame does not say `retired`. Were the unreadable log its successor,
+//! then `retired` would have been durable before the successor's first append, so the successor
+//! holds no append, and nothing but what this log holds. Were it the predecessor, it is needed no
+//! more. If the readable log is retired, incomplete or damaged, then the unreadable one may be the
+//! truth, and opening fails with the error of its read.
+//!
+//! But what cannot be read today may be read tomorrow, as a complete log of a later generation, and
+//! would then count more than what has been appended to this one since. So before the first append
+//! it is made void: a `begin` over its first frame, of a generation far beyond any that the hidden
+//! frames may have ([`HIDDEN_GENERATIONS`]), which also keeps the next attempt from reusing one of
+//! theirs. If that cannot be written either, the journal does not open.
+
+use super::pair::Position;
+use crate::space::extent::Extent;
 
 /// What a scan found in one log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +39,23 @@ pub(crate) enum LogState {
     Complete { generation: u64, seqno: u64, tail: u64, rot: Option<u64> },
     /// Succeeded by the other log, whose generation it names.
     Retired { successor: u64 },
+    /// The medium returned an error.
+    Unreadable,
+}
+
+/// More attempts than any log sees between two that succeed; a generation has room for 2^32 such
+/// steps.
+const HIDDEN_GENERATIONS: u64 = 1 << 32;
+
+/// What must happen to the log that does not count, before the first append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Other {
+    /// Nothing: it never counts again.
+    Dead,
+    /// It is complete and older: retire it.
+    Retire,
+    /// It could not be read: begin it anew, with the elected `generation_max`.
+    Void,
 }
 
 /// The log to use.
@@ -33,10 +66,18 @@ pub(crate) struct Elected {
     pub(crate) generation: u64,
     pub(crate) seqno: u64,
     pub(crate) tail: u64,
-    /// The newest generation seen in either log; the next checkpoint goes beyond it.
+    /// The newest generation that either log may hold; the next checkpoint goes beyond it.
     pub(crate) generation_max: u64,
-    /// The other log must be retired before the first append.
-    pub(crate) retire_other: bool,
+    /// What to do with the other log.
+    pub(crate) other: Other,
+}
+
+impl Elected {
+    /// Where the journal is by this election.
+    pub(crate) fn position(&self, logs: [Extent; 2]) -> Position {
+        let Self { active, generation, seqno, tail, .. } = *self;
+        Position { logs, active, generation, seqno, tail }
+    }
 }
 
 /// Why no log can be used: which one, where in it, and what is wrong.
@@ -77,18 +118,21 @@ pub(crate) fn elect(logs: [LogState; 2]) -> Result<Elected, Unelectable> {
     if let Some(at) = rot {
         return Err(Unelectable { log: active, at, reason: ROT });
     }
-    Ok(Elected {
-        active,
-        generation,
-        seqno,
-        tail,
-        generation_max: newest(logs[0]).max(newest(logs[1])),
-        retire_other: matches!(other, Complete { .. }),
-    })
+    let generation_max = match other {
+        LogState::Unreadable => generation.saturating_add(HIDDEN_GENERATIONS),
+        seen => generation.max(newest(seen)),
+    };
+    let other = match other {
+        Complete { .. } => Other::Retire,
+        LogState::Unreadable => Other::Void,
+        _ => Other::Dead,
+    };
+    Ok(Elected { active, generation, seqno, tail, generation_max, other })
 }
 
 fn newest(log: LogState) -> u64 {
     match log {
+        LogState::Unreadable => 0,
         LogState::Unusable { generation_max } => generation_max,
         LogState::Incomplete { generation } | LogState::Complete { generation, .. } => generation,
         LogState::Retired { successor } => successor,
@@ -110,22 +154,25 @@ mod tests {
         // (other log while this one is active, active generation expected, index, retire)
         let table = [
             // Fresh journal; begin torn; begin written; end written; retired.
-            ([complete(1), BLANK], 0, 1, false),
-            ([complete(1), Unusable { generation_max: 2 }], 0, 1, false),
-            ([complete(1), Incomplete { generation: 2 }], 0, 1, false),
-            ([complete(1), complete(2)], 1, 2, true),
-            ([Retired { successor: 2 }, complete(2)], 1, 2, false),
+            ([complete(1), BLANK], 0, 1, Other::Dead),
+            ([complete(1), Unusable { generation_max: 2 }], 0, 1, Other::Dead),
+            ([complete(1), Incomplete { generation: 2 }], 0, 1, Other::Dead),
+            ([complete(1), complete(2)], 1, 2, Other::Retire),
+            ([Retired { successor: 2 }, complete(2)], 1, 2, Other::Dead),
             // And back again.
-            ([Incomplete { generation: 3 }, complete(2)], 1, 2, false),
-            ([complete(3), complete(2)], 0, 3, true),
-            ([complete(3), Retired { successor: 3 }], 0, 3, false),
+            ([Incomplete { generation: 3 }, complete(2)], 1, 2, Other::Dead),
+            ([complete(3), complete(2)], 0, 3, Other::Retire),
+            ([complete(3), Retired { successor: 3 }], 0, 3, Other::Dead),
             // A retired log that has rotted is not needed.
-            ([Unusable { generation_max: 1 }, complete(2)], 1, 2, false),
+            ([Unusable { generation_max: 1 }, complete(2)], 1, 2, Other::Dead),
+            // Nor is one that cannot be read, which must not come back.
+            ([complete(2), Unreadable], 0, 2, Other::Void),
+            ([Unreadable, complete(2)], 1, 2, Other::Void),
         ];
-        for (logs, active, generation, retire_other) in table {
+        for (logs, active, generation, other) in table {
             let elected = elect(logs).unwrap();
             assert_eq!((elected.active, elected.generation), (active, generation), "{logs:?}");
-            assert_eq!(elected.retire_other, retire_other, "{logs:?}");
+            assert_eq!(elected.other, other, "{logs:?}");
         }
     }
 
@@ -137,6 +184,9 @@ mod tests {
             ([Retired { successor: 4 }, complete(2)], SUCCESSOR_LOST),
             ([Incomplete { generation: 3 }, Retired { successor: 3 }], SUCCESSOR_LOST),
             ([Retired { successor: 2 }, Retired { successor: 3 }], SUCCESSOR_LOST),
+            ([Retired { successor: 2 }, Unreadable], SUCCESSOR_LOST),
+            ([Unreadable, Incomplete { generation: 3 }], NONE_COMPLETE),
+            ([Unreadable, Unreadable], NONE_COMPLETE),
             ([BLANK, BLANK], NONE_COMPLETE),
             ([BLANK, Incomplete { generation: 3 }], NONE_COMPLETE),
             ([complete(2), complete(2)], SAME_GENERATION),
@@ -152,5 +202,10 @@ mod tests {
     fn the_next_generation_goes_beyond_every_attempt() {
         let elected = elect([complete(4), Incomplete { generation: 9 }]).unwrap();
         assert_eq!(elected.generation_max, 9);
+        let hidden = elect([complete(4), Unreadable]).unwrap();
+        assert_eq!(hidden.generation_max, 4 + HIDDEN_GENERATIONS);
+        // The void mark is found again, and keeps the next attempt beyond what it hides.
+        let void = Incomplete { generation: hidden.generation_max };
+        assert_eq!(elect([complete(4), void]).unwrap().generation_max, hidden.generation_max);
     }
 }

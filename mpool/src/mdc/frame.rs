@@ -19,8 +19,8 @@
 //!
 //! Integers are little-endian. `magic`, `version` and `head_crc` keep their places in every
 //! version, so that a newer format is told from rot. A head lies within one 512-byte sector, which
-//! the device writes whole or not at all: `begin`, `end` and `retired` have no body, so they cannot
-//! tear.
+//! the device writes whole or not at all: `begin` and `retired` have no body, so they cannot tear.
+//! `end` may carry the last records of the state; torn, it is no frame, and its log never ended.
 //!
 //! This module decides only what a well-formed frame is. Whether a bad one is a torn tail or rot is
 //! decided by `scan`, which can see what follows it.
@@ -72,7 +72,7 @@ pub(crate) enum FrameKind {
     Begin = 2,
     /// Records of the state at the rewrite.
     State = 3,
-    /// The rewrite is complete: this log counts.
+    /// The rewrite is complete, with the records of this frame: this log counts.
     End = 4,
     /// The first frame of a log that has been succeeded; `generation` is the successor's.
     Retired = 5,
@@ -181,6 +181,14 @@ impl FrameHead {
         let body = frame.get(FRAME_HEAD_LEN..end).ok_or(BadFrame::Body)?;
         if crc32c::crc32c(body) == self.body_crc { Ok(body) } else { Err(BadFrame::Body) }
     }
+}
+
+/// Whether these bytes are what is left of a head of this journal: by their words, or because they
+/// were a head of some kind once. A head lies in one sector, so no cut leaves half of one.
+pub(crate) fn was_head(bytes: &[u8; FRAME_HEAD_LEN], words: [u64; 3]) -> bool {
+    let raw: RawHead = zerocopy::transmute!(*bytes);
+    let damaged = raw.magic == MAGIC && raw.head_crc.get() != head_crc(&raw);
+    damaged || [raw.owner, raw.generation, raw.seqno].map(U64::get) == words
 }
 
 fn head_crc(raw: &RawHead) -> u32 {

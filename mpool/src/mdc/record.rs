@@ -1,4 +1,4 @@
-//! Records of the pool's own journal, version 1.
+//! Records of the pool's own journal, version 2.
 //!
 //! A record is a list of changes that happen together or not at all. Each change is a head and its
 //! payload; integers are little-endian:
@@ -17,16 +17,30 @@
 //!    5  id 8, offset 8, extent_len 8           segment created
 //!    6  id 8                                   segment deleted
 //!    7  name_len 1, name, value                property set
+//!    8  id 8, len 8, sums_crc 4, reserved 4,   mblock placed: created, or moved to a new place
+//!       then for each piece: address 8, len 8
+//!    9  id 2, class 1, kind 1, evacuating 1,   volume set: added or changed
+//!       reserved 3, capacity 8, uuid 16, path
+//!   10  id 2                                   volume removed
+//!   11  id 8                                   MDC deleted
 //! ```
+//!
+//! Offsets are pool addresses (`address`). Kind 2 is read, not written: it is how version 1 created
+//! mblocks, without checksums. The pieces of kind 8 are whole pages, its other extents whole units.
 //!
 //! A checkpoint uses the same changes: those that create what exists. Integrity is the frame's
 //! business (`frame`), so decoding checks shape and ranges only; what the changes add up to is
 //! checked by `pool::table`. Kinds are on the medium: add, never renumber.
 
 use crate::{
+    address::VolumeId,
     id::{MblockId, MdcId, SegmentId},
+    io::buf::IO_ALIGN,
+    mblock::sums,
+    media::{MediaClass, VolumeKind, VolumeRecord},
     space::extent::Extent,
 };
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
 
 pub(crate) const PROPERTY_NAME_BYTES_MAX: usize = 64;
 pub(crate) const PROPERTY_VALUE_BYTES_MAX: usize = 1024;
@@ -39,20 +53,70 @@ const MDC_CREATED: u16 = 4;
 const SEGMENT_CREATED: u16 = 5;
 const SEGMENT_DELETED: u16 = 6;
 const PROPERTY_SET: u16 = 7;
+const MBLOCK_PLACED: u16 = 8;
+const VOLUME_SET: u16 = 9;
+const VOLUME_REMOVED: u16 = 10;
+const MDC_DELETED: u16 = 11;
 
-/// The longest encoding of one mblock's creation; bounds the size of a commit group.
-pub(crate) const CHANGE_BYTES_MAX: usize = HEAD_LEN + 32;
+/// What a placed mblock takes beside its pieces, and each piece; bounds the size of a commit group.
+const PLACED_LEN: usize = 24;
+const PIECE_LEN: usize = 16;
+/// What a volume takes beside its path.
+const VOLUME_LEN: usize = 32;
+/// Paths of volumes are shorter than this, as the system's are.
+pub(crate) const VOLUME_PATH_BYTES_MAX: usize = 4096;
 
 /// One change of the pool's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     IdLimit(u64),
-    MblockCreated { id: MblockId, extent: Extent, len_bytes: u64 },
+    /// Created by format version 1: one extent, no checksums.
+    MblockCreated {
+        id: MblockId,
+        extent: Extent,
+        len_bytes: u64,
+    },
+    /// Created, or moved to a new place.
+    MblockPlaced {
+        id: MblockId,
+        place: MblockPlace,
+    },
     MblockDeleted(MblockId),
-    MdcCreated { id: MdcId, logs: [Extent; 2] },
-    SegmentCreated { id: SegmentId, extent: Extent },
+    MdcCreated {
+        id: MdcId,
+        logs: [Extent; 2],
+    },
+    MdcDeleted(MdcId),
+    SegmentCreated {
+        id: SegmentId,
+        extent: Extent,
+    },
     SegmentDeleted(SegmentId),
-    PropertySet { name: String, value: Vec<u8> },
+    PropertySet {
+        name: String,
+        value: Vec<u8>,
+    },
+    VolumeSet(VolumeRecord),
+    VolumeRemoved(VolumeId),
+}
+
+/// Where an mblock is, and what its bytes must add up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MblockPlace {
+    /// In the order of its bytes: the data, padded to pages, then the table of page checksums.
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) len_bytes: u64,
+    /// CRC-32C of the table; `None` for mblocks of format version 1, which have none.
+    pub(crate) sums_crc: Option<u32>,
+}
+
+impl Change {
+    /// Bytes of its encoding.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let mut record = Vec::new();
+        encode_change(self, &mut record);
+        record.len()
+    }
 }
 
 /// Encodes changes into one record.
@@ -76,12 +140,52 @@ fn encode_change(change: &Change, record: &mut Vec<u8>) {
             assert!(a.len == b.len, "both logs are equally long");
             put(record, MDC_CREATED, &[id.get(), a.offset, b.offset, a.len]);
         }
+        Change::MdcDeleted(id) => put(record, MDC_DELETED, &[id.get()]),
         Change::SegmentCreated { id, extent } => {
             put(record, SEGMENT_CREATED, &[id.get(), extent.offset, extent.len]);
         }
         Change::SegmentDeleted(id) => put(record, SEGMENT_DELETED, &[id.get()]),
         Change::PropertySet { name, value } => put_property(record, name, value),
+        Change::MblockPlaced { id, place } => put_placed(record, *id, place),
+        Change::VolumeSet(volume) => put_volume(record, volume),
+        Change::VolumeRemoved(id) => {
+            put_head(record, VOLUME_REMOVED, 2);
+            record.extend_from_slice(&id.get().to_le_bytes());
+        }
     }
+}
+
+fn put_placed(record: &mut Vec<u8>, id: MblockId, place: &MblockPlace) {
+    let sums_crc = place.sums_crc.expect("version 1 is not written");
+    put_head(record, MBLOCK_PLACED, PLACED_LEN + place.extents.len() * PIECE_LEN);
+    record.extend_from_slice(&id.get().to_le_bytes());
+    record.extend_from_slice(&place.len_bytes.to_le_bytes());
+    record.extend_from_slice(&u64::from(sums_crc).to_le_bytes());
+    for piece in &place.extents {
+        record.extend_from_slice(&piece.offset.to_le_bytes());
+        record.extend_from_slice(&piece.len.to_le_bytes());
+    }
+}
+
+fn put_volume(record: &mut Vec<u8>, volume: &VolumeRecord) {
+    let path = volume.path.as_os_str().as_bytes();
+    assert!((1..=VOLUME_PATH_BYTES_MAX).contains(&path.len()), "checked when it is added");
+    put_head(record, VOLUME_SET, VOLUME_LEN + path.len());
+    record.extend_from_slice(&volume.id.get().to_le_bytes());
+    let class = match volume.class {
+        MediaClass::Capacity => 0,
+        MediaClass::Staging => 1,
+    };
+    let kind = match volume.kind {
+        VolumeKind::File => 0,
+        VolumeKind::Block => 1,
+        VolumeKind::Zoned => 2,
+        VolumeKind::EmulatedZoned => 3,
+    };
+    record.extend_from_slice(&[class, kind, volume.evacuating.into(), 0, 0, 0]);
+    record.extend_from_slice(&volume.capacity_bytes_max.to_le_bytes());
+    record.extend_from_slice(&volume.uuid);
+    record.extend_from_slice(path);
 }
 
 fn put(record: &mut Vec<u8>, kind: u16, words: &[u64]) {
@@ -144,6 +248,10 @@ fn decode_change(kind: u16, payload: &[u8]) -> Result<Change, &'static str> {
             let logs = [sound(a, len)?, sound(b, len)?];
             Ok(Change::MdcCreated { id: id_of(MdcId::new(id))?, logs })
         }
+        MDC_DELETED => {
+            let [id] = words(payload)?;
+            Ok(Change::MdcDeleted(id_of(MdcId::new(id))?))
+        }
         SEGMENT_CREATED => {
             let [id, offset, len] = words(payload)?;
             let id = id_of(SegmentId::new(id))?;
@@ -154,8 +262,81 @@ fn decode_change(kind: u16, payload: &[u8]) -> Result<Change, &'static str> {
             Ok(Change::SegmentDeleted(id_of(SegmentId::new(id))?))
         }
         PROPERTY_SET => decode_property(payload),
+        MBLOCK_PLACED => decode_placed(payload),
+        VOLUME_SET => decode_volume(payload),
+        VOLUME_REMOVED => {
+            let raw = payload.try_into().map_err(|_| "a change has the wrong length")?;
+            let id = VolumeId::new(u16::from_le_bytes(raw)).ok_or("a volume's id is too large")?;
+            Ok(Change::VolumeRemoved(id))
+        }
         _ => Err("a change is of an unknown kind"),
     }
+}
+
+fn decode_placed(payload: &[u8]) -> Result<Change, &'static str> {
+    let (head, pieces) = payload.split_at_checked(PLACED_LEN).ok_or("a change is cut short")?;
+    let [id, len_bytes, sums_crc] = words(head)?;
+    let sums_crc = u32::try_from(sums_crc).map_err(|_| "a reserved field is not zero")?;
+    let (pieces, rest) = pieces.as_chunks::<PIECE_LEN>();
+    if !rest.is_empty() || pieces.is_empty() {
+        return Err("a change has the wrong length");
+    }
+    let mut extents = Vec::with_capacity(pieces.len());
+    let mut total = 0_u64;
+    for piece in pieces {
+        let [offset, len] = words(piece)?;
+        let page = IO_ALIGN as u64;
+        let ends = offset.checked_add(len).is_some();
+        if len == 0 || !offset.is_multiple_of(page) || !len.is_multiple_of(page) || !ends {
+            return Err("a piece is not made of pages");
+        }
+        total = total.checked_add(len).ok_or("an mblock is too long")?;
+        extents.push(Extent { offset, len });
+    }
+    let volume = VolumeId::of(extents[0].offset);
+    let here = |e: &Extent| VolumeId::of(e.offset) == volume && VolumeId::of(e.end() - 1) == volume;
+    if !extents.iter().all(here) {
+        return Err("an mblock lies on two volumes");
+    }
+    if len_bytes > total || sums::total_len(len_bytes) > total {
+        return Err("an mblock is longer than its pieces");
+    }
+    let id = id_of(MblockId::new(id))?;
+    let place = MblockPlace { extents, len_bytes, sums_crc: Some(sums_crc) };
+    Ok(Change::MblockPlaced { id, place })
+}
+
+fn decode_volume(payload: &[u8]) -> Result<Change, &'static str> {
+    let (head, path) = payload.split_first_chunk::<VOLUME_LEN>().ok_or("a change is cut short")?;
+    if !(1..=VOLUME_PATH_BYTES_MAX).contains(&path.len()) {
+        return Err("a volume's path is out of its range");
+    }
+    let id = VolumeId::new(u16::from_le_bytes([head[0], head[1]]));
+    let class = match head[2] {
+        0 => MediaClass::Capacity,
+        1 => MediaClass::Staging,
+        _ => return Err("a volume is of an unknown class"),
+    };
+    let kind = match head[3] {
+        0 => VolumeKind::File,
+        1 => VolumeKind::Block,
+        2 => VolumeKind::Zoned,
+        3 => VolumeKind::EmulatedZoned,
+        _ => return Err("a volume is of an unknown kind"),
+    };
+    if head[4] > 1 || head[5..8] != [0; 3] {
+        return Err("a reserved field is not zero");
+    }
+    let (words, _) = head[8..].as_chunks::<8>();
+    Ok(Change::VolumeSet(VolumeRecord {
+        id: id.ok_or("a volume's id is too large")?,
+        class,
+        kind,
+        evacuating: head[4] == 1,
+        capacity_bytes_max: u64::from_le_bytes(words[0]),
+        uuid: head[16..32].try_into().expect("16 bytes"),
+        path: PathBuf::from(OsStr::from_bytes(path)),
+    }))
 }
 
 fn decode_property(payload: &[u8]) -> Result<Change, &'static str> {
@@ -202,6 +383,29 @@ mod tests {
             .prop_map(|(o, l)| Extent { offset: o * ALLOC_UNIT, len: l * ALLOC_UNIT })
     }
 
+    const PAGE: u64 = IO_ALIGN as u64;
+
+    fn pieces() -> impl Strategy<Value = Vec<Extent>> {
+        let piece =
+            (0_u64..1000, 1_u64..100).prop_map(|(o, l)| Extent { offset: o * PAGE, len: l * PAGE });
+        prop::collection::vec(piece, 1..5)
+    }
+
+    fn volume() -> impl Strategy<Value = VolumeRecord> {
+        let class = prop_oneof![Just(MediaClass::Capacity), Just(MediaClass::Staging)];
+        let kind = prop_oneof![
+            Just(VolumeKind::File),
+            Just(VolumeKind::Block),
+            Just(VolumeKind::Zoned),
+            Just(VolumeKind::EmulatedZoned)
+        ];
+        (0_u16..1024, class, kind, any::<bool>(), any::<u64>(), any::<[u8; 16]>(), "[a-z/]{1,80}")
+            .prop_map(|(id, class, kind, evacuating, capacity_bytes_max, uuid, path)| {
+                let (id, path) = (VolumeId::new(id).unwrap(), path.into());
+                VolumeRecord { id, class, kind, evacuating, capacity_bytes_max, uuid, path }
+            })
+    }
+
     fn change() -> impl Strategy<Value = Change> {
         let id = 1_u64..u64::MAX;
         let name = "[a-z/]{1,64}";
@@ -219,7 +423,16 @@ mod tests {
                 id: SegmentId::new(id).unwrap(),
                 extent,
             }),
-            id.prop_map(|id| Change::SegmentDeleted(SegmentId::new(id).unwrap())),
+            id.clone().prop_map(|id| Change::SegmentDeleted(SegmentId::new(id).unwrap())),
+            id.prop_map(|id| Change::MdcDeleted(MdcId::new(id).unwrap())),
+            (1_u64..u64::MAX, pieces(), any::<u32>()).prop_map(|(id, extents, crc)| {
+                let total: u64 = extents.iter().map(|e| e.len).sum();
+                let len_bytes = if total >= 2 * PAGE { 1 + id % PAGE } else { 0 };
+                let place = MblockPlace { extents, len_bytes, sums_crc: Some(crc) };
+                Change::MblockPlaced { id: MblockId::new(id).unwrap(), place }
+            }),
+            volume().prop_map(Change::VolumeSet),
+            (0_u16..1024).prop_map(|id| Change::VolumeRemoved(VolumeId::new(id).unwrap())),
             (name, prop::collection::vec(any::<u8>(), 0..=PROPERTY_VALUE_BYTES_MAX))
                 .prop_map(|(name, value)| Change::PropertySet { name, value }),
         ]
@@ -253,8 +466,26 @@ mod tests {
         let bytes = encode(&[Change::MblockCreated { id, extent, len_bytes: 9 }]);
         let words = [5, ALLOC_UNIT, 2 * ALLOC_UNIT, 9].map(u64::to_le_bytes).concat();
         assert_eq!(bytes, [&[2, 0, 32, 0][..], &words].concat());
-        assert_eq!(bytes.len(), CHANGE_BYTES_MAX);
+        let extents = vec![Extent { offset: 4096, len: 8192 }, Extent { offset: 0, len: 4096 }];
+        let place = MblockPlace { extents, len_bytes: 9, sums_crc: Some(7) };
+        let bytes = encode(&[Change::MblockPlaced { id, place }]);
+        let words = [5, 9, 7, 4096, 8192, 0, 4096].map(u64::to_le_bytes).concat();
+        assert_eq!(bytes, [&[8, 0, 56, 0][..], &words].concat());
+        let volume = VolumeRecord {
+            id: VolumeId::new(3).unwrap(),
+            class: MediaClass::Staging,
+            kind: VolumeKind::Zoned,
+            evacuating: true,
+            capacity_bytes_max: 11,
+            uuid: [6; 16],
+            path: "/v".into(),
+        };
+        let bytes = encode(&[Change::VolumeSet(volume), Change::VolumeRemoved(VolumeId::ROOT)]);
+        let head = [9, 0, 34, 0, 3, 0, 1, 2, 1, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(bytes, [&head[..], &[6; 16], b"/v", &[10, 0, 2, 0, 0, 0]].concat());
         let property = Change::PropertySet { name: "a".to_owned(), value: vec![7] };
         assert_eq!(encode(&[property]), [7, 0, 3, 0, 1, b'a', 7]);
+        let bytes = encode(&[Change::MdcDeleted(MdcId::new(5).unwrap())]);
+        assert_eq!(bytes, [11, 0, 8, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
     }
 }

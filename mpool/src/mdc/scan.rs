@@ -23,7 +23,7 @@ use crate::{
         queue::Priority,
     },
     space::extent::Extent,
-    volume::Volume,
+    volume::Volumes,
 };
 
 /// Read at once: a window holds the longest frame and is refilled rarely.
@@ -32,7 +32,7 @@ const _: () = assert!(WINDOW_LEN >= FRAME_LEN_MAX);
 
 /// Reads a log through a window.
 pub(crate) struct LogReader<'a> {
-    volume: &'a Volume,
+    volume: &'a Volumes,
     log: Extent,
     owner: u64,
     window: IoBuf,
@@ -42,7 +42,7 @@ pub(crate) struct LogReader<'a> {
 }
 
 impl<'a> LogReader<'a> {
-    pub(crate) fn new(volume: &'a Volume, log: Extent, owner: u64) -> Self {
+    pub(crate) fn new(volume: &'a Volumes, log: Extent, owner: u64) -> Self {
         let window_len = usize::try_from(log.len).unwrap_or(WINDOW_LEN).min(WINDOW_LEN);
         let window = IoBuf::zeroed(window_len);
         Self { volume, log, owner, window, start: 0, filled: 0 }

@@ -45,6 +45,11 @@ impl Limit {
         })
     }
 
+    /// What the usage is made of.
+    pub(crate) fn stat_file(&self) -> PathBuf {
+        self.dir.join("memory.stat")
+    }
+
     /// Pressure of this group; v1 has none.
     pub(crate) fn pressure_file(&self) -> Option<PathBuf> {
         (self.version == Version::V2).then(|| self.dir.join("memory.pressure"))
@@ -97,7 +102,9 @@ fn mount_of(version: Version, mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
         };
         let mut mount = mount.split(' ').skip(3);
         let (root, point) = (mount.next()?, mount.next()?);
-        fits.then(|| (PathBuf::from(root), PathBuf::from(point)))
+        // A relative place would lead out of the mount.
+        let sound = fits && root.starts_with('/') && point.starts_with('/');
+        sound.then(|| (PathBuf::from(root), PathBuf::from(point)))
     })
 }
 
@@ -149,6 +156,24 @@ pub(crate) fn parse_stalled_us(text: &str) -> Option<u64> {
     some.split(' ').find_map(|field| field.strip_prefix("total="))?.trim().parse().ok()
 }
 
+/// Page cache that the kernel can drop at once, from a group's `memory.stat`: files' pages that are
+/// neither dirty nor being written. Of the group and all below it, in both generations.
+pub(crate) fn parse_file_cache(text: &str, version: Version) -> Option<u64> {
+    let names = match version {
+        Version::V1 => {
+            ["total_inactive_file", "total_active_file", "total_dirty", "total_writeback"]
+        }
+        Version::V2 => ["inactive_file", "active_file", "file_dirty", "file_writeback"],
+    };
+    let value = |wanted: &str| -> Option<u64> {
+        let mut fields = text.lines().filter_map(|line| line.split_once(' '));
+        fields.find(|(name, _)| *name == wanted)?.1.trim().parse().ok()
+    };
+    let [inactive, active, dirty, writeback] = names.map(value);
+    let busy = dirty.unwrap_or(0).saturating_add(writeback.unwrap_or(0));
+    Some(inactive?.saturating_add(active?).saturating_sub(busy))
+}
+
 /// A field of `/proc/meminfo`, in bytes.
 pub(crate) fn parse_meminfo(text: &str, field: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
@@ -197,6 +222,7 @@ mod tests {
             ("own namespace", "0::/\n", DOCKER, v2("/sys/fs/cgroup", "/sys/fs/cgroup")),
             ("combined", "3:cpu,memory:/\n", "", vec![]),
             ("garbage", "x\n::\n", V2, vec![]),
+            ("no root", "0::/user/x\n", "30 24 0:26  /sys/fs/cgroup rw - cgroup2 x rw\n", vec![]),
         ];
         for (name, cgroup, mounts, expect) in table {
             assert_eq!(groups(cgroup, mounts), expect, "{name}");
@@ -221,6 +247,38 @@ mod tests {
         assert_eq!((limit.bytes, limit.dir.as_path()), (2000, Path::new("/sys/fs/cgroup/a")));
         assert_eq!(limit.usage_file(), Path::new("/sys/fs/cgroup/a/memory.current"));
         assert_eq!(binding_limit(&[group(Version::V1, "/v1/x", "/v1")], &read), None);
+    }
+
+    #[test]
+    fn the_v2_files_of_a_limit_lie_in_its_folder() {
+        let files = [("/g/memory.max", "max\n"), ("/g/memory.high", "4096\n")];
+        let read = |path: &Path| {
+            files.iter().find(|(name, _)| Path::new(name) == path).map(|(_, t)| (*t).to_string())
+        };
+        let limit = binding_limit(&[group(Version::V2, "/g", "/g")], &read).unwrap();
+        assert_eq!((limit.bytes, limit.source()), (4096, "cgroup v2"));
+        assert_eq!(limit.usage_file(), Path::new("/g/memory.current"));
+        assert_eq!(limit.stat_file(), Path::new("/g/memory.stat"));
+        assert_eq!(limit.pressure_file(), Some(PathBuf::from("/g/memory.pressure")));
+    }
+
+    #[test]
+    fn droppable_page_cache_is_read_from_both_generations() {
+        // Cut from 5.10 (v1) and 6.8 (v2), in the kernel's order.
+        let v1 = "cache 9302016\nrss 9687040\ndirty 53248\ninactive_file 7\nactive_file 233472\n\
+            hierarchical_memory_limit 2147483648\ntotal_dirty 1000\ntotal_writeback 24\n\
+            total_inactive_anon 338788352\ntotal_inactive_file 652148736\n\
+            total_active_file 504164352\ntotal_unevictable 17223680\n";
+        let v2 = "anon 8192\nfile 98304\nkernel 1\nshmem 4096\nfile_mapped 0\nfile_dirty 8192\n\
+            file_writeback 4096\ninactive_anon 0\nactive_anon 8192\ninactive_file 65536\n\
+            active_file 32768\nunevictable 0\nworkingset_refault_file 9\n";
+        assert_eq!(parse_file_cache(v1, Version::V1), Some(652_148_736 + 504_164_352 - 1024));
+        assert_eq!(parse_file_cache(v2, Version::V2), Some(65_536 + 32_768 - 12_288));
+        let dirty = "inactive_file 10\nactive_file 0\nfile_dirty 20\n";
+        assert_eq!(parse_file_cache(dirty, Version::V2), Some(0), "the fields are read one by one");
+        for bad in ["", "inactive_file", "inactive_file x\nactive_file 1", "inactive_file 1\n"] {
+            assert_eq!(parse_file_cache(bad, Version::V2), None, "{bad}");
+        }
     }
 
     #[test]

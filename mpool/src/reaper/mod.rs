@@ -6,12 +6,15 @@
 //! ever waits for the kernel to reclaim memory, and the choice of victims is ours: behind a mapping
 //! advised `RANDOM` the kernel's own is no better than first in, first out.
 //!
-//! With the reaper off, everything is admitted at the first touch, the kernel reclaims, and
-//! consumers get half the budget by weight.
+//! With the policy `off`, everything is admitted at the first touch, the kernel reclaims, and
+//! consumers with a weight get nothing.
 
 mod budget;
-mod cgroup;
+pub(crate) mod cgroup;
+pub(crate) mod fault_age;
 mod policy;
+mod rounds;
+mod split;
 mod sweep;
 mod task;
 #[cfg(test)]
@@ -21,9 +24,10 @@ mod victim;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -33,7 +37,7 @@ use crate::{
     error::{Error, Result},
     mcache::Mcache,
     metrics::{Counter, MetricKind},
-    options::ReaperOptions,
+    options::{ReaperOptions, ReaperPolicy},
 };
 
 /// Someone else who holds memory under the same budget: a value cache, memtables.
@@ -46,13 +50,31 @@ pub trait MemoryConsumer: Send + Sync {
     fn used_bytes(&self) -> u64;
     /// What is granted from now on; called when it changes. Consumers that cannot shrink ignore it.
     fn set_target_bytes(&self, bytes: u64);
+    /// What a larger target would have brought; see [`MarginalHits`]. Called every second or so.
+    /// None, which is also the default, where nobody counts: then the split with mapped pages stays
+    /// as it is.
+    fn marginal_hits(&self) -> Option<MarginalHits> {
+        None
+    }
     /// Share of what is left after fixed consumers; 0 = fixed: reported and made room for.
     fn weight(&self) -> u32;
+}
+
+/// Requests that went to the drive, but would have been answered from memory if the consumer had
+/// had a little more of it: those for names that it has evicted of late (*ghosts*).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MarginalHits {
+    /// Such requests, ever.
+    pub hits: u64,
+    /// What the ghosts that are remembered now would take if they were in memory.
+    pub ghost_bytes: u64,
 }
 
 /// The reaper in numbers.
 #[derive(Clone, Debug)]
 pub struct ReaperStats {
+    /// Who decides what leaves memory.
+    pub policy: ReaperPolicy,
     /// What may be used.
     pub budget_bytes: u64,
     /// What is used, by the last look.
@@ -67,6 +89,15 @@ pub struct ReaperStats {
     pub dead_bytes: u64,
     /// How tight memory is: "none", "near", "reaping", "alarm", "emergency"; "off".
     pub pressure: &'static str,
+    /// Other processes' page cache in our cgroup that is left to the kernel, and not counted as
+    /// used.
+    pub foreign_bytes: u64,
+    /// Value pages' part of what they share with weighted consumers, in thousandths.
+    pub value_permille: u64,
+    /// How urgent the policy `mpool` finds it, from 0 to 10,000.
+    pub urgency: u32,
+    /// CPU time that the reaper has taken.
+    pub cpu: Duration,
     /// Name, bytes used and bytes granted of each consumer.
     pub consumers: Vec<(&'static str, u64, u64)>,
 }
@@ -82,7 +113,7 @@ struct Shared {
     mcache: Arc<Mcache>,
     budget: Budget,
     options: ReaperOptions,
-    enabled: AtomicBool,
+    policy: AtomicU8,
     consumers: Mutex<Vec<Registered>>,
     stop: Mutex<bool>,
     wake: Condvar,
@@ -93,6 +124,8 @@ struct Registered {
     consumer: Arc<dyn MemoryConsumer>,
     /// 0 for a fixed consumer.
     target_bytes: u64,
+    /// It was told its target.
+    granted: bool,
 }
 
 /// What the last tick saw and did, for people.
@@ -104,6 +137,11 @@ struct Seen {
     passes: Counter,
     scanned_pages: AtomicU64,
     alarms: Counter,
+    foreign_bytes: AtomicU64,
+    value_permille: AtomicU64,
+    urgency: AtomicU64,
+    dropped_objects: Counter,
+    cpu_us: AtomicU64,
 }
 
 impl Reaper {
@@ -127,9 +165,14 @@ impl Reaper {
         let weight = consumer.weight();
         let weights = consumers.iter().map(|r| u64::from(r.consumer.weight())).sum::<u64>();
         let weights = weights + u64::from(weight);
-        let mut new = Registered { consumer, target_bytes: 0 };
+        let mut new = Registered { consumer, target_bytes: 0, granted: false };
         if weight > 0 {
-            new.grant(policy::static_target(self.shared.budget.bytes, weight, weights));
+            new.grant(match self.policy() {
+                ReaperPolicy::Frequency => {
+                    policy::static_target(self.shared.budget.bytes, weight, weights)
+                }
+                ReaperPolicy::Mpool | ReaperPolicy::Off => 0,
+            });
         }
         consumers.push(new);
         drop(consumers);
@@ -151,44 +194,61 @@ impl Reaper {
         let consumer =
             |r: &Registered| (r.consumer.name(), r.consumer.used_bytes(), r.target_bytes);
         ReaperStats {
+            policy: self.policy(),
             budget_bytes: budget.bytes,
             used_bytes: levels.used_bytes.load(Relaxed),
             source: budget.source,
             passes: levels.passes.get(),
             evicted_bytes: mcache.metrics.evicted_bytes.get(),
             dead_bytes: mcache.metrics.dead_bytes.get(),
-            pressure: if self.is_enabled() { pressure.name() } else { "off" },
+            pressure: match self.policy() {
+                ReaperPolicy::Off => "off",
+                ReaperPolicy::Frequency | ReaperPolicy::Mpool => pressure.name(),
+            },
+            foreign_bytes: levels.foreign_bytes.load(Relaxed),
+            value_permille: levels.value_permille.load(Relaxed),
+            urgency: u32::try_from(levels.urgency.load(Relaxed)).unwrap_or(u32::MAX),
+            cpu: Duration::from_micros(levels.cpu_us.load(Relaxed)),
             consumers: consumers.iter().map(consumer).collect(),
         }
     }
 
-    /// Whether it reaps.
-    pub fn is_enabled(&self) -> bool {
-        self.shared.enabled.load(Relaxed)
+    /// Who decides what leaves memory.
+    pub fn policy(&self) -> ReaperPolicy {
+        self.shared.policy()
     }
 
-    /// Switches it on or off while the pool is open.
-    pub fn set_enabled(&self, on: bool) {
-        self.shared.enabled.store(on, Relaxed);
+    /// Changes who decides, while the pool is open. Takes effect within a tick; memory changes
+    /// hands over the next seconds.
+    pub fn set_policy(&self, policy: ReaperPolicy) {
+        self.shared.policy.store(policy.index(), Relaxed);
         self.shared.wake.notify_all();
     }
 
-    /// Bytes that may enter the page cache until its next look.
+    /// Bytes that may enter the page cache until its next look, as far as they are worth it.
     pub fn room(&self) -> u64 {
-        self.shared.mcache.room.left()
+        let room = self.shared.mcache.room.left();
+        if self.policy() == ReaperPolicy::Frequency {
+            return room;
+        }
+        // Admission has no bound then, but what is more than the budget displaces something.
+        let budget = &self.shared.budget;
+        let mapped = self.shared.mcache.residency().total_bytes();
+        let foreign = self.shared.levels.foreign_bytes.load(Relaxed);
+        room.min(budget.bytes.saturating_sub(budget.used_bytes(mapped, foreign)))
     }
 
     /// Shows every metric to `see`: name without the `millpond_` prefix, help, kind, value.
     pub fn visit(&self, see: &mut dyn FnMut(&'static str, &'static str, MetricKind, u64)) {
         use MetricKind::{Counter as C, Gauge as G};
-        // Exhaustive on purpose: a new field does not compile until it is named here.
-        let Seen { used_bytes, pressure, ticks, passes, scanned_pages, alarms } =
+        let Seen { used_bytes, pressure, ticks, passes, scanned_pages, alarms, .. } =
             &self.shared.levels;
         let room = &self.shared.mcache.room;
         let (used, pressure) = (used_bytes.load(Relaxed), pressure.load(Relaxed).into());
         see("mpool_reaper_budget_bytes", "memory that may be used", G, self.shared.budget.bytes);
         see("mpool_reaper_used_bytes", "memory in use, as the budget counts it", G, used);
-        see("mpool_reaper_enabled", "1 while the reaper is on", G, self.is_enabled().into());
+        let policy = self.policy().index().into();
+        see("mpool_reaper_policy", "0 frequency, 1 mpool, 2 off", G, policy);
         see(
             "mpool_reaper_pressure",
             "0 none, 1 near, 2 reaping, 3 alarm, 4 emergency",
@@ -212,6 +272,39 @@ impl Reaper {
         );
         let scanned = scanned_pages.load(Relaxed);
         see("mpool_reaper_scanned_pages_total", "page states looked at for victims", C, scanned);
+        self.visit_policies(see);
+    }
+
+    /// What each policy knows of its own.
+    fn visit_policies(&self, see: &mut dyn FnMut(&'static str, &'static str, MetricKind, u64)) {
+        use MetricKind::{Counter as C, Gauge as G};
+        // Exhaustive on purpose: a new field does not compile until it is named here.
+        let Seen {
+            used_bytes: _,
+            pressure: _,
+            ticks: _,
+            passes: _,
+            scanned_pages: _,
+            alarms: _,
+            foreign_bytes,
+            value_permille,
+            urgency,
+            dropped_objects,
+            cpu_us,
+        } = &self.shared.levels;
+        let help = "page cache of others in our cgroup, not counted as used";
+        see("mpool_reaper_foreign_bytes", help, G, foreign_bytes.load(Relaxed));
+        let help = "value pages' part of what they share with caches";
+        see("mpool_reaper_value_pages_permille", help, G, value_permille.load(Relaxed));
+        let help = "policy mpool: 0 idle, up to 10000";
+        see("mpool_reaper_urgency", help, G, urgency.load(Relaxed));
+        let help = "policy mpool: objects dropped for their age";
+        see("mpool_reaper_dropped_objects_total", help, C, dropped_objects.get());
+        let help = "policy mpool: microseconds that faults were made to sleep";
+        let throttled_us = self.shared.mcache.room.throttled_us.get();
+        see("mpool_reaper_throttled_us_total", help, C, throttled_us);
+        let help = "CPU time of the reaper's thread";
+        see("mpool_reaper_cpu_us_total", help, C, cpu_us.load(Relaxed));
     }
 }
 
@@ -233,18 +326,23 @@ impl Shared {
             mcache,
             budget,
             options: options.clone(),
-            enabled: AtomicBool::new(options.enabled),
+            policy: AtomicU8::new(options.policy.index()),
             consumers: Mutex::default(),
             stop: Mutex::new(false),
             wake: Condvar::new(),
             levels: Seen::default(),
         })
     }
+
+    fn policy(&self) -> ReaperPolicy {
+        ReaperPolicy::from_index(self.policy.load(Relaxed))
+    }
 }
 
 impl Registered {
     fn grant(&mut self, bytes: u64) {
-        if self.target_bytes != bytes {
+        if self.target_bytes != bytes || !self.granted {
+            self.granted = true;
             self.target_bytes = bytes;
             self.consumer.set_target_bytes(bytes);
         }

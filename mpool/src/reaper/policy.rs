@@ -17,8 +17,8 @@
 //!    [`PASS_BYTES_MAX`].
 //! 2. Over [`EMERGENCY_PCT`] of the budget, even pinned pages may go and nothing is admitted.
 //! 3. What fixed consumers, unaccounted memory and index pages leave under the stop line is shared:
-//!    [`VALUE_PAGES_PCT`] to mapped value pages, the rest to weighted consumers by weight. Without
-//!    weighted consumers, mapped value pages have it all.
+//!    to mapped value pages the part that `split` gives them, the rest to weighted consumers by
+//!    weight. Without weighted consumers, mapped value pages have it all.
 //! 4. A target shrinks by up to 1/[`SHRINK_PART`] a tick and grows by 1/[`GROW_PART`] of the way,
 //!    so
 //!    that a consumer's cache does not breathe with every flush. It never falls under its part of
@@ -30,10 +30,6 @@
 
 /// Usage over this share of the budget is an emergency.
 pub(crate) const EMERGENCY_PCT: u64 = 98;
-/// Of what is to be shared, what mapped value pages may keep beside weighted consumers. Records
-/// earn more per byte than the pages around them (facts: miss ratio 0.19 against 0.24), so it is a
-/// small part.
-const VALUE_PAGES_PCT: u64 = 10;
 /// What weighted consumers keep together in any case.
 const FLOOR_PCT: u64 = 2;
 const SHRINK_PART: u64 = 8;
@@ -56,6 +52,8 @@ pub(crate) struct Levels {
     pub(crate) index_bytes: u64,
     /// Resident pages of all others, dead ones too.
     pub(crate) value_bytes: u64,
+    /// Value pages' part of what they share with weighted consumers, in thousandths.
+    pub(crate) value_permille: u64,
     pub(crate) consumers: Vec<ConsumerLevel>,
     /// Somebody waits for memory.
     pub(crate) alarm: bool,
@@ -200,7 +198,8 @@ impl Shares {
         // Code, stacks, the allocator's slack, page tables: whatever nobody accounts for.
         let other = levels.usage_bytes.saturating_sub(used + mapped);
         let shared = stop.saturating_sub(other + fixed + levels.index_bytes);
-        let value_bytes = if weights == 0 { shared } else { part(shared, VALUE_PAGES_PCT, 100) };
+        let value_bytes =
+            if weights == 0 { shared } else { part(shared, levels.value_permille, 1000) };
         Self {
             value_bytes,
             consumer_bytes: shared - value_bytes,
@@ -260,6 +259,7 @@ mod tests {
             usage_bytes: usage * M,
             low_pct: 3,
             high_pct: 5,
+            value_permille: 100,
             ..Levels::default()
         }
     }
@@ -305,6 +305,23 @@ mod tests {
             tight.consumers.iter_mut().zip(targets).for_each(|(c, t)| c.target_bytes = t);
         }
         assert_eq!(decide(&tight).target_bytes, [50 * M, 5 * M, 15 * M]);
+    }
+
+    #[test]
+    fn rule_3_the_split_moves_both_shares() {
+        for (value_permille, cache, pages) in [(20, 931, 19), (100, 855, 95), (500, 475, 475)] {
+            let alone =
+                Levels { value_permille, consumers: vec![consumer(0, cache, 1)], ..levels(0) };
+            assert_eq!(decide(&alone).target_bytes, [cache * M], "{value_permille}");
+            // Tight, the cache has its share, and pages are 10 MiB short of theirs.
+            let tight = Levels {
+                value_bytes: (pages - 10) * M,
+                consumers: vec![consumer(961 - pages, cache, 1)],
+                ..alone
+            };
+            let room = decide(&Levels { usage_bytes: 951 * M, ..tight }).room_bytes;
+            assert_eq!(room, 10 * M, "{value_permille}");
+        }
     }
 
     #[test]

@@ -7,10 +7,7 @@
 use std::sync::Arc;
 
 use super::victim::{Histogram, Step};
-use crate::{
-    MblockId,
-    mcache::{Class, Mcache, evict::Batch, object::Object},
-};
+use crate::mcache::{Class, Mcache, evict::Batch, object::Object, pages::PAGE_BYTES};
 
 /// Objects taken from the registry at a time.
 const OBJECTS_PER_LOOK: usize = 32;
@@ -21,10 +18,10 @@ const SAMPLE_PAGES: u64 = 1 << 16;
 /// Pages evicted by one system call.
 const BATCH_PAGES: usize = 512;
 
-/// A place in the walk: page `page` of the first object after `after`.
+/// A place in the walk: page `page` of the first object whose key is after `after`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Hand {
-    after: Option<MblockId>,
+    after: Option<u64>,
     page: u32,
 }
 
@@ -39,7 +36,27 @@ impl Hand {
     }
 
     fn pass(&mut self, object: &Object) {
-        *self = Self { after: Some(object.id), page: 0 };
+        *self = Self { after: Some(object.key()), page: 0 };
+    }
+}
+
+/// Pages by frequency, of a piece of all there are.
+#[derive(Debug, Default)]
+pub(super) struct Sample {
+    /// In memory, by class.
+    pub(super) resident: [Histogram; Class::COUNT],
+    /// Value pages that are not.
+    absent: Histogram,
+    /// Pages looked at, of all classes.
+    pages: u64,
+}
+
+impl Sample {
+    /// Bytes of absent value pages counted `admit_at` times or more, where there are `all_pages`.
+    pub(super) fn absent_bytes(&self, admit_at: u8, all_pages: u64) -> u64 {
+        let seen: u64 = self.absent[usize::from(admit_at)..].iter().sum();
+        let all = u128::from(seen) * u128::from(all_pages) / u128::from(self.pages.max(1));
+        u64::try_from(all).unwrap_or(u64::MAX).saturating_mul(PAGE_BYTES)
     }
 }
 
@@ -68,9 +85,9 @@ impl Sweep {
                 }
             }
             for object in &objects {
-                if object.class() == step.class && object.states.resident() > 0 {
-                    freed +=
-                        sweep_object(mcache, object, hand, (step.threshold, step.bytes - freed));
+                if object.states.resident() > 0 && object.has_class(step.class) {
+                    let left = Step { bytes: step.bytes - freed, ..step };
+                    freed += sweep_object(mcache, object, hand, left);
                     scanned += u64::from(object.states.len());
                 }
                 if freed >= step.bytes {
@@ -83,27 +100,31 @@ impl Sweep {
         freed
     }
 
-    /// Frequencies of resident pages by class, from a piece of the walk.
-    pub(super) fn sample(&mut self, mcache: &Mcache) -> [Histogram; Class::COUNT] {
-        let mut histograms = [Histogram::default(); Class::COUNT];
+    /// Frequencies of pages, from a piece of the walk.
+    pub(super) fn sample(&mut self, mcache: &Mcache) -> Sample {
+        let mut sample = Sample::default();
         let (mut scanned, mut rounds) = (0, 0);
         while scanned < SAMPLE_PAGES && rounds < 2 {
             let objects = self.sample.look(mcache);
             rounds += u32::from(objects.is_empty());
             for object in &objects {
-                let histogram = &mut histograms[object.class().index()];
-                for page in 0..object.states.len() {
-                    let state = object.states.state(page);
-                    if state.is_resident() {
-                        histogram[usize::from(state.frequency())] += 1;
+                for (pages, class) in object.touched_pieces() {
+                    for state in pages.map(|page| object.states.state(page)) {
+                        let frequency = usize::from(state.frequency());
+                        if state.is_resident() {
+                            sample.resident[class.index()][frequency] += 1;
+                        } else if !class.is_index() && !object.is_dead() {
+                            sample.absent[frequency] += 1;
+                        }
                     }
                 }
+                sample.pages += u64::from(object.states.len());
                 scanned += u64::from(object.states.len()).max(1);
                 self.sample.pass(object);
             }
         }
         self.scanned_pages += scanned;
-        histograms
+        sample
     }
 
     /// Halves the counts of the next `pages` pages.
@@ -136,23 +157,21 @@ impl Sweep {
     }
 }
 
-/// Evicts pages of one object counted up to `threshold`, until `bytes` are freed. Leaves the hand
-/// within the object in that case.
-fn sweep_object(
-    mcache: &Mcache,
-    object: &Object,
-    hand: &mut Hand,
-    (threshold, bytes): (u8, u64),
-) -> u64 {
+/// Evicts pages of one object as `step` says, until its bytes are freed. Leaves the hand within the
+/// object in that case.
+fn sweep_object(mcache: &Mcache, object: &Object, hand: &mut Hand, step: Step) -> u64 {
+    let Step { class, threshold, bytes } = step;
     let mut freed = 0;
     let mut batch = Batch::with_capacity(BATCH_PAGES);
     let first = std::mem::take(&mut hand.page).min(object.states.len());
-    for page in first..object.states.len() {
+    let pieces = object.pieces(first..object.states.len());
+    let pieces = pieces.into_iter().filter(|(_, of)| *of == class);
+    for page in pieces.flat_map(|(pages, _)| pages) {
         let state = object.states.state(page);
         if state.is_resident() && state.frequency() <= threshold {
             batch.add(object, page);
         }
-        let wanted = (bytes - freed).div_ceil(crate::mcache::pages::PAGE_BYTES);
+        let wanted = (bytes - freed).div_ceil(PAGE_BYTES);
         if batch.pages() as u64 >= wanted || batch.pages() == BATCH_PAGES {
             freed += mcache.evict(std::mem::replace(&mut batch, Batch::with_capacity(BATCH_PAGES)));
         }
@@ -162,4 +181,33 @@ fn sweep_object(
         }
     }
     freed + mcache.evict(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mcache::{Advice, pages::PAGE_BYTES, tests::World};
+
+    #[test]
+    fn parts_of_an_object_are_sampled_and_evicted_by_their_own_class() {
+        let world = World::new(2);
+        if !world.can_evict() {
+            return;
+        }
+        let map = world.map(&[0, 1], Class::Cold);
+        map.preload().unwrap();
+        let part = 8 * PAGE_BYTES..24 * PAGE_BYTES;
+        map.advise(0, part.clone(), Advice::Class(Class::Pinned)).unwrap();
+        map.advise(1, part.clone(), Advice::Class(Class::Warm)).unwrap();
+        let mut sweep = Sweep::default();
+        let sampled =
+            sweep.sample(&world.mcache).resident.map(|histogram| histogram.iter().sum::<u64>());
+        // The sample may go round more than once.
+        assert_eq!(sampled.map(|pages| pages * 96 / sampled[0]), [96, 16, 0, 16]);
+        let all = |class| Step { class, threshold: 15, bytes: u64::MAX };
+        assert_eq!(sweep.evict(&world.mcache, all(Class::Cold)), 96 * PAGE_BYTES);
+        assert!(map.try_read(0, part.clone()).is_some() && map.try_read(1, part.clone()).is_some());
+        assert_eq!(sweep.evict(&world.mcache, all(Class::Warm)), 16 * PAGE_BYTES);
+        assert!(map.try_read(0, part.clone()).is_some() && map.try_read(1, part).is_none());
+    }
 }

@@ -30,6 +30,11 @@ pub trait Workload {
 
     /// How many steps are there. Panics on a gap or a mangled value.
     fn steps_found(&self, system: &mut Self::System) -> u32;
+
+    /// The blank medium. For one with zones, return a [`SimDevice::zoned`] here.
+    fn medium(&self, plan: CrashPlan) -> SimDevice {
+        SimDevice::new(plan.device_bytes)
+    }
 }
 
 /// How much to enumerate.
@@ -41,7 +46,7 @@ pub struct CrashPlan {
     pub seeds: u64,
     /// Also cut the power at every call of the recovery, for this many of the seeds.
     pub recovery_seeds: u64,
-    /// The size of the device.
+    /// The size of the device, where the workload does not choose another medium.
     pub device_bytes: u64,
 }
 
@@ -86,7 +91,7 @@ fn replay_request() -> Option<(u64, u64)> {
 }
 
 fn count_calls<W: Workload>(workload: &W, plan: CrashPlan) -> u64 {
-    let device = SimDevice::new(plan.device_bytes);
+    let device = workload.medium(plan);
     let mut system = workload.open(&device).expect("no cut was asked for");
     for n in 0..plan.steps {
         workload.step(&mut system, n).expect("no cut was asked for");
@@ -96,7 +101,7 @@ fn count_calls<W: Workload>(workload: &W, plan: CrashPlan) -> u64 {
 }
 
 fn check_crash<W: Workload>(workload: &W, plan: CrashPlan, call: u64, seed: u64) {
-    let device = SimDevice::new(plan.device_bytes);
+    let device = workload.medium(plan);
     device.cut_at(call);
     let mut acked = 0;
     if let Ok(mut system) = workload.open(&device) {

@@ -13,14 +13,20 @@
 //! after_crash(seed) -> a new device: durable + coin-tossed sectors of pending
 //! after_kill(seed)  -> a new device: everything, pending still pending
 //! ```
+//!
+//! [`SimDevice::zoned`] makes a medium with zones; what is particular to them is in `zoned`.
 
-use super::Seeded;
+use super::{
+    Seeded,
+    shuffle::Shuffle,
+    zoned::{SimZones, ZoneFaults},
+};
 use crate::{
-    device::{Device, Geometry, check_access},
+    device::{Device, Geometry, ZoneLimits, Zoned, check_access},
     io::buf::IO_ALIGN,
 };
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fs::File, io, sync::Arc};
+use std::{collections::BTreeMap, fs::File, io, ops::Range, sync::Arc};
 
 const SECTOR: usize = 512;
 type Page = [u8; IO_ALIGN];
@@ -37,25 +43,31 @@ pub struct Faults {
     pub flush_eio_at: Option<u64>,
     /// The device cannot grow beyond this length: ENOSPC.
     pub enospc_after_bytes: Option<u64>,
+    /// Failures of the zones' verbs.
+    pub zones: ZoneFaults,
 }
 
 /// In-memory device. Clone = same medium. Distinguishes written from flushed; seeded.
 #[derive(Clone)]
 pub struct SimDevice {
-    medium: Arc<Mutex<Medium>>,
+    pub(super) medium: Arc<Mutex<Medium>>,
+    /// What it looks like, where it has zones.
+    pub(super) limits: Option<ZoneLimits>,
+    pub(super) shuffle: Arc<Shuffle>,
 }
 
-struct Medium {
+pub(super) struct Medium {
     len_bytes: u64,
     len_bytes_max: u64,
-    current: Image,
-    durable: Image,
+    pub(super) current: Image,
+    pub(super) durable: Image,
     pending: Vec<Pending>,
+    pub(super) zones: Option<SimZones>,
     calls: u64,
     cut_at: Option<u64>,
-    dead: bool,
+    pub(super) dead: bool,
     poisoned: bool,
-    faults: Faults,
+    pub(super) faults: Faults,
 }
 
 /// One write since the last flush, in order.
@@ -71,12 +83,12 @@ struct Pending {
 
 /// Sparse pages; an absent one is zeros. Cloning shares the pages.
 #[derive(Clone, Default)]
-struct Image {
+pub(super) struct Image {
     pages: BTreeMap<u64, Arc<Page>>,
 }
 
 impl Image {
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
         debug_assert!(bytes.len().is_multiple_of(SECTOR));
         let mut at = offset;
         let mut rest = bytes;
@@ -92,7 +104,7 @@ impl Image {
         }
     }
 
-    fn read(&self, offset: u64, buf: &mut [u8]) {
+    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) {
         for (i, chunk) in buf.chunks_mut(IO_ALIGN).enumerate() {
             let (page_no, _) = split(offset + (i * IO_ALIGN) as u64);
             match self.pages.get(&page_no) {
@@ -101,6 +113,25 @@ impl Image {
             }
         }
     }
+
+    /// Forgets whole pages.
+    pub(super) fn remove(&mut self, range: Range<u64>) {
+        let pages: Vec<u64> = self.pages.range(page_range(range)).map(|(no, _)| *no).collect();
+        for page_no in pages {
+            self.pages.remove(&page_no);
+        }
+    }
+
+    /// Takes whole pages over from another image.
+    pub(super) fn copy(&mut self, from: &Self, range: Range<u64>) {
+        self.remove(range.clone());
+        let pages = from.pages.range(page_range(range));
+        self.pages.extend(pages.map(|(no, page)| (*no, Arc::clone(page))));
+    }
+}
+
+fn page_range(bytes: Range<u64>) -> Range<u64> {
+    split(bytes.start).0..split(bytes.end).0
 }
 
 /// Page number and offset within the page.
@@ -112,23 +143,44 @@ fn split(offset: u64) -> (u64, usize) {
 impl SimDevice {
     /// An empty device that may grow to `len_bytes_max`.
     pub fn new(len_bytes_max: u64) -> Self {
-        Self::with_images(0, len_bytes_max, Image::default())
+        Self::with_images(0, len_bytes_max, Image::default(), None)
     }
 
-    fn with_images(len_bytes: u64, len_bytes_max: u64, durable: Image) -> Self {
+    /// An empty device with zones, all of `limits.zone_bytes` capacity. Its length is fixed.
+    pub fn zoned(limits: ZoneLimits) -> Self {
+        Self::zoned_with_capacity(limits, limits.zone_bytes)
+    }
+
+    /// An empty device whose sequential zones can hold `capacity` bytes, fewer than they span.
+    pub fn zoned_with_capacity(limits: ZoneLimits, capacity: u64) -> Self {
+        assert!(capacity > 0, "a zone holds something");
+        assert!(capacity <= limits.zone_bytes, "a zone holds no more than it spans");
+        let len_bytes = u64::from(limits.zones) * limits.zone_bytes;
+        let zones = SimZones::new(limits, capacity);
+        Self::with_images(len_bytes, len_bytes, Image::default(), Some(zones))
+    }
+
+    fn with_images(
+        len_bytes: u64,
+        len_bytes_max: u64,
+        durable: Image,
+        zones: Option<SimZones>,
+    ) -> Self {
+        let limits = zones.as_ref().map(SimZones::limits);
         let medium = Medium {
             len_bytes,
             len_bytes_max,
             current: durable.clone(),
             durable,
             pending: Vec::new(),
+            zones,
             calls: 0,
             cut_at: None,
             dead: false,
             poisoned: false,
             faults: Faults::default(),
         };
-        Self { medium: Arc::new(Mutex::new(medium)) }
+        Self { medium: Arc::new(Mutex::new(medium)), limits, shuffle: Arc::default() }
     }
 
     /// Device calls (write, flush, grow) made so far: the crash points.
@@ -161,7 +213,9 @@ impl SimDevice {
                 }
             }
         }
-        Self::with_images(medium.len_bytes, medium.len_bytes_max, image)
+        let lost = |zones: &SimZones| zones.after_crash(&medium.current, &mut image, &mut coin);
+        let zones = medium.zones.as_ref().map(lost);
+        Self::with_images(medium.len_bytes, medium.len_bytes_max, image, zones)
     }
 
     /// The medium found by a new process after the old one was killed where the power was to be
@@ -172,10 +226,15 @@ impl SimDevice {
     pub fn after_kill(&self, seed: u64) -> Self {
         let medium = self.medium.lock();
         let mut coin = Seeded::new(seed);
-        let after =
-            Self::with_images(medium.len_bytes, medium.len_bytes_max, medium.durable.clone());
+        let durable = medium.durable.clone();
+        let zones = medium.zones.clone();
+        let after = Self::with_images(medium.len_bytes, medium.len_bytes_max, durable, zones);
         {
             let mut found = after.medium.lock();
+            let Medium { current, durable, zones, .. } = &mut *found;
+            if let Some(zones) = zones {
+                zones.killed(&medium.current, [current, durable], &mut coin);
+            }
             for write in &medium.pending {
                 let fate = Fate::draw(&mut coin);
                 for (i, sector) in write.bytes.chunks(SECTOR).enumerate() {
@@ -190,6 +249,31 @@ impl SimDevice {
             }
         }
         after
+    }
+
+    /// Makes the writes to `range` durable.
+    pub(super) fn flush_range(&self, range: Range<u64>) -> io::Result<()> {
+        let mut medium = self.medium.lock();
+        medium.check_writable()?;
+        if matches!(medium.turn()?, Turn::Cut) {
+            return Err(power_cut());
+        }
+        if strikes(&mut medium.faults.flush_eio_at) {
+            medium.poisoned = true;
+            return Err(eio());
+        }
+        let Medium { durable, pending, .. } = &mut *medium;
+        for write in pending.extract_if(.., |write| range.contains(&write.offset)) {
+            durable.write(write.offset, &write.bytes);
+        }
+        Ok(())
+    }
+
+    /// Makes the medium at least `len_bytes` long, as a drive is from the start.
+    pub(super) fn reach(&self, len_bytes: u64) {
+        let mut medium = self.medium.lock();
+        assert!(len_bytes <= medium.len_bytes_max, "a part lies on its medium");
+        medium.len_bytes = medium.len_bytes.max(len_bytes);
     }
 
     /// Replaces the faults to come.
@@ -213,14 +297,14 @@ impl SimDevice {
 /// What becomes of a write that was not flushed. Long writes would practically never survive whole,
 /// or vanish whole, by the toss of a coin for each sector; so these two are drawn as often as a
 /// tear.
-enum Fate {
+pub(super) enum Fate {
     Whole,
     Gone,
     Torn,
 }
 
 impl Fate {
-    fn draw(seeded: &mut Seeded) -> Self {
+    pub(super) fn draw(seeded: &mut Seeded) -> Self {
         match seeded.below(4) {
             0 => Self::Whole,
             1 => Self::Gone,
@@ -228,7 +312,7 @@ impl Fate {
         }
     }
 
-    fn survives(&self, seeded: &mut Seeded) -> bool {
+    pub(super) fn survives(&self, seeded: &mut Seeded) -> bool {
         match self {
             Self::Whole => true,
             Self::Gone => false,
@@ -238,14 +322,14 @@ impl Fate {
 }
 
 /// What a call may do.
-enum Turn {
+pub(super) enum Turn {
     Go,
     /// The power goes during this call.
     Cut,
 }
 
 impl Medium {
-    fn turn(&mut self) -> io::Result<Turn> {
+    pub(super) fn turn(&mut self) -> io::Result<Turn> {
         if self.dead {
             return Err(power_cut());
         }
@@ -258,7 +342,7 @@ impl Medium {
         Ok(Turn::Go)
     }
 
-    fn check_writable(&self) -> io::Result<()> {
+    pub(super) fn check_writable(&self) -> io::Result<()> {
         if self.poisoned {
             return Err(io::Error::other("device is poisoned by a failed flush"));
         }
@@ -268,6 +352,9 @@ impl Medium {
     fn write(&mut self, offset: u64, buf: &[u8], durable: bool) -> io::Result<()> {
         self.check_writable()?;
         check_access(offset, buf.len(), self.len_bytes)?;
+        if let Some(zones) = &self.zones {
+            zones.limits().check_write(offset, buf.len())?;
+        }
         let turn = self.turn()?;
         if matches!(turn, Turn::Cut) {
             let (bytes, durable) = (buf.to_vec(), false);
@@ -295,7 +382,7 @@ impl Medium {
 }
 
 /// Counts one fault down; true when it is due.
-fn strikes(countdown: &mut Option<u64>) -> bool {
+pub(super) fn strikes(countdown: &mut Option<u64>) -> bool {
     match countdown {
         Some(0) => {
             *countdown = None;
@@ -309,7 +396,7 @@ fn strikes(countdown: &mut Option<u64>) -> bool {
     }
 }
 
-fn power_cut() -> io::Error {
+pub(super) fn power_cut() -> io::Error {
     io::Error::other("power cut")
 }
 
@@ -337,6 +424,9 @@ impl Device for SimDevice {
         if strikes(&mut medium.faults.read_eio_at) {
             return Err(eio());
         }
+        if let Some(zones) = &medium.zones {
+            return zones.read(&medium.current, offset, buf);
+        }
         medium.current.read(offset, buf);
         Ok(())
     }
@@ -350,18 +440,11 @@ impl Device for SimDevice {
     }
 
     fn flush(&self) -> io::Result<()> {
+        self.flush_range(0..u64::MAX)?;
         let mut medium = self.medium.lock();
-        medium.check_writable()?;
-        if matches!(medium.turn()?, Turn::Cut) {
-            return Err(power_cut());
-        }
-        if strikes(&mut medium.faults.flush_eio_at) {
-            medium.poisoned = true;
-            return Err(eio());
-        }
-        let Medium { durable, pending, .. } = &mut *medium;
-        for write in pending.drain(..) {
-            durable.write(write.offset, &write.bytes);
+        let Medium { current, durable, zones, .. } = &mut *medium;
+        if let Some(zones) = zones {
+            zones.flushed(current, durable);
         }
         Ok(())
     }
@@ -371,6 +454,9 @@ impl Device for SimDevice {
         medium.check_writable()?;
         if len_bytes <= medium.len_bytes {
             return Ok(());
+        }
+        if medium.zones.is_some() {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         if matches!(medium.turn()?, Turn::Cut) {
             return Err(power_cut());
@@ -383,11 +469,21 @@ impl Device for SimDevice {
         Ok(())
     }
 
+    fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {
+        let mut medium = self.medium.lock();
+        medium.len_bytes_max = len_bytes_max.max(medium.len_bytes);
+        Ok(())
+    }
+
     fn file(&self) -> Option<&File> {
         None
     }
 
     fn kind(&self) -> &'static str {
         "sim"
+    }
+
+    fn zones(&self) -> Option<&dyn Zoned> {
+        self.limits.is_some().then_some(self as &dyn Zoned)
     }
 }

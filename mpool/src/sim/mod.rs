@@ -6,9 +6,17 @@
 
 pub mod crash;
 mod device;
+mod part;
+pub(crate) mod shuffle;
 pub mod suite;
+pub(crate) mod zoned;
+mod zoned_suite;
+#[cfg(test)]
+mod zoned_tests;
 
 pub use device::{Faults, SimDevice};
+pub use part::SimPart;
+pub use zoned::{ZoneFault, ZoneFaults, ZoneHarm};
 
 /// A small seeded generator (xorshift64*), so that a failure can be replayed from its seed.
 #[derive(Clone, Debug)]

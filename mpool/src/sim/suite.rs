@@ -6,6 +6,8 @@
 use crate::{Device, IO_ALIGN, IoBuf};
 use std::io;
 
+pub use super::zoned_suite::check_zoned;
+
 const PAGE: u64 = IO_ALIGN as u64;
 
 /// Checks what can be seen without a crash, on an empty device that may grow to at least 1 MiB.
@@ -21,7 +23,7 @@ pub fn check_device(device: &dyn Device) {
     device.flush().expect("rule 2: a healthy device flushes");
 }
 
-fn page_of(byte: u8, pages: usize) -> IoBuf {
+pub(super) fn page_of(byte: u8, pages: usize) -> IoBuf {
     let mut buf = IoBuf::zeroed(pages * IO_ALIGN);
     buf.fill(byte);
     buf
@@ -40,7 +42,7 @@ fn growth(device: &dyn Device) {
     assert_eq!(device.geometry().len_bytes, len, "rule 6: nothing changes");
 }
 
-fn reads_and_writes(device: &dyn Device) {
+pub(super) fn reads_and_writes(device: &dyn Device) {
     let mut seen = page_of(1, 2);
     device.read_at(10 * PAGE, &mut seen).expect("a read within the device");
     assert!(seen.iter().all(|b| *b == 0), "rule 4: unwritten ranges are zeros");
@@ -70,7 +72,7 @@ fn bounds(device: &dyn Device) {
 }
 
 /// Offsets and lengths are aligned by contract; memory is the device's business.
-fn unaligned_memory(device: &dyn Device) {
+pub(super) fn unaligned_memory(device: &dyn Device) {
     let mut bytes = vec![9_u8; IO_ALIGN + 1];
     device.write_at(20 * PAGE, &bytes[1..]).expect("plain memory can be written from");
     bytes.fill(0);

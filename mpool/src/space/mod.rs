@@ -1,139 +1,239 @@
-//! Who owns which part of the volume.
+//! Who owns which part of which volume.
 //!
-//! [`Space`] hands out extents and takes them back; [`Lease`] is an extent with an owner, which
-//! returns when dropped. The free set (`extent`) is never stored: opening the pool rebuilds it from
-//! the extents its journal names. When nothing fits, the volume grows.
+//! [`Space`] chooses a volume (`choose`) and has its [`VolumeSpace`] hand out a part of it: an
+//! extent where bytes can be overwritten (`extent`), a promise of room in zones where they cannot
+//! (`zones`, `grant`). A [`Lease`] is what is owned; it returns when dropped. None of it is stored:
+//! opening the pool rebuilds it from the places that its journal names. When nothing fits, a volume
+//! grows.
 
+pub(crate) mod choose;
+pub(crate) mod clear;
 pub(crate) mod extent;
+pub(crate) mod grant;
+pub(crate) mod layout;
+pub(crate) mod volume;
+pub(crate) mod zones;
 
 use crate::{
+    address::VolumeId,
     error::{Error, Result},
-    volume::Volume,
+    media::{MediaClass, Placement},
+    volume::Volumes,
 };
-use extent::{Extent, FreeSet};
-use parking_lot::Mutex;
-use std::sync::Arc;
+use choose::What;
+use extent::Extent;
+use grant::ZoneGrant;
+use parking_lot::RwLock;
+use std::{collections::BTreeMap, sync::Arc};
+use volume::VolumeSpace;
 
 /// Extents are multiples of this, in place and length: 64 KiB. Small enough to waste little at the
 /// end of an object, large enough for the free set to stay small.
 pub const ALLOC_UNIT: u64 = 64 << 10;
 
+/// The space of all volumes.
 pub(crate) struct Space {
-    volume: Arc<Volume>,
-    /// The volume's limit, in whole units.
-    len_max: u64,
-    free: Mutex<FreeSet>,
+    volumes: Arc<Volumes>,
+    by_id: RwLock<BTreeMap<VolumeId, Arc<VolumeSpace>>>,
+}
+
+/// Room for a new object.
+pub(crate) enum Room {
+    /// One extent, known at once.
+    Extent(Lease),
+    /// A promise; the drive decides where, append by append.
+    Zones(ZoneGrant),
 }
 
 impl Space {
-    /// A space in which everything is free but `used`. Overlap means that the journal which named
-    /// them is wrong.
-    pub(crate) fn rebuild(volume: Arc<Volume>, capacity_max: u64, used: &[Extent]) -> Result<Self> {
-        let geometry = volume.device().geometry();
-        let len = geometry.len_bytes / ALLOC_UNIT * ALLOC_UNIT;
-        let len_max = capacity_max.min(geometry.len_bytes_max).max(len) / ALLOC_UNIT * ALLOC_UNIT;
-        let mut free = FreeSet::new(len);
-        for extent in used {
-            free.take(*extent)
-                .map_err(|reason| Error::corrupt("space map", extent.offset, reason))?;
-        }
-        let space = Self { volume, len_max, free: Mutex::new(free) };
-        space.publish(&space.free.lock());
-        Ok(space)
+    pub(crate) fn new(volumes: &Arc<Volumes>) -> Self {
+        Self { volumes: Arc::clone(volumes), by_id: RwLock::default() }
     }
 
-    /// An extent of at least `bytes`, rounded up to whole units.
-    pub(crate) fn lease(self: &Arc<Self>, bytes: u64) -> Result<Lease> {
-        let len =
-            bytes.max(1).checked_next_multiple_of(ALLOC_UNIT).ok_or_else(|| self.full(bytes))?;
-        loop {
-            let want = {
-                let mut free = self.free.lock();
-                if let Some(extent) = free.allocate(len) {
-                    self.publish(&free);
-                    return Ok(Lease { space: Arc::clone(self), extent });
+    /// Counts a volume in.
+    pub(crate) fn add(&self, space: Arc<VolumeSpace>) {
+        let before = self.by_id.write().insert(space.id(), space);
+        assert!(before.is_none(), "a volume has one space");
+        self.publish();
+    }
+
+    /// Counts a volume out; nothing of it is owned any more.
+    pub(crate) fn remove(&self, id: VolumeId) {
+        self.by_id.write().remove(&id);
+        self.publish();
+    }
+
+    pub(crate) fn of(&self, id: VolumeId) -> Option<Arc<VolumeSpace>> {
+        self.by_id.read().get(&id).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<VolumeSpace>> {
+        self.by_id.read().values().cloned().collect()
+    }
+
+    /// An extent of at least `bytes`, rounded up to whole units, that can be overwritten: for logs.
+    pub(crate) fn lease(&self, bytes: u64, class: MediaClass) -> Result<Lease> {
+        self.first_fit(bytes, class, What::Log, |space| space.lease(bytes, true))
+    }
+
+    /// An extent of the root volume, where the superblock can name it.
+    pub(crate) fn lease_on_root(&self, bytes: u64) -> Result<Lease> {
+        let root = self.of(VolumeId::ROOT).expect("a pool has a root volume");
+        let lease = root.lease(bytes, true)?.ok_or_else(|| self.full(bytes))?;
+        self.publish();
+        Ok(lease)
+    }
+
+    /// An extent for a log that outlives volumes: of the root if it has room, else of another.
+    pub(crate) fn lease_near_root(&self, bytes: u64) -> Result<Lease> {
+        match self.lease_on_root(bytes) {
+            Err(Error::Full { .. }) => self.lease(bytes, MediaClass::Capacity),
+            outcome => outcome,
+        }
+    }
+
+    /// Takes ownership of a part of a volume that its space was told of when it was rebuilt.
+    pub(crate) fn adopt(&self, extents: Vec<Extent>) -> Lease {
+        let id = VolumeId::of(extents[0].offset);
+        Lease::new(&self.of(id).expect("places of volumes that are here"), extents)
+    }
+
+    /// Room for an object of up to `bytes`.
+    pub(crate) fn room(&self, bytes: u64, placement: Placement) -> Result<Room> {
+        self.first_fit(bytes, placement.class, What::Object, |space| space.room(bytes, placement))
+    }
+
+    /// Room for an object that is moved away from volume `from`, or together with others on it.
+    pub(crate) fn room_to_move(&self, bytes: u64, from: &Arc<VolumeSpace>) -> Result<Room> {
+        if !from.is_evacuating() {
+            return from.room_to_move(bytes)?.ok_or_else(|| self.full(bytes));
+        }
+        self.first_fit(bytes, from.class(), What::Object, |space| space.room_to_move(bytes))
+    }
+
+    fn first_fit<T>(
+        &self,
+        bytes: u64,
+        class: MediaClass,
+        what: What,
+        take: impl Fn(&Arc<VolumeSpace>) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let spaces = self.all();
+        let candidates: Vec<_> = spaces.iter().map(|space| space.candidate(what)).collect();
+        for (tried, id) in choose::order(&candidates, class, what).into_iter().enumerate() {
+            let space = spaces.iter().find(|space| space.id() == id).expect("one of them");
+            if let Some(found) = take(space)? {
+                if tried > 0 {
+                    self.volumes.metrics().space_fallbacks.add(1);
                 }
-                (free.volume_len() - free.free_tail()).checked_add(len)
-            };
-            let want = want.filter(|want| *want <= self.len_max);
-            self.grow(want.ok_or_else(|| self.full(len))?, len)?;
+                self.publish();
+                return Ok(found);
+            }
         }
-    }
-
-    /// Takes ownership of an extent that `rebuild` was told of.
-    pub(crate) fn adopt(self: &Arc<Self>, extent: Extent) -> Lease {
-        Lease { space: Arc::clone(self), extent }
-    }
-
-    /// Makes the volume `want` long, to hold `len` more. No lock is held while the device grows;
-    /// two growers race harmlessly: the device never shrinks, and the free set takes it as it finds
-    /// it.
-    fn grow(&self, want: u64, len: u64) -> Result<()> {
-        if !self.volume.grow(want)? {
-            return Err(self.full(len));
-        }
-        let grown = self.volume.device().geometry().len_bytes.min(self.len_max);
-        let mut free = self.free.lock();
-        free.extend_to(grown / ALLOC_UNIT * ALLOC_UNIT);
-        self.publish(&free);
-        Ok(())
+        Err(self.full(bytes))
     }
 
     fn full(&self, need_bytes: u64) -> Error {
-        self.volume.metrics().space_refused.add(1);
+        self.volumes.metrics().space_refused.add(1);
         Error::Full { need_bytes, free_bytes: self.free_bytes() }
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
-        let free = self.free.lock();
-        free.volume_len() - free.free_bytes()
+        self.all().iter().map(|space| space.used_bytes()).sum()
     }
 
-    /// Free now, or after growth up to the limit; whether the disk can take that growth is known
-    /// only when it happens.
+    /// Free now, or after growth up to the limits, on volumes that take new objects; whether the
+    /// disk can take that growth is known only when it happens.
     pub(crate) fn free_bytes(&self) -> u64 {
-        let free = self.free.lock();
-        free.free_bytes() + (self.len_max - free.volume_len())
+        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
+        self.all().iter().filter(open).map(|space| space.free_bytes()).sum()
     }
 
+    /// What of that objects, or logs, can take.
+    pub(crate) fn free_for(&self, what: What) -> u64 {
+        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
+        self.all().iter().filter(open).map(|space| space.candidate(what).free_bytes).sum()
+    }
+
+    /// What of that only allocations get that say so.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
+        self.all().iter().filter(open).map(|space| space.spare_bytes()).sum()
+    }
+
+    /// What the volumes may grow to, together.
     pub(crate) fn len_max(&self) -> u64 {
-        self.len_max
+        self.all().iter().map(|space| space.len_max()).sum()
     }
 
-    fn release(&self, extent: Extent) {
-        let mut free = self.free.lock();
-        free.release(extent);
-        self.publish(&free);
+    /// The largest object that any volume could hold if it were empty.
+    pub(crate) fn object_bytes_max(&self) -> u64 {
+        self.all().iter().map(|space| space.object_bytes_max()).max().unwrap_or(0)
     }
 
-    fn publish(&self, free: &FreeSet) {
-        let metrics = self.volume.metrics();
-        metrics.space_used_bytes.set(free.volume_len() - free.free_bytes());
-        metrics.space_free_bytes.set(free.free_bytes() + (self.len_max - free.volume_len()));
+    /// Whether any volume has zones to be tidied.
+    pub(crate) fn has_zones(&self) -> bool {
+        self.by_id.read().values().any(|space| space.zones().is_some())
+    }
+
+    pub(crate) fn publish(&self) {
+        let metrics = self.volumes.metrics();
+        metrics.space_used_bytes.set(self.used_bytes());
+        metrics.space_free_bytes.set(self.free_bytes());
     }
 }
 
-/// An extent with an owner. Dropping it frees the extent, so it outlives every request in flight to
-/// that extent and every handle that may read it.
-#[must_use = "dropping a lease frees its extent"]
+/// A part of a volume with an owner: one extent, or the pieces of an object in zones. Dropping it
+/// frees them, so it outlives every request in flight to them and every handle that may read them.
+#[must_use = "dropping a lease frees its extents"]
 pub(crate) struct Lease {
-    space: Arc<Space>,
-    extent: Extent,
+    space: Arc<VolumeSpace>,
+    extents: Vec<Extent>,
 }
 
 impl Lease {
-    pub(crate) fn extent(&self) -> Extent {
-        self.extent
+    pub(crate) fn new(space: &Arc<VolumeSpace>, extents: Vec<Extent>) -> Self {
+        assert!(!extents.is_empty(), "a lease is of something");
+        Self { space: Arc::clone(space), extents }
     }
 
-    /// Gives the end of the extent back, so that `bytes` (rounded up to units, at least one) stay.
+    /// One lease of what several leases of one volume are of, in this order.
+    pub(crate) fn join(leases: impl Iterator<Item = Self>) -> Self {
+        let mut leases = leases.peekable();
+        let space = Arc::clone(&leases.peek().expect("at least one").space);
+        let mut extents = Vec::new();
+        for mut lease in leases {
+            assert!(lease.space.id() == space.id(), "an object lies on one volume");
+            // What is dropped owns nothing any more.
+            extents.append(&mut lease.extents);
+        }
+        Self::new(&space, joined(extents))
+    }
+
+    /// Its one extent, as logs have it.
+    pub(crate) fn extent(&self) -> Extent {
+        assert!(self.extents.len() == 1, "a log is one extent");
+        self.extents[0]
+    }
+
+    /// All of it, in the order of the object's bytes.
+    pub(crate) fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    pub(crate) fn volume(&self) -> VolumeId {
+        self.space.id()
+    }
+
+    /// Gives the end of a single extent back, so that `bytes` (rounded up to units, at least one)
+    /// stay.
     pub(crate) fn trim(&mut self, bytes: u64) {
         let keep = Self::trimmed_len(bytes);
-        assert!(keep <= self.extent.len, "an extent is trimmed, not extended");
-        if keep < self.extent.len {
-            let rest = Extent { offset: self.extent.offset + keep, len: self.extent.len - keep };
-            self.extent.len = keep;
-            self.space.release(rest);
+        let extent = self.extent();
+        assert!(keep <= extent.len, "an extent is trimmed, not extended");
+        if keep < extent.len {
+            self.extents[0].len = keep;
+            self.space.release(Extent { offset: extent.offset + keep, len: extent.len - keep });
         }
     }
 
@@ -143,67 +243,20 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.space.release(self.extent);
+/// Extents that touch, joined: appends that landed one after the other.
+fn joined(extents: Vec<Extent>) -> Vec<Extent> {
+    let mut joined: Vec<Extent> = Vec::with_capacity(extents.len());
+    for extent in extents {
+        match joined.last_mut() {
+            Some(last) if last.end() == extent.offset => last.len += extent.len,
+            _ => joined.push(extent),
+        }
     }
+    joined
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Device, Faults, SimDevice, metrics::PoolMetrics};
-
-    const U: u64 = ALLOC_UNIT;
-
-    fn space(device: &SimDevice, used: &[Extent]) -> Result<Arc<Space>> {
-        let metrics = Arc::new(PoolMetrics::default());
-        let volume = Arc::new(Volume::new(Arc::new(device.clone()), metrics));
-        Space::rebuild(volume, 100 * U, used).map(Arc::new)
-    }
-
-    #[test]
-    fn overlapping_extents_are_corruption() {
-        let device = SimDevice::new(8 * U);
-        device.grow(8 * U).unwrap();
-        let extent = |offset: u64, len: u64| Extent { offset: offset * U, len: len * U };
-        assert_eq!(space(&device, &[extent(0, 2), extent(4, 4)]).unwrap().used_bytes(), 6 * U);
-        for bad in [[extent(0, 2), extent(1, 2)], [extent(3, 1), extent(3, 1)]] {
-            let Err(Error::Corrupt { offset, .. }) = space(&device, &bad).map(|_| ()) else {
-                panic!("{bad:?} was accepted");
-            };
-            assert_eq!(offset, bad[1].offset);
-        }
-        let beyond = space(&device, &[extent(7, 2)]).map(|_| ());
-        assert!(matches!(beyond, Err(Error::Corrupt { .. })));
-    }
-
-    #[test]
-    fn the_volume_grows_by_what_is_needed_until_its_limit() {
-        let device = SimDevice::new(8 * U);
-        let space = space(&device, &[]).unwrap();
-        let first = space.lease(1).unwrap();
-        let second = space.lease(3 * U).unwrap();
-        assert_eq!(device.geometry().len_bytes, 4 * U);
-        drop(second);
-        let third = space.lease(5 * U).unwrap();
-        assert_eq!(device.geometry().len_bytes, 6 * U, "the free tail is used");
-        let full = space.lease(3 * U).map(|_| ()).unwrap_err();
-        let Error::Full { need_bytes, free_bytes } = full else { panic!("{full}") };
-        assert_eq!((need_bytes, free_bytes), (3 * U, 2 * U));
-        drop((first, third));
-        assert_eq!((space.used_bytes(), space.free_bytes()), (0, 8 * U));
-    }
-
-    #[test]
-    fn a_full_disk_is_a_full_pool_and_nothing_is_lost() {
-        let device = SimDevice::new(8 * U);
-        let space = space(&device, &[]).unwrap();
-        let faults = Faults { enospc_after_bytes: Some(2 * U), ..Faults::default() };
-        device.set_faults(faults);
-        let held = space.lease(2 * U).unwrap();
-        assert!(matches!(space.lease(U), Err(Error::Full { .. })));
-        drop(held);
-        assert!(space.lease(2 * U).is_ok());
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.extents.iter().for_each(|extent| self.space.release(*extent));
     }
 }

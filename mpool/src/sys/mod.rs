@@ -1,6 +1,10 @@
 //! The only doors to the kernel that need `unsafe`; everything here is small and dull.
 
 pub(crate) mod advise;
+pub(crate) mod append_ring;
 pub(crate) mod cachestat;
+pub(crate) mod faults;
+pub(crate) mod nvme;
 pub(crate) mod sigbus;
 pub(crate) mod uring;
+pub(crate) mod zones;

@@ -24,9 +24,9 @@ pub(crate) enum Direction {
     Write,
 }
 
-/// One transfer: `len` bytes of `buf` from or to `offset`.
-#[derive(Debug)]
+/// One transfer: `len` bytes of `buf` from or to `offset` of `device`, which has a file.
 pub(crate) struct Transfer {
+    pub(crate) device: Arc<dyn Device>,
     pub(crate) direction: Direction,
     pub(crate) offset: u64,
     pub(crate) len: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Transfer {
 
 /// Wakes the thread that waits in [`Ring::wait`]. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Waker(Arc<OwnedFd>);
+pub(crate) struct Waker(pub(super) Arc<OwnedFd>);
 
 impl Waker {
     pub(crate) fn wake(&self) {
@@ -48,7 +48,6 @@ impl Waker {
 /// A ring, its file and the transfers in flight.
 pub(crate) struct Ring {
     uring: IoUring,
-    device: Arc<dyn Device>,
     wake_fd: Arc<OwnedFd>,
     /// Where the kernel puts the eventfd's counter. Leaked with the rest if the ring cannot drain.
     wake_buf: ManuallyDrop<Box<u64>>,
@@ -71,12 +70,8 @@ pub(crate) struct Finished {
 }
 
 impl Ring {
-    /// A ring for `depth` transfers on the file of `device`; fails where the kernel or its sandbox
-    /// does not allow it, or the device has no file.
-    pub(crate) fn new(device: Arc<dyn Device>, depth: u32) -> io::Result<Self> {
-        if device.file().is_none() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the device has no file"));
-        }
+    /// A ring for `depth` transfers; fails where the kernel or its sandbox does not allow it.
+    pub(crate) fn new(depth: u32) -> io::Result<Self> {
         let uring = IoUring::builder().setup_clamp().build(depth + 1)?;
         let mut probe = io_uring::Probe::new();
         uring.submitter().register_probe(&mut probe)?;
@@ -86,7 +81,6 @@ impl Ring {
         let slots = (0..depth).map(|_| None).collect();
         Ok(Self {
             uring,
-            device,
             wake_fd: Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?),
             wake_buf: ManuallyDrop::new(Box::new(0)),
             wake_armed: false,
@@ -115,9 +109,10 @@ impl Ring {
     }
 
     fn push_slot(&mut self, token: usize) {
-        let fd = types::Fd(self.device.file().expect("checked in new").as_raw_fd());
         let slot = self.slots[token].as_mut().expect("the caller filled the slot");
         let Slot { transfer, done } = slot;
+        let file = transfer.device.file().expect("the caller chose a device with a file");
+        let fd = types::Fd(file.as_raw_fd());
         let rest = &mut transfer.buf[*done..transfer.len];
         let len = u32::try_from(rest.len()).expect("buffers are far smaller than 4 GiB");
         let offset = transfer.offset + *done as u64;
@@ -139,7 +134,7 @@ impl Ring {
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: the entry's memory is a slot's buffer or `wake_buf`, both owned by `self` until
         // the completion is reaped, and leaked if `drop` cannot wait for it; the fds are owned by
-        // `self` too.
+        // a slot's device or by `self` too.
         let pushed = unsafe { self.uring.submission().push(entry) };
         pushed.expect("the ring has an entry for each slot and one for the wake-up");
     }
@@ -196,9 +191,9 @@ impl Ring {
         finished.push(Finished { token, buf: slot.transfer.buf, outcome });
     }
 
-    /// Waits until nothing is in flight, the wake-up included.
-    fn drain(&mut self) -> io::Result<()> {
-        let mut finished = Vec::new();
+    /// Waits until nothing is in flight, the wake-up included. After an error the kernel may go on
+    /// with what has not finished for as long as it likes.
+    pub(crate) fn drain(&mut self, finished: &mut Vec<Finished>) -> io::Result<()> {
         if self.wake_armed {
             self.waker().wake();
         }
@@ -210,18 +205,35 @@ impl Ring {
                         Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)
                     ) =>
                 {
+                    // What has completed lies in memory that is shared with the kernel.
+                    self.reap(finished);
                     return Err(e);
                 }
-                _ => self.reap(&mut finished),
+                _ => self.reap(finished),
             }
         }
         Ok(())
     }
+
+    /// The ring's descriptor, for tests that take it away.
+    #[cfg(test)]
+    pub(crate) fn raw_fd(&self) -> std::os::fd::RawFd {
+        self.uring.as_raw_fd()
+    }
+}
+
+/// Puts another file in the place of a descriptor, so that whoever uses it fails.
+#[cfg(test)]
+pub(crate) fn replace_fd(fd: std::os::fd::RawFd) {
+    let null = std::fs::File::open("/dev/null").expect("there is one");
+    // SAFETY: both are open; the ring's owner meets errors from here on, which is the purpose.
+    let replaced = unsafe { libc::dup2(null.as_raw_fd(), fd) };
+    assert_eq!(replaced, fd);
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if self.drain().is_err() {
+        if self.drain(&mut Vec::new()).is_err() {
             // The kernel may still write to the buffers: they are leaked, not freed.
             return;
         }

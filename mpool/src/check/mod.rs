@@ -1,0 +1,458 @@
+//! Check: whether a pool that nobody has open is consistent. Reads only.
+//!
+//! What opening a pool repairs in passing is named here and left alone: a damaged copy of the
+//! superblock, a log that was not retired. What opening would refuse is named with the way out. The
+//! steps:
+//!
+//! 1. both copies of the superblock;
+//! 2. the pool's journal: which of its logs counts, every frame of it, what its records add up to;
+//! 3. the volumes that it names: each is here and carries its label; and files beside them that
+//!    carry labels of this pool and are not its volumes;
+//! 4. the places of all objects: on a volume, within it, nobody else's, before write pointers;
+//! 5. every journal of the pool's user;
+//! 6. if asked for: every page of every mblock.
+
+pub(crate) mod offline;
+pub(crate) mod places;
+
+use crate::{
+    address::VolumeId,
+    catalog::Catalog,
+    device::Device,
+    error::{Error, Result},
+    io::buf::IO_ALIGN,
+    journal::owner_word,
+    label::{self, Found},
+    mblock::sums,
+    mdc::pair::{Place, elected},
+    media::VolumeRecord,
+    open::VOLUME_FILE,
+    options::Options,
+    pool::{NAME_PROPERTY, Pool},
+    scrub::{
+        Damage, Finding, ScrubTarget,
+        finding::push,
+        heads, logs, lost,
+        objects::{self, Object},
+        reader::Reader,
+        torn,
+    },
+    space::layout::Layout,
+    volume::Volumes,
+};
+use offline::{Find, Heart, ReadOnly, find_in, heart, root_in, volumes_of};
+use places::{Owned, Shape};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Bytes of one read: nobody else uses the drive.
+const READ_BYTES: usize = 1 << 20;
+
+/// How bad an [`Issue`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Nothing is wrong, but somebody may want to know.
+    Note,
+    /// Nothing is lost, and something should be done.
+    Warning,
+    /// Something is lost, or the pool cannot be opened.
+    Error,
+}
+
+impl Severity {
+    /// "note", "warning" or "error".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Something that a check noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issue {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is about: "superblock copy 1", "vol-2", "mb-1f".
+    pub what: String,
+    /// What was found.
+    pub text: String,
+    /// What to do about it.
+    pub way_out: String,
+}
+
+impl fmt::Display for Issue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { severity, what, text, way_out } = self;
+        write!(f, "{}: {what}: {text}; {way_out}", severity.name())
+    }
+}
+
+/// How to check.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckOptions {
+    /// Read and verify every page of every mblock. Default false: structures only.
+    pub data: bool,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// The pool, if its superblock could be read.
+    pub uuid: Option<[u8; 16]>,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Volumes, the root among them.
+    pub volumes: u64,
+    /// Mblocks.
+    pub mblocks: u64,
+    /// Journals of the pool's user.
+    pub journals: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Mblocks without checksums, of format version 1: with `data` they are read, not verified.
+    pub unverifiable: u64,
+    /// What is wrong, in the order of the steps.
+    pub issues: Vec<Issue>,
+    /// Every damaged place.
+    pub findings: Vec<Finding>,
+}
+
+impl CheckReport {
+    /// The worst of its issues.
+    pub fn worst(&self) -> Option<Severity> {
+        self.issues.iter().map(|issue| issue.severity).max()
+    }
+
+    fn note(&mut self, severity: Severity, what: impl fmt::Display, text: String, way_out: &str) {
+        let (what, way_out) = (what.to_string(), way_out.to_owned());
+        self.issues.push(Issue { severity, what, text, way_out });
+    }
+
+    /// Takes findings in: each is an issue too.
+    fn take(&mut self, findings: Vec<Finding>, severity: Severity, way_out: &str) {
+        for finding in findings {
+            let (part, volume) = (finding.part.name(), finding.volume);
+            let Finding { offset, len_bytes, volume_offset, damage, .. } = &finding;
+            let text = format!(
+                "{part}, {len_bytes} bytes at {offset} ({volume} at {volume_offset}): {}",
+                damage.text()
+            );
+            self.note(severity, finding.target, text, way_out);
+            push(&mut self.findings, finding);
+        }
+    }
+}
+
+/// A pool by what it says of itself, without opening it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolIdentity {
+    /// Names the pool.
+    pub uuid: [u8; 16],
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// What its root volume may grow to, if that was ever said: opening it with a larger
+    /// [`Options::capacity_bytes_max`] raises it.
+    pub capacity_bytes_max: Option<u64>,
+    /// Where its volumes are, the root's first; relative ones are within its directory.
+    pub volumes: Vec<PathBuf>,
+}
+
+const RESTORE: &str = "restore the pool from a backup";
+
+impl Pool {
+    /// Reads who the pool in DIR is, without opening it. [`Error::InUse`] if somebody has it open.
+    pub fn identify(dir: &Path, options: &Options) -> Result<PoolIdentity> {
+        let volumes = volumes_of(root_in(dir, options)?);
+        let Heart { superblock, catalog, .. } = heart(&volumes)?;
+        let others = catalog.volumes.values().filter(|record| record.id != VolumeId::ROOT);
+        let others = others.map(|record| record.path.clone());
+        let volumes = std::iter::once(PathBuf::from(VOLUME_FILE)).chain(others).collect();
+        let root = catalog.volumes.get(&VolumeId::ROOT);
+        let capacity_bytes_max = root.map(|record| record.capacity_bytes_max);
+        let (uuid, name) = (superblock.uuid, name_of(&catalog));
+        Ok(PoolIdentity { uuid, name, capacity_bytes_max, volumes })
+    }
+
+    /// Checks the pool in DIR, which nobody may have open, and writes nothing. `progress` gets the
+    /// bytes of data verified and to be verified. What is wrong with the pool is in the report;
+    /// errors are about getting at it: [`Error::InUse`], no permission, a format that this program
+    /// does not know.
+    pub fn check_dir(
+        dir: &Path,
+        options: &Options,
+        check: CheckOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<CheckReport> {
+        let root = root_in(dir, options)?;
+        let find = find_in(dir, options);
+        Check { volumes: volumes_of(root), dir: Some(dir), find: &find, how: check }.run(progress)
+    }
+
+    /// As [`Pool::check_dir`], for a pool on given devices: the root, and the others by their ids.
+    pub fn check_on(
+        root: Arc<dyn Device>,
+        others: &[(VolumeId, Arc<dyn Device>)],
+        check: CheckOptions,
+    ) -> Result<CheckReport> {
+        let find = |record: &VolumeRecord| {
+            let given = others.iter().find(|(id, _)| *id == record.id);
+            given.map(|(_, device)| Arc::clone(device)).ok_or_else(|| Error::no_such(record.id))
+        };
+        Check { volumes: volumes_of(root), dir: None, find: &find, how: check }.run(&mut |_, _| ())
+    }
+}
+
+/// The name that a catalog gives the pool.
+pub(crate) fn name_of(catalog: &Catalog) -> Option<String> {
+    let name = catalog.properties.get(NAME_PROPERTY)?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+struct Check<'a> {
+    volumes: Arc<Volumes>,
+    dir: Option<&'a Path>,
+    find: Find<'a>,
+    how: CheckOptions,
+}
+
+impl Check<'_> {
+    fn run(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport> {
+        let mut report = CheckReport::default();
+        let mut reader = Reader::direct(&self.volumes, READ_BYTES);
+        self.superblock(&mut reader, &mut report);
+        let heart = match heart(&self.volumes) {
+            Ok(heart) => heart,
+            Err(error @ (Error::Format { .. } | Error::Features { .. })) => return Err(error),
+            Err(error) => {
+                report.note(Severity::Error, "the pool", error.to_string(), RESTORE);
+                return Ok(report);
+            }
+        };
+        let catalog = &heart.catalog;
+        report.uuid = Some(heart.superblock.uuid);
+        report.name = name_of(catalog);
+        report.mblocks = catalog.mblocks.len() as u64;
+        report.journals = catalog.mdcs.len() as u64;
+        report.segments = catalog.segments.len() as u64;
+        let who = (ScrubTarget::PoolJournal, owner_word(heart.superblock.uuid, 0));
+        take_frames(frames(who, &heart.position, &mut reader), &mut report);
+        self.join(&heart, &mut reader, &mut report);
+        self.strangers(&heart, &mut report);
+        let lost = self.places(&heart, &mut report)?;
+        self.journals(&heart, &mut reader, &mut report);
+        if self.how.data {
+            data(&heart, &lost, (&mut reader, progress), &mut report);
+        }
+        report.bytes = reader.bytes;
+        Ok(report)
+    }
+
+    fn superblock(&self, reader: &mut Reader<'_>, report: &mut CheckReport) {
+        let len = self.volumes.root().device().geometry().len_bytes;
+        if len < crate::superblock::RESERVED.len {
+            return;
+        }
+        let mut findings = Vec::new();
+        let intact = heads::superblock(None, reader, &mut findings).ok().flatten();
+        match intact {
+            Some(_) => {
+                let way_out = "opening the pool writes this copy again from the other one";
+                report.take(findings, Severity::Warning, way_out);
+            }
+            // Neither: what it is instead is told by the attempt to read it.
+            None => report.findings = findings,
+        }
+    }
+
+    /// Opens the volumes that the journal names and compares their labels.
+    fn join(&self, heart: &Heart, reader: &mut Reader<'_>, report: &mut CheckReport) {
+        report.volumes = 1;
+        for record in heart.catalog.volumes.values() {
+            if record.evacuating {
+                let text = "it is being emptied".to_owned();
+                report.note(Severity::Note, record.id, text, "evacuate it again, or cancel that");
+            }
+            if record.id == VolumeId::ROOT {
+                continue;
+            }
+            report.volumes += 1;
+            match (self.find)(record) {
+                Ok(device) => self.volumes.add(record.id, Arc::new(ReadOnly(device))),
+                Err(error) => {
+                    let path = record.path.display();
+                    let text = format!("it cannot be opened at {path}: {error}");
+                    let way_out = "bring the device or file back to where it was";
+                    report.note(Severity::Error, record.id, text, way_out);
+                    continue;
+                }
+            }
+            let expected = heads::labels(heart.superblock.uuid, [(record.id, record.uuid)]);
+            let mut findings = Vec::new();
+            // Without a control nothing stops the reader.
+            if heads::label(&expected[0], reader, &mut findings).is_ok() {
+                let way_out = "make sure that this is the right device; the pool does not open with \
+                               it, so restore the volume from a backup";
+                report.take(findings, Severity::Error, way_out);
+            }
+        }
+    }
+
+    /// Files beside the pool's volumes that carry a label of this pool.
+    fn strangers(&self, heart: &Heart, report: &mut CheckReport) {
+        let Some(dir) = self.dir else { return };
+        let members: BTreeSet<PathBuf> =
+            heart.catalog.volumes.values().map(|record| dir.join(&record.path)).collect();
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()) {
+            let is_file = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_file());
+            if !is_file || members.contains(&path) {
+                continue;
+            }
+            let mut bytes = [0; label::LEN];
+            let read = std::fs::File::open(&path).and_then(|mut f| f.read_exact(&mut bytes));
+            if read.is_ok()
+                && let Found::Label(found) = label::decode(&bytes)
+                && found.pool == heart.superblock.uuid
+            {
+                let text = format!("{} carries its label, but it is no volume", path.display());
+                let way_out = "it is left over from an addition that was cut short, or a removal; \
+                               add it again or delete the file";
+                report.note(Severity::Note, found.id, text, way_out);
+            }
+        }
+    }
+
+    /// Checks all places; returns the owners whose bytes cannot be had.
+    fn places(&self, heart: &Heart, report: &mut CheckReport) -> Result<BTreeSet<String>> {
+        let mut shapes = BTreeMap::new();
+        for volume in self.volumes.all() {
+            let shape = shape_of(&**volume.device())
+                .map_err(|e| Error::io("zone report", volume.id().address(0), 0, e))?;
+            shapes.insert(volume.id(), shape);
+        }
+        let mut lost = BTreeSet::new();
+        for wrong in places::check(&shapes, owned(heart)) {
+            let at = wrong.extent.offset;
+            let text = format!("{} bytes at address {at:#x}: {}", wrong.extent.len, wrong.reason);
+            report.note(Severity::Error, &wrong.owner, text, RESTORE);
+            lost.insert(wrong.owner);
+        }
+        Ok(lost)
+    }
+
+    fn journals(&self, heart: &Heart, reader: &mut Reader<'_>, report: &mut CheckReport) {
+        for (id, logs) in &heart.catalog.mdcs {
+            let (target, owner) =
+                (ScrubTarget::Journal(*id), owner_word(heart.superblock.uuid, id.get()));
+            let place = Place { name: id.to_string(), owner, logs: *logs };
+            match elected(&self.volumes, &place) {
+                Ok(elected) => {
+                    let findings = frames((target, owner), &elected.position(*logs), reader);
+                    take_frames(findings, report);
+                }
+                Err(error) => {
+                    let address = match &error {
+                        Error::Corrupt { offset, .. } | Error::Io { offset, .. } => *offset,
+                        _ => logs[0].offset,
+                    };
+                    report.note(Severity::Error, target, error.to_string(), RESTORE);
+                    report.findings.push(lost(target, logs, address));
+                }
+            }
+        }
+    }
+}
+
+/// Verifies every mblock but those whose bytes cannot be had.
+fn data(
+    heart: &Heart,
+    lost: &BTreeSet<String>,
+    (reader, progress): (&mut Reader<'_>, &mut dyn FnMut(u64, u64)),
+    report: &mut CheckReport,
+) {
+    let here = heart.catalog.mblocks.iter().filter(|(id, _)| !lost.contains(&id.to_string()));
+    let goal = here.clone().map(|(_, place)| sums::total_len(place.len_bytes)).sum();
+    let before = reader.bytes;
+    for (id, place) in here {
+        let layout = Layout::new(&place.extents);
+        let (len_bytes, sums_crc) = (place.len_bytes, place.sums_crc);
+        let object = Object { id: *id, layout: &layout, len_bytes, sums_crc };
+        let mut findings = Vec::new();
+        // Without a control nothing stops the reader.
+        if objects::verify(&object, reader, &mut findings).is_ok() {
+            report.take(findings, Severity::Error, "delete or rewrite what it belongs to");
+        }
+        report.unverifiable += u64::from(sums_crc.is_none());
+        progress(reader.bytes - before, goal);
+    }
+}
+
+/// Verifies one journal's frames, the last one included.
+fn frames(
+    who: (ScrubTarget, u64),
+    position: &crate::mdc::pair::Position,
+    reader: &mut Reader<'_>,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // Without a control nothing stops the reader.
+    if logs::verify(who, position, reader, &mut findings).is_ok() {
+        findings.extend(torn(who, position, reader));
+    }
+    findings
+}
+
+fn take_frames(findings: Vec<Finding>, report: &mut CheckReport) {
+    for finding in findings {
+        let torn = finding.damage == Damage::TornOrDamaged;
+        let (severity, way_out) = if torn {
+            (
+                Severity::Note,
+                "after a crash this is usual, and nothing that was acknowledged is lost",
+            )
+        } else {
+            (Severity::Error, "the journal is still read: copy what matters off the pool now")
+        };
+        report.take(vec![finding], severity, way_out);
+    }
+}
+
+fn shape_of(device: &dyn Device) -> std::io::Result<Shape> {
+    let len_bytes = device.geometry().len_bytes;
+    let Some(zones) = device.zones() else {
+        return Ok(Shape { len_bytes, conventional_bytes: len_bytes, ..Shape::default() });
+    };
+    let limits = zones.limits();
+    let conventional = limits.conventional_zones;
+    Ok(Shape {
+        len_bytes,
+        conventional_bytes: u64::from(conventional) * limits.zone_bytes,
+        zone_bytes: limits.zone_bytes,
+        zones: zones.report(conventional, limits.zones - conventional)?,
+    })
+}
+
+/// Every place that has an owner, the pool's own logs included.
+fn owned(heart: &Heart) -> Vec<Owned> {
+    let Heart { superblock, catalog, .. } = heart;
+    let own = superblock.logs.iter().map(|log| (*log, "pool journal".to_owned()));
+    let mblocks = catalog
+        .mblocks
+        .iter()
+        .flat_map(|(id, place)| place.extents.iter().map(|extent| (*extent, id.to_string())));
+    let mdcs = catalog.mdcs.iter().flat_map(|(id, logs)| logs.map(|log| (log, id.to_string())));
+    let segments = catalog.segments.iter().map(|(id, extent)| (*extent, id.to_string()));
+    let all = own.chain(mblocks).chain(mdcs).chain(segments);
+    all.map(|(extent, owner)| Owned { extent, owner }).collect()
+}
+
+const _: () = assert!(READ_BYTES.is_multiple_of(IO_ALIGN));

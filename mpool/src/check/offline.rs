@@ -1,0 +1,108 @@
+//! A pool that is looked at and not opened: nothing is repaired, nothing is written.
+//!
+//! The devices are locked as they are when a pool is opened, so that nobody changes what is being
+//! looked at; between them and everything above stands [`ReadOnly`], which refuses every write.
+
+use crate::{
+    catalog::Catalog,
+    device::{Device, Geometry, Zoned},
+    error::{Error, Result},
+    journal,
+    mdc::pair::Position,
+    media::VolumeRecord,
+    metrics::PoolMetrics,
+    open::{VOLUME_FILE, open_device, open_root},
+    options::Options,
+    superblock::{self, Election, Superblock},
+    volume::Volumes,
+};
+use std::{fs::File, io, path::Path, sync::Arc};
+
+/// A device that cannot be written.
+pub(crate) struct ReadOnly(pub(crate) Arc<dyn Device>);
+
+fn refused() -> io::Error {
+    io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "the pool is only looked at")
+}
+
+impl Device for ReadOnly {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, _offset: u64, _buf: &[u8]) -> io::Result<()> {
+        Err(refused())
+    }
+
+    fn write_durable_at(&self, _offset: u64, _buf: &[u8]) -> io::Result<()> {
+        Err(refused())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Err(refused())
+    }
+
+    fn grow(&self, _len_bytes: u64) -> io::Result<()> {
+        Err(refused())
+    }
+
+    fn file(&self) -> Option<&File> {
+        self.0.file()
+    }
+
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    // The zones are for reports; whoever looks calls nothing else.
+    fn zones(&self) -> Option<&dyn Zoned> {
+        self.0.zones()
+    }
+}
+
+/// Finds the device of a volume that the journal names.
+pub(crate) type Find<'a> = &'a dyn Fn(&VolumeRecord) -> Result<Arc<dyn Device>>;
+
+/// The root volume alone, not to be written.
+pub(crate) fn volumes_of(root: Arc<dyn Device>) -> Arc<Volumes> {
+    Arc::new(Volumes::new(Arc::new(ReadOnly(root)), Arc::new(PoolMetrics::default())))
+}
+
+/// The root device of the pool in `dir`.
+pub(crate) fn root_in(dir: &Path, options: &Options) -> Result<Arc<dyn Device>> {
+    options.validate()?;
+    open_root(&dir.join(VOLUME_FILE), options)
+}
+
+/// Opens volumes of the pool in `dir` by the journal's word.
+pub(crate) fn find_in<'a>(
+    dir: &'a Path,
+    options: &'a Options,
+) -> impl Fn(&VolumeRecord) -> Result<Arc<dyn Device>> + 'a {
+    |record| open_device(&dir.join(&record.path), record, options, false)
+}
+
+/// What a pool says of itself.
+pub(crate) struct Heart {
+    pub(crate) superblock: Superblock,
+    pub(crate) catalog: Catalog,
+    pub(crate) position: Position,
+}
+
+/// Reads superblock and journal.
+pub(crate) fn heart(volumes: &Volumes) -> Result<Heart> {
+    let superblock = match superblock::read(volumes)? {
+        Election::Elected { superblock, .. } => superblock,
+        Election::Blank => {
+            let reason = "holds no pool; create one first".to_owned();
+            return Err(Error::Unusable { path: VOLUME_FILE.into(), reason });
+        }
+    };
+    let place = journal::place(superblock.uuid, superblock.logs);
+    let (catalog, position) = journal::load(volumes, &place)?;
+    Ok(Heart { superblock, catalog, position })
+}

@@ -1,0 +1,197 @@
+//! The decoders of this crate as properties of bytes, for fuzz targets.
+//!
+//! Each function takes any bytes and returns, or panics if a property does not hold: decoding is
+//! total, and what decodes encodes to the same bytes. The targets in `fuzz/` call these; so does
+//! `tests/fuzz_corpus.rs`, which replays what they have found.
+
+use crate::{
+    SimDevice,
+    check::offline::volumes_of,
+    device::Device,
+    io::buf::{IO_ALIGN, IoBuf},
+    label::{self, Found},
+    mblock::sums,
+    mdc::{
+        frame::{FRAME_HEAD_LEN, FrameHead, push_record, records},
+        pair::{Place, elected, replay_elected},
+        record,
+    },
+    reaper::cgroup,
+    scrub::state::State,
+    space::{ALLOC_UNIT, extent::Extent},
+    superblock::{self, COPY_OFFSETS, Copy, RESERVED},
+};
+use std::{path::Path, sync::Arc};
+
+/// A property, by the name of its target.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 9] = [
+    ("superblock", superblock),
+    ("label", label),
+    ("mdc_frame", mdc_frame),
+    ("mdc_scan", mdc_scan),
+    ("record", record),
+    ("sums", sums),
+    ("scrub_state", scrub_state),
+    ("cgroup", cgroup),
+    ("pool", pool),
+];
+
+/// `bytes`, padded with zeros or cut, with a checksum made right where the first byte is odd: most
+/// of a decoder lies behind it.
+fn sealed<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
+    let (make_right, bytes) =
+        bytes.split_first().map_or((0, bytes), |(first, rest)| (*first, rest));
+    let mut page = [0; LEN];
+    let len = bytes.len().min(LEN);
+    page[..len].copy_from_slice(&bytes[..len]);
+    if make_right & 1 == 1 {
+        let crc = crc32c::crc32c(&page[..LEN - 4]);
+        page[LEN - 4..].copy_from_slice(&crc.to_le_bytes());
+    }
+    page
+}
+
+/// A copy of the superblock.
+pub fn superblock(bytes: &[u8]) {
+    let page = sealed::<{ superblock::LEN }>(bytes);
+    if let Copy::Intact(found) = superblock::decode(&page) {
+        let again = found.encode();
+        assert_eq!(superblock::decode(&again), Copy::Intact(found));
+    }
+}
+
+/// The label of a volume.
+pub fn label(bytes: &[u8]) {
+    let page = sealed::<{ label::LEN }>(bytes);
+    if let Found::Label(found) = label::decode(&page) {
+        assert_eq!(label::decode(&label::encode(&found)), Found::Label(found));
+    }
+}
+
+/// A frame of a journal: its head, its body, its records.
+pub fn mdc_frame(bytes: &[u8]) {
+    let head = sealed::<FRAME_HEAD_LEN>(bytes);
+    let rest = bytes.get(1 + FRAME_HEAD_LEN..).unwrap_or_default();
+    if let Ok(found) = FrameHead::decode(&head) {
+        assert_eq!(found.encode(), head);
+        let whole = [&head[..], rest].concat();
+        // The error is the answer.
+        let _ = found.body(&whole);
+        assert!(found.padded_len().is_multiple_of(IO_ALIGN));
+    }
+    if let Some(found) = records(rest) {
+        let mut body = Vec::new();
+        for record in found {
+            push_record(&mut body, record);
+        }
+        assert_eq!(body, rest);
+    }
+}
+
+const LOG_LEN: u64 = 2 * ALLOC_UNIT;
+const OWNER: u64 = 7;
+
+/// Two logs of a journal, elected and replayed. Bytes are a script: see [`script`].
+pub fn mdc_scan(bytes: &[u8]) {
+    let device = SimDevice::new(2 * LOG_LEN);
+    device.grow(2 * LOG_LEN).expect("within its limit");
+    script(bytes, &device, &[0, LOG_LEN]);
+    let volumes = volumes_of(Arc::new(device));
+    let log = |n: u64| Extent { offset: n * LOG_LEN, len: LOG_LEN };
+    let place = Place { name: "journal".to_owned(), owner: OWNER, logs: [log(0), log(1)] };
+    if let Ok(elected) = elected(&volumes, &place) {
+        assert!(elected.tail <= LOG_LEN && elected.generation <= elected.generation_max);
+        let mut count = 0;
+        let replayed = replay_elected(&volumes, &place, &elected, &mut |_| {
+            count += 1;
+            Ok(())
+        });
+        assert!(replayed.map_or(true, |told| told == count));
+    }
+}
+
+/// Writes pages as a script says: each step is a byte that chooses a log and whether the head's
+/// checksum is made right, a byte that chooses a page, a length, and that many bytes.
+fn script(mut bytes: &[u8], device: &SimDevice, logs: &[u64]) {
+    while let [how, page, len, rest @ ..] = bytes {
+        let (now, later) = rest.split_at(rest.len().min(usize::from(*len)));
+        bytes = later;
+        let mut buf = IoBuf::zeroed(IO_ALIGN);
+        buf[..now.len()].copy_from_slice(now);
+        if how & 2 > 0 {
+            let body_len = u32::from_le_bytes(*buf[32..].first_chunk().expect("a page"));
+            let end = FRAME_HEAD_LEN + usize::try_from(body_len).unwrap_or(0).min(2048);
+            let crc = crc32c::crc32c(&buf[FRAME_HEAD_LEN..end]);
+            buf[36..40].copy_from_slice(&crc.to_le_bytes());
+            let crc = crc32c::crc32c(&buf[..FRAME_HEAD_LEN - 4]);
+            buf[FRAME_HEAD_LEN - 4..FRAME_HEAD_LEN].copy_from_slice(&crc.to_le_bytes());
+        }
+        let pages = LOG_LEN / IO_ALIGN as u64;
+        let log = logs[usize::from(how & 1) % logs.len()];
+        let at = log + u64::from(*page) % pages * IO_ALIGN as u64;
+        device.write_at(at, &buf).expect("within the device");
+    }
+}
+
+/// A record of the pool's journal.
+pub fn record(bytes: &[u8]) {
+    if let Ok(changes) = record::decode(bytes) {
+        assert_eq!(record::encode(&changes), bytes, "{changes:?}");
+    }
+}
+
+/// A table of page checksums.
+pub fn sums(bytes: &[u8]) {
+    let found = sums::decode(bytes);
+    let mut table = vec![0; bytes.len()];
+    sums::encode(&found, &mut table);
+    let whole = bytes.len() / 4 * 4;
+    assert_eq!(table[..whole], bytes[..whole]);
+}
+
+/// The place of a scrub.
+pub fn scrub_state(bytes: &[u8]) {
+    if let Some(state) = State::decode(bytes) {
+        assert_eq!(state.encode(), bytes, "{state:?}");
+    }
+}
+
+/// The texts of the kernel that tell how much memory there is.
+pub fn cgroup(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (first, second) = text.split_once('\0').unwrap_or((&text, ""));
+    let groups = cgroup::groups(first, second);
+    for group in &groups {
+        assert!(group.dir.starts_with(&group.root), "{group:?}");
+    }
+    let read = |_: &Path| Some(first.to_owned());
+    if let Some(limit) = cgroup::binding_limit(&groups, &read) {
+        assert!(limit.bytes > 0);
+    }
+    cgroup::parse_stalled_us(first);
+    cgroup::parse_statm_pages(first);
+    cgroup::parse_meminfo(first, "MemAvailable");
+}
+
+/// A whole pool: superblocks and the frames of its journal, elected, replayed, opened.
+pub fn pool(bytes: &[u8]) {
+    let len = RESERVED.len + 2 * LOG_LEN;
+    let device = SimDevice::new(len);
+    device.grow(len).expect("within its limit");
+    let log = |n: u64| Extent { offset: RESERVED.end() + n * LOG_LEN, len: LOG_LEN };
+    let (logs, uuid) = ([log(0), log(1)], [0; 16]);
+    let superblock = superblock::Superblock { compat: 0, generation: 1, uuid, logs };
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    page[..superblock::LEN].copy_from_slice(&superblock.encode());
+    for at in COPY_OFFSETS {
+        device.write_at(at, &page).expect("within the device");
+    }
+    script(bytes, &device, &logs.map(|log| log.offset));
+    let report = crate::Pool::check_on(Arc::new(device), &[], crate::CheckOptions { data: true });
+    if let Ok(report) = report {
+        assert!(report.findings.len() < 1000, "a small device has few damaged places");
+    }
+}

@@ -1,0 +1,210 @@
+//! Volume labels, version 1: whose a volume is.
+//!
+//! The root volume begins with the superblock; every other volume with a label. It is written once,
+//! when the volume is added, and never changes: what may change about a volume is in the pool's
+//! journal. One block of 4,096 bytes, zeros after these fields:
+//!
+//! ```text
+//! offset  size  field
+//!      0     8  magic        "MILLPVOL"
+//!      8     4  version      1; a larger one is refused
+//!     12     2  id           of the volume within its pool
+//!     14     2  reserved     zero
+//!     16    16  pool uuid
+//!     32    16  volume uuid  so that a removed volume's label is not taken for its successor's
+//!     48   460  reserved     zero
+//!    508     4  crc          CRC-32C of bytes 0..508
+//! ```
+//!
+//! It lies at the start of the volume; on a zoned device without conventional zones it is the only
+//! thing ever appended to the first zone, which is then finished.
+
+use crate::{
+    address::VolumeId,
+    device::{Device, ZoneCondition, ZoneLimits},
+    error::{Error, Result},
+    io::buf::{IO_ALIGN, IoBuf},
+    space::extent::Extent,
+    superblock::RESERVED,
+};
+use std::io;
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
+    little_endian::{U16, U32},
+};
+
+pub(crate) const LEN: usize = 512;
+const MAGIC: [u8; 8] = *b"MILLPVOL";
+const VERSION: u32 = 1;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawLabel {
+    magic: [u8; 8],
+    version: U32,
+    id: U16,
+    reserved: U16,
+    pool: [u8; 16],
+    volume: [u8; 16],
+    reserved_too: [u8; 460],
+    crc: U32,
+}
+
+const _: () = assert!(size_of::<RawLabel>() == LEN);
+const _: () = assert!(core::mem::offset_of!(RawLabel, crc) == LEN - 4);
+
+/// Whose a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) pool: [u8; 16],
+    pub(crate) volume: [u8; 16],
+    pub(crate) id: VolumeId,
+}
+
+/// What stands where a label would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Label(Label),
+    /// Zeros, or nothing written at all.
+    Blank,
+    /// A label once, or of a later version.
+    Unreadable,
+    /// Something else.
+    Foreign,
+}
+
+/// The part of a volume, `len` bytes of which can be overwritten, that no object may use.
+pub(crate) fn reserved(_id: VolumeId, len: u64) -> Option<Extent> {
+    (len >= RESERVED.len).then_some(RESERVED)
+}
+
+/// The first zone that objects may use.
+pub(crate) fn first_object_zone(limits: &ZoneLimits) -> u32 {
+    limits.conventional_zones.max(1)
+}
+
+pub(crate) fn encode(label: &Label) -> [u8; LEN] {
+    let mut raw = RawLabel {
+        magic: MAGIC,
+        version: VERSION.into(),
+        id: label.id.get().into(),
+        reserved: 0.into(),
+        pool: label.pool,
+        volume: label.volume,
+        reserved_too: [0; 460],
+        crc: 0.into(),
+    };
+    raw.crc = crc32c::crc32c(&raw.as_bytes()[..LEN - 4]).into();
+    zerocopy::transmute!(raw)
+}
+
+/// What stands in a page where a label would; what stands behind the label counts too.
+pub(crate) fn decode_page(page: &[u8]) -> Found {
+    let (bytes, rest) = page.split_first_chunk().expect("a page holds a label");
+    match decode(bytes) {
+        Found::Label(_) if rest.iter().any(|byte| *byte != 0) => Found::Unreadable,
+        found => found,
+    }
+}
+
+pub(crate) fn decode(bytes: &[u8; LEN]) -> Found {
+    if bytes.iter().all(|b| *b == 0) {
+        return Found::Blank;
+    }
+    let raw: RawLabel = zerocopy::transmute!(*bytes);
+    if raw.magic != MAGIC {
+        return Found::Foreign;
+    }
+    let whole = raw.crc.get() == crc32c::crc32c(&bytes[..LEN - 4]);
+    match VolumeId::new(raw.id.get()) {
+        Some(id) if whole && raw.version.get() == VERSION => {
+            Found::Label(Label { pool: raw.pool, volume: raw.volume, id })
+        }
+        _ => Found::Unreadable,
+    }
+}
+
+/// Whether the label lies in a zone that can only be appended to.
+fn is_appended(device: &dyn Device) -> bool {
+    device.zones().is_some_and(|zones| zones.limits().conventional_zones == 0)
+}
+
+/// Reads what stands where a label would.
+pub(crate) fn read(device: &dyn Device) -> Result<Found> {
+    let failed = |source| Error::io("read", 0, IO_ALIGN, source);
+    if device.geometry().len_bytes < IO_ALIGN as u64 {
+        return Ok(Found::Blank);
+    }
+    if is_appended(device) {
+        let zones = device.zones().expect("asked above");
+        let report = zones.report(0, 1).map_err(failed)?;
+        // What lies beyond a write pointer is arbitrary.
+        if report.first().is_some_and(|zone| zone.condition == ZoneCondition::Empty) {
+            return Ok(Found::Blank);
+        }
+    }
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    device.read_at(0, &mut page).map_err(failed)?;
+    Ok(decode(page.first_chunk().expect("a page holds a label")))
+}
+
+/// Writes a label, durably. Whatever stood there is gone.
+pub(crate) fn write(device: &dyn Device, label: &Label) -> Result<()> {
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    page[..LEN].copy_from_slice(&encode(label));
+    put(device, &page).map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
+}
+
+/// Takes the label away, so that the volume can be used for something else.
+pub(crate) fn wipe(device: &dyn Device) -> Result<()> {
+    let wiped = if is_appended(device) {
+        device.zones().expect("asked above").reset(0)
+    } else {
+        device.write_durable_at(0, &IoBuf::zeroed(IO_ALIGN))
+    };
+    wiped.map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
+}
+
+fn put(device: &dyn Device, page: &IoBuf) -> io::Result<()> {
+    if !is_appended(device) {
+        if device.zones().is_none() {
+            device.grow(RESERVED.len)?;
+        }
+        return device.write_durable_at(0, page);
+    }
+    let zones = device.zones().expect("asked above");
+    if zones.report(0, 1)?.first().is_some_and(|zone| zone.condition != ZoneCondition::Empty) {
+        zones.reset(0)?;
+    }
+    zones.append(0, page)?;
+    device.flush()?;
+    zones.finish(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LABEL: Label = Label { pool: [1; 16], volume: [2; 16], id: VolumeId::ROOT };
+
+    #[test]
+    fn layout_is_frozen() {
+        let id = VolumeId::new(0x0102).unwrap();
+        let bytes = encode(&Label { id, ..LABEL });
+        assert_eq!(&bytes[..16], b"MILLPVOL\x01\0\0\0\x02\x01\0\0");
+        assert_eq!((&bytes[16..32], &bytes[32..48]), (&[1; 16][..], &[2; 16][..]));
+        assert_eq!(decode(&bytes), Found::Label(Label { id, ..LABEL }));
+    }
+
+    #[test]
+    fn every_single_bit_flip_is_noticed() {
+        let good = encode(&LABEL);
+        for bit in 0..LEN * 8 {
+            let mut bytes = good;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!matches!(decode(&bytes), Found::Label(_) | Found::Blank), "bit {bit}");
+        }
+        assert_eq!(decode(&[0; LEN]), Found::Blank);
+        assert_eq!(decode(&[b'x'; LEN]), Found::Foreign);
+    }
+}

@@ -1,0 +1,90 @@
+//! Moving mblocks: off a volume that is being emptied, or together with others out of zones that
+//! are mostly dead.
+//!
+//! ```text
+//!   copy to the new place, checksums compared --> flush --> one record: "the mblock is here"
+//!   --> `Pool::mblock` answers with the new place; handles of the old one go on working
+//!   --> the last of them drops: its pages leave the cache, the old place is free
+//! ```
+//!
+//! So readers are never disturbed, a crash leaves the old place or the new one, and whoever holds a
+//! handle for long (`Mblock::has_moved`) takes a new one in its own time. A copy that does not have
+//! the checksums that the journal names is not committed: rot is reported, not carried on.
+
+use crate::{
+    error::{Error, Result},
+    id::MblockId,
+    io::{
+        buf::{IO_ALIGN, IoBuf},
+        queue::Priority,
+    },
+    mblock::{Finished, Mblock, MblockWriter, sums},
+    pool::Pool,
+};
+use std::sync::Arc;
+
+/// Bytes copied at a time.
+const COPY_BYTES: u64 = 256 << 10;
+
+impl Pool {
+    /// Moves one mblock to another place: off its volume if that is being emptied, else within it.
+    /// Returns the bytes moved; 0 if it was deleted meanwhile. Blocks on the drive.
+    pub(crate) fn relocate(self: &Arc<Self>, id: MblockId) -> Result<u64> {
+        let Ok(old) = self.mblock(id) else { return Ok(0) };
+        let from = self.space.of(old.volume()).expect("an object's volume has a space");
+        let room = self.space.room_to_move(sums::total_len(old.len_bytes()), &from)?;
+        let writer = MblockWriter::new(id, old.len_bytes(), room, self.sink(Priority::Compaction));
+        let finished = copy(&old, writer)?;
+        self.volumes.flush()?;
+        let mut moved = None;
+        let change = [finished.placed()];
+        let committed = self.journal.commit(
+            &change,
+            |catalog| {
+                let there = catalog.mblocks.contains_key(&id);
+                if there { Ok(()) } else { Err(Error::no_such(id)) }
+            },
+            || {
+                let new = self.mblock_of(finished);
+                moved = self.table.write().mblocks.insert(id, new);
+            },
+        );
+        match committed {
+            Err(Error::NoSuchObject { .. }) => return Ok(0),
+            outcome => outcome?,
+        }
+        // Outside of all locks: the last handle drops cached pages.
+        if let Some(old) = moved {
+            old.mark_moved();
+        }
+        let bytes = old.len_bytes();
+        self.volumes.metrics().mblocks_moved.add(1);
+        self.volumes.metrics().moved_bytes.add(bytes);
+        Ok(bytes)
+    }
+}
+
+fn copy(old: &Mblock, mut writer: MblockWriter) -> Result<Finished> {
+    let len = old.len_bytes();
+    let mut at = 0;
+    while at < len {
+        let now = COPY_BYTES.min(len - at);
+        let bytes = usize::try_from(now).expect("a piece");
+        let mut buf = IoBuf::zeroed(bytes.next_multiple_of(IO_ALIGN));
+        old.read_padded(at, &mut buf, Priority::Compaction)?;
+        writer.append(&buf[..bytes])?;
+        at += now;
+    }
+    let finished = writer.finish()?;
+    match old.sums_crc() {
+        Some(crc) if crc != finished.sums_crc => {
+            let what = old.id().to_string();
+            Err(Error::corrupt(
+                what,
+                0,
+                "its pages do not have the checksums they were written with",
+            ))
+        }
+        _ => Ok(finished),
+    }
+}

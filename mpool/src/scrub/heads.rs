@@ -1,0 +1,74 @@
+//! Verifying superblock and labels: everything in their pages, the zeros behind their fields
+//! included.
+
+use super::{
+    finding::{Damage, Finding, ScrubPart, ScrubTarget},
+    reader::{Halted, Reader},
+};
+use crate::{
+    address::VolumeId,
+    io::buf::IO_ALIGN,
+    label::{self, Found, Label},
+    superblock::{self, COPY_OFFSETS, Superblock},
+};
+
+const PAGE: u64 = IO_ALIGN as u64;
+
+/// Verifies both copies of the superblock. Returns the one that counts, if one is intact.
+pub(crate) fn superblock(
+    pool: Option<[u8; 16]>,
+    reader: &mut Reader<'_>,
+    findings: &mut Vec<Finding>,
+) -> Halted<Option<Superblock>> {
+    let mut copies = [None, None];
+    let mut damages = [None, None];
+    for (copy, address) in COPY_OFFSETS.into_iter().enumerate() {
+        let page = reader.page(address)?;
+        (copies[copy], damages[copy]) = match page.as_deref().map(superblock::decode_page) {
+            None => (None, Some(Damage::Unreadable)),
+            Some(None) => (None, Some(Damage::Checksum)),
+            Some(Some(found)) if pool.is_some_and(|pool| found.uuid != pool) => {
+                (None, Some(Damage::Misplaced))
+            }
+            Some(Some(found)) => (Some(found), None),
+        };
+    }
+    let counts = copies.iter().flatten().max_by_key(|found| found.generation).cloned();
+    for (copy, address) in COPY_OFFSETS.into_iter().enumerate() {
+        // An older copy is what a crash between the two writes leaves, and opening repairs.
+        let stale = copies[copy].is_some() && copies[copy] != counts;
+        let damage = damages[copy].or(stale.then_some(Damage::Misplaced));
+        if let Some(damage) = damage {
+            let what = (ScrubTarget::Superblock(u8::from(copy == 1)), ScrubPart::Data);
+            findings.push(Finding::at(what, 0, (address, PAGE), damage));
+        }
+    }
+    Ok(counts)
+}
+
+/// Verifies the label of one volume.
+pub(crate) fn label(
+    expected: &Label,
+    reader: &mut Reader<'_>,
+    findings: &mut Vec<Finding>,
+) -> Halted<()> {
+    let address = expected.id.address(0);
+    let damage = match reader.page(address)?.as_deref().map(label::decode_page) {
+        None => Damage::Unreadable,
+        Some(Found::Label(found)) if found == *expected => return Ok(()),
+        Some(Found::Label(_)) => Damage::Misplaced,
+        Some(Found::Blank | Found::Unreadable | Found::Foreign) => Damage::Checksum,
+    };
+    let what = (ScrubTarget::Label(expected.id), ScrubPart::Data);
+    findings.push(Finding::at(what, 0, (address, PAGE), damage));
+    Ok(())
+}
+
+/// The labels that the volumes of a pool must carry.
+pub(crate) fn labels(
+    pool: [u8; 16],
+    volumes: impl IntoIterator<Item = (VolumeId, [u8; 16])>,
+) -> Vec<Label> {
+    let labelled = volumes.into_iter().filter(|(id, _)| *id != VolumeId::ROOT);
+    labelled.map(|(id, volume)| Label { pool, volume, id }).collect()
+}

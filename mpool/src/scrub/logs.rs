@@ -1,0 +1,164 @@
+//! Verifying a journal: every frame of the log that counts, and the mark at the start of the other.
+//!
+//! ```text
+//!   active log   [begin][state][end][record][record] tail | dead bytes, not looked at
+//!   passive log  [mark, or zeros] dead bytes, not looked at
+//! ```
+//!
+//! The tail is known for a journal that is open: everything before it was acknowledged, so damage
+//! in the last frame is told from an append that was cut short, which reading the log alone cannot
+//! do. Appends go on meanwhile: frames before the tail do not change until the log is rewritten,
+//! and whoever finds damage asks again where the journal is before it counts.
+
+use super::{
+    finding::{Damage, Finding, ScrubPart, ScrubTarget, push},
+    reader::{Halted, Pages, Reader},
+};
+use crate::{
+    io::buf::IO_ALIGN,
+    mdc::{
+        frame::{FRAME_HEAD_LEN, FrameHead, FrameKind},
+        pair::Position,
+    },
+    space::extent::Extent,
+};
+
+const PAGE: u64 = IO_ALIGN as u64;
+
+/// Verifies the frames of the active log up to its tail, and the mark of the other.
+pub(crate) fn verify(
+    (target, owner): (ScrubTarget, u64),
+    position: &Position,
+    reader: &mut Reader<'_>,
+    findings: &mut Vec<Finding>,
+) -> Halted<()> {
+    let walk = Walk { target, owner, position, log: position.active };
+    walk.active(reader, findings)?;
+    Walk { log: 1 - position.active, ..walk }.passive(reader, findings)
+}
+
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    target: ScrubTarget,
+    owner: u64,
+    position: &'a Position,
+    /// Which of the two.
+    log: usize,
+}
+
+/// What stands where the next frame should begin.
+enum Frame {
+    /// Intact; the next one begins so much later.
+    Good { seqno: u64, len: u64 },
+    /// Its head is intact, and says how long it is.
+    BadBody { seqno: u64, len: u64, damage: Damage },
+    /// Nothing is known of its length.
+    BadHead(Damage),
+}
+
+impl Walk<'_> {
+    fn extent(&self) -> Extent {
+        self.position.logs[self.log]
+    }
+
+    fn note(&self, at: u64, len: u64, damage: Damage, findings: &mut Vec<Finding>) {
+        let part = if self.log == 0 { ScrubPart::LogA } else { ScrubPart::LogB };
+        let address = self.extent().offset + at;
+        push(findings, Finding::at((self.target, part), at, (address, len), damage));
+    }
+
+    fn active(&self, reader: &mut Reader<'_>, findings: &mut Vec<Finding>) -> Halted<()> {
+        let (mut at, mut seqno) = (0, 0);
+        let tail = self.position.tail;
+        while at < tail {
+            match self.frame(at, seqno, reader)? {
+                Frame::Good { seqno: found, len } => (seqno, at) = (found, at + len),
+                Frame::BadBody { seqno: found, len, damage } => {
+                    self.note(at, len, damage, findings);
+                    (seqno, at) = (found, at + len);
+                }
+                Frame::BadHead(damage) => {
+                    self.note(at, PAGE, damage, findings);
+                    at = self.resume(at + PAGE, &mut seqno, reader)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The frame at `at`, which follows number `seqno`.
+    fn frame(&self, at: u64, seqno: u64, reader: &mut Reader<'_>) -> Halted<Frame> {
+        let address = self.extent().offset + at;
+        let Some(page) = reader.page(address)? else {
+            return Ok(Frame::BadHead(Damage::Unreadable));
+        };
+        let head = FrameHead::decode(page.first_chunk().expect("a page holds a head"));
+        let Ok(head) = head else { return Ok(Frame::BadHead(Damage::Checksum)) };
+        let len = head.padded_len() as u64;
+        if !self.is_ours(&head) || head.seqno != seqno + 1 || at + len > self.position.tail {
+            return Ok(Frame::BadHead(Damage::Misplaced));
+        }
+        let seqno = head.seqno;
+        let rest = if len > PAGE {
+            reader.pages(address + PAGE, usize::try_from(len - PAGE).expect("a frame"))?
+        } else {
+            Pages { bytes: Vec::new(), unreadable: Vec::new() }
+        };
+        if !rest.unreadable.is_empty() {
+            return Ok(Frame::BadBody { seqno, len, damage: Damage::Unreadable });
+        }
+        let whole = [page, rest.bytes].concat();
+        let padding = FRAME_HEAD_LEN + head.body_len..whole.len();
+        let sound = head.body(&whole).is_ok() && whole[padding].iter().all(|byte| *byte == 0);
+        Ok(if sound {
+            Frame::Good { seqno, len }
+        } else {
+            Frame::BadBody { seqno, len, damage: Damage::Checksum }
+        })
+    }
+
+    fn is_ours(&self, head: &FrameHead) -> bool {
+        head.owner == self.owner && head.generation == self.position.generation
+    }
+
+    /// Where the next frame of this log begins, from `at` on; the tail if there is none.
+    fn resume(&self, from: u64, seqno: &mut u64, reader: &mut Reader<'_>) -> Halted<u64> {
+        let mut at = from;
+        while at < self.position.tail {
+            if let Some(page) = reader.page(self.extent().offset + at)?
+                && let Ok(head) = FrameHead::decode(page.first_chunk().expect("a page"))
+                && self.is_ours(&head)
+                && head.seqno > *seqno
+            {
+                *seqno = head.seqno - 1;
+                return Ok(at);
+            }
+            at += PAGE;
+        }
+        Ok(self.position.tail)
+    }
+
+    /// The log that does not count: its first page is a mark without a body, or was never written.
+    fn passive(&self, reader: &mut Reader<'_>, findings: &mut Vec<Finding>) -> Halted<()> {
+        let damage = match reader.page(self.extent().offset)? {
+            None => Some(Damage::Unreadable),
+            Some(page) if page.iter().all(|byte| *byte == 0) => None,
+            Some(page) => {
+                let head = FrameHead::decode(page.first_chunk().expect("a page holds a head"));
+                match head {
+                    Err(_) => Some(Damage::Checksum),
+                    Ok(head) if head.owner != self.owner => Some(Damage::Misplaced),
+                    Ok(head) => {
+                        let mark = matches!(head.kind, FrameKind::Begin | FrameKind::Retired);
+                        let blank = page[FRAME_HEAD_LEN..].iter().all(|byte| *byte == 0);
+                        (!mark || !blank || head.body_len > 0).then_some(Damage::Checksum)
+                    }
+                }
+            }
+        };
+        if let Some(damage) = damage {
+            self.note(0, PAGE, damage, findings);
+        }
+        Ok(())
+    }
+}

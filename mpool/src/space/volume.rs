@@ -1,0 +1,343 @@
+//! The space of one volume: its extents and its zones.
+//!
+//! ```text
+//!   conventional part                 sequential zones (zoned devices only)
+//!   |label|  extents, free set ...  | label zone* | zone | zone | ...
+//!                                     * where there is no conventional part
+//! ```
+
+use super::{
+    ALLOC_UNIT, Lease, Room,
+    choose::{Candidate, What},
+    extent::{Extent, FreeSet},
+    grant::{ZoneGrant, ZoneSpace},
+    zones::STREAMS_MAX,
+};
+use crate::{
+    Zoned,
+    address::{VolumeId, offset_of},
+    error::{Error, Result},
+    label,
+    media::{MediaClass, Placement, VolumeRecord},
+    options::in_range,
+    volume::{Volume, Volumes},
+};
+use parking_lot::Mutex;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+/// Who owns what on one volume.
+pub(crate) struct VolumeSpace {
+    id: VolumeId,
+    class: MediaClass,
+    volumes: Arc<Volumes>,
+    volume: Arc<Volume>,
+    /// Takes nothing new.
+    evacuating: AtomicBool,
+    /// The limit of the conventional part, in whole units.
+    len_max: AtomicU64,
+    free: Mutex<FreeSet>,
+    zones: Option<Arc<ZoneSpace>>,
+    /// Percentage of the volume kept for allocations that say they may use it.
+    spare_pct: u8,
+}
+
+impl VolumeSpace {
+    /// A space in which everything is free but `used` and the volume's own label. `used` are
+    /// addresses, on whatever volume; overlap means that the journal which named them is wrong.
+    pub(crate) fn rebuild(
+        volumes: &Arc<Volumes>,
+        record: &VolumeRecord,
+        used: &[Extent],
+        spare_pct: u8,
+    ) -> Result<Arc<Self>> {
+        let id = record.id;
+        let volume = volumes.get(id).expect("the device was added before its space");
+        let geometry = volume.device().geometry();
+        let zoned = volume.device().zones().map(Zoned::limits);
+        let conventional = |len: u64| match &zoned {
+            Some(limits) => u64::from(limits.conventional_zones) * limits.zone_bytes,
+            None => len,
+        };
+        let len = conventional(geometry.len_bytes) / ALLOC_UNIT * ALLOC_UNIT;
+        let len_max = conventional(record.capacity_bytes_max.min(geometry.len_bytes_max));
+        let len_max = len_max.max(len) / ALLOC_UNIT * ALLOC_UNIT;
+        let mut free = FreeSet::new(len);
+        let here = |extent: &&Extent| VolumeId::of(extent.offset) == id;
+        let (mut in_zones, mut overwritable) = (Vec::new(), Vec::new());
+        for extent in used.iter().filter(here) {
+            let local = Extent { offset: offset_of(extent.offset), len: extent.len };
+            let is_zoned = zoned.is_some() && local.offset >= len_max;
+            if is_zoned { in_zones.push(local) } else { overwritable.push(local) }
+        }
+        overwritable.extend(label::reserved(id, len));
+        for extent in overwritable {
+            let corrupt = |reason| Error::corrupt("space map", id.address(extent.offset), reason);
+            free.take(extent).map_err(corrupt)?;
+        }
+        let zones = match zoned {
+            Some(_) => Some(Arc::new(ZoneSpace::recover(&volume, &in_zones)?)),
+            None => None,
+        };
+        Ok(Arc::new(Self {
+            id,
+            class: record.class,
+            volumes: Arc::clone(volumes),
+            volume,
+            evacuating: AtomicBool::new(record.evacuating),
+            len_max: AtomicU64::new(len_max),
+            free: Mutex::new(free),
+            zones,
+            spare_pct,
+        }))
+    }
+
+    pub(crate) fn id(&self) -> VolumeId {
+        self.id
+    }
+
+    pub(crate) fn class(&self) -> MediaClass {
+        self.class
+    }
+
+    pub(crate) fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
+    pub(crate) fn zones(&self) -> Option<&Arc<ZoneSpace>> {
+        self.zones.as_ref()
+    }
+
+    pub(crate) fn is_evacuating(&self) -> bool {
+        self.evacuating.load(Relaxed)
+    }
+
+    pub(crate) fn set_evacuating(&self, evacuating: bool) {
+        self.evacuating.store(evacuating, Relaxed);
+    }
+
+    /// What `choose` needs to know.
+    pub(super) fn candidate(&self, what: What) -> Candidate {
+        let extents = self.free_extent_bytes();
+        let free_bytes = match (&self.zones, what) {
+            (Some(zones), What::Object) => zones.free_bytes(),
+            _ => extents,
+        };
+        Candidate {
+            id: self.id,
+            class: self.class,
+            evacuating: self.is_evacuating(),
+            conventional: self.len_max() > 0,
+            free_bytes,
+        }
+    }
+
+    /// An extent of at least `bytes`, rounded up to whole units; `None` if it is full.
+    pub(super) fn lease(self: &Arc<Self>, bytes: u64, spare: bool) -> Result<Option<Lease>> {
+        let Some(len) = bytes.max(1).checked_next_multiple_of(ALLOC_UNIT) else { return Ok(None) };
+        let kept = if spare { 0 } else { self.spare_bytes() };
+        if self.free_extent_bytes() < kept.saturating_add(len) {
+            return Ok(None);
+        }
+        loop {
+            let want = {
+                let mut free = self.free.lock();
+                if let Some(Extent { offset, len }) = free.allocate(len) {
+                    let extent = Extent { offset: self.id.address(offset), len };
+                    return Ok(Some(Lease::new(self, vec![extent])));
+                }
+                (free.volume_len() - free.free_tail()).checked_add(len)
+            };
+            match want.filter(|want| *want <= self.len_max.load(Relaxed)) {
+                Some(want) if self.grow(want)? => {}
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// Room for an object: in zones where there are some, else an extent.
+    pub(super) fn room(self: &Arc<Self>, bytes: u64, placement: Placement) -> Result<Option<Room>> {
+        let stream = placement.lifetime as usize;
+        self.room_in(bytes, stream, placement.spare)
+    }
+
+    pub(super) fn room_to_move(self: &Arc<Self>, bytes: u64) -> Result<Option<Room>> {
+        self.room_in(bytes, STREAMS_MAX - 1, true)
+    }
+
+    fn room_in(self: &Arc<Self>, bytes: u64, stream: usize, spare: bool) -> Result<Option<Room>> {
+        let Some(zones) = &self.zones else {
+            return Ok(self.lease(bytes, spare)?.map(Room::Extent));
+        };
+        let moving = stream == STREAMS_MAX - 1;
+        let kept = if spare { 0 } else { self.spare_bytes() };
+        if !moving && zones.free_bytes() < kept.saturating_add(bytes) {
+            return Ok(None);
+        }
+        Ok(ZoneGrant::new(self, bytes, stream, moving).map(Room::Zones))
+    }
+
+    /// Makes the volume `want` long. No lock is held while the device grows; two growers race
+    /// harmlessly: the device never shrinks, and the free set takes it as it finds it.
+    fn grow(&self, want: u64) -> Result<bool> {
+        let grown = self.volumes.grow(self.id, want)?;
+        if grown {
+            let len = self.volume.device().geometry().len_bytes.min(self.len_max());
+            self.free.lock().extend_to(len / ALLOC_UNIT * ALLOC_UNIT);
+        }
+        Ok(grown)
+    }
+
+    /// Raises the limit of a file, or takes in what a device has gained.
+    pub(crate) fn raise(&self, capacity_bytes_max: u64) {
+        let len = self.volume.device().geometry().len_bytes;
+        let max = capacity_bytes_max.max(len) / ALLOC_UNIT * ALLOC_UNIT;
+        if self.zones.is_none() {
+            self.len_max.fetch_max(max, Relaxed);
+            self.free.lock().extend_to(len.min(max) / ALLOC_UNIT * ALLOC_UNIT);
+        }
+    }
+
+    pub(super) fn release(&self, extent: Extent) {
+        assert!(VolumeId::of(extent.offset) == self.id, "an extent returns to its volume");
+        let local = Extent { offset: offset_of(extent.offset), len: extent.len };
+        match &self.zones {
+            Some(zones) if local.offset >= self.len_max() => zones.release(local),
+            _ => self.free.lock().release(local),
+        }
+    }
+
+    /// Bytes that belong to an object, a log or the volume itself.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let free = self.free.lock();
+        let extents = free.volume_len() - free.free_bytes();
+        extents + self.zones.as_ref().map_or(0, |zones| zones.live_bytes())
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.free_extent_bytes() + self.zones.as_ref().map_or(0, |zones| zones.free_bytes())
+    }
+
+    fn free_extent_bytes(&self) -> u64 {
+        let free = self.free.lock();
+        free.free_bytes() + (self.len_max() - free.volume_len())
+    }
+
+    /// The limit of the conventional part.
+    fn extents_max(&self) -> u64 {
+        self.len_max.load(Relaxed)
+    }
+
+    /// What it may grow to.
+    pub(crate) fn len_max(&self) -> u64 {
+        self.extents_max()
+    }
+
+    /// What it can hold in all.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.extents_max() + self.zones.as_ref().map_or(0, |zones| zones.capacity_bytes())
+    }
+
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.capacity_bytes() / 100 * u64::from(self.spare_pct)
+    }
+
+    /// The largest object that it could hold if it were empty.
+    pub(crate) fn object_bytes_max(&self) -> u64 {
+        match &self.zones {
+            Some(zones) => zones.object_bytes_max(),
+            None => self.extents_max(),
+        }
+    }
+
+    /// Raises `capacity` to what is there, or says why not.
+    pub(crate) fn check_growth(&self, capacity_bytes_max: u64) -> Result<()> {
+        in_range(
+            "capacity of a volume",
+            capacity_bytes_max,
+            self.extents_max(),
+            crate::options::CAPACITY_BYTES_MAX,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device, Faults, SimDevice, media::VolumeKind, metrics::PoolMetrics, space::Space};
+
+    const U: u64 = ALLOC_UNIT;
+
+    fn record(capacity_bytes_max: u64) -> VolumeRecord {
+        VolumeRecord {
+            id: VolumeId::ROOT,
+            class: MediaClass::Capacity,
+            kind: VolumeKind::File,
+            evacuating: false,
+            capacity_bytes_max,
+            uuid: [0; 16],
+            path: "x".into(),
+        }
+    }
+
+    fn space(device: &SimDevice, used: &[Extent]) -> Result<Space> {
+        let metrics = Arc::new(PoolMetrics::default());
+        let volumes = Arc::new(Volumes::new(Arc::new(device.clone()), metrics));
+        let space = Space::new(&volumes);
+        space.add(VolumeSpace::rebuild(&volumes, &record(100 * U), used, 0)?);
+        Ok(space)
+    }
+
+    fn lease(space: &Space, bytes: u64) -> Result<Lease> {
+        space.lease(bytes, MediaClass::Capacity)
+    }
+
+    #[test]
+    fn overlapping_extents_are_corruption() {
+        let device = SimDevice::new(8 * U);
+        device.grow(8 * U).unwrap();
+        let extent = |offset: u64, len: u64| Extent { offset: offset * U, len: len * U };
+        assert_eq!(space(&device, &[extent(2, 2), extent(5, 3)]).unwrap().used_bytes(), 7 * U);
+        for bad in [[extent(2, 2), extent(3, 2)], [extent(3, 1), extent(3, 1)]] {
+            let Err(Error::Corrupt { offset, .. }) = space(&device, &bad).map(|_| ()) else {
+                panic!("{bad:?} was accepted");
+            };
+            assert_eq!(offset, bad[1].offset);
+        }
+        let beyond = space(&device, &[extent(7, 2)]).map(|_| ());
+        assert!(matches!(beyond, Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn the_volume_grows_by_what_is_needed_until_its_limit() {
+        let device = SimDevice::new(10 * U);
+        device.grow(2 * U).unwrap();
+        let space = space(&device, &[]).unwrap();
+        let first = lease(&space, 1).unwrap();
+        let second = lease(&space, 3 * U).unwrap();
+        assert_eq!(device.geometry().len_bytes, 6 * U);
+        drop(second);
+        let third = lease(&space, 5 * U).unwrap();
+        assert_eq!(device.geometry().len_bytes, 8 * U, "the free tail is used");
+        let full = lease(&space, 3 * U).map(|_| ()).unwrap_err();
+        let Error::Full { need_bytes, free_bytes } = full else { panic!("{full}") };
+        assert_eq!((need_bytes, free_bytes), (3 * U, 2 * U));
+        drop((first, third));
+        assert_eq!((space.used_bytes(), space.free_bytes()), (2 * U, 8 * U));
+    }
+
+    #[test]
+    fn a_full_disk_is_a_full_pool_and_nothing_is_lost() {
+        let device = SimDevice::new(10 * U);
+        device.grow(2 * U).unwrap();
+        let space = space(&device, &[]).unwrap();
+        let faults = Faults { enospc_after_bytes: Some(4 * U), ..Faults::default() };
+        device.set_faults(faults);
+        let held = lease(&space, 2 * U).unwrap();
+        assert!(matches!(lease(&space, U), Err(Error::Full { .. })));
+        drop(held);
+        assert!(lease(&space, 2 * U).is_ok());
+    }
+}

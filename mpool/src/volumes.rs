@@ -1,0 +1,429 @@
+//! Volumes come, grow, are emptied and leave, while the pool is open.
+//!
+//! ```text
+//!   add:       label, durable  --> record "volume set"      (a label without a record is nobody's)
+//!   grow:      record with the new limit
+//!   evacuate:  record "evacuating" --> every mblock moves    (repeatable after a crash)
+//!   remove:    nothing lives there --> record "removed" --> label wiped
+//! ```
+//!
+//! The root volume holds superblock and journal, and stays.
+
+use crate::{
+    address::VolumeId,
+    device::{self, Device},
+    error::{Error, Result},
+    id::MblockId,
+    label::{self, Found, Label},
+    mblock::Mblock,
+    mdc::record::{Change, VOLUME_PATH_BYTES_MAX},
+    media::{MediaClass, VolumeKind, VolumeRecord},
+    open::{new_uuid, open_device},
+    pool::Pool,
+    space::volume::VolumeSpace,
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A volume to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVolume {
+    /// The file or device; a relative path is within the pool's directory.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: VolumeKind,
+    /// What it is for.
+    pub class: MediaClass,
+    /// What a file may grow to; devices are used whole.
+    pub capacity_bytes_max: u64,
+    /// Take it even though something else is on it, which is then lost.
+    pub force: bool,
+}
+
+/// A volume in numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// Its id.
+    pub id: VolumeId,
+    /// What it is for.
+    pub class: MediaClass,
+    /// What it is.
+    pub kind: VolumeKind,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What device serves it, in the device's words.
+    pub device: &'static str,
+    /// Whether it is being emptied.
+    pub evacuating: bool,
+    /// Its present size.
+    pub len_bytes: u64,
+    /// What it can hold, or may grow to.
+    pub capacity_bytes: u64,
+    /// Bytes that belong to an object, a log or the volume itself.
+    pub used_bytes: u64,
+    /// Bytes free now or after growth.
+    pub free_bytes: u64,
+    /// Bytes that only allocations with [`crate::Placement::spare`] get.
+    pub spare_bytes: u64,
+    /// Mblocks on it.
+    pub mblocks: u64,
+    /// Segments and journals on it.
+    pub logs: u64,
+    /// For zoned volumes: zones, and those of them that are empty or wholly dead.
+    pub zones: Option<(u32, u32)>,
+}
+
+/// How far emptying a volume has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evacuation {
+    /// Mblocks moved by this call.
+    pub moved: u64,
+    /// Bytes of them.
+    pub moved_bytes: u64,
+    /// What is still there and must be moved or deleted by its owner: journals and segments.
+    pub left: Vec<String>,
+    /// Mblocks that could not be moved, and why.
+    pub failed: Vec<(MblockId, String)>,
+}
+
+impl Pool {
+    /// All volumes, in order of their ids.
+    pub fn volumes(&self) -> Vec<VolumeInfo> {
+        self.space.all().iter().map(|space| self.volume_info(space)).collect()
+    }
+
+    fn volume_info(&self, space: &Arc<VolumeSpace>) -> VolumeInfo {
+        let record = self.volume_record(space.id());
+        let device = space.volume().device();
+        let table = self.table.read();
+        let here = |id: VolumeId| id == space.id();
+        let segments = table.segments.values().filter(|s| here(s.volume())).count();
+        let mdcs = table.mdcs.values().filter(|logs| here(logs[0].volume())).count();
+        VolumeInfo {
+            id: space.id(),
+            class: record.class,
+            kind: record.kind,
+            path: record.path,
+            device: device.kind(),
+            evacuating: space.is_evacuating(),
+            len_bytes: device.geometry().len_bytes,
+            capacity_bytes: space.capacity_bytes(),
+            used_bytes: space.used_bytes(),
+            free_bytes: space.free_bytes(),
+            spare_bytes: space.spare_bytes(),
+            mblocks: table.mblocks.values().filter(|m| here(m.volume())).count() as u64,
+            logs: (segments + mdcs) as u64,
+            zones: space.zones().map(|zones| {
+                let whole = u32::try_from(zones.usage().0).expect("zones are few");
+                (zones.limits().zones, whole)
+            }),
+        }
+    }
+
+    /// What the journal says of a volume, or what holds of the root by default.
+    pub(crate) fn volume_record(&self, id: VolumeId) -> VolumeRecord {
+        let known = self.journal.read(|catalog| catalog.volumes.get(&id).cloned());
+        known.unwrap_or_else(|| {
+            let is_block = device::is_block(&**self.volumes.root().device());
+            let kind = if is_block { VolumeKind::Block } else { VolumeKind::File };
+            VolumeRecord { kind, ..root_record(self.options.capacity_bytes_max) }
+        })
+    }
+
+    /// Adds a volume; objects can be placed on it at once.
+    pub fn add_volume(self: &Arc<Self>, new: &NewVolume) -> Result<VolumeId> {
+        let path = self.resolve(&new.path);
+        let bytes = new.path.as_os_str().len();
+        if !(1..=VOLUME_PATH_BYTES_MAX).contains(&bytes) {
+            let text = format!("path of a volume has {bytes} bytes, must have 1 to 4096");
+            return Err(Error::Options(text));
+        }
+        if self.volumes().iter().any(|volume| self.resolve(&volume.path) == path) {
+            let reason = "is a volume of this pool already".to_owned();
+            return Err(Error::Unusable { path, reason });
+        }
+        let mut record = VolumeRecord {
+            id: VolumeId::ROOT,
+            class: new.class,
+            kind: new.kind,
+            evacuating: false,
+            capacity_bytes_max: new.capacity_bytes_max,
+            uuid: new_uuid()?,
+            path: new.path.clone(),
+        };
+        let device = open_device(&path, &record, &self.options, true)?;
+        if new.kind == VolumeKind::Block {
+            record.capacity_bytes_max = device.geometry().len_bytes_max;
+        }
+        self.add_device(device, record, new.force)
+    }
+
+    /// Adds a volume on a given device, for devices that have no path. Opening the pool again takes
+    /// [`Pool::open_with`].
+    pub fn add_volume_on(
+        self: &Arc<Self>,
+        device: Arc<dyn Device>,
+        class: MediaClass,
+    ) -> Result<VolumeId> {
+        let kind = match device.zones() {
+            Some(_) => VolumeKind::EmulatedZoned,
+            None => VolumeKind::File,
+        };
+        let record = VolumeRecord {
+            id: VolumeId::ROOT,
+            class,
+            kind,
+            evacuating: false,
+            capacity_bytes_max: device.geometry().len_bytes_max,
+            uuid: new_uuid()?,
+            path: PathBuf::from(device.kind()),
+        };
+        self.add_device(device, record, false)
+    }
+
+    fn add_device(
+        self: &Arc<Self>,
+        device: Arc<dyn Device>,
+        mut record: VolumeRecord,
+        force: bool,
+    ) -> Result<VolumeId> {
+        self.volumes.check_writable()?;
+        let _one_at_a_time = self.changing_volumes.lock();
+        // Id 0 is the root's, whether it is named or not.
+        let raw = self.journal.read(|catalog| catalog.volume_limit).max(1);
+        record.id = VolumeId::new(raw).ok_or_else(|| {
+            Error::Options("the pool has had 1,023 volumes, which is all it can name".to_owned())
+        })?;
+        self.check_takeable(&*device, &record, force)?;
+        label::write(&*device, &Label { pool: self.uuid, volume: record.uuid, id: record.id })?;
+        self.journal.commit(&[Change::VolumeSet(record.clone())], |_| Ok(()), || ())?;
+        self.volumes.add(record.id, device);
+        let space = VolumeSpace::rebuild(&self.volumes, &record, &[], self.options.spare_pct)?;
+        self.mcache.add_volume(space.volume());
+        self.space.add(space);
+        let path = record.path.display();
+        tracing::info!(volume = %record.id, class = %record.class, %path, "added a volume");
+        Ok(record.id)
+    }
+
+    /// Whether a device may be written over; what is forced is made blank.
+    fn check_takeable(
+        &self,
+        device: &dyn Device,
+        record: &VolumeRecord,
+        force: bool,
+    ) -> Result<()> {
+        let refused = |reason: String| Error::Unusable { path: record.path.clone(), reason };
+        let found = label::read(device)?;
+        match found {
+            // An earlier attempt to add it was cut short, or it was removed and not wiped.
+            Found::Label(label) if label.pool == self.uuid && !self.is_member(&label) => {
+                return Ok(());
+            }
+            Found::Label(label) if label.pool == self.uuid => {
+                return Err(refused(format!("is {} of this pool already", label.id)));
+            }
+            Found::Label(_) if !force => {
+                return Err(refused(
+                    "belongs to another pool; remove it there first, or --force it and lose that"
+                        .into(),
+                ));
+            }
+            _ => {}
+        }
+        // A drive of zones alone has nothing at fixed places, and is emptied by its label.
+        if device.zones().is_some_and(|zones| zones.limits().conventional_zones == 0) {
+            let taken = force || found == Found::Blank;
+            return if taken { Ok(()) } else { Err(refused(not_empty())) };
+        }
+        let failed = |op| move |source| Error::io(op, 0, 0, source);
+        match device::signature_on(device).map_err(failed("read"))? {
+            Some(signature) if !force => Err(refused(signature.refusal())),
+            None if found == Found::Blank => Ok(()),
+            None if !force => Err(refused(not_empty())),
+            _ => device::wipe_ends(device).map_err(failed("durable write")),
+        }
+    }
+
+    fn is_member(&self, label: &Label) -> bool {
+        self.journal.read(|catalog| {
+            catalog.volumes.get(&label.id).is_some_and(|record| record.uuid == label.volume)
+        })
+    }
+
+    /// Raises what a volume on a file may grow to; for a device, takes in what it has gained.
+    pub fn grow_volume(self: &Arc<Self>, id: VolumeId, capacity_bytes_max: u64) -> Result<()> {
+        let _one_at_a_time = self.changing_volumes.lock();
+        let space = self.space_of(id)?;
+        if space.zones().is_some() {
+            return Err(Error::Options(format!("{id} is zoned; such a volume does not grow")));
+        }
+        space.check_growth(capacity_bytes_max)?;
+        let device = space.volume().device();
+        device.set_len_max(capacity_bytes_max).map_err(|source| Error::Io {
+            op: "grow",
+            offset: id.address(0),
+            len: capacity_bytes_max,
+            source,
+        })?;
+        // A device is used whole, whatever was asked for.
+        let whole = if device::is_block(&**device) { device.geometry().len_bytes_max } else { 0 };
+        let capacity_bytes_max = capacity_bytes_max.max(whole);
+        let record = VolumeRecord { capacity_bytes_max, ..self.volume_record(id) };
+        self.journal.commit(&[Change::VolumeSet(record)], |_| Ok(()), || ())?;
+        self.mcache.add_volume(space.volume());
+        space.raise(capacity_bytes_max.min(device.geometry().len_bytes_max));
+        self.space.publish();
+        Ok(())
+    }
+
+    /// Empties a volume: nothing new is placed on it from here on, and its mblocks are moved to
+    /// others. Blocks until that is done; `progress` is told after each mblock how many there are
+    /// still. Journals and segments are their owners' to move: [`Evacuation::left`] names them. Can
+    /// be called again to go on.
+    pub fn evacuate_volume(
+        self: &Arc<Self>,
+        id: VolumeId,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Evacuation> {
+        self.set_evacuating(id, true)?;
+        let mut done = Evacuation::default();
+        let mut failed = std::collections::BTreeSet::new();
+        loop {
+            let ids = self.mblocks_on(id);
+            let ids: Vec<MblockId> = ids.into_iter().filter(|id| !failed.contains(id)).collect();
+            if ids.is_empty() {
+                break;
+            }
+            for (n, mblock) in ids.iter().enumerate() {
+                // Cancelled: what would be moved now would stay on the volume.
+                if !self.is_evacuating(id) {
+                    done.left = self.logs_on(id);
+                    return Ok(done);
+                }
+                match self.relocate(*mblock) {
+                    Ok(bytes) => {
+                        done.moved += 1;
+                        done.moved_bytes += bytes;
+                    }
+                    // One object is bad; the others can be saved.
+                    Err(error) if error.scope() == crate::Scope::Object => {
+                        tracing::error!(%mblock, %error, "an mblock cannot be moved");
+                        failed.insert(*mblock);
+                        done.failed.push((*mblock, error.to_string()));
+                    }
+                    Err(error) => return Err(error),
+                }
+                progress((ids.len() - n - 1) as u64);
+            }
+        }
+        done.left = self.logs_on(id);
+        Ok(done)
+    }
+
+    /// Ends the emptying of a volume before it has come to its end; what was moved stays where it
+    /// is, and a call of [`Pool::evacuate_volume`] that is under way returns.
+    pub fn cancel_evacuation(&self, id: VolumeId) -> Result<()> {
+        self.set_evacuating(id, false)
+    }
+
+    fn set_evacuating(&self, id: VolumeId, evacuating: bool) -> Result<()> {
+        let _one_at_a_time = self.changing_volumes.lock();
+        let space = self.space_of(id)?;
+        check_not_root(id, "emptied")?;
+        if space.is_evacuating() != evacuating {
+            let record = VolumeRecord { evacuating, ..self.volume_record(id) };
+            self.journal.commit(&[Change::VolumeSet(record)], |_| Ok(()), || ())?;
+            space.set_evacuating(evacuating);
+            self.space.publish();
+        }
+        Ok(())
+    }
+
+    /// Whether a volume is being emptied; its logs should not be used again.
+    pub fn is_evacuating(&self, id: VolumeId) -> bool {
+        self.space.of(id).is_some_and(|space| space.is_evacuating())
+    }
+
+    fn mblocks_on(&self, id: VolumeId) -> Vec<MblockId> {
+        let table = self.table.read();
+        table.mblocks.values().filter(|m| m.volume() == id).map(Mblock::id).collect()
+    }
+
+    fn logs_on(&self, id: VolumeId) -> Vec<String> {
+        let table = self.table.read();
+        let segments = table.segments.values().filter(|segment| segment.volume() == id);
+        let mdcs = table.mdcs.iter().filter(|(_, logs)| logs.iter().any(|l| l.volume() == id));
+        let segments = segments.map(|segment| segment.id().to_string());
+        segments.chain(mdcs.map(|(id, _)| id.to_string())).collect()
+    }
+
+    /// Takes an empty volume out of the pool. Readers of moved or deleted objects must be gone.
+    pub fn remove_volume(&self, id: VolumeId) -> Result<()> {
+        let _one_at_a_time = self.changing_volumes.lock();
+        let space = self.space_of(id)?;
+        check_not_root(id, "removed")?;
+        if !space.is_evacuating() {
+            let text = format!("{id} still takes new objects; evacuate it before it is removed");
+            return Err(Error::Options(text));
+        }
+        let (mblocks, logs) = (self.mblocks_on(id), self.logs_on(id));
+        let reserved = label::reserved(id, space.len_max()).map_or(0, |extent| extent.len);
+        if !mblocks.is_empty() || !logs.is_empty() || space.used_bytes() > reserved {
+            let text = format!(
+                "{id} is not empty: {} mblocks, {} logs, {} bytes in use (some perhaps by readers \
+                 of what has moved); evacuate it again, or restart",
+                mblocks.len(),
+                logs.len(),
+                space.used_bytes() - reserved,
+            );
+            return Err(Error::Options(text));
+        }
+        self.journal.commit(&[Change::VolumeRemoved(id)], |_| Ok(()), || ())?;
+        self.space.remove(id);
+        self.mcache.remove_volume(id);
+        self.volumes.remove(id);
+        // It is out in any case; a label that stays is nobody's.
+        if let Err(error) = label::wipe(&**space.volume().device()) {
+            tracing::warn!(volume = %id, %error, "the label of a removed volume could not be wiped");
+        }
+        Ok(())
+    }
+
+    fn space_of(&self, id: VolumeId) -> Result<Arc<VolumeSpace>> {
+        self.space.of(id).ok_or_else(|| Error::no_such(id))
+    }
+
+    fn resolve(&self, path: &Path) -> PathBuf {
+        self.dir.as_ref().map_or_else(|| path.to_owned(), |dir| dir.join(path))
+    }
+}
+
+fn not_empty() -> String {
+    "is not empty, though nothing known is on it; choose another place, or --force it and lose \
+     what is there"
+        .to_owned()
+}
+
+/// The root volume as long as nothing about it was changed.
+pub(crate) fn root_record(capacity_bytes_max: u64) -> VolumeRecord {
+    VolumeRecord {
+        id: VolumeId::ROOT,
+        class: MediaClass::Capacity,
+        kind: VolumeKind::File,
+        evacuating: false,
+        capacity_bytes_max,
+        uuid: [0; 16],
+        path: PathBuf::from(crate::open::VOLUME_FILE),
+    }
+}
+
+fn check_not_root(id: VolumeId, what: &str) -> Result<()> {
+    if id == VolumeId::ROOT {
+        let text = format!("{id} holds the pool's superblock and journal and cannot be {what}");
+        return Err(Error::Options(text));
+    }
+    Ok(())
+}
