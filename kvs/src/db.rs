@@ -8,10 +8,11 @@ use crate::error::{Error, Result};
 use crate::iter::bounded::Range;
 use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, key_hash};
 use crate::manifest::record::Item;
-use crate::metrics::{MetricKind, Sample, emit};
+use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
 use crate::read::get::{self, Cold, Entry};
 use crate::recover;
+use crate::scrub;
 use crate::snapshot::{Cursor, Snapshot};
 use crate::store::{Store, dereference};
 use crate::tree::Tree;
@@ -94,8 +95,12 @@ impl Database {
         Ok(Self { open: Arc::new(Open { store, commits, workers, consumers }) })
     }
 
-    fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         &self.open.store
+    }
+
+    pub(crate) fn commits(&self) -> &Arc<CommitQueue<Store>> {
+        &self.open.commits
     }
 
     /// Creates a KVS; durable on return.
@@ -240,9 +245,7 @@ impl Database {
         store.cache.visit(see);
         self.open.commits.visit(see);
         visit_gauges(store, see);
-        let mut pool = |name, help, kind, value| emit(see, kind, (name, help), &[], value);
-        store.pool.metrics().visit(&mut pool);
-        store.pool.visit_memory(&mut pool);
+        visit_pool(&store.pool, see);
     }
 
     /// Syncs, stops all background work, and refuses everything from then on. A second call does
@@ -258,6 +261,7 @@ impl Open {
             return Ok(());
         }
         self.store.ring();
+        scrub::stop(&self.store.pool);
         let closed = self.commits.close();
         for consumer in &self.consumers {
             self.store.pool.reaper().unregister(consumer);

@@ -11,6 +11,7 @@ use crate::key::{KvsId, NodeId, key_hash};
 use crate::kvset::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
+use crate::placement::Level;
 use crate::store::{Change, Flushed, Store};
 use crate::view::Sealed;
 use mpool::Priority;
@@ -81,10 +82,12 @@ fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<B
 }
 
 fn options(store: &Store, kvs: KvsId, keys_hint: u64) -> BuildOptions {
+    let (keys, values) = store.placements(Level::Root, Priority::Flush);
     BuildOptions {
         id: store.new_kvset_id(),
         kvs,
-        priority: Priority::Flush,
+        keys,
+        values,
         inline_bytes_max: usize::try_from(store.options.inline_bytes_max)
             .expect("validated to 1,024 at most"),
         keys_hint,

@@ -33,6 +33,7 @@
 //! # }
 //! ```
 
+mod admin;
 mod batch;
 mod cache;
 mod compact;
@@ -45,9 +46,12 @@ mod kvset;
 mod manifest;
 mod memtable;
 pub mod metrics;
+mod moved;
 mod options;
+mod placement;
 mod read;
 mod recover;
+mod scrub;
 mod snapshot;
 mod store;
 mod tree;
@@ -62,5 +66,6 @@ pub use error::{Error, Result, Scope};
 pub use iter::bounded::Range;
 pub use key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, VALUE_BYTES_MAX};
 pub use options::{Durability, Options};
+pub use placement::MediaPolicy;
 pub use read::get::Entry;
 pub use snapshot::{Cursor, Item, Snapshot};

@@ -5,6 +5,7 @@
 
 use crate::compact::pick::{Action, Why};
 use crate::write::stall::StallReason;
+use mpool::Pool;
 pub use mpool::{Counter, MetricKind};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -36,6 +37,17 @@ pub(crate) fn emit(
     // Counts beyond 2^53 lose their last digits, which no dashboard shows.
     #[expect(clippy::cast_precision_loss, reason = "metrics are read as floats")]
     see(Sample { name, help, kind, labels, value: value as f64 });
+}
+
+/// Shows every metric of the pool, and which pool it is.
+pub(crate) fn visit_pool(pool: &Pool, see: &mut dyn FnMut(Sample<'_>)) {
+    let (name, uuid) = (pool.name().unwrap_or_default(), mpool::uuid_text(pool.info().uuid));
+    let labels = [("name", &*name), ("uuid", &*uuid)];
+    let info = ("mpool_info", "The pool: always 1; its name and UUID are labels.");
+    emit(see, MetricKind::Gauge, info, &labels, 1);
+    let mut plain = |name, help, kind, value| emit(see, kind, (name, help), &[], value);
+    pool.metrics().visit(&mut plain);
+    pool.visit_memory(&mut plain);
 }
 
 /// Where lookups found their answer.
@@ -87,6 +99,7 @@ pub(crate) struct DbMetrics {
     pub(crate) flushes: Counter,
     pub(crate) flush_bytes: Counter,
     pub(crate) job_failures: Counter,
+    pub(crate) kvsets_renewed: Counter,
     pub(crate) compactions: CompactionMetrics,
     pub(crate) stalls: StallMetrics,
 }
@@ -102,6 +115,7 @@ impl DbMetrics {
             flushes,
             flush_bytes,
             job_failures,
+            kvsets_renewed,
             compactions,
             stalls,
         } = self;
@@ -118,6 +132,11 @@ impl DbMetrics {
             "job_failures_total",
             "Flushes and compactions that failed and are tried again.",
             job_failures,
+        );
+        count(
+            "kvsets_renewed_total",
+            "Kvsets opened again because the pool has moved their objects.",
+            kvsets_renewed,
         );
         let compacted = ("compactions_total", "Compactions done, by action and reason.");
         let written = ("compaction_index_bytes_total", "Bytes of kblocks written by compactions.");

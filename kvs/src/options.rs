@@ -4,6 +4,7 @@
 //! [`Database::open`](crate::Database::open) calls it.
 
 use crate::error::{Error, Result};
+use crate::placement::MediaPolicy;
 
 const MIB: u64 = 1 << 20;
 
@@ -71,6 +72,10 @@ pub struct Options {
     /// calling thread; for tests.
     pub background_threads: u64,
 
+    /// What goes on the pool's staging volume, where there is one. Default: all but the values of
+    /// leaves. May change from one open to the next: what is there moves as it is rewritten.
+    pub media_policy: MediaPolicy,
+
     /// Bytes of the value cache; `None` lets the memory governor decide.
     pub value_cache_bytes: Option<u64>,
 }
@@ -87,6 +92,7 @@ impl Default for Options {
             inline_bytes_max: 256,
             commit_queue_bytes_max: 64 * MIB,
             background_threads: 2,
+            media_policy: MediaPolicy::Auto,
             value_cache_bytes: None,
         }
     }

@@ -19,6 +19,7 @@ use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::metrics::DbMetrics;
 use crate::options::Options;
+use crate::placement::{self, Level, Part};
 use crate::read::get::Lookup;
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
@@ -26,7 +27,7 @@ use crate::work::Jobs;
 use crate::write::group::CommitQueue;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mpool::{Class, MblockId, MblockWriter, Pool};
+use mpool::{Class, FreeSpace, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -181,11 +182,23 @@ impl Store {
         self.ring();
     }
 
-    /// Free bytes below which puts are refused: a WAL segment, what full memtables need to be
-    /// flushed, and some for compaction. Deletes go on, so that a full database can be emptied.
-    pub(crate) fn reserve_bytes(&self) -> u64 {
+    /// What must be free for work under way to end: a WAL segment, what full memtables need to be
+    /// flushed, and some for compaction.
+    pub(crate) fn work_bytes(&self) -> u64 {
         let memtables = self.options.memtable_bytes * (self.options.memtables_max + 1);
         memtables + self.options.wal_segment_bytes + COMPACTION_RESERVE_BYTES
+    }
+
+    /// Free bytes below which puts are refused: what work needs, or the spare part of the volumes
+    /// where that is more. Deletes go on, so that a full database can be emptied.
+    pub(crate) fn reserve_bytes(&self, free: FreeSpace) -> u64 {
+        self.work_bytes().max(free.spare_bytes)
+    }
+
+    /// Free bytes below which writers slow down and work turns to freeing space, so that some is
+    /// won back before puts are refused.
+    pub(crate) fn tight_bytes(&self, free: FreeSpace) -> u64 {
+        self.reserve_bytes(free) + self.work_bytes()
     }
 
     /// Refuses a batch that puts into a full volume.
@@ -193,8 +206,9 @@ impl Store {
         if !self.full.load(Ordering::Relaxed) || batch.ops().all(|(_, _, op)| op == Op::Delete) {
             return Ok(());
         }
-        let (need_bytes, free_bytes) = (batch.len_bytes() as u64, self.free_bytes());
-        if self.note_space(free_bytes) {
+        let free = self.pool.free_space();
+        if self.note_space(free) {
+            let (need_bytes, free_bytes) = (batch.len_bytes() as u64, free.object_bytes);
             return Err(Error::Pool(mpool::Error::Full { need_bytes, free_bytes }));
         }
         Ok(())
@@ -205,19 +219,32 @@ impl Store {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// Whether the volume is full, or nearly: twice the reserve, so that space is won back before
-    /// puts are refused again.
+    /// Whether the volumes are full, or nearly.
     pub(crate) fn is_tight(&self) -> bool {
-        self.free_bytes() < 2 * self.reserve_bytes()
+        let free = self.pool.free_space();
+        free.object_bytes < self.tight_bytes(free)
     }
 
-    pub(crate) fn free_bytes(&self) -> u64 {
-        self.pool.info().free_bytes
+    /// Where keys and values of a new kvset go.
+    pub(crate) fn placements(&self, level: Level, priority: Priority) -> (Placement, Placement) {
+        let (policy, has_staging) = (self.options.media_policy, self.has_staging());
+        let place = |part| placement::place(policy, has_staging, level, part, priority);
+        (place(Part::Keys), place(Part::Values))
+    }
+
+    /// The class to which values move when they leave the root, if they do.
+    pub(crate) fn values_move_to(&self) -> Option<MediaClass> {
+        let moves = placement::values_move(self.options.media_policy, self.has_staging());
+        moves.then(|| self.placements(Level::Leaf, Priority::Compaction).1.class)
+    }
+
+    fn has_staging(&self) -> bool {
+        self.pool.has_class(MediaClass::Staging)
     }
 
     /// Remembers whether the volume is full, and says so.
-    pub(crate) fn note_space(&self, free_bytes: u64) -> bool {
-        let full = free_bytes < self.reserve_bytes();
+    pub(crate) fn note_space(&self, free: FreeSpace) -> bool {
+        let full = free.object_bytes < self.reserve_bytes(free);
         self.full.store(full, Ordering::Relaxed);
         full
     }
@@ -257,6 +284,10 @@ impl Store {
         let dead = self.count_references(&mut versions, &edits)?;
         before_publish()?;
         self.publish_trees(&edits, flushed);
+        // They were opened before the view had them, so a refresh may have passed them by.
+        if edits.iter().flat_map(|(_, edit)| &edit.add).any(|(_, kvset)| kvset.has_moved()) {
+            self.refresh_again();
+        }
         drop(versions);
         self.delete(&dead)
     }
@@ -312,6 +343,19 @@ impl Store {
                 self.fail(error);
             }
         })
+    }
+
+    /// Notes that everything up to `settled` is in kvsets, or gone; returns the floor.
+    pub(crate) fn raise_floor(&self, settled: Option<Revision>) -> Result<Revision> {
+        let mut versions = self.versions.lock();
+        let floor = versions.manifest.live().floor;
+        match settled.filter(|settled| *settled > floor) {
+            Some(revision) => {
+                self.append(&mut versions, &[Item::Floor { revision }])?;
+                Ok(revision)
+            }
+            None => Ok(floor),
+        }
     }
 
     /// The view after an edit, without the memtable it flushed.

@@ -105,6 +105,22 @@ impl Tree {
         next
     }
 
+    /// The tree with these kvsets in the place of those with the same ids, as far as it has them;
+    /// `None` if it has none.
+    pub(crate) fn renewed(&self, kvsets: &BTreeMap<KvsetId, Arc<Kvset>>) -> Option<Self> {
+        let in_place_of = |old: &Arc<Kvset>| kvsets.get(&old.meta().id);
+        self.kvsets().find_map(in_place_of)?;
+        let mut next = self.clone();
+        let nodes = std::iter::once(&mut next.root)
+            .chain(next.leaves.iter_mut().map(|leaf| &mut leaf.kvsets));
+        for kvset in nodes.flatten() {
+            if let Some(new) = in_place_of(kvset) {
+                *kvset = Arc::clone(new);
+            }
+        }
+        Some(next)
+    }
+
     fn kvsets_of(&mut self, node: NodeId) -> &mut Vec<Arc<Kvset>> {
         if node == NodeId::ROOT {
             return &mut self.root;

@@ -1,6 +1,7 @@
 //! Background work: which job runs next, on which threads.
 //!
-//! [`Store::step`] does one unit of work: one flush, or one compaction plan. Threads that call it
+//! [`Store::step`] does one unit of work: one flush, one look for objects that the pool has moved
+//! (`moved`), or one compaction plan. Threads that call it
 //! live here and nowhere else; with `background_threads` 0 there are none, and `Database::flush`
 //! and `compact` step themselves, so that tests see the same schedule every time. Flush goes first:
 //! writers wait for it. Of several threads one is kept free of compaction, so that a flush never
@@ -11,6 +12,7 @@ use crate::compact::pick::{self, Limits, Plan};
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, KvsetId};
+use crate::moved;
 use crate::store::Store;
 use crate::tree::Tree;
 use std::collections::BTreeSet;
@@ -27,6 +29,9 @@ const EMPTYING: Limits =
     Limits { spill_min: 1, leaf_len_max: 1, tombstone_pct_max: 10, ..Limits::DEFAULT };
 /// Why a database takes no more writes after a panic of a worker.
 const PANICKED: &str = "a background job panicked";
+/// How often, at most, kvsets are looked through for objects that have moved; oftener when space is
+/// short, for their old places hold some.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// How long work waits after a failure that may pass, such as a full volume.
 const BACKOFF: Duration = Duration::from_millis(200);
 
@@ -43,17 +48,31 @@ pub(crate) struct Jobs {
     turn: usize,
     /// Times the bell has rung.
     rings: u64,
+    /// Jobs begun, and those of them that run, by number.
+    begun: u64,
+    running: BTreeSet<u64>,
+    refresh: Refresh,
+}
+
+/// What is known of objects that the pool has moved.
+#[derive(Default)]
+struct Refresh {
+    running: bool,
+    /// The pool's count of moves when kvsets were last looked at; `None`: look in any case.
+    seen: Option<u64>,
+    last: Option<Instant>,
 }
 
 /// A job that runs; dropped, also by a panic, it is no longer busy.
 struct Running<'a> {
     store: &'a Store,
+    number: u64,
     job: Job,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.store.give_back(&self.job);
+        self.store.give_back(&self.job, self.number);
     }
 }
 
@@ -61,16 +80,19 @@ impl Drop for Running<'_> {
 enum Job {
     Flush,
     Compact(KvsId, Plan),
+    /// Takes new handles of what has moved, up to this count of the pool's moves.
+    Refresh(u64),
 }
 
 impl Store {
     /// Does one unit of work; `false` if there is none to be had now.
     pub(crate) fn step(&self, compactions_max: usize) -> Result<bool> {
-        let Some(job) = self.take_job(compactions_max) else { return Ok(false) };
-        let running = Running { store: self, job };
+        let Some(running) = self.take_job(compactions_max) else { return Ok(false) };
+        self.pace_compaction();
         let done = match &running.job {
             Job::Flush => flush::flush_oldest(self).map(|_| ()),
             Job::Compact(kvs, plan) => job::run(self, *kvs, plan),
+            Job::Refresh(moves) => self.run_refresh(*moves),
         };
         match (done, &running.job) {
             // The KVS went away while the job ran: nothing is left to do for it.
@@ -91,13 +113,17 @@ impl Store {
         self.jobs.lock().quarantined.extend(&plan.inputs);
     }
 
-    fn take_job(&self, compactions_max: usize) -> Option<Job> {
+    fn take_job(&self, compactions_max: usize) -> Option<Running<'_>> {
         let has_sealed = !self.view.load().sealed.is_empty();
+        let soon = self.options.background_threads == 0 || self.is_tight();
         {
             let mut jobs = self.jobs.lock();
             if has_sealed && !jobs.flushing {
                 jobs.flushing = true;
-                return Some(Job::Flush);
+                return Some(self.running(&mut jobs, Job::Flush));
+            }
+            if let Some(job) = jobs.refresh.take(self.pool.moves(), soon) {
+                return Some(self.running(&mut jobs, job));
             }
             if jobs.compactions >= compactions_max {
                 return None;
@@ -106,7 +132,14 @@ impl Store {
         self.take_plan()
     }
 
-    fn take_plan(&self) -> Option<Job> {
+    fn running(&self, jobs: &mut Jobs, job: Job) -> Running<'_> {
+        let number = jobs.begun;
+        jobs.begun += 1;
+        jobs.running.insert(number);
+        Running { store: self, number, job }
+    }
+
+    fn take_plan(&self) -> Option<Running<'_>> {
         let limits = if self.is_tight() { EMPTYING } else { Limits::default() };
         let vblock_bytes = self
             .versions
@@ -128,14 +161,15 @@ impl Store {
                 jobs.turn = turn.wrapping_add(1);
                 jobs.compactions += 1;
                 jobs.busy.extend(&plan.inputs);
-                return Some(Job::Compact(*kvs, plan));
+                return Some(self.running(&mut jobs, Job::Compact(*kvs, plan)));
             }
         }
         None
     }
 
-    fn give_back(&self, job: &Job) {
+    fn give_back(&self, job: &Job, number: u64) {
         let mut jobs = self.jobs.lock();
+        jobs.running.remove(&number);
         match job {
             Job::Flush => jobs.flushing = false,
             Job::Compact(_, plan) => {
@@ -144,6 +178,7 @@ impl Store {
                     jobs.busy.remove(kvset);
                 }
             }
+            Job::Refresh(_) => jobs.refresh.running = false,
         }
         jobs.rings += 1;
         drop(jobs);
@@ -158,7 +193,52 @@ impl Store {
 
     /// Whether nothing runs and nothing is sealed.
     fn is_idle(&self, jobs: &Jobs) -> bool {
-        !jobs.flushing && jobs.compactions == 0 && self.view.load().sealed.is_empty()
+        jobs.running.is_empty() && self.view.load().sealed.is_empty()
+    }
+
+    fn run_refresh(&self, moves: u64) -> Result<()> {
+        let renewed = moved::renew(self)?;
+        self.metrics.kvsets_renewed.add(renewed);
+        let mut jobs = self.jobs.lock();
+        jobs.refresh.seen = Some(moves);
+        jobs.refresh.last = Some(Instant::now());
+        Ok(())
+    }
+
+    /// A kvset with handles of places that are left joins the view: the next refresh looks at it.
+    pub(crate) fn refresh_again(&self) {
+        self.jobs.lock().refresh.seen = None;
+    }
+
+    /// Takes new handles of all objects that the pool has moved until now.
+    pub(crate) fn refresh_moved(&self) -> Result<()> {
+        loop {
+            self.check_open()?;
+            let mut jobs = self.jobs.lock();
+            let Some(job) = jobs.refresh.take(self.pool.moves(), true) else {
+                if !jobs.refresh.running {
+                    return Ok(());
+                }
+                self.bell.wait_for(&mut jobs, BACKOFF);
+                continue;
+            };
+            let running = self.running(&mut jobs, job);
+            drop(jobs);
+            if let Job::Refresh(moves) = running.job {
+                self.run_refresh(moves)?;
+            }
+        }
+    }
+
+    /// Waits until the jobs that run now have ended.
+    pub(crate) fn wait_for_jobs(&self) -> Result<()> {
+        let mut jobs = self.jobs.lock();
+        let begun = jobs.begun;
+        while jobs.running.first().is_some_and(|oldest| *oldest < begun) {
+            self.check_open()?;
+            self.bell.wait_for(&mut jobs, BACKOFF);
+        }
+        Ok(())
     }
 
     /// Works, or waits for the workers, until `done` says so.
@@ -252,6 +332,19 @@ impl Store {
         while !self.is_closed() && Instant::now() < end {
             self.bell.wait_until(&mut jobs, end);
         }
+    }
+}
+
+impl Refresh {
+    /// A refresh, if something has moved and none runs; not before its time unless it is to be
+    /// `soon`.
+    fn take(&mut self, moves: u64, soon: bool) -> Option<Job> {
+        let early = self.last.is_some_and(|last| last.elapsed() < REFRESH_EVERY);
+        if self.running || self.seen == Some(moves) || early && !soon {
+            return None;
+        }
+        self.running = true;
+        Some(Job::Refresh(moves))
     }
 }
 

@@ -16,57 +16,15 @@
 
 mod support;
 
-use kvs::{Database, Durability, Options, Range};
+use kvs::{Durability, Options};
 use mpool::SimDevice;
-use std::collections::BTreeMap;
-use support::Rng;
-
-type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+use support::batches::{Map, apply, batches_in, contents, write};
 
 /// Batches of the workload. Every 7th is followed by a flush, every 21st by a compaction.
 const BATCHES: u64 = 90;
 
 fn options() -> Options {
     Options { value_cache_bytes: Some(64 << 10), ..support::options() }
-}
-
-/// Batch `n`: overwrites and deletes among 40 keys, values inline and not, over two KVSs.
-fn batch(n: u64) -> Vec<(usize, Vec<u8>, Option<Vec<u8>>)> {
-    let mut rng = Rng(n);
-    let mut ops = Vec::new();
-    for _ in 0..=rng.below(6) {
-        let kvs = usize::try_from(rng.below(2)).unwrap();
-        let key = format!("key{:02}", rng.below(40)).into_bytes();
-        let len = [0, 10, 300, 5000][usize::try_from(rng.below(4)).unwrap()];
-        let value = (rng.below(5) > 0).then(|| {
-            let mut value = n.to_le_bytes().to_vec();
-            value.resize(8 + len, b'v');
-            value
-        });
-        ops.push((kvs, key, value));
-    }
-    ops
-}
-
-fn apply(maps: &mut [Map; 2], n: u64) {
-    for (kvs, key, value) in batch(n) {
-        match value {
-            Some(value) => maps[kvs].insert(key, value),
-            None => maps[kvs].remove(&key),
-        };
-    }
-}
-
-fn write(db: &Database, n: u64, durability: Durability) -> kvs::Result<()> {
-    let kvs = [db.kvs("a")?, db.kvs("b")?];
-    let mut all = db.batch();
-    for (which, key, value) in batch(n) {
-        match value {
-            Some(value) => all.put(&kvs[which], &key, &value)?,
-            None => all.delete(&kvs[which], &key)?,
-        }
-    }
-    db.write(all, durability).map(|_| ())
 }
 
 /// Runs the workload until the power goes; returns how many batches were acknowledged.
@@ -85,35 +43,6 @@ fn workload(device: &SimDevice, durability: Durability, acked: &mut u64) -> kvs:
         }
     }
     db.close()
-}
-
-fn contents(db: &Database) -> kvs::Result<[Map; 2]> {
-    let mut maps = [Map::new(), Map::new()];
-    for (map, name) in maps.iter_mut().zip(["a", "b"]) {
-        // Before the first batch the KVS may not exist yet.
-        let kvs = match db.kvs(name) {
-            Err(kvs::Error::NoSuchKvs { .. }) => continue,
-            kvs => kvs?,
-        };
-        let mut cursor = kvs.cursor(Range::default())?;
-        while let Some(item) = cursor.next()? {
-            assert_eq!(kvs.get(&item.key)?.expect("the cursor saw it").value, item.value);
-            map.insert(item.key.to_vec(), item.value.to_vec());
-        }
-    }
-    Ok(maps)
-}
-
-/// How many batches the recovered contents are the sum of, if any number at least `acked` fits.
-fn batches_in(found: &[Map; 2], least: u64) -> Option<u64> {
-    let mut maps = [Map::new(), Map::new()];
-    for n in 0..=BATCHES {
-        if n >= least && maps == *found {
-            return Some(n);
-        }
-        apply(&mut maps, n);
-    }
-    None
 }
 
 /// `promised` is what the oracle holds the database to; it differs from `durability` only where the
@@ -137,7 +66,7 @@ fn check(cut: u64, seed: u64, durability: Durability, promised: Durability) {
     };
     let least = if promised == Durability::Sync { acked } else { 0 };
     let found = contents(&db).unwrap_or_else(|error| panic!("{case}: {error:?}"));
-    let survived = batches_in(&found, least);
+    let survived = batches_in(&found, least, BATCHES);
     let most = if done.is_ok() { acked } else { acked + 1 };
     assert!(
         survived.is_some_and(|n| n <= most),
@@ -200,9 +129,9 @@ fn the_oracle_notices_a_lost_batch() {
     for n in 0..10 {
         apply(&mut maps, n);
     }
-    assert_eq!(batches_in(&maps, 5), Some(10));
-    assert_eq!(batches_in(&maps, 11), None, "ten batches are not eleven");
+    assert_eq!(batches_in(&maps, 5, BATCHES), Some(10));
+    assert_eq!(batches_in(&maps, 11, BATCHES), None, "ten batches are not eleven");
     let key = maps[0].keys().next().unwrap().clone();
     maps[0].remove(&key);
-    assert_eq!(batches_in(&maps, 0), None, "a missing key is noticed");
+    assert_eq!(batches_in(&maps, 0, BATCHES), None, "a missing key is noticed");
 }

@@ -11,6 +11,7 @@ mod support;
 
 use kvs::{Database, Durability, Error, Kvs, Options, Scope};
 use mpool::SimDevice;
+use support::place::{Place, zones};
 
 fn key(n: u32) -> Vec<u8> {
     format!("key{n:06}").into_bytes()
@@ -53,14 +54,18 @@ fn put_again(db: &Database, kvs: &Kvs, n: u32) {
     panic!("put {n} finds no space after all was deleted: {:?}", db.pool().info());
 }
 
-#[test]
-fn a_full_database_reads_and_deletes_and_recovers_without_a_restart() {
-    let options = Options { background_threads: 1, ..support::options() };
-    let device = SimDevice::new(160 << 20);
-    let db = support::create(&device, &options).unwrap();
+/// Fills a database, empties it, and fills half of it again.
+fn fill_and_empty(place: &Place, options: &Options) {
+    let db = place.create(options).unwrap();
     let kvs = db.create_kvs("k").unwrap();
     let keys = fill(&db, &kvs);
     assert!(keys > 1_000, "only {keys} keys fit");
+    let free = db.pool().free_space();
+    assert!(free.object_bytes < 64 << 20 || free.object_bytes < 2 * free.spare_bytes, "{free:?}");
+    assert!(
+        free.object_bytes + (4 << 20) > free.spare_bytes,
+        "puts leave the spare part: {free:?}"
+    );
     for n in (0..keys).step_by(97) {
         assert_eq!(kvs.get(&key(n)).unwrap().unwrap().value, value(n));
     }
@@ -75,4 +80,41 @@ fn a_full_database_reads_and_deletes_and_recovers_without_a_restart() {
     }
     assert_eq!(kvs.get(&key(7)).unwrap().unwrap().value, value(8));
     db.close().unwrap();
+    drop((kvs, db));
+    let db = place.open(options).unwrap();
+    let kvs = db.kvs("k").unwrap();
+    for n in (0..keys / 2).step_by(31) {
+        assert_eq!(kvs.get(&key(n)).unwrap().unwrap().value, value(n + 1));
+    }
+}
+
+#[test]
+fn a_full_database_reads_and_deletes_and_recovers_without_a_restart() {
+    for spare_pct in [0, 5, 40] {
+        let mut options = Options { background_threads: 1, ..support::options() };
+        options.pool.spare_pct = spare_pct;
+        fill_and_empty(&Place::on(SimDevice::new(160 << 20)), &options);
+    }
+}
+
+#[test]
+fn so_does_one_on_a_zoned_drive() {
+    let options = Options { background_threads: 1, ..support::options() };
+    fill_and_empty(&Place::on(SimDevice::zoned(zones(64, 160))), &options);
+}
+
+/// Where little of the drive can be overwritten, the log is short, and flushes keep it so.
+#[test]
+fn a_short_log_is_flushed_rather_than_full() {
+    let options = Options { background_threads: 1, ..support::options() };
+    // Journals of the pool and of the database, and two segments.
+    let place = Place::on(SimDevice::zoned(zones(20, 100)));
+    let db = place.create(&options).unwrap();
+    let kvs = db.create_kvs("k").unwrap();
+    // Each is a page of log and a few bytes of memtable, so that only the log calls for a flush.
+    for n in 0..8_000 {
+        kvs.put(&key(n % 100), b"small", Durability::Sync).unwrap();
+    }
+    assert!(db.pool().free_space().log_bytes < 4 << 20, "no room for another segment");
+    assert_eq!(kvs.get(&key(99)).unwrap().unwrap().value, "small");
 }

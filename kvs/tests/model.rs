@@ -17,15 +17,18 @@
 
 mod support;
 
-use kvs::{Cursor, Database, Durability, Kvs, Options, Range, Snapshot, TryGet};
-use mpool::SimDevice;
+use kvs::{Cursor, Database, Durability, Kvs, MediaPolicy, Options, Range, Snapshot, TryGet};
+use mpool::{MediaClass, SimDevice};
 use std::collections::BTreeMap;
 use support::Rng;
+use support::place::{Kind, Place, zones};
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
 struct Run {
-    device: SimDevice,
+    place: Place,
+    /// Kinds of volumes that may come; none leaves the pool as it is.
+    kinds: Vec<Kind>,
     options: Options,
     db: Option<Database>,
     kvs: Vec<(Kvs, Map)>,
@@ -36,11 +39,11 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64, options: Options) -> Self {
-        let device = SimDevice::new(2 << 30);
-        let db = support::create(&device, &options).unwrap();
+    fn new(seed: u64, place: Place, options: Options) -> Self {
+        let db = place.create(&options).unwrap();
         let mut run = Self {
-            device,
+            place,
+            kinds: Vec::new(),
             options,
             db: Some(db),
             kvs: Vec::new(),
@@ -122,6 +125,7 @@ impl Run {
 
     fn step(&mut self) {
         match self.rng.below(100) {
+            48 | 49 if !self.kinds.is_empty() => self.change_volumes(),
             0..50 => self.batch(),
             50..70 => self.read_one(),
             70..80 => self.scan_one(),
@@ -208,10 +212,26 @@ impl Run {
         let db = self.db.take().expect("it is open");
         db.close().unwrap();
         drop(db);
-        let db = support::open(&self.device, &self.options).unwrap();
+        let db = self.place.open(&self.options).unwrap();
         assert_eq!(db.revision(), revision, "revisions go on where they were");
         self.kvs = names.iter().map(|name| db.kvs(name).unwrap()).zip(maps).collect();
         self.db = Some(db);
+    }
+
+    /// Adds a volume, or empties one and takes it out.
+    fn change_volumes(&mut self) {
+        let volumes = self.db().volumes();
+        let other = 1 + usize::try_from(self.rng.below(2)).unwrap();
+        if let Some(volume) = volumes.get(other) {
+            self.snapshots.clear();
+            support::place::drain(self.db(), volume.id);
+            return;
+        }
+        let classes = [MediaClass::Capacity, MediaClass::Staging];
+        let class = classes[usize::try_from(self.rng.below(2)).unwrap()];
+        let kind = self.kinds[usize::try_from(self.rng.below(self.kinds.len() as u64)).unwrap()];
+        let db = self.db().clone();
+        self.place.add(&db, class, kind);
     }
 
     fn check_all(&self) {
@@ -247,13 +267,27 @@ fn expected(map: &Map, range: &Range) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 fn run(seed: u64, steps: u32, options: &Options) {
     println!("MILLPOND_SEED={seed}");
-    let mut run = Run::new(seed, options.clone());
+    finish(Run::new(seed, Place::on(SimDevice::new(2 << 30)), options.clone()), steps);
+}
+
+fn finish(mut run: Run, steps: u32) {
     for _ in 0..steps {
         run.step();
     }
     run.check_all();
     run.reopen();
     run.check_all();
+}
+
+/// On a pool whose volumes come and go, of these kinds; it begins with one of each class.
+fn run_on_volumes(seed: u64, steps: u32, place: Place, kinds: &[Kind], options: &Options) {
+    println!("MILLPOND_SEED={seed}");
+    let mut run = Run::new(seed, place, options.clone());
+    kinds.clone_into(&mut run.kinds);
+    let db = run.db().clone();
+    run.place.add(&db, MediaClass::Staging, kinds[0]);
+    drop(db);
+    finish(run, steps);
 }
 
 #[test]
@@ -276,5 +310,40 @@ fn it_agrees_without_a_value_cache_and_without_inline_values() {
     let options = Options { value_cache_bytes: Some(0), inline_bytes_max: 0, ..support::options() };
     for seed in support::seeds(200..202) {
         run(seed, 400, &options);
+    }
+}
+
+#[test]
+fn it_agrees_while_simulated_volumes_come_and_go() {
+    for (seed, media_policy) in support::seeds(300..305).into_iter().zip(MediaPolicy::ALL) {
+        let options = Options { media_policy, ..support::options() };
+        let place = Place::on(SimDevice::new(1 << 30));
+        run_on_volumes(seed, 400, place, &[Kind::Plain, Kind::Zoned], &options);
+    }
+}
+
+#[test]
+fn it_agrees_while_volumes_come_and_go_and_work_is_in_the_background() {
+    let mut options = Options { background_threads: 2, ..support::options() };
+    options.pool.background = true;
+    for seed in support::seeds(310..312) {
+        let place = Place::on(SimDevice::new(1 << 30));
+        run_on_volumes(seed, 400, place, &[Kind::Plain, Kind::Zoned], &options);
+    }
+}
+
+#[test]
+fn it_agrees_while_files_come_and_go() {
+    for seed in support::seeds(320..321) {
+        run_on_volumes(seed, 300, Place::files(), &[Kind::Plain], &support::options());
+    }
+}
+
+#[test]
+fn it_agrees_on_a_zoned_drive() {
+    for seed in support::seeds(330..332) {
+        println!("MILLPOND_SEED={seed}");
+        let place = Place::on(SimDevice::zoned(zones(64, 192)));
+        finish(Run::new(seed, place, support::options()), 500);
     }
 }

@@ -14,6 +14,7 @@
 //! | `shard` | entries of one lock, their memory |
 //! | `table` | hash table |
 //! | `policy` | who enters and who leaves |
+//! | `ghost` | what a larger cache would still hold |
 //! | `sketch` | how often keys were asked for that are not here |
 //!
 //! # Staleness
@@ -29,9 +30,11 @@
 //!
 //! An entry is charged what it takes: its record with the allocator's overhead, and the
 //! capacity of all arrays. The memory governor reads it and sets the target.
-//! A lower target evicts at once, a few hundred entries at a hold of each lock. Values over
-//! [`VALUE_BYTES_MAX`], or over a 64th of a shard, are not cached.
+//! A lower target evicts at once, a few hundred entries at a hold of each lock. A target of 0,
+//! which the reaper's policies `mpool` and `off` set, empties the cache and lets nothing in. Values
+//! over [`VALUE_BYTES_MAX`], or over a 64th of a shard, are not cached.
 
+mod ghost;
 mod policy;
 mod shard;
 mod sketch;
@@ -205,7 +208,12 @@ impl ValueCache {
         show("value_cache_evictions_total", "Records evicted.", counter, all.evictions);
         let help = "Cached records replaced or dropped by a flushed version.";
         show("value_cache_refreshes_total", help, counter, all.refreshes);
+        let marginal = mpool::MemoryConsumer::marginal_hits(self).unwrap_or_default();
+        let help = "Misses that a slightly larger value cache would have answered.";
+        show("value_cache_ghost_hits_total", help, counter, marginal.hits);
         let gauge = MetricKind::Gauge;
+        let help = "How much larger, by the names remembered.";
+        show("value_cache_ghost_bytes", help, gauge, marginal.ghost_bytes);
         show("value_cache_entries", "Records held.", gauge, entries);
         show("value_cache_bytes", "Memory held, with overhead.", gauge, bytes);
         show("value_cache_target_bytes", "Memory granted.", gauge, target);
@@ -242,6 +250,16 @@ impl mpool::MemoryConsumer for ValueCache {
         for place in &self.places {
             while !place.hold().shard.shrink(budget) {}
         }
+    }
+
+    fn marginal_hits(&self) -> Option<mpool::MarginalHits> {
+        let mut sum = mpool::MarginalHits::default();
+        for place in &self.places {
+            let (hits, ghost_bytes) = place.shard.lock().marginal();
+            sum.hits += hits;
+            sum.ghost_bytes += ghost_bytes;
+        }
+        Some(sum)
     }
 
     fn weight(&self) -> u32 {

@@ -4,6 +4,7 @@
 //!  table    tag -> slot number           8 bytes a bucket
 //!  slots    kvs, hash, revision, record  64 bytes a slot
 //!  counts   how often, by slot           1 byte (policy.rs)
+//!  ghosts   tags of what was evicted     1/2 byte an entry (ghost.rs)
 //!  record   key and value, one buffer    reference-counted
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! The memory charged is what the shard takes from the allocator: records with the allocator's
 //! rounding, and the capacity of every array.
 
+use super::ghost::Ghosts;
 use super::policy::Policy;
 use super::table::{Table, tag_of};
 use crate::key::{KvsId, Revision};
@@ -99,6 +101,7 @@ pub(crate) struct Shard {
     slots: Vec<Option<Slot>>,
     free: Vec<u32>,
     policy: Policy,
+    ghosts: Ghosts,
     record_bytes: u64,
     pub(crate) stats: Stats,
 }
@@ -132,6 +135,7 @@ impl Shard {
         if self.find(name).is_some() {
             return true;
         }
+        self.ghosts.missed(tag_of(name.hash));
         let count = self.policy.missed(name.hash);
         let need = charge(len);
         if self.bytes() + need <= budget {
@@ -215,6 +219,14 @@ impl Shard {
         false
     }
 
+    /// Requests that a little more memory would have answered, and how much that is.
+    pub(crate) fn marginal(&self) -> (u64, u64) {
+        let entries = u64::try_from(self.len()).expect("counts fit 64 bits");
+        let ghosts = u64::try_from(self.ghosts.len()).expect("counts fit 64 bits");
+        let mean = (self.record_bytes + entries * ARRAY_BYTES) / entries.max(1);
+        (self.ghosts.hits(), ghosts * mean)
+    }
+
     /// Entries.
     pub(crate) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
@@ -225,7 +237,8 @@ impl Shard {
         let arrays = self.slots.capacity() * size_of::<Option<Slot>>()
             + self.free.capacity() * size_of::<u32>()
             + self.table.bytes()
-            + self.policy.bytes();
+            + self.policy.bytes()
+            + self.ghosts.bytes();
         self.record_bytes + u64::try_from(arrays).expect("memory fits 64 bits")
     }
 
@@ -274,6 +287,9 @@ impl Shard {
     fn evict(&mut self) -> bool {
         let Some(victim) = self.policy.victim() else { return false };
         self.stats.evictions += 1;
+        let entry = self.slots[index(victim.slot)].as_ref().expect("a victim's slot is in use");
+        let tag = tag_of(entry.hash);
+        self.ghosts.evicted(tag, self.len());
         self.remove(victim.slot);
         true
     }

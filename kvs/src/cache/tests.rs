@@ -176,3 +176,44 @@ fn a_value_outlives_its_eviction() {
     cache.set_target_bytes(0);
     assert_eq!(held, "held");
 }
+
+#[test]
+fn a_target_of_nothing_empties_the_cache_and_lets_nothing_in() {
+    let cache = ValueCache::new(4 * MIB);
+    for n in 0..10_000 {
+        put(&cache, 0, n, &[7; 500], 1);
+        get(&cache, n, 9);
+    }
+    assert!(metric(&cache, "value_cache_entries") > 5000);
+    cache.set_target_bytes(0);
+    assert_eq!(metric(&cache, "value_cache_entries"), 0);
+    assert!(cache.used_bytes() < MIB / 4, "{}", cache.used_bytes());
+    for n in 0..1000 {
+        put(&cache, 0, n, &[7; 500], 2);
+        refresh(&cache, n, Some(&[8; 500]), 3);
+        assert_eq!(get(&cache, n, 9), None);
+    }
+    assert_eq!(metric(&cache, "value_cache_entries"), 0);
+    cache.set_target_bytes(4 * MIB);
+    put(&cache, 0, 1, &[9; 500], 4);
+    assert!(get(&cache, 1, 9).is_some(), "and it can come back");
+}
+
+#[test]
+fn a_request_for_what_was_just_evicted_is_a_marginal_hit() {
+    let cache = ValueCache::new(4 * MIB);
+    assert_eq!(cache.marginal_hits(), Some(mpool::MarginalHits::default()));
+    // Asked for in turn, twice each: more than fits, so that each time around some must go.
+    for round in 0..4 {
+        for n in 0..12_000 {
+            if get(&cache, n, 9).is_none() {
+                put(&cache, 0, n, &[7; 500], 1);
+            }
+        }
+        let evicted = metric(&cache, "value_cache_evictions_total");
+        let marginal = cache.marginal_hits().unwrap();
+        assert!(marginal.hits <= evicted, "round {round}: {marginal:?} of {evicted}");
+        assert!(marginal.ghost_bytes <= 4 * MIB / 4, "round {round}: {marginal:?}");
+    }
+    assert!(metric(&cache, "value_cache_ghost_hits_total") > 100, "{:?}", cache.marginal_hits());
+}

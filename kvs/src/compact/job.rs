@@ -3,7 +3,8 @@
 //! Every action is the same merge of whole kvsets, newest version of each key wins; they differ in
 //! where keys go (one leaf, the leaves that exist, new leaves) and in whether values move. A
 //! k-compaction and a spill leave values where they are and share their vblocks, so a value is
-//! written once by flush and again only when garbage is collected.
+//! written once by flush and again only when garbage is collected; or when it leaves the root, if
+//! the values of leaves belong on another class of volume (`placement`).
 //!
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
@@ -14,10 +15,11 @@ use crate::iter::merge::Merge;
 use crate::iter::{Stored, VersionCursor};
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, ReadMode};
+use crate::placement::Level;
 use crate::store::{Change, Store};
 use crate::tree::Tree;
 use bytes::Bytes;
-use mpool::Priority;
+use mpool::{MblockId, Priority};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -77,6 +79,8 @@ struct Job<'a> {
     target: Target,
     /// Targets still to come, in key order (spill).
     targets: VecDeque<Target>,
+    /// vblocks on volumes where values of leaves do not belong; sorted.
+    misplaced: Vec<MblockId>,
     builder: Option<KvsetBuilder>,
     change: Change,
 }
@@ -104,6 +108,7 @@ impl<'a> Job<'a> {
             part_keys: keys.div_ceil(parts).max(1),
             target,
             targets,
+            misplaced: misplaced(store, plan.action, inputs),
             builder: None,
             change,
         }
@@ -124,7 +129,7 @@ impl<'a> Job<'a> {
             Stored::Tombstone if self.target.bottom => return Ok(()),
             Stored::Tombstone => BuildValue::Tombstone,
             Stored::Inline(value) => BuildValue::Bytes(value),
-            Stored::Extern(_) if self.action == Action::KvCompact => {
+            Stored::Extern(ptr) if self.is_rewritten(merge.vblock(ptr)) => {
                 bytes = merge.value()?;
                 BuildValue::Bytes(&bytes)
             }
@@ -139,11 +144,17 @@ impl<'a> Job<'a> {
         builder.add(key, merge.revision(), value)
     }
 
+    fn is_rewritten(&self, vblock: MblockId) -> bool {
+        self.action == Action::KvCompact || self.misplaced.binary_search(&vblock).is_ok()
+    }
+
     fn options(&self) -> BuildOptions {
+        let (keys, values) = self.store.placements(Level::Leaf, Priority::Compaction);
         BuildOptions {
             id: self.store.new_kvset_id(),
             kvs: self.kvs,
-            priority: Priority::Compaction,
+            keys,
+            values,
             inline_bytes_max: usize::try_from(self.store.options.inline_bytes_max)
                 .expect("validated to 1,024 at most"),
             keys_hint: self.keys_hint,
@@ -178,6 +189,21 @@ impl<'a> Job<'a> {
         self.end_output()?;
         Ok(self.change)
     }
+}
+
+/// vblocks of a spill's inputs that leaves should not share, because of the volume they are on.
+fn misplaced(store: &Store, action: Action, inputs: &[Arc<Kvset>]) -> Vec<MblockId> {
+    let Some(class) = store.values_move_to().filter(|_| action == Action::Spill) else {
+        return Vec::new();
+    };
+    let on_another = |id: &MblockId| {
+        let volume = store.pool.mblock(*id).ok().map(|mblock| mblock.volume());
+        volume.and_then(|volume| store.pool.media_class(volume)).is_some_and(|on| on != class)
+    };
+    let vblocks = inputs.iter().flat_map(|kvset| &kvset.meta().vblocks).map(|(id, _)| *id);
+    let mut ids: Vec<MblockId> = vblocks.filter(on_another).collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// The leaves, in key order; the first spill of a tree makes the first leaf.

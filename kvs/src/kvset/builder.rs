@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::iter::{Stored, ValuePtr};
 use crate::key::{KEY_BYTES_MAX, KvsId, KvsetId, Revision, VALUE_BYTES_MAX, key_hash};
 use bytes::Bytes;
-use mpool::{MblockId, MblockWriter, Pool, Priority};
+use mpool::{MblockId, MblockWriter, Placement, Pool};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,7 +30,10 @@ use std::sync::Arc;
 pub(crate) struct BuildOptions {
     pub(crate) id: KvsetId,
     pub(crate) kvs: KvsId,
-    pub(crate) priority: Priority,
+    /// Where hblock and kblocks go.
+    pub(crate) keys: Placement,
+    /// Where vblocks go.
+    pub(crate) values: Placement,
     /// Longest value kept in the kblock. At most 1,024, so that any entry fits a page.
     pub(crate) inline_bytes_max: usize,
     /// Upper bound of the keys, sizes the reservation of kblocks. A wrong one costs more, or more
@@ -178,7 +181,7 @@ impl KvsetBuilder {
             })
             .collect();
         let len_bytes = Hblock::len_bytes(&kblocks, self.vblocks.len()) as u64;
-        let mut writer = self.pool.allocate(len_bytes, self.options.priority)?;
+        let mut writer = self.pool.allocate(len_bytes, self.options.keys)?;
         let meta = self.meta(writer.id(), &kblocks);
         let hblock = Hblock { meta, kblocks };
         writer.append(&hblock.encode())?;
@@ -232,7 +235,7 @@ impl KvsetBuilder {
         let wanted = keys.saturating_mul(2 * entry_bytes as u64).saturating_add(8 * page_bytes);
         let wanted = wanted.max(2 * self.kblock_bytes).min(self.sizes.kblock_bytes_max);
         let wanted = wanted / page_bytes * page_bytes;
-        let writer = self.allocate(wanted, PAGES_MIN * page_bytes)?;
+        let writer = self.allocate(wanted, PAGES_MIN * page_bytes, self.options.keys)?;
         let belongs = Belongs { kvset: self.options.id, kvs: self.options.kvs };
         Ok(KblockBuilder::new(writer, belongs))
     }
@@ -260,7 +263,8 @@ impl KvsetBuilder {
         }
         if self.vblock.is_none() {
             let least = bytes_for(value.len());
-            let writer = self.allocate(self.sizes.vblock_bytes_max.max(least), least)?;
+            let wanted = self.sizes.vblock_bytes_max.max(least);
+            let writer = self.allocate(wanted, least, self.options.values)?;
             let head =
                 VblockHead { vblock: writer.id(), kvset: self.options.id, kvs: self.options.kvs };
             let vblock = VblockBuilder::new(writer, &head)?;
@@ -281,10 +285,10 @@ impl KvsetBuilder {
 
     /// Reserves `wanted` bytes, or, where no extent is that long, as much as there is, but at least
     /// `least`.
-    fn allocate(&self, wanted: u64, least: u64) -> Result<MblockWriter> {
+    fn allocate(&self, wanted: u64, least: u64, place: Placement) -> Result<MblockWriter> {
         let mut bytes = wanted.max(least);
         loop {
-            match self.pool.allocate(bytes, self.options.priority) {
+            match self.pool.allocate(bytes, place) {
                 // `Options`: longer than the volume.
                 Err(mpool::Error::Full { .. } | mpool::Error::Options(_)) if bytes > least => {
                     bytes = (bytes / 2).max(least);

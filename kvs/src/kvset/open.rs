@@ -20,7 +20,7 @@ pub(crate) struct Kvset {
     pub(super) pool: Arc<Pool>,
     pub(super) meta: KvsetMeta,
     /// Object `i` of `index` is `kblocks[i]`.
-    pub(super) kblocks: Vec<Kblock>,
+    pub(super) kblocks: Arc<[Kblock]>,
     pub(super) index: Arc<Map>,
     /// Object `i` is `meta.vblocks[i]`. `None` if all values are inline.
     pub(super) values: Option<Arc<Map>>,
@@ -35,35 +35,55 @@ impl Kvset {
         values: Class,
     ) -> Result<Arc<Self>> {
         let Hblock { meta, kblocks: ranges } = read_hblock(&pool.mblock(hblock)?)?;
-        let objects = |ids: &mut dyn Iterator<Item = MblockId>| {
-            ids.map(|id| Ok(pool.mblock(id)?)).collect::<Result<Vec<_>>>()
-        };
-        let kblock_objects = objects(&mut meta.kblocks.iter().copied())?;
-        let vblock_objects = objects(&mut meta.vblocks.iter().map(|(id, _)| *id))?;
+        let kblock_objects = objects(pool, &mut meta.kblocks.iter().copied())?;
+        let vblock_objects = objects(pool, &mut meta.vblocks.iter().map(|(id, _)| *id))?;
         for object in &vblock_objects {
             if let Err(error) = check_vblock(object, &meta) {
                 // Every value carries its own check; those that are sound are served.
                 tracing::warn!(kvset = meta.id.get(), %error, "a vblock's head is unreadable");
             }
         }
-        let index = Arc::new(pool.map(&kblock_objects, index));
-        if let Err(error) = index.preload() {
-            // Pages that cannot be read fail one by one when they are needed; the others are
-            // served.
-            tracing::warn!(kvset = meta.id.get(), %error, "index was not read ahead");
-        }
+        let index = map_index(pool, &kblock_objects, index, &meta);
         let kblocks = ranges
             .iter()
             .zip(&kblock_objects)
             .map(|(range, object)| read_kblock(object, range, &meta))
-            .collect::<Result<Vec<_>>>()?;
+            .collect::<Result<Arc<[_]>>>()?;
         let keys: u64 = kblocks.iter().map(|kblock| kblock.footer().keys).sum();
         let tombstones: u64 = kblocks.iter().map(|kblock| kblock.footer().tombstones).sum();
         if keys != meta.keys || tombstones != meta.tombstones {
             return Err(corrupt(format!("hblock {hblock}"), "counts other keys than its kblocks"));
         }
-        let values =
-            (!vblock_objects.is_empty()).then(|| Arc::new(pool.map(&vblock_objects, values)));
+        let owner = format!("kvset {} values", meta.id.get());
+        let values = (!vblock_objects.is_empty())
+            .then(|| Arc::new(pool.map_named(&vblock_objects, values, &owner)));
+        Ok(Arc::new(Self { pool: Arc::clone(pool), meta, kblocks, index, values }))
+    }
+
+    /// Whether the pool has moved any of its objects since it was opened. It goes on working, and
+    /// keeps the old places from being used again.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.index.has_moved() || self.values.as_ref().is_some_and(|values| values.has_moved())
+    }
+
+    /// The same kvset in the places where its objects are now. What is known of their contents
+    /// holds, so nothing is read but an index that has moved; pages of what has not stay resident.
+    pub(crate) fn renewed(&self) -> Result<Arc<Self>> {
+        let (pool, meta) = (&self.pool, self.meta.clone());
+        let index = if self.index.has_moved() {
+            let kblocks = objects(pool, &mut meta.kblocks.iter().copied())?;
+            map_index(pool, &kblocks, self.index.class(), &meta)
+        } else {
+            Arc::clone(&self.index)
+        };
+        let values = match &self.values {
+            Some(values) if values.has_moved() => {
+                let vblocks = objects(pool, &mut meta.vblocks.iter().map(|(id, _)| *id))?;
+                Some(Arc::new(pool.map(&vblocks, values.class())))
+            }
+            values => values.clone(),
+        };
+        let kblocks = Arc::clone(&self.kblocks);
         Ok(Arc::new(Self { pool: Arc::clone(pool), meta, kblocks, index, values }))
     }
 
@@ -77,6 +97,20 @@ impl Kvset {
     pub(crate) const fn meta(&self) -> &KvsetMeta {
         &self.meta
     }
+}
+
+fn objects(pool: &Arc<Pool>, ids: &mut dyn Iterator<Item = MblockId>) -> Result<Vec<Mblock>> {
+    ids.map(|id| Ok(pool.mblock(id)?)).collect()
+}
+
+fn map_index(pool: &Arc<Pool>, kblocks: &[Mblock], class: Class, meta: &KvsetMeta) -> Arc<Map> {
+    let owner = format!("kvset {} keys", meta.id.get());
+    let index = Arc::new(pool.map_named(kblocks, class, &owner));
+    if let Err(error) = index.preload() {
+        // Pages that cannot be read fail one by one when they are needed; the others are served.
+        tracing::warn!(kvset = meta.id.get(), %error, "index was not read ahead");
+    }
+    index
 }
 
 fn read_hblock(object: &Mblock) -> Result<Hblock> {

@@ -4,13 +4,18 @@
 //! point of a flush and of a compaction. The mblocks an edit names are committed in the pool
 //! *before* it is appended, and the mblocks it drops are deleted *after*; a crash in between leaves
 //! mblocks that no edit names, which recovery deletes.
+//!
+//! The MDC is rewritten in the background. What it is rewritten from is the shape as of the last
+//! edit, which is shared, not copied: an edit replaces the whole shape while the MDC's append lock
+//! is held, and a snapshot is one more reference to it.
 
 pub(crate) mod live;
 pub(crate) mod record;
 
 use crate::error::Result;
 use live::Live;
-use mpool::{MdcId, Pool};
+use mpool::{MdcId, MdcRoom, MdcSnapshot, Pool};
+use parking_lot::Mutex;
 use record::{Item, bad, decode, encode};
 use std::sync::Arc;
 
@@ -20,10 +25,18 @@ const PROPERTY: &str = "kvs.manifest";
 /// thousands.
 const LOG_BYTES: u64 = 4 << 20;
 
+/// The journal that the pool's property names, if it names one.
+pub(crate) fn journal(pool: &Pool) -> Option<MdcId> {
+    let raw = pool.property(PROPERTY)?;
+    MdcId::new(u64::from_le_bytes(raw.as_slice().try_into().ok()?))
+}
+
 /// The open manifest.
 pub(crate) struct Manifest {
     mdc: mpool::Mdc,
-    live: Live,
+    live: Arc<Live>,
+    /// The same, for the background.
+    shared: Arc<Mutex<Arc<Live>>>,
 }
 
 impl Manifest {
@@ -33,9 +46,7 @@ impl Manifest {
             let raw = raw.as_slice().try_into().map_err(|_| bad("its property is malformed"))?;
             MdcId::new(u64::from_le_bytes(raw)).ok_or_else(|| bad("its property is zero"))?
         } else {
-            let id = pool.create_mdc(LOG_BYTES)?;
-            pool.set_property(PROPERTY, &id.get().to_le_bytes())?;
-            id
+            pool.create_named_mdc(PROPERTY, LOG_BYTES)?
         };
         let mut live = Live { next_kvs: 1, next_node: 1, next_kvset: 1, ..Live::default() };
         let mut failure = None;
@@ -48,7 +59,46 @@ impl Manifest {
             }
             Ok(())
         })?;
-        failure.map_or(Ok(Self { mdc, live }), Err)
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        delete_strays(pool, id)?;
+        let live = Arc::new(live);
+        let shared = Arc::new(Mutex::new(Arc::clone(&live)));
+        rewrite_in_background(&mdc, &shared)?;
+        Ok(Self { mdc, live, shared })
+    }
+
+    /// Moves off a volume that is being emptied: another MDC is filled with the shape as it is, the
+    /// property names it from then on, and the old one is deleted. Returns whether that was needed.
+    pub(crate) fn leave_volumes(&mut self, pool: &Arc<Pool>) -> Result<bool> {
+        let old = self.mdc.id();
+        if !pool.mdc_volumes(old)?.into_iter().any(|volume| pool.is_evacuating(volume)) {
+            return Ok(false);
+        }
+        let id = pool.create_mdc(LOG_BYTES)?;
+        let moved = self.fill(pool, id);
+        let mdc = moved.inspect_err(|_| {
+            if let Err(error) = pool.delete_mdc(id) {
+                tracing::warn!(%error, "an unfinished manifest stays until the next open");
+            }
+        })?;
+        // The commit point. If it fails, one of the two is named, and both say the same.
+        pool.set_property(PROPERTY, &id.get().to_le_bytes())?;
+        self.mdc = mdc;
+        pool.delete_mdc(old)?;
+        Ok(true)
+    }
+
+    fn fill(&self, pool: &Arc<Pool>, id: MdcId) -> Result<mpool::Mdc> {
+        let mdc = pool.open_mdc(id, &mut |_| Ok(()))?;
+        let records = self.live.records();
+        for (n, record) in records.iter().enumerate() {
+            mdc.append(record, &mut || records[..n].to_vec())?;
+        }
+        // Not before: what it is rewritten from is the whole.
+        rewrite_in_background(&mdc, &self.shared)?;
+        Ok(mdc)
     }
 
     /// The shape now.
@@ -59,12 +109,112 @@ impl Manifest {
     /// Makes an edit durable, then true. On an error its fate is unknown: the caller must stop
     /// editing.
     pub(crate) fn append(&mut self, items: &[Item]) -> Result<()> {
-        let mut next = self.live.clone();
+        let mut next = Live::clone(&self.live);
         for item in items {
             next.apply(item).expect("an edit of ours fits the shape it was made for");
         }
-        self.mdc.append(&encode(items), &mut || self.live.records())?;
+        let next = Arc::new(next);
+        let shared = &self.shared;
+        self.mdc.append_applied(&encode(items), room_for(items), || {
+            *shared.lock() = Arc::clone(&next);
+        })?;
         self.live = next;
         Ok(())
+    }
+}
+
+fn rewrite_in_background(mdc: &mpool::Mdc, shared: &Arc<Mutex<Arc<Live>>>) -> Result<()> {
+    let state = Arc::clone(shared);
+    mdc.compact_in_background(Arc::new(move || {
+        let live = Arc::clone(&state.lock());
+        Box::new(move || live.records()) as MdcSnapshot
+    }))?;
+    Ok(())
+}
+
+/// The pool's other MDCs are of moves that a crash cut off.
+fn delete_strays(pool: &Arc<Pool>, named: MdcId) -> Result<()> {
+    for id in pool.mdc_ids().into_iter().filter(|id| *id != named) {
+        tracing::info!(%id, "deleting an MDC that is not the manifest");
+        pool.delete_mdc(id)?;
+    }
+    Ok(())
+}
+
+/// An edit that removes more than it adds may use the end of the log, so that a database whose
+/// shape fills it can be made smaller.
+fn room_for(items: &[Item]) -> MdcRoom {
+    let adds = |item: &&Item| {
+        matches!(item, Item::KvsCreate { .. } | Item::LeafAdd { .. } | Item::KvsetAdd { .. })
+    };
+    let removes = |item: &&Item| {
+        matches!(item, Item::KvsDrop { .. } | Item::LeafRemove { .. } | Item::KvsetRemove { .. })
+    };
+    let (added, removed) =
+        (items.iter().filter(adds).count(), items.iter().filter(removes).count());
+    if removed > added { MdcRoom::Reserve } else { MdcRoom::Usual }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{KvsId, KvsetId, NodeId, Revision};
+    use mpool::{MblockId, Options, SimDevice};
+
+    fn open_pool(device: &SimDevice) -> Arc<Pool> {
+        let options = Options { background: false, ..Options::default() };
+        let device = Arc::new(device.clone());
+        Pool::open(Arc::clone(&device) as Arc<_>, &options)
+            .or_else(|_| Pool::create(device, &options))
+            .expect("the device is sound")
+    }
+
+    fn add(kvset: u64) -> Item {
+        let hblock = MblockId::new(kvset).unwrap();
+        let (kvs, node) = (KvsId::new(1), NodeId::ROOT);
+        Item::KvsetAdd { kvs, node, kvset: KvsetId::new(kvset), hblock }
+    }
+
+    /// More edits than the log has pages: it is rewritten from the shape of the moment, in between.
+    #[test]
+    fn edits_survive_rewriting_in_the_background() {
+        const EDITS: u64 = 3 * (LOG_BYTES / 4096);
+        let device = SimDevice::new(1 << 30);
+        let pool = open_pool(&device);
+        let mut manifest = Manifest::open(&pool).unwrap();
+        manifest.append(&[Item::KvsCreate { kvs: KvsId::new(1), name: "a".into() }]).unwrap();
+        for n in 1..=EDITS {
+            let mut items = vec![add(n), Item::Floor { revision: Revision::new(n) }];
+            if n > 20 {
+                items.push(Item::KvsetRemove { kvset: KvsetId::new(n - 20) });
+            }
+            manifest.append(&items).unwrap();
+            pool.tidy();
+        }
+        let info = pool.info();
+        assert_eq!(info.journal_waits.count, 0, "no edit has waited for a rewriting");
+        let live = manifest.live().clone();
+        assert_eq!(live.kvsets.len(), 20);
+        assert!(manifest.mdc.used_bytes() < LOG_BYTES * 3 / 4);
+        drop((manifest, pool));
+        let pool = open_pool(&device.after_crash(0));
+        assert_eq!(*Manifest::open(&pool).unwrap().live(), live);
+    }
+
+    #[test]
+    fn what_shrinks_the_shape_may_use_the_reserve() {
+        let (kvs, node) = (KvsId::new(1), NodeId::new(5));
+        let remove = |n| Item::KvsetRemove { kvset: KvsetId::new(n) };
+        let floor = Item::Floor { revision: Revision::new(1) };
+        for (items, room) in [
+            (vec![Item::KvsDrop { kvs }], MdcRoom::Reserve),
+            (vec![remove(1), remove(2), add(3)], MdcRoom::Reserve),
+            (vec![remove(1), floor.clone()], MdcRoom::Reserve),
+            (vec![remove(1), add(2)], MdcRoom::Usual),
+            (vec![Item::LeafRemove { kvs, node }, add(1), add(2)], MdcRoom::Usual),
+            (vec![floor], MdcRoom::Usual),
+        ] {
+            assert_eq!(room_for(&items), room, "{items:?}");
+        }
     }
 }

@@ -56,6 +56,10 @@ impl Tail {
         Ok(Self { segment, head, offset: PAGE_BYTES, buffer, filled: 0, unflushed: false, metrics })
     }
 
+    pub(super) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
     pub(super) fn into_segment(self) -> Segment {
         self.segment
     }

@@ -12,6 +12,10 @@
 //! in the steady state no segment is created, and a durable append is one write to blocks that the
 //! file system has already allocated.
 //!
+//! On a volume that is being emptied, the next append leaves the tail, spares are deleted, and so
+//! are closed segments once they are released; so the log has left when everything in it is
+//! flushed.
+//!
 //! Cost of a group: one copy of its bytes, one CRC-32C of them, one write padded to 4 KiB.
 //!
 //! An `Err` other than a full pool leaves the log in an unknown state: the owner must not use it
@@ -26,18 +30,20 @@ mod crash_tests;
 mod frame;
 mod metrics;
 mod replay;
+mod scrub;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use metrics::WalMetrics;
+pub(crate) use scrub::{sequence_of, verify};
 
 use crate::batch::WriteBatch;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::options::Options;
 use append::Tail;
 use frame::{PAGE_BYTES, SegmentHead, frame_len};
-use mpool::{Pool, Segment};
+use mpool::{Pool, Segment, SegmentId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -153,6 +159,9 @@ impl Wal {
         assert_eq!(first, self.last.next(), "revisions are consecutive");
         let len = batches.iter().map(|batch| frame_len(body_len(batch))).sum();
         let mut tail = match self.tail.take() {
+            Some(tail) if tail.room_bytes() >= len && self.is_leaving(tail.segment()) => {
+                self.rotate_or_stay(tail, len)?
+            }
             Some(tail) if tail.room_bytes() >= len => tail,
             full => self.rotate(full, len)?,
         };
@@ -194,10 +203,36 @@ impl Wal {
         Tail::start(segment, head, Arc::clone(&self.metrics))
     }
 
+    /// Leaves a volume for another, if another has room.
+    fn rotate_or_stay(&mut self, tail: Tail, len: u64) -> Result<Tail> {
+        match self.rotate(Some(tail), len) {
+            Err(error) if error.scope() == Scope::Moment => {
+                Ok(self.tail.take().expect("it was put back"))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Whether a segment is on a volume that is being emptied.
+    fn is_leaving(&self, segment: &Segment) -> bool {
+        self.pool.is_evacuating(segment.volume())
+    }
+
+    /// Takes no more frames, and keeps no spares, on volumes that are being emptied. What is left
+    /// there goes when it is released. `Error::Pool(Full)` if no other volume has room.
+    pub(crate) fn leave_volumes(&mut self) -> Result<()> {
+        if self.tail.as_ref().is_some_and(|tail| self.is_leaving(tail.segment())) {
+            let tail = self.tail.take();
+            self.tail = Some(self.rotate(tail, 0)?);
+        }
+        self.delete_surplus()
+    }
+
     fn spare(&mut self) -> Result<Segment> {
-        if let Some(segment) = self.spares.pop() {
+        let staying = self.spares.iter().rposition(|segment| !self.is_leaving(segment));
+        if let Some(at) = staying {
             self.metrics.segments_recycled.add(1);
-            return Ok(segment);
+            return Ok(self.spares.remove(at));
         }
         let segment = self.pool.create_segment(self.segment_bytes)?;
         self.metrics.segments_created.add(1);
@@ -223,10 +258,17 @@ impl Wal {
             let closed = self.closed.pop_front().expect("just looked at");
             self.spares.push(closed.segment);
         }
+        self.delete_surplus()
+    }
+
+    /// Deletes spares that are too many or of no use.
+    fn delete_surplus(&mut self) -> Result<()> {
         // A smaller spare is of an earlier setting: a group may not fit.
-        let fits = |segment: &Segment| segment.len_bytes() >= self.segment_bytes;
-        let (mut spares, mut surplus): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.spares).into_iter().partition(fits);
+        let fits = |segment: &Segment| {
+            segment.len_bytes() >= self.segment_bytes && !self.is_leaving(segment)
+        };
+        let spares = self.spares.clone();
+        let (mut spares, mut surplus): (Vec<_>, Vec<_>) = spares.into_iter().partition(fits);
         surplus.extend(spares.drain(SPARES_MAX.min(spares.len())..));
         self.spares = spares;
         surplus
@@ -237,6 +279,15 @@ impl Wal {
     /// Bytes of log after the released floor, which a replay would apply; to within 1 MiB.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live.bytes()
+    }
+
+    /// The last durable revision in a segment; `None` if there is no log in it.
+    pub(crate) fn last_in(&self, segment: SegmentId) -> Option<Revision> {
+        if self.tail.as_ref().is_some_and(|tail| tail.segment().id() == segment) {
+            return Some(self.durable);
+        }
+        let closed = self.closed.iter().find(|closed| closed.segment.id() == segment);
+        closed.map(|closed| closed.last)
     }
 
     /// The last revision appended.

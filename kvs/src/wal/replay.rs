@@ -108,7 +108,7 @@ fn check_neighbours(head: SegmentHead, next: SegmentHead) -> Result<()> {
 }
 
 /// None: the segment was never used.
-fn segment_head(segment: &Segment) -> Result<Option<SegmentHead>> {
+pub(super) fn segment_head(segment: &Segment) -> Result<Option<SegmentHead>> {
     let mut page = IoBuf::zeroed(IO_ALIGN);
     segment.read_at(0, &mut page)?;
     let bytes = page.first_chunk::<SEGMENT_HEAD_LEN>().expect("a page is longer than a head");
@@ -178,7 +178,7 @@ fn end_of_log(reader: &mut Reader<'_>, run: &Run, wanted: Revision, from: u64) -
 }
 
 /// Reads a segment front to back through one chunk.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     segment: &'a Segment,
     chunk: IoBuf,
     /// Where the chunk's bytes come from; none when equal.
@@ -187,12 +187,12 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(segment: &'a Segment) -> Self {
+    pub(super) fn new(segment: &'a Segment) -> Self {
         Self { segment, chunk: IoBuf::zeroed(CHUNK_BYTES), start: 0, end: 0 }
     }
 
     /// The frame of `wanted` at `position`, or on the next page if zeros pad this one.
-    fn frame_at(
+    pub(super) fn frame_at(
         &mut self,
         position: u64,
         sequence: u64,
@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What stands at `at`; blank past the end of the segment.
-    fn head(&mut self, at: u64) -> Result<Result<FrameHead, BadHead>> {
+    pub(super) fn head(&mut self, at: u64) -> Result<Result<FrameHead, BadHead>> {
         let mut bytes = [0; FRAME_HEAD_LEN];
         let room = self.segment.len_bytes() - at;
         if room < u64::try_from(FRAME_HEAD_LEN).expect("48") {
@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The body of a frame whose length was checked; None if it is torn.
-    fn body(&mut self, at: u64, head: FrameHead) -> Result<Option<Vec<u8>>> {
+    pub(super) fn body(&mut self, at: u64, head: FrameHead) -> Result<Option<Vec<u8>>> {
         let mut body = vec![0; usize::try_from(head.body_len).expect("shorter than the segment")];
         self.read(at + u64::try_from(FRAME_HEAD_LEN).expect("48"), &mut body)?;
         Ok((crc32c::crc32c(&body) == head.body_crc).then_some(body))

@@ -16,9 +16,10 @@ pub(super) fn pool_options() -> mpool::Options {
         io: IoBackend::Threads,
         queue_depth: 1,
         capacity_bytes_max: 256 * MIB,
+        background: false,
         ..mpool::Options::default()
     };
-    options.reaper.enabled = false;
+    options.reaper.policy = mpool::ReaperPolicy::Off;
     options
 }
 

@@ -27,9 +27,11 @@
 //! together, and neither is held when a caller's `done` or `make_room` runs.
 //!
 //! A failure of the log poisons the queue: nothing that follows is accepted, because nobody can say
-//! what the log holds. A full pool refuses the group alone, for nothing of it was logged.
+//! what the log holds. A full pool refuses the group alone, for nothing of it was logged; but not
+//! before what the log holds has been flushed, which makes room where the log is all that is full.
 
 mod members;
+mod post;
 mod ticket;
 
 #[cfg(test)]
@@ -44,7 +46,9 @@ use crate::metrics::{Counter, MetricKind, Sample};
 use crate::options::{Durability, Options};
 use crate::wal::{Wal, WalMetrics};
 use members::{Group, with_sources};
-use parking_lot::{Condvar, Mutex};
+use mpool::SegmentId;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use post::Post;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -67,6 +71,11 @@ pub(crate) trait CommitSink: Send + Sync + 'static {
     /// it may wait for a flush that calls `release_wal`. An error other than `Stalled`, `Closed` or
     /// a full pool poisons the queue.
     fn make_room(&self, bytes: usize, wal_live_bytes: u64) -> Result<()>;
+    /// The log finds no room: flushes what it holds. The floor after that; `None` if that cannot be
+    /// done now. Called without a lock of the queue.
+    fn flush_log(&self) -> Result<Option<Revision>> {
+        Ok(None)
+    }
     /// Applies one logged batch.
     fn apply(&self, batch: &WriteBatch, revision: Revision);
     /// All revisions up to this one are applied: readers may see them.
@@ -198,6 +207,21 @@ impl<S: CommitSink> CommitQueue<S> {
         let released = log.release(floor);
         self.shared.note_live(&log);
         released
+    }
+
+    /// Takes the log off volumes that are being emptied, but for what is not released yet.
+    pub(crate) fn leave_volumes(&self) -> Result<()> {
+        let shared = &self.shared;
+        let mut log = shared.log.lock();
+        shared.check_poison()?;
+        let left = log.leave_volumes();
+        shared.note_live(&log);
+        left.map_err(|error| shared.refuse(error))
+    }
+
+    /// The last durable revision in a segment of the log; `None` if there is no log in it.
+    pub(crate) fn log_in(&self, segment: SegmentId) -> Option<Revision> {
+        self.shared.log.lock().last_in(segment)
     }
 
     /// Runs `f` while no group is being committed. `f` must not write.
@@ -357,11 +381,8 @@ impl<S: CommitSink> Shared<S> {
         let live = self.wal_live_bytes.load(Ordering::Relaxed);
         self.sink.make_room(group.batch_bytes, live).map_err(|error| self.refuse(error))?;
         let batches: Vec<&WriteBatch> = group.tickets.iter().map(Ticket::batch).collect();
-        let mut log = self.log.lock();
-        self.check_poison()?;
-        let first = log.last().next();
-        log.append(first, &batches, group.durable).map_err(|error| self.refuse(error))?;
-        self.note_live(&log);
+        let log = self.append(&batches, group.durable).map_err(|error| self.refuse(error))?;
+        let first = Revision::new(log.last().get() + 1 - batches.len() as u64);
         let mut revision = first;
         for batch in batches {
             self.sink.apply(batch, revision);
@@ -371,6 +392,29 @@ impl<S: CommitSink> Shared<S> {
         self.counters.groups.add(1);
         self.counters.batches.add(revision.get() - first.get());
         Ok(first)
+    }
+
+    /// Logs the batches; returns the log, still locked.
+    fn append(&self, batches: &[&WriteBatch], durable: bool) -> Result<MutexGuard<'_, Wal>> {
+        let append = |log: &mut Wal| {
+            let appended = log.append(log.last().next(), batches, durable);
+            self.note_live(log);
+            appended
+        };
+        let mut log = self.log.lock();
+        self.check_poison()?;
+        let full = match append(&mut log) {
+            Ok(()) => return Ok(log),
+            Err(error @ Error::Pool(mpool::Error::Full { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        drop(log);
+        let Some(floor) = self.sink.flush_log()? else { return Err(full) };
+        let mut log = self.log.lock();
+        self.check_poison()?;
+        log.release(floor)?;
+        append(&mut log)?;
+        Ok(log)
     }
 
     /// Poisons the queue unless the error is one of the moment.
@@ -397,6 +441,11 @@ impl<S: CommitSink> Shared<S> {
             None => Ok(()),
             Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
         }
+    }
+
+    /// When `Interval` writes of now must be durable.
+    fn next_due(&self) -> Instant {
+        Instant::now() + self.limits.interval
     }
 
     fn note_live(&self, log: &Wal) {
@@ -435,49 +484,6 @@ impl<S: CommitSink> Shared<S> {
             } else {
                 self.work.wait(&mut queue);
             }
-        }
-    }
-}
-
-/// The leader's post. Dropping it hands over, after a panic too.
-struct Post<'a, S: CommitSink> {
-    shared: &'a Shared<S>,
-    /// Of the group.
-    bytes: usize,
-    /// Whether the group has `Interval` writes.
-    interval: bool,
-}
-
-impl<S: CommitSink> Drop for Post<'_, S> {
-    fn drop(&mut self) {
-        let shared = self.shared;
-        if std::thread::panicking() {
-            shared.poison("the thread that was committing a group panicked".to_owned());
-        }
-        let mut queue = shared.queue.lock();
-        queue.bytes -= self.bytes;
-        let mut wake = false;
-        if self.interval && queue.due.is_none() {
-            queue.due = Some(Instant::now() + shared.limits.interval);
-            wake = true;
-        }
-        let next = queue.waiting.front().map(Ticket::waiter);
-        match &next {
-            None => queue.leader = Leader::Vacant,
-            Some(Some(_)) => queue.leader = Leader::Writer,
-            Some(None) => queue.leader = Leader::Thread,
-        }
-        wake |= queue.leader == Leader::Thread || queue.closed;
-        let drained = queue.closed && queue.is_drained();
-        drop(queue);
-        if let Some(Some(waiter)) = next {
-            waiter.give(Turn::Lead);
-        }
-        if wake {
-            shared.work.notify_one();
-        }
-        if drained {
-            shared.drained.notify_all();
         }
     }
 }

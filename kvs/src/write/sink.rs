@@ -33,12 +33,32 @@ impl CommitSink for Store {
         let full =
             active + bytes > usize::try_from(self.options.memtable_bytes).unwrap_or(usize::MAX);
         // A long log needs one early flush, not one for each commit until that flush is done.
-        let log_is_long = wal_live_bytes > self.log_bytes_max() && view.sealed.is_empty();
+        let log_is_long = view.sealed.is_empty() && self.is_long(wal_live_bytes);
         drop(view);
         if full || log_is_long {
             self.seal();
         }
         Ok(())
+    }
+
+    fn flush_log(&self) -> Result<Option<Revision>> {
+        self.seal();
+        let Some(newest) = self.view.load().sealed.first().map(|sealed| sealed.last) else {
+            // A flush may have ended just now, and not told the log yet.
+            return self.raise_floor(None).map(Some);
+        };
+        let (start, failures) = (Instant::now(), self.metrics.job_failures.get());
+        while self.view.load().sealed.iter().any(|sealed| sealed.last <= newest) {
+            if self.metrics.job_failures.get() > failures {
+                // The flush has no room either.
+                return Ok(None);
+            }
+            if start.elapsed() >= STOP_MAX {
+                return Err(Error::Stalled { reason: StallReason::LogSpace.as_str() });
+            }
+            self.wait_for_relief(WAIT_SLICE, StallReason::LogSpace)?;
+        }
+        self.raise_floor(None).map(Some)
     }
 
     fn apply(&self, batch: &WriteBatch, revision: Revision) {
@@ -52,10 +72,14 @@ impl CommitSink for Store {
 }
 
 impl Store {
-    /// Log that may wait for a flush. On a full volume one segment: small deletes fill the log
-    /// long before the memtable, and each further segment would be taken from the reserve.
-    fn log_bytes_max(&self) -> u64 {
-        if self.is_full() { self.options.wal_segment_bytes } else { self.options.wal_bytes_max }
+    /// Whether so much log should not wait for a flush. On a full volume one segment is much: small
+    /// deletes fill the log long before the memtable, and each further segment would be taken from
+    /// the reserve. The same where the part that can be overwritten, which alone takes logs, has no
+    /// room for another one.
+    fn is_long(&self, log_bytes: u64) -> bool {
+        let segment = self.options.wal_segment_bytes;
+        let no_room = || self.is_full() || self.pool.free_space().log_bytes < segment;
+        log_bytes > self.options.wal_bytes_max || log_bytes > segment && no_room()
     }
 
     /// Waits as long as the debt says.
@@ -64,6 +88,7 @@ impl Store {
         let mut delayed = false;
         loop {
             let debt = self.debt(bytes);
+            self.pool.queue().hurry(stall::is_behind(debt));
             let verdict = match stall::verdict(debt) {
                 // Puts are refused at the door of a full volume (`Store::check_space`); what comes
                 // here are deletes, and the few puts that were on their way. They still wait for
@@ -85,6 +110,11 @@ impl Store {
             self.wait_for_relief(wait, reason)?;
             delayed = start.elapsed() >= wait;
         }
+    }
+
+    /// Lets compaction have the drive while it is behind, and only then.
+    pub(crate) fn pace_compaction(&self) {
+        self.pool.queue().hurry(stall::is_behind(self.debt(0)));
     }
 
     fn wait_for_relief(&self, wait: Duration, reason: StallReason) -> Result<()> {
@@ -117,8 +147,8 @@ impl Store {
     /// What the throttle decides on.
     fn debt(&self, bytes: usize) -> Debt {
         let view = self.view.load();
-        let free_bytes = self.free_bytes();
-        self.note_space(free_bytes);
+        let free = self.pool.free_space();
+        self.note_space(free);
         let root_kvsets = view.trees.values().map(|tree| tree.root.len()).max().unwrap_or(0);
         Debt {
             sealed_memtables: view.sealed.len() as u64,
@@ -126,8 +156,9 @@ impl Store {
             root_kvsets: root_kvsets as u64,
             root_slow: ROOT_SLOW,
             root_stop: ROOT_STOP,
-            free_bytes,
-            free_reserve_bytes: self.reserve_bytes(),
+            free_bytes: free.object_bytes,
+            free_slow_bytes: self.tight_bytes(free),
+            free_reserve_bytes: self.reserve_bytes(free),
             write_bytes: bytes as u64,
         }
     }

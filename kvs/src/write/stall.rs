@@ -40,9 +40,9 @@ pub(crate) struct Debt {
     pub(crate) root_kvsets: u64,
     pub(crate) root_slow: u64,
     pub(crate) root_stop: u64,
-    /// Space left; writers stop where the write would reach the reserve. Delays begin at twice the
-    /// reserve.
+    /// Space left; where delays begin; and where writers stop, if the write would reach it.
     pub(crate) free_bytes: u64,
+    pub(crate) free_slow_bytes: u64,
     pub(crate) free_reserve_bytes: u64,
     /// Bytes about to be written.
     pub(crate) write_bytes: u64,
@@ -54,6 +54,8 @@ pub(crate) enum StallReason {
     Memtables,
     RootLength,
     FreeSpace,
+    /// The log has no room for another segment. Not a debt: the writer that meets it waits.
+    LogSpace,
 }
 
 /// What a writer does.
@@ -90,9 +92,15 @@ pub(crate) fn verdict(debt: Debt) -> Verdict {
     }
 }
 
+/// Whether writers wait for compaction, or would if they wrote now: then it should not be held
+/// back.
+pub(crate) fn is_behind(debt: Debt) -> bool {
+    [space(debt), root(debt)].iter().any(|strain| strain.thousandths != Some(0))
+}
+
 fn space(debt: Debt) -> Strain {
     let left = debt.free_bytes.saturating_sub(debt.write_bytes);
-    let begin = debt.free_reserve_bytes.saturating_mul(2);
+    let begin = debt.free_slow_bytes;
     Strain {
         thousandths: way(begin.saturating_sub(left), begin - debt.free_reserve_bytes.min(begin)),
         nanos_per_kib: SPACE_NANOS_PER_KIB,
@@ -149,6 +157,7 @@ impl StallReason {
             Self::Memtables => "memtables",
             Self::RootLength => "root_length",
             Self::FreeSpace => "free_space",
+            Self::LogSpace => "log_space",
         }
     }
 }
@@ -165,6 +174,7 @@ mod tests {
         root_slow: 8,
         root_stop: 24,
         free_bytes: 100 * MIB,
+        free_slow_bytes: 20 * MIB,
         free_reserve_bytes: 10 * MIB,
         write_bytes: MIB,
     };
@@ -208,7 +218,7 @@ mod tests {
             (free(12), Some(728), Some(FreeSpace)),
             (free(11), None, Some(FreeSpace)),
             (free(0), None, Some(FreeSpace)),
-            (Debt { free_reserve_bytes: 0, ..free(0) }, Some(0), None),
+            (Debt { free_slow_bytes: 0, free_reserve_bytes: 0, ..free(0) }, Some(0), None),
             (Debt { sealed_memtables: 2, ..root(16) }, Some(31), Some(RootLength)),
             (Debt { sealed_memtables: 2, ..root(24) }, None, Some(RootLength)),
             (Debt { write_bytes: 0, ..root(16) }, Some(0), None),
@@ -217,6 +227,21 @@ mod tests {
             let verdict = verdict(debt);
             assert_eq!(wait(verdict).map(|wait| wait.as_millis()), millis, "{debt:?}");
             assert_eq!(reason(verdict), why, "{debt:?}");
+        }
+    }
+
+    #[test]
+    fn compaction_is_behind_where_root_or_space_delay_writers_and_not_for_memtables() {
+        let table = [
+            (CALM, false),
+            (Debt { root_kvsets: CALM.root_slow, ..CALM }, false),
+            (Debt { root_kvsets: CALM.root_slow + 1, ..CALM }, true),
+            (Debt { root_kvsets: CALM.root_stop, ..CALM }, true),
+            (Debt { free_bytes: CALM.free_reserve_bytes, ..CALM }, true),
+            (Debt { sealed_memtables: CALM.memtables_max, ..CALM }, false),
+        ];
+        for (debt, behind) in table {
+            assert_eq!(is_behind(debt), behind, "{debt:?}");
         }
     }
 
@@ -270,6 +295,7 @@ mod tests {
                 root_slow: n,
                 root_stop: n,
                 free_bytes: n,
+                free_slow_bytes: n,
                 free_reserve_bytes: n,
                 write_bytes: n,
             };

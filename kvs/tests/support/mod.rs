@@ -4,6 +4,9 @@
 #![allow(unreachable_pub, reason = "a module of test binaries")]
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod batches;
+pub mod place;
+
 use kvs::{Database, Options};
 use mpool::{Pool, SimDevice};
 use std::sync::Arc;
@@ -54,6 +57,7 @@ pub fn options() -> Options {
 pub fn pool_options() -> mpool::Options {
     let mut options = mpool::Options { grow_step_bytes: 16 << 20, ..mpool::Options::default() };
     options.reaper.budget_bytes = Some(256 << 20);
+    options.background = false;
     options
 }
 

@@ -50,7 +50,7 @@ fn lookups_agree_with_a_map() {
 fn metadata_counts_what_was_added() {
     for seed in seeds(4) {
         let mut random = Random(seed);
-        let model = random.model(800);
+        let model = random.model(1_600);
         let (_, pool) = new_pool();
         let kvset = build_and_open(&pool, &model);
         let meta = kvset.meta();

@@ -100,7 +100,14 @@ fn new_pool() -> (SimDevice, Arc<Pool>) {
 
 fn options(inline_bytes_max: usize, keys_hint: u64) -> BuildOptions {
     let priority = Priority::Flush;
-    BuildOptions { id: KvsetId::new(77), kvs: KVS, priority, inline_bytes_max, keys_hint }
+    BuildOptions {
+        id: KvsetId::new(77),
+        kvs: KVS,
+        keys: priority.into(),
+        values: priority.into(),
+        inline_bytes_max,
+        keys_hint,
+    }
 }
 
 fn build(pool: &Arc<Pool>, model: &Model, sizes: ObjectSizes) -> Option<BuiltKvset> {

@@ -85,7 +85,7 @@ fn options() -> Options {
     options.pool.io = IoBackend::Threads;
     options.pool.queue_depth = 1;
     options.pool.capacity_bytes_max = 256 * MIB;
-    options.pool.reaper.enabled = false;
+    options.pool.reaper.policy = mpool::ReaperPolicy::Off;
     options
 }
 

@@ -1,0 +1,190 @@
+//! A scrub of a database: the log is verified up to what is durable, findings name their owners,
+//! and volumes can be left with everything on them.
+
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+mod support;
+
+use kvs::{Database, Durability, Options};
+use mpool::{Device, Finding, MediaClass, Pool, ScrubOptions, ScrubTarget, SimDevice, VolumeId};
+use std::sync::Arc;
+use support::{Rng, options, pool_options};
+
+fn fast() -> ScrubOptions {
+    ScrubOptions { bytes_per_s: 0, from_start: true, ..ScrubOptions::default() }
+}
+
+fn database(device: &SimDevice, options: Options) -> Database {
+    let pool = Pool::create(Arc::new(device.clone()), &pool_options()).unwrap();
+    Database::open_pool(pool, options).unwrap()
+}
+
+fn put(db: &Database, key: &str, value: &[u8]) {
+    db.kvs("birds").unwrap().put(key.as_bytes(), value, Durability::Sync).unwrap();
+}
+
+fn findings(db: &Database) -> Vec<Finding> {
+    db.scrub(&fast()).unwrap().findings
+}
+
+/// Where `pattern` stands on the device: every byte offset at which it begins.
+fn places(device: &SimDevice, pattern: &[u8]) -> Vec<u64> {
+    let len = usize::try_from(device.geometry().len_bytes).unwrap();
+    let mut image = vec![0; len];
+    device.read_at(0, &mut image).unwrap();
+    let found = image.windows(pattern.len()).enumerate().filter(|(_, bytes)| bytes == &pattern);
+    found.map(|(at, _)| at as u64).collect()
+}
+
+#[test]
+fn rot_in_the_log_is_found_in_any_frame_the_last_included() {
+    let device = SimDevice::new(1 << 30);
+    let db = database(&device, options());
+    db.create_kvs("birds").unwrap();
+    let mut rng = Rng(5);
+    let values: Vec<Vec<u8>> =
+        (0..40).map(|n| rng.bytes(if n == 7 { 20_000 } else { 900 })).collect();
+    for (n, value) in values.iter().enumerate() {
+        put(&db, &format!("heron{n}"), value);
+    }
+    assert_eq!(findings(&db), []);
+    let segment = db.pool().segment_ids()[0];
+    for (n, value) in values.iter().enumerate() {
+        let at = places(&device, &value[..64])[0];
+        // In the body, in the head of its frame, and at the end of the body.
+        let head = at / 4096 * 4096 + 9;
+        let at_once = [at + 10, head, at + value.len() as u64 - 1];
+        for place in at_once {
+            device.flip_bit(place, 3);
+            let found = findings(&db);
+            device.flip_bit(place, 3);
+            assert_eq!(found.len(), 1, "value {n}, byte {place}: {found:?}");
+            let Finding { target, volume_offset, len_bytes, owner, .. } = &found[0];
+            assert_eq!(*target, ScrubTarget::Segment(segment));
+            let covers = *volume_offset..volume_offset + len_bytes;
+            assert!(covers.contains(&place), "value {n}: {place} is not in {covers:?}");
+            assert_eq!(owner.as_deref(), Some("the write-ahead log"));
+        }
+    }
+    // The head of the segment.
+    let first = places(&device, b"MWSG")[0];
+    device.flip_bit(first + 9, 0);
+    assert_eq!(findings(&db).len(), 1);
+    device.flip_bit(first + 9, 0);
+    assert_eq!(findings(&db), []);
+}
+
+#[test]
+fn rot_in_a_kvset_names_it_and_its_kvs() {
+    let device = SimDevice::new(1 << 30);
+    let db = database(&device, options());
+    db.create_kvs("birds").unwrap();
+    let mut rng = Rng(6);
+    let value = rng.bytes(5000);
+    for n in 0..100 {
+        put(&db, &format!("heron{n:03}"), if n == 50 { &value } else { b"grey" });
+    }
+    db.flush().unwrap();
+    let mut named = Vec::new();
+    for place in places(&device, &value[..64]) {
+        device.flip_bit(place, 0);
+        let found = findings(&db);
+        device.flip_bit(place, 0);
+        named.extend(found.into_iter().filter_map(|finding| finding.owner));
+    }
+    assert!(named.contains(&"kvset 1 of KVS birds, vblock".to_owned()), "{named:?}");
+    let ids = db.pool().mblock_ids();
+    let owners = ids.into_iter().filter_map(|id| db.owner_of(ScrubTarget::Mblock(id)));
+    let parts: Vec<_> = owners.map(|owner| owner.rsplit(' ').next().unwrap().to_owned()).collect();
+    for part in ["hblock", "kblock", "vblock"] {
+        assert!(parts.contains(&part.to_owned()), "{part}: {parts:?}");
+    }
+    let manifest = db.owner_of(ScrubTarget::Journal(mpool::MdcId::new(1).unwrap()));
+    assert!(manifest.is_some_and(|owner| owner.contains("manifest")));
+}
+
+#[test]
+fn a_database_under_load_has_no_findings() {
+    let device = SimDevice::new(1 << 30);
+    let db = database(&device, Options { background_threads: 2, ..options() });
+    db.create_kvs("birds").unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..2_u64 {
+            let (db, over) = (&db, &over);
+            scope.spawn(move || {
+                let mut rng = Rng(thread);
+                let birds = db.kvs("birds").unwrap();
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let len = usize::try_from(rng.below(20_000)).unwrap();
+                    let (key, value) = (rng.below(500).to_le_bytes(), rng.bytes(len));
+                    let durabilities = [Durability::Sync, Durability::Off, Durability::Interval];
+                    birds.put(&key, &value, durabilities[len % 3]).unwrap();
+                }
+            });
+        }
+        for _ in 0..15 {
+            assert_eq!(findings(&db), []);
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let recycled = db.pool().segment_ids().len();
+    assert!(recycled > 0, "there is a log");
+}
+
+#[test]
+fn a_volume_is_left_with_log_and_kvsets_and_nothing_is_lost() {
+    let (root, other) = (SimDevice::new(1 << 30), SimDevice::new(1 << 30));
+    let db = database(&root, options());
+    let staging = db.pool().add_volume_on(Arc::new(other.clone()), MediaClass::Staging).unwrap();
+    db.create_kvs("birds").unwrap();
+    let mut rng = Rng(8);
+    let mut values = Vec::new();
+    let write = |values: &mut Vec<(String, Vec<u8>)>, rng: &mut Rng| {
+        for _ in 0..60 {
+            let (key, value) = (format!("heron{}", values.len()), rng.bytes(10_000));
+            put(&db, &key, &value);
+            values.push((key, value));
+        }
+    };
+    write(&mut values, &mut rng);
+    db.flush().unwrap();
+    write(&mut values, &mut rng);
+    let staged = |db: &Database, id: VolumeId| {
+        db.pool().volumes().into_iter().find(|volume| volume.id == id)
+    };
+    let before = staged(&db, staging).unwrap();
+    assert!(before.logs > 0, "the log is on the staging volume: {before:?}");
+    // Kvsets go to the capacity class, where the root cannot be emptied: a third volume takes some.
+    let third = SimDevice::new(1 << 30);
+    let capacity = db.pool().add_volume_on(Arc::new(third), MediaClass::Capacity).unwrap();
+    let mut rounds = 0;
+    while staged(&db, capacity).unwrap().mblocks == 0 {
+        write(&mut values, &mut rng);
+        db.flush().unwrap();
+        rounds += 1;
+        assert!(rounds < 50, "the new capacity volume is used");
+    }
+    for id in [staging, capacity] {
+        let done = db.evacuate_volume(id, &mut |_| ()).unwrap();
+        assert!(done.left.is_empty() && done.failed.is_empty(), "{done:?}");
+        db.remove_volume(id).unwrap();
+        assert!(staged(&db, id).is_none());
+    }
+    write(&mut values, &mut rng);
+    let birds = db.kvs("birds").unwrap();
+    let same = |db: &Database| {
+        let birds = db.kvs("birds").unwrap();
+        for (key, value) in &values {
+            assert_eq!(birds.get(key.as_bytes()).unwrap().unwrap().value, value, "{key}");
+        }
+    };
+    same(&db);
+    assert_eq!(findings(&db), []);
+    drop(birds);
+    db.close().unwrap();
+    drop(db);
+    // The other volumes are not needed any more.
+    let pool = Pool::open(Arc::new(root), &pool_options()).unwrap();
+    same(&Database::open_pool(pool, options()).unwrap());
+}
