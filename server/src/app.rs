@@ -10,6 +10,7 @@ use crate::body::BodyBudget;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::metrics::http::{HttpMetrics, Observation, Rejected};
+use crate::pool::jobs::Jobs;
 use crate::problem::Problem;
 use crate::route::Route;
 use crate::routes;
@@ -44,6 +45,8 @@ pub struct Limits {
     pub blocking_queue_max: usize,
     /// Streams open at a time.
     pub streams_max: usize,
+    /// Whether `/v1/admin` is served.
+    pub admin: bool,
 }
 
 impl Default for Limits {
@@ -57,6 +60,7 @@ impl Default for Limits {
             blocking_threads: 8,
             blocking_queue_max: 256,
             streams_max: 256,
+            admin: true,
         }
     }
 }
@@ -114,6 +118,8 @@ pub struct Shared {
     pub streams: Arc<Semaphore>,
     /// Permits for lookups that wait for the drive.
     pub cold_reads: Semaphore,
+    /// Long work on the pool.
+    pub jobs: Jobs,
     /// Counters.
     pub metrics: Metrics,
     request_ids: RequestIds,
@@ -130,6 +136,7 @@ impl App {
             bodies: BodyBudget::new(limits.body_memory_bytes),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
             cold_reads: Semaphore::new(COLD_READS_MAX),
+            jobs: Jobs::default(),
             metrics: Metrics::new(Arc::clone(&engine)),
             request_ids: RequestIds::new(),
             engine,

@@ -1,6 +1,7 @@
 //! The command line.
 
 use crate::config::Settings;
+use crate::pool::cli::{POOL_HELP, PoolCommand};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -21,7 +22,7 @@ Getting going:
   curl http://127.0.0.1:7300/v1/kv/default/greeting
 
 Exit codes of the client commands:
-  0 done   1 no such key, or not ready   2 wrong usage   3 refused by the server   4 no connection";
+  0 done   1 no such key, not ready, or damage found   2 wrong usage   3 refused   4 no connection";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -42,6 +43,9 @@ pub enum Command {
     /// List, create and drop KVSs
     #[command(subcommand)]
     Kvs(KvsCommand),
+    /// Manage the pool of volumes that holds the data
+    #[command(subcommand, after_help = POOL_HELP)]
+    Pool(PoolCommand),
     /// Exit with 0 if a server is ready, else with 1
     Healthcheck(Server),
 }
@@ -216,6 +220,10 @@ mod tests {
             "millpond serve --memory lots",
             "millpond put k v --file f",
             "millpond get",
+            "millpond pool",
+            "millpond pool scrub --stop",
+            "millpond pool add a --mode 0640 --url http://a",
+            "millpond pool create --capacity lots",
         ] {
             assert!(Cli::try_parse_from(line.split_ascii_whitespace()).is_err(), "{line}");
         }

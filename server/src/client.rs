@@ -1,10 +1,12 @@
 //! The HTTP client behind `millpond get`, `put`, `del`, `scan`, `kvs` and `healthcheck`.
+//! (`millpond pool` is [`crate::pool::command`].)
 //!
 //! One connection, one request. Values go to standard output as they are; a scan prints one JSON
 //! document a line and fails if the stream was cut off. What goes wrong goes to standard error,
 //! and the exit code says of what kind it was.
 
 use crate::cli::{Command, Del, Get, KvsCommand, Put, Scan, Server, Target};
+use crate::pool;
 use crate::target::percent_encode;
 use anyhow::Context;
 use axum::body::Body;
@@ -27,7 +29,10 @@ pub enum Failure {
     /// Exit code 2: the command makes no sense.
     #[error("{0}")]
     Usage(String),
-    /// Exit code 3: the server refused.
+    /// Exit code 1: something is damaged. What, has been printed.
+    #[error("{0}")]
+    Damaged(String),
+    /// Exit code 3: the server, or the pool, refused.
     #[error("{0}")]
     Refused(String),
     /// Exit code 4: no connection, or it broke.
@@ -39,7 +44,7 @@ impl Failure {
     /// As documented in `--help`.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Absent(_) => 1,
+            Self::Absent(_) | Self::Damaged(_) => 1,
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::Connection(_) => 4,
@@ -67,6 +72,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
             Command::Scan(scan) => self::scan(scan).await,
             Command::Kvs(kvs) => self::kvs(kvs).await,
             Command::Healthcheck(server) => healthcheck(server).await,
+            Command::Pool(command) => pool::command::run(command).await,
             Command::Serve(_) | Command::Config(_) => {
                 unreachable!("main gives client commands only")
             }
@@ -179,13 +185,16 @@ fn kvs_path(name: &str) -> String {
     format!("/v1/kvs/{}", percent_encode(name.as_bytes()))
 }
 
-fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, Failure> {
+pub(crate) fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, Failure> {
     let request = Request::builder().method(method).uri(path).body(body);
     Ok(request.context("the request cannot be written")?)
 }
 
 /// Sends one request on a connection of its own.
-async fn send(server: &Server, mut request: Request<Body>) -> Result<Response<Incoming>, Failure> {
+pub(crate) async fn send(
+    server: &Server,
+    mut request: Request<Body>,
+) -> Result<Response<Incoming>, Failure> {
     let authority = authority(&server.url)?;
     let refused =
         || format!("no server answers at {}; start one with `millpond serve`", server.url);
@@ -223,7 +232,7 @@ fn is_problem(response: &Response<Incoming>) -> bool {
 }
 
 /// The response, if the server did what it was asked for.
-async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+pub(crate) async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -237,7 +246,7 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Fa
     }))
 }
 
-async fn collect(response: Response<Incoming>) -> Result<Bytes, Failure> {
+pub(crate) async fn collect(response: Response<Incoming>) -> Result<Bytes, Failure> {
     let collected = response.into_body().collect().await;
     Ok(collected.context("the answer broke off")?.to_bytes())
 }
@@ -252,7 +261,7 @@ async fn print_body(response: Response<Incoming>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     let written = out.write_all(bytes).and_then(|()| out.flush());
     Ok(written.context("standard output cannot be written")?)

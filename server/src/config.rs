@@ -31,6 +31,37 @@ pub enum Io {
     Threads,
 }
 
+/// Who decides what leaves memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Reaper {
+    /// Pages and records by how often they are asked for.
+    #[default]
+    Frequency,
+    /// Whole objects by the time since their last fault, as mpool did in 2020; no value cache.
+    Mpool,
+    /// The kernel; no value cache.
+    Off,
+}
+
+/// What goes on the pool's staging volume, where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum MediaPolicy {
+    /// All but the values of leaves.
+    #[default]
+    Auto,
+    /// Nothing but the log.
+    CapacityOnly,
+    /// Everything.
+    StagingOnly,
+    /// All but the values of leaves.
+    StagingMaxCapacity,
+    /// What was written last: keys and values of the root.
+    StagingMinCapacity,
+}
+
 /// What one source says. The comments are shown by `--help` and `config print`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,15 +83,30 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_MEMORY", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
-    /// Most bytes of storage the data may take
+    /// Who decides what leaves memory: `frequency`, or, to compare with, `mpool` (objects by age,
+    /// as in 2020) or `off` (the kernel)
+    #[arg(long, env = "MILLPOND_REAPER", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reaper: Option<Reaper>,
+    /// Most bytes that the root volume may take; raises what the pool has been told before. 0 takes
+    /// the pool's own limit, 1TiB for a new one
     #[arg(long, env = "MILLPOND_CAPACITY", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
+    /// What goes on the staging volume of a pool that has one
+    #[arg(long, env = "MILLPOND_MEDIA_POLICY", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_policy: Option<MediaPolicy>,
     /// Use the page cache for writes where the file system refuses direct I/O (tmpfs, overlayfs);
     /// for tests
     #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_buffered: Option<bool>,
+    /// Serve /v1/admin, by which whoever reaches the server manages its volumes; if not given, only
+    /// when listening on a loopback address
+    #[arg(long, env = "MILLPOND_ADMIN", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<bool>,
     /// Longest time a write with durability=interval is only in memory
     #[arg(long, env = "MILLPOND_INTERVAL", value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,8 +189,12 @@ pub struct Config {
     pub listen: SocketAddr,
     pub io: Io,
     pub memory: Size,
+    pub reaper: Reaper,
     pub capacity: Size,
+    pub media_policy: MediaPolicy,
     pub allow_buffered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<bool>,
     pub interval: Span,
     pub memtable: Size,
     pub log_format: LogFormat,
@@ -181,8 +231,11 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7300)),
             io: Io::default(),
             memory: Size(0),
-            capacity: Size(1 << 40),
+            reaper: Reaper::default(),
+            capacity: Size(0),
+            media_policy: MediaPolicy::default(),
             allow_buffered: false,
+            admin: None,
             interval: Span(Duration::from_millis(100)),
             memtable: Size(64 << 20),
             log_format: LogFormat::default(),
@@ -239,11 +292,14 @@ impl Config {
             ("header_max", self.header_max, 8 << 10),
             ("batch_max", self.batch_max, 1 << 10),
             ("body_memory", self.body_memory, self.value_max.0.max(self.batch_max.0)),
-            ("capacity", self.capacity, 256 << 20),
         ] {
             if size.0 < min {
                 bail!("option {name} is {size}, must be at least {}", Size(min));
             }
+        }
+        let least = Size(256 << 20);
+        if self.capacity.0 > 0 && self.capacity < least {
+            bail!("option capacity is {}, must be 0 or at least {least}", self.capacity);
         }
         for (name, count) in [
             ("connections", self.connections),
@@ -296,6 +352,7 @@ impl Config {
             slow_request: self.slow_request.0,
             blocking_threads: self.blocking_threads,
             streams_max: self.streams,
+            admin: self.admin.unwrap_or_else(|| self.listen.ip().is_loopback()),
             ..Limits::default()
         })
     }
@@ -323,8 +380,22 @@ impl Config {
             Io::Threads => mpool::IoBackend::Threads,
         };
         options.pool.allow_buffered = self.allow_buffered;
-        options.pool.capacity_bytes_max = self.capacity.0;
+        if self.capacity.0 > 0 {
+            options.pool.capacity_bytes_max = self.capacity.0;
+        }
         options.pool.reaper.budget_bytes = (self.memory.0 > 0).then_some(self.memory.0);
+        options.pool.reaper.policy = match self.reaper {
+            Reaper::Frequency => mpool::ReaperPolicy::Frequency,
+            Reaper::Mpool => mpool::ReaperPolicy::Mpool,
+            Reaper::Off => mpool::ReaperPolicy::Off,
+        };
+        options.media_policy = match self.media_policy {
+            MediaPolicy::Auto => kvs::MediaPolicy::Auto,
+            MediaPolicy::CapacityOnly => kvs::MediaPolicy::CapacityOnly,
+            MediaPolicy::StagingOnly => kvs::MediaPolicy::StagingOnly,
+            MediaPolicy::StagingMaxCapacity => kvs::MediaPolicy::StagingMaxCapacity,
+            MediaPolicy::StagingMinCapacity => kvs::MediaPolicy::StagingMinCapacity,
+        };
         options.memtable_bytes = self.memtable.0;
         options.interval_ms = u64::try_from(self.interval.0.as_millis())
             .context("option interval is beyond all ages")?;
@@ -366,9 +437,22 @@ mod tests {
             ("streams = 0", "streams"),
             ("header_timeout = \"0s\"", "header_timeout"),
             ("io = \"aio\"", "aio"),
+            ("reaper = \"lru\"", "lru"),
+            ("media_policy = \"pmem_only\"", "pmem_only"),
         ] {
             let error = Config::resolve(file, &Settings::default()).unwrap_err();
             assert!(format!("{error:#}").contains(want), "{file}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn media_policies_have_the_names_of_the_engine() {
+        for policy in kvs::MediaPolicy::ALL {
+            let file = format!("media_policy = \"{policy}\"");
+            let config = Config::resolve(&file, &Settings::default()).unwrap();
+            assert_eq!(config.engine_options().unwrap().media_policy, policy);
+            let flag = <MediaPolicy as clap::ValueEnum>::from_str(policy.name(), false);
+            assert_eq!(flag, Ok(config.media_policy));
         }
     }
 

@@ -19,6 +19,7 @@ pub mod connection;
 pub mod engine;
 pub mod listener;
 pub mod metrics;
+pub mod pool;
 pub mod problem;
 pub mod route;
 mod routes;

@@ -7,7 +7,7 @@
 
 use crate::target::TargetError;
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvs::{Error, Scope};
@@ -102,6 +102,26 @@ impl Problem {
         )
     }
 
+    /// What was asked for does not fit the present state of things.
+    pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, ("refused", "Refused"), detail)
+    }
+
+    /// The pool refused a change of its volumes, or failed.
+    pub fn pool(error: mpool::Error) -> Self {
+        match &error {
+            mpool::Error::NoSuchObject { .. } => Self::new(
+                StatusCode::NOT_FOUND,
+                ("no-such-volume", "No such volume"),
+                format!("{error}; GET /v1/admin/pool lists the volumes"),
+            ),
+            mpool::Error::Options(_)
+            | mpool::Error::Unusable { .. }
+            | mpool::Error::InUse { .. } => Self::conflict(error.to_string()),
+            _ => Error::Pool(error).into(),
+        }
+    }
+
     /// The route exists, but not for this method.
     pub fn method_not_allowed(method: &str, allow: &'static str) -> Self {
         let kind = ("method-not-allowed", "Method not allowed");
@@ -143,6 +163,8 @@ impl Problem {
             return response;
         };
         let (mut parts, _) = response.into_parts();
+        // The router has measured the empty body that stood here until now.
+        parts.headers.remove(CONTENT_LENGTH);
         parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Ok(id) = HeaderValue::from_str(request_id) {
             parts.headers.insert(HeaderName::from_static("x-request-id"), id);

@@ -13,6 +13,16 @@ pub enum Route {
     KvsList,
     /// `/v1/kvs/{kvs}`.
     Kvs,
+    /// `/v1/admin/pool` and `/v1/admin/pool/maps`: to be looked at.
+    Pool,
+    /// `/v1/admin/pool/name`.
+    PoolName,
+    /// `/v1/admin/pool/volumes` and what can be done to one.
+    Volumes,
+    /// `/v1/admin/pool/volumes/{id}`.
+    Volume,
+    /// `/v1/admin/pool/scrub`.
+    Scrub,
     /// `/livez`.
     Livez,
     /// `/readyz`.
@@ -27,12 +37,17 @@ pub enum Route {
 
 impl Route {
     /// All of them, in the order of [`Route::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Key,
         Self::Scan,
         Self::Batch,
         Self::KvsList,
         Self::Kvs,
+        Self::Pool,
+        Self::PoolName,
+        Self::Volumes,
+        Self::Volume,
+        Self::Scrub,
         Self::Livez,
         Self::Readyz,
         Self::Metrics,
@@ -50,6 +65,9 @@ impl Route {
                 None => Self::Scan,
             };
         }
+        if let Some(rest) = path.strip_prefix("/v1/admin/pool") {
+            return Self::of_pool(rest);
+        }
         match path {
             "/v1/batch" => Self::Batch,
             "/v1/kvs" => Self::KvsList,
@@ -64,6 +82,22 @@ impl Route {
         }
     }
 
+    fn of_pool(rest: &str) -> Self {
+        match rest {
+            "" | "/" | "/maps" => return Self::Pool,
+            "/name" => return Self::PoolName,
+            "/scrub" => return Self::Scrub,
+            "/volumes" => return Self::Volumes,
+            _ => {}
+        }
+        let Some(volume) = rest.strip_prefix("/volumes/") else { return Self::Other };
+        match volume.split_once('/') {
+            None if !volume.is_empty() => Self::Volume,
+            Some((id, "grow" | "evacuate" | "cancel")) if !id.is_empty() => Self::Volumes,
+            _ => Self::Other,
+        }
+    }
+
     /// Its label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,6 +106,11 @@ impl Route {
             Self::Batch => "batch",
             Self::KvsList => "kvs_list",
             Self::Kvs => "kvs",
+            Self::Pool => "pool",
+            Self::PoolName => "pool_name",
+            Self::Volumes => "volumes",
+            Self::Volume => "volume",
+            Self::Scrub => "scrub",
             Self::Livez => "livez",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -84,10 +123,14 @@ impl Route {
     pub fn allow(self) -> &'static str {
         match self {
             Self::Key => "GET, HEAD, PUT, POST, DELETE",
-            Self::Batch => "POST",
+            Self::Batch | Self::Volumes => "POST",
+            Self::PoolName => "PUT",
+            Self::Volume => "DELETE",
+            Self::Scrub => "GET, HEAD, POST, DELETE",
             Self::Kvs => "GET, HEAD, PUT, DELETE",
             Self::Scan
             | Self::KvsList
+            | Self::Pool
             | Self::Livez
             | Self::Readyz
             | Self::Metrics
@@ -123,6 +166,15 @@ mod tests {
             ("/v1/kvs/a", Route::Kvs),
             ("/v1/kvs/a/b", Route::Other),
             ("/livez", Route::Livez),
+            ("/v1/admin/pool", Route::Pool),
+            ("/v1/admin/pool/maps", Route::Pool),
+            ("/v1/admin/pool/volumes", Route::Volumes),
+            ("/v1/admin/pool/volumes/vol-1", Route::Volume),
+            ("/v1/admin/pool/volumes/vol-1/grow", Route::Volumes),
+            ("/v1/admin/pool/volumes/vol-1/shrink", Route::Other),
+            ("/v1/admin/pool/volumes/", Route::Other),
+            ("/v1/admin/pool/scrub", Route::Scrub),
+            ("/v1/admin/pools", Route::Other),
             ("/", Route::Other),
         ] {
             assert_eq!(Route::of(path), want, "{path}");

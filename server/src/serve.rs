@@ -87,10 +87,18 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 
 /// Opens the store on a thread that may block, and sees to it that the KVS `default` is there.
 async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
-    let (directory, options) = (config.data.clone(), config.engine_options()?);
+    let (directory, mut options) = (config.data.clone(), config.engine_options()?);
+    let asks_pool = config.capacity.0 == 0;
     let shown = directory.display().to_string();
     let begun = Instant::now();
     let opened = tokio::task::spawn_blocking(move || {
+        // Whatever is wrong with the pool is told by the attempt to open it.
+        if asks_pool
+            && let Ok(found) = mpool::Pool::identify(&directory, &options.pool)
+            && let Some(capacity) = found.capacity_bytes_max
+        {
+            options.pool.capacity_bytes_max = capacity;
+        }
         let database = Database::open(&directory, options)?;
         match database.create_kvs(DEFAULT_KVS) {
             Ok(_) | Err(Error::KvsExists { .. }) => Ok(database),

@@ -9,6 +9,8 @@ use kvs::metrics::Sample;
 use kvs::{
     Cursor, Database, Durability, Item, KvsInfo, Range, Result, Revision, TryGet, WriteBatch,
 };
+use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
+use std::sync::Arc;
 
 impl Engine for Database {
     fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup> {
@@ -55,6 +57,22 @@ impl Engine for Database {
     fn about(&self) -> About {
         let info = self.pool().info();
         About { format: info.format, device: info.device, io_backend: info.io_backend }
+    }
+
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        Some(Self::pool(self))
+    }
+
+    fn scrub(&self, options: &ScrubOptions) -> Result<ScrubProgress> {
+        Self::scrub(self, options)
+    }
+
+    fn evacuate_volume(&self, id: VolumeId, left: &mut dyn FnMut(u64)) -> Result<Evacuation> {
+        Self::evacuate_volume(self, id, left)
+    }
+
+    fn remove_volume(&self, id: VolumeId) -> Result<()> {
+        Self::remove_volume(self, id)
     }
 
     fn close(&self) -> Result<()> {

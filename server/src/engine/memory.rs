@@ -10,6 +10,7 @@ use kvs::{
     Durability, Entry, Error, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsInfo, Range,
     Result, Revision, VALUE_BYTES_MAX,
 };
+use mpool::{Evacuation, ScrubOptions, ScrubProgress, VolumeId};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -249,6 +250,18 @@ impl Engine for MemoryEngine {
 
     fn about(&self) -> About {
         About { format: 0, device: "memory", io_backend: "none" }
+    }
+
+    fn scrub(&self, _options: &ScrubOptions) -> Result<ScrubProgress> {
+        Ok(ScrubProgress::default())
+    }
+
+    fn evacuate_volume(&self, id: VolumeId, _left: &mut dyn FnMut(u64)) -> Result<Evacuation> {
+        Err(Error::Pool(mpool::Error::NoSuchObject { id: id.to_string() }))
+    }
+
+    fn remove_volume(&self, id: VolumeId) -> Result<()> {
+        Err(Error::Pool(mpool::Error::NoSuchObject { id: id.to_string() }))
     }
 
     fn close(&self) -> Result<()> {

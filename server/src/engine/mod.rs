@@ -12,6 +12,8 @@ pub mod memory;
 use bytes::Bytes;
 use kvs::metrics::Sample;
 use kvs::{Durability, Entry, Item, KvsInfo, Range, Result, Revision};
+use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
+use std::sync::Arc;
 
 /// Called once with the outcome, on a thread of the engine: it must be short.
 pub type Done<T> = Box<dyn FnOnce(Result<T>) + Send>;
@@ -80,6 +82,20 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Facts about the store for `/version`: format, device, I/O back-end.
     fn about(&self) -> About;
+
+    /// The pool below; `None` where there is none.
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        None
+    }
+
+    /// Verifies everything the pool holds; see [`Pool::scrub`]. Blocks until its end.
+    fn scrub(&self, options: &ScrubOptions) -> Result<ScrubProgress>;
+
+    /// Empties a volume of the pool; see [`Pool::evacuate_volume`]. Blocks until its end.
+    fn evacuate_volume(&self, id: VolumeId, left: &mut dyn FnMut(u64)) -> Result<Evacuation>;
+
+    /// Takes an emptied volume out of the pool; see [`Pool::remove_volume`]. Blocks.
+    fn remove_volume(&self, id: VolumeId) -> Result<()>;
 
     /// Makes everything acknowledged durable and releases the store. Blocks. Idempotent.
     fn close(&self) -> Result<()>;

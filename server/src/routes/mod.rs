@@ -7,6 +7,7 @@ pub(crate) mod batch;
 pub(crate) mod health;
 pub(crate) mod item;
 pub(crate) mod kv;
+pub(crate) mod pool;
 pub(crate) mod scan;
 pub(crate) mod spaces;
 
@@ -19,7 +20,7 @@ use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, Request, StatusCode};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use kvs::{Durability, Revision};
 use serde::Serialize;
 use std::sync::Arc;
@@ -37,12 +38,29 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
             "/v1/kvs/{kvs}",
             get(spaces::show).put(spaces::create).delete(spaces::remove).fallback(not_allowed),
         )
+        .merge(pool_routes())
         .route("/livez", get(health::livez).fallback(not_allowed))
         .route("/readyz", get(health::readyz).fallback(not_allowed))
         .route("/metrics", get(health::metrics).fallback(not_allowed))
         .route("/version", get(health::version).fallback(not_allowed))
         .fallback(no_such_route)
         .with_state(shared)
+}
+
+fn pool_routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/v1/admin/pool", get(pool::info).fallback(not_allowed))
+        .route("/v1/admin/pool/name", put(pool::rename).fallback(not_allowed))
+        .route("/v1/admin/pool/maps", get(pool::maps).fallback(not_allowed))
+        .route("/v1/admin/pool/volumes", post(pool::add).fallback(not_allowed))
+        .route("/v1/admin/pool/volumes/{id}", delete(pool::remove).fallback(not_allowed))
+        .route("/v1/admin/pool/volumes/{id}/grow", post(pool::grow).fallback(not_allowed))
+        .route("/v1/admin/pool/volumes/{id}/evacuate", post(pool::evacuate).fallback(not_allowed))
+        .route("/v1/admin/pool/volumes/{id}/cancel", post(pool::cancel).fallback(not_allowed))
+        .route(
+            "/v1/admin/pool/scrub",
+            get(pool::scrub).post(pool::start_scrub).delete(pool::stop_scrub).fallback(not_allowed),
+        )
 }
 
 async fn no_such_route(request: Request<Body>) -> Problem {

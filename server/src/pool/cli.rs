@@ -1,0 +1,349 @@
+//! The command line of `millpond pool`.
+
+use crate::units::{Size, UnitError};
+use clap::{Args, Subcommand};
+use mpool::{MediaClass, VolumeKind};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What to do with the pool that holds the data.
+#[derive(Debug, Subcommand)]
+pub enum PoolCommand {
+    /// Create a pool in an empty data directory
+    #[command(after_help = POOL_CREATE)]
+    Create(PoolCreate),
+    /// Show the pool and its volumes
+    Info(PoolShown),
+    /// Add a volume; data can be placed on it at once
+    #[command(after_help = POOL_ADD)]
+    Add(PoolAdd),
+    /// Raise what a volume may grow to, or take in what a device has gained
+    Grow(PoolGrow),
+    /// Move everything off a volume, so that it can be removed
+    #[command(after_help = POOL_EVACUATE)]
+    Evacuate(PoolEvacuate),
+    /// Take an empty volume out of the pool
+    Remove(PoolVolume),
+    /// Check that a pool which nobody uses is consistent; changes nothing
+    #[command(after_help = POOL_CHECK)]
+    Check(PoolCheck),
+    /// Verify everything stored, in the background of a running server or on a data directory
+    #[command(after_help = POOL_SCRUB)]
+    Scrub(PoolScrub),
+    /// Show what a running server has mapped into memory
+    Maps(PoolShown),
+    /// Give the pool a name, which people and metrics see
+    Rename(PoolRename),
+    /// Destroy a pool with everything in it
+    #[command(after_help = POOL_DESTROY)]
+    Destroy(PoolDestroy),
+}
+
+pub(crate) const POOL_HELP: &str = "\
+Two ways to reach a pool:
+  --data DIR   the data directory of a server that is not running (default ./millpond-data)
+  --url URL    a running server, which must serve /v1/admin (see millpond serve --admin)
+A directory whose server runs is locked: the command says so and changes nothing.
+
+Exit codes: 0 done   1 damage found   2 wrong usage   3 refused   4 no connection";
+
+const POOL_CREATE: &str = "\
+Examples:
+  millpond pool create --data /srv/pond --capacity 500GiB --name north
+  millpond pool create --data /srv/pond --root /dev/nvme1n1
+  millpond pool create --data /srv/pond --volume /mnt/nvme/fast.vol,class=staging,capacity=50GiB
+
+`millpond serve` creates a pool by itself where there is none; this is for those who want to say
+what it is made of. The files are readable and writable by their owner only (--mode): whoever may
+read them may read all data.";
+
+const POOL_ADD: &str = "\
+Examples:
+  millpond pool add /mnt/nvme/fast.vol --class staging --capacity 50GiB --url http://127.0.0.1:7300
+  millpond pool add /dev/nvme1n1 --kind block
+
+A relative path is within the data directory, of the server with --url. Something else that is on
+the file or device is not overwritten without --force. Remove a volume with evacuate, then remove.";
+
+const POOL_EVACUATE: &str = "\
+With --url the work goes on in the server if this command is interrupted; `millpond pool info` shows
+how far it is. --cancel lets the volume take data again; what was moved stays where it is.
+On a data directory, segments of the write-ahead log stay behind: only the server can move them.";
+
+const POOL_CHECK: &str = "\
+Checks superblock, labels, journals and the places of all objects; with --full every page of every
+object too. What opening the pool would repair is named and left alone. Exit code 1 if something
+needs attention. For a pool in use there is `millpond pool scrub`.";
+
+const POOL_SCRUB: &str = "\
+Examples:
+  millpond pool scrub --url http://127.0.0.1:7300 --rate 100MiB   # starts it and shows it
+  millpond pool scrub --url http://127.0.0.1:7300 --status
+  millpond pool scrub --url http://127.0.0.1:7300 --stop          # it goes on from there next time
+  millpond pool scrub --data /srv/pond                            # on a stopped server's data
+
+Verifies every checksum of data and metadata. What is damaged is named with its place and its owner;
+nothing is repaired. Exit code 1 if something is damaged.";
+
+const POOL_DESTROY: &str = "\
+Asks for confirmation: give --yes, or the pool's name or UUID as `millpond pool info` shows it.
+Files of the pool are deleted, devices are wiped where their labels are.";
+
+/// Which pool.
+#[derive(Clone, Debug, Args)]
+pub struct PoolPlace {
+    /// Data directory of a server that is not running
+    #[arg(long, env = "MILLPOND_DATA", value_name = "DIR", default_value = "./millpond-data")]
+    pub data: PathBuf,
+    /// Ask this running server instead
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Use the page cache where the file system refuses direct I/O; for tests
+    #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = false)]
+    pub allow_buffered: bool,
+}
+
+/// Which data directory; these commands are not for running servers.
+#[derive(Clone, Debug, Args)]
+pub struct PoolDirectory {
+    /// Data directory of a server that is not running
+    #[arg(long, env = "MILLPOND_DATA", value_name = "DIR", default_value = "./millpond-data")]
+    pub data: PathBuf,
+    /// Use the page cache where the file system refuses direct I/O; for tests
+    #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = false)]
+    pub allow_buffered: bool,
+}
+
+/// Flags of `millpond pool info` and `maps`.
+#[derive(Debug, Args)]
+pub struct PoolShown {
+    #[command(flatten)]
+    pub place: PoolPlace,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `millpond pool create`.
+#[derive(Debug, Args)]
+pub struct PoolCreate {
+    #[command(flatten)]
+    pub place: PoolDirectory,
+    /// What the root volume may grow to
+    #[arg(long, value_name = "SIZE", default_value = "1TiB")]
+    pub capacity: Size,
+    /// Begin on this whole block device instead of a file
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["capacity", "mode"])]
+    pub root: Option<PathBuf>,
+    /// A name for people and metrics
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// A further volume: PATH[,class=capacity|staging][,kind=file|block|zoned][,capacity=SIZE]
+    #[arg(long = "volume", value_name = "SPEC")]
+    pub volumes: Vec<VolumeSpec>,
+    /// Take files and devices although something else is on them, which is then lost
+    #[arg(long)]
+    pub force: bool,
+    /// Permissions of the files, in octal
+    #[arg(long, value_name = "MODE", default_value = "0600")]
+    pub mode: FileMode,
+}
+
+/// Flags of `millpond pool add`.
+#[derive(Debug, Args)]
+pub struct PoolAdd {
+    /// The file or device
+    pub path: PathBuf,
+    /// What it is: file, block, zoned or emulated-zoned
+    #[arg(long, default_value = "file")]
+    pub kind: VolumeKind,
+    /// What it is for: capacity (the bulk of the data) or staging (logs and young data)
+    #[arg(long, default_value = "capacity")]
+    pub class: MediaClass,
+    /// What a file may grow to; devices are used whole
+    #[arg(long, value_name = "SIZE", default_value = "1TiB")]
+    pub capacity: Size,
+    /// Take it although something else is on it, which is then lost
+    #[arg(long)]
+    pub force: bool,
+    /// Permissions of a new file, in octal; with --url the server's are 0600
+    #[arg(long, value_name = "MODE", default_value = "0600", conflicts_with = "url")]
+    pub mode: FileMode,
+    #[command(flatten)]
+    pub place: PoolPlace,
+}
+
+/// Flags of `millpond pool grow`.
+#[derive(Debug, Args)]
+pub struct PoolGrow {
+    /// The volume, such as vol-0
+    pub volume: String,
+    /// What it may grow to
+    pub capacity: Size,
+    #[command(flatten)]
+    pub place: PoolPlace,
+}
+
+/// Flags of `millpond pool evacuate`.
+#[derive(Debug, Args)]
+pub struct PoolEvacuate {
+    /// The volume, such as vol-1
+    pub volume: String,
+    /// Let it take data again
+    #[arg(long)]
+    pub cancel: bool,
+    #[command(flatten)]
+    pub place: PoolPlace,
+}
+
+/// A volume of a pool.
+#[derive(Debug, Args)]
+pub struct PoolVolume {
+    /// The volume, such as vol-1
+    pub volume: String,
+    #[command(flatten)]
+    pub place: PoolPlace,
+}
+
+/// Flags of `millpond pool check`.
+#[derive(Debug, Args)]
+pub struct PoolCheck {
+    #[command(flatten)]
+    pub place: PoolDirectory,
+    /// Verify every page of every object too
+    #[arg(long)]
+    pub full: bool,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `millpond pool scrub`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
+pub struct PoolScrub {
+    #[command(flatten)]
+    pub place: PoolPlace,
+    /// Bytes verified per second at most; 0 is as fast as it goes
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    pub rate: Size,
+    /// Begin anew even if an earlier scrub was stopped before its end
+    #[arg(long)]
+    pub from_start: bool,
+    /// Only show how far it is
+    #[arg(long, conflicts_with_all = ["stop", "from_start"])]
+    pub status: bool,
+    /// Stop it; the next one goes on from there
+    #[arg(long, requires = "url", conflicts_with = "from_start")]
+    pub stop: bool,
+    /// With --url: start it and return at once
+    #[arg(long, requires = "url")]
+    pub detach: bool,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `millpond pool rename`.
+#[derive(Debug, Args)]
+pub struct PoolRename {
+    /// 1 to 64 of A-Z a-z 0-9 . _ -
+    pub name: String,
+    #[command(flatten)]
+    pub place: PoolPlace,
+}
+
+/// Flags of `millpond pool destroy`.
+#[derive(Debug, Args)]
+pub struct PoolDestroy {
+    /// The pool's name or UUID, as a confirmation
+    pub name: Option<String>,
+    /// Do it without the name
+    #[arg(long)]
+    pub yes: bool,
+    #[command(flatten)]
+    pub place: PoolDirectory,
+}
+
+/// `PATH[,class=..][,kind=..][,capacity=..]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeSpec {
+    pub path: PathBuf,
+    pub class: MediaClass,
+    pub kind: VolumeKind,
+    pub capacity: Size,
+}
+
+impl FromStr for VolumeSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let path = parts.next().filter(|path| !path.is_empty()).ok_or("a volume needs a path")?;
+        let mut spec = Self {
+            path: path.into(),
+            class: MediaClass::Capacity,
+            kind: VolumeKind::File,
+            capacity: Size(1 << 40),
+        };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("class", class)) => spec.class = class.parse()?,
+                Some(("kind", kind)) => spec.kind = kind.parse()?,
+                Some(("capacity", size)) => {
+                    spec.capacity = size.parse().map_err(|error: UnitError| error.to_string())?;
+                }
+                _ => return Err(format!("{part:?} is none of class=, kind= and capacity=")),
+            }
+        }
+        Ok(spec)
+    }
+}
+
+/// Permissions of a file, in octal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
+impl FromStr for FileMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+        let mode = mode.filter(|mode| mode & 0o600 == 0o600).map(Self);
+        mode.ok_or_else(|| {
+            format!("{text:?} is no mode such as 0600 or 0640 that lets the owner in")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_given_by_path_and_properties() {
+        let spec: VolumeSpec = "/mnt/a.vol,class=staging,capacity=5GiB".parse().unwrap();
+        assert_eq!((spec.class, spec.capacity), (MediaClass::Staging, Size(5 << 30)));
+        assert_eq!((spec.kind, spec.path), (VolumeKind::File, "/mnt/a.vol".into()));
+        for (text, want) in [
+            ("", "path"),
+            ("a,class=fast", "staging"),
+            ("a,kind=tape", "zoned"),
+            ("a,capacity=lots", "lots"),
+            ("a,size=5", "none of"),
+        ] {
+            let error = text.parse::<VolumeSpec>().unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn modes_let_the_owner_in() {
+        assert_eq!("0640".parse(), Ok(FileMode(0o640)));
+        for bad in ["", "8", "1777", "0400", "rw"] {
+            assert!(bad.parse::<FileMode>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! `millpond pool`: one command, on a running server or on a data directory.
+
+use super::cli::{PoolAdd, PoolCommand, PoolEvacuate, PoolPlace, PoolScrub};
+use super::{offline, table};
+use crate::cli::Server;
+use crate::client::{Failure, accepted, collect, print, request, send};
+use axum::body::Body;
+use axum::http::Method;
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+/// How often a running server is asked how far it is.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Runs one command.
+pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
+    match command {
+        PoolCommand::Create(create) => print_info(&offline::create(&create)?),
+        PoolCommand::Check(check) => {
+            let report = offline::check(&check, &mut progress("verified"))?;
+            show(&report, check.json, table::check)?;
+            verdict(report["worst"].as_str().is_some_and(|worst| worst != "note"))
+        }
+        PoolCommand::Destroy(destroy) => print(offline::destroy(&destroy)?.as_bytes()),
+        PoolCommand::Info(shown) => {
+            let info = match &shown.place.url {
+                Some(url) => ask(url, Method::GET, "", None).await?,
+                None => offline::info(&shown.place)?,
+            };
+            show(&info, shown.json, table::info)
+        }
+        PoolCommand::Maps(shown) => match &shown.place.url {
+            Some(url) => {
+                let maps = ask(url, Method::GET, "/maps", None).await?;
+                show(&maps, shown.json, table::maps)
+            }
+            None => {
+                Err(Failure::Usage("maps are of a running server: say which with --url".to_owned()))
+            }
+        },
+        PoolCommand::Add(add) => self::add(&add).await,
+        PoolCommand::Evacuate(evacuate) => self::evacuate(&evacuate).await,
+        PoolCommand::Grow(_) | PoolCommand::Remove(_) | PoolCommand::Rename(_) => {
+            print_info(&change(&command).await?)
+        }
+        PoolCommand::Scrub(scrub) => self::scrub(&scrub).await,
+    }
+}
+
+/// Commands that change the pool at once and then show it.
+async fn change(command: &PoolCommand) -> Result<Value, Failure> {
+    match command {
+        PoolCommand::Grow(grow) => match &grow.place.url {
+            Some(url) => {
+                let path = format!("/volumes/{}/grow", volume(&grow.volume)?);
+                ask(url, Method::POST, &path, Some(json!({ "capacity": grow.capacity.0 }))).await
+            }
+            None => offline::grow(grow),
+        },
+        PoolCommand::Remove(remove) => match &remove.place.url {
+            Some(url) => {
+                let path = format!("/volumes/{}", volume(&remove.volume)?);
+                ask(url, Method::DELETE, &path, None).await
+            }
+            None => offline::remove(remove),
+        },
+        PoolCommand::Rename(rename) => match &rename.place.url {
+            Some(url) => ask(url, Method::PUT, "/name", Some(json!({ "name": rename.name }))).await,
+            None => offline::rename(rename),
+        },
+        _ => unreachable!("run gives these only"),
+    }
+}
+
+async fn add(add: &PoolAdd) -> Result<(), Failure> {
+    let id = match &add.place.url {
+        Some(url) => {
+            let body = json!({
+                "path": add.path.to_string_lossy(),
+                "kind": add.kind.name(),
+                "class": add.class.name(),
+                "capacity": add.capacity.0,
+                "force": add.force,
+            });
+            let added = ask(url, Method::POST, "/volumes", Some(body)).await?;
+            added["id"].as_str().unwrap_or_default().to_owned()
+        }
+        None => offline::add(add)?,
+    };
+    print(format!("added {id}\n").as_bytes())
+}
+
+async fn evacuate(evacuate: &PoolEvacuate) -> Result<(), Failure> {
+    let id = volume(&evacuate.volume)?;
+    match (&evacuate.place.url, evacuate.cancel) {
+        (Some(url), true) => {
+            let path = format!("/volumes/{id}/cancel");
+            print_info(&ask(url, Method::POST, &path, None).await?)
+        }
+        (Some(url), false) => evacuate_online(url, &id).await,
+        (None, true) => print_info(&offline::cancel(evacuate)?),
+        (None, false) => {
+            let done = offline::evacuate(evacuate, &mut progress("left"))?;
+            print(table::evacuation(&done).as_bytes())
+        }
+    }
+}
+
+/// Asks a running server's `/v1/admin/pool`.
+async fn ask(url: &str, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+    let path = format!("/v1/admin/pool{path}");
+    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    let server = Server { url: url.to_owned() };
+    let response = accepted(send(&server, request(method, &path, body)?).await?).await?;
+    let bytes = collect(response).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|_| Failure::Refused("the server's answer is no JSON; is it Millpond?".to_owned()))
+}
+
+/// The printed id of a volume given as `vol-2` or `2`.
+fn volume(text: &str) -> Result<String, Failure> {
+    let id = crate::routes::pool::parse_volume(text);
+    let id = id.ok_or_else(|| Failure::Usage(format!("{text:?} is no volume such as vol-1")))?;
+    Ok(id.to_string())
+}
+
+fn print_info(info: &Value) -> Result<(), Failure> {
+    print(table::info(info).as_bytes())
+}
+
+fn show(value: &Value, json: bool, text: impl Fn(&Value) -> String) -> Result<(), Failure> {
+    let out = if json { format!("{value:#}\n") } else { text(value) };
+    print(out.as_bytes())
+}
+
+fn verdict(damaged: bool) -> Result<(), Failure> {
+    if damaged { Err(Failure::Damaged("something needs attention".to_owned())) } else { Ok(()) }
+}
+
+async fn evacuate_online(url: &str, id: &str) -> Result<(), Failure> {
+    let mut job = ask(url, Method::POST, &format!("/volumes/{id}/evacuate"), None).await?;
+    let mut progress = progress("left");
+    while job["running"] == true {
+        progress(0, job["left"].as_u64().unwrap_or(0));
+        tokio::time::sleep(ASK_AGAIN).await;
+        let info = ask(url, Method::GET, "", None).await?;
+        job = info["evacuations"][0].clone();
+    }
+    drop(progress);
+    print(table::evacuation(&job).as_bytes())?;
+    match job["error"].as_str() {
+        Some(error) => Err(Failure::Refused(error.to_owned())),
+        None => Ok(()),
+    }
+}
+
+async fn scrub(scrub: &PoolScrub) -> Result<(), Failure> {
+    let seen = match &scrub.place.url {
+        Some(url) => scrub_online(url, scrub).await?,
+        None if scrub.status => offline::scrub_status(&scrub.place)?,
+        None => offline::scrub(scrub, &mut progress("verified"))?,
+    };
+    show(&seen, scrub.json, table::scrub)?;
+    if scrub.detach {
+        // What is known so far is of the scrub before.
+        return Ok(());
+    }
+    verdict(seen["findings_total"].as_u64().is_some_and(|found| found > 0))
+}
+
+async fn scrub_online(url: &str, scrub: &PoolScrub) -> Result<Value, Failure> {
+    if scrub.status {
+        return ask(url, Method::GET, "/scrub", None).await;
+    }
+    if scrub.stop {
+        return ask(url, Method::DELETE, "/scrub", None).await;
+    }
+    let body = json!({ "rate": scrub.rate.0, "from_start": scrub.from_start });
+    let before = ask(url, Method::GET, "/scrub", None).await?;
+    let mut seen = ask(url, Method::POST, "/scrub", Some(body)).await?;
+    let mut progress = progress("verified");
+    // Until it has begun the answer is of the one before.
+    let mut begun = seen["running"] == true;
+    while !scrub.detach && (seen["running"] == true || !begun) {
+        progress(seen["bytes"].as_u64().unwrap_or(0), seen["goal_bytes"].as_u64().unwrap_or(0));
+        tokio::time::sleep(ASK_AGAIN).await;
+        seen = ask(url, Method::GET, "/scrub", None).await?;
+        begun |= seen["running"] == true || seen["passes"] != before["passes"];
+    }
+    Ok(seen)
+}
+
+/// Shows how far long work is, on a terminal: bytes of a goal, or with a goal alone what is left.
+fn progress(what: &'static str) -> impl FnMut(u64, u64) {
+    let mut line = Line { open: false, on: std::io::stderr().is_terminal() };
+    move |done, goal| {
+        let text = match (what, goal) {
+            ("left", left) => format!("{left} mblocks left"),
+            (what, goal) => format!("{} of {} {what}", table::human(done), table::human(goal)),
+        };
+        line.show(&text);
+    }
+}
+
+/// A line that is written again and again; ended when it goes.
+struct Line {
+    open: bool,
+    on: bool,
+}
+
+impl Line {
+    fn show(&mut self, text: &str) {
+        if self.on {
+            self.open = true;
+            // Where standard error cannot be written, nobody is watching.
+            drop(write!(std::io::stderr(), "\r\x1b[K{text}"));
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.open {
+            drop(write!(std::io::stderr(), "\r\x1b[K"));
+        }
+    }
+}
+
+/// What a locked pool means for who asked.
+pub(super) fn refused(place: &PoolPlace, error: &mpool::Error) -> Failure {
+    refused_at(&place.data, error)
+}
+
+/// As [`refused`].
+pub(super) fn refused_at(data: &std::path::Path, error: &mpool::Error) -> Failure {
+    match error {
+        mpool::Error::InUse { .. } => Failure::Refused(format!(
+            "the pool in {} is in use by another process; if that is a server, ask it with --url \
+             (http://127.0.0.1:7300 unless it was told otherwise), or stop it first",
+            data.display()
+        )),
+        other => Failure::Refused(crate::problem::Chain(other).to_string()),
+    }
+}

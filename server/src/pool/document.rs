@@ -1,0 +1,137 @@
+//! A pool as JSON: the same from a running server and from a data directory.
+
+use mpool::{
+    CheckReport, Evacuation, Finding, MapStats, Pool, ScrubProgress, VolumeId, VolumeInfo,
+    uuid_text,
+};
+use serde_json::{Value, json};
+
+/// The pool and its volumes.
+pub(crate) fn info(pool: &Pool) -> Value {
+    let info = pool.info();
+    json!({
+        "uuid": uuid_text(info.uuid),
+        "name": pool.name(),
+        "format": info.format,
+        "io": info.io_backend,
+        "capacity_bytes": info.capacity_bytes_max,
+        "len_bytes": info.len_bytes,
+        "used_bytes": info.used_bytes,
+        "free_bytes": info.free_bytes,
+        "spare_bytes": info.spare_bytes,
+        "mblocks": info.mblocks,
+        "volumes": pool.volumes().iter().map(volume).collect::<Vec<_>>(),
+    })
+}
+
+fn volume(volume: &VolumeInfo) -> Value {
+    json!({
+        "id": volume.id.to_string(),
+        "class": volume.class.name(),
+        "kind": volume.kind.name(),
+        "path": volume.path.to_string_lossy(),
+        "device": volume.device,
+        "state": if volume.evacuating { "evacuating" } else { "in use" },
+        "len_bytes": volume.len_bytes,
+        "capacity_bytes": volume.capacity_bytes,
+        "used_bytes": volume.used_bytes,
+        "free_bytes": volume.free_bytes,
+        "spare_bytes": volume.spare_bytes,
+        "mblocks": volume.mblocks,
+        "logs": volume.logs,
+        "zones": volume.zones.map(|(count, whole)| json!({"count": count, "whole": whole})),
+    })
+}
+
+/// The maps over a pool's objects.
+pub(crate) fn maps(maps: &[MapStats]) -> Value {
+    let one = |map: &MapStats| {
+        json!({
+            "id": map.id.to_string(),
+            "owner": map.owner,
+            "class": format!("{:?}", map.class).to_lowercase(),
+            "objects": map.objects,
+            "mapped_bytes": map.mapped_bytes,
+            "resident_bytes": map.resident_bytes,
+            "hits": map.hits,
+            "faults": map.faults,
+            "direct_reads": map.direct_reads,
+            "purged_bytes": map.purged_bytes,
+            "heap_bytes": map.heap_bytes,
+        })
+    };
+    json!({ "maps": maps.iter().map(one).collect::<Vec<_>>() })
+}
+
+/// How far a scrub is.
+pub(crate) fn scrub(progress: &ScrubProgress) -> Value {
+    let since = |seconds: u64| (seconds > 0).then_some(seconds);
+    json!({
+        "running": progress.running,
+        "under_way": progress.under_way,
+        "stage": progress.stage,
+        "bytes": progress.bytes,
+        "goal_bytes": progress.goal_bytes,
+        "objects": progress.objects,
+        "began": since(progress.began_s),
+        "completed": since(progress.completed_s),
+        "passes": progress.passes,
+        "findings_total": progress.findings_total,
+        "findings": progress.findings.iter().map(finding).collect::<Vec<_>>(),
+    })
+}
+
+fn finding(finding: &Finding) -> Value {
+    json!({
+        "target": finding.target.to_string(),
+        "part": finding.part.name(),
+        "offset": finding.offset,
+        "len_bytes": finding.len_bytes,
+        "volume": finding.volume.to_string(),
+        "volume_offset": finding.volume_offset,
+        "damage": finding.damage.name(),
+        "owner": finding.owner,
+        "text": finding.to_string(),
+    })
+}
+
+/// What a check found.
+pub(crate) fn check(report: &CheckReport) -> Value {
+    let issue = |issue: &mpool::Issue| {
+        json!({
+            "severity": issue.severity.name(),
+            "what": issue.what,
+            "text": issue.text,
+            "way_out": issue.way_out,
+        })
+    };
+    json!({
+        "uuid": report.uuid.map(uuid_text),
+        "name": report.name,
+        "volumes": report.volumes,
+        "mblocks": report.mblocks,
+        "journals": report.journals,
+        "segments": report.segments,
+        "bytes": report.bytes,
+        "unverifiable": report.unverifiable,
+        "worst": report.worst().map(mpool::Severity::name),
+        "issues": report.issues.iter().map(issue).collect::<Vec<_>>(),
+        "findings": report.findings.iter().map(finding).collect::<Vec<_>>(),
+    })
+}
+
+/// How emptying a volume went.
+pub(crate) fn evacuation(volume: VolumeId, done: &Evacuation) -> Value {
+    let failed: Vec<Value> =
+        done.failed.iter().map(|(id, why)| json!({"mblock": id.to_string(), "why": why})).collect();
+    json!({
+        "volume": volume.to_string(),
+        "running": false,
+        "moved": done.moved,
+        "moved_bytes": done.moved_bytes,
+        "left": 0,
+        "logs_left": done.left,
+        "failed": failed,
+        "error": null,
+    })
+}

@@ -1,0 +1,264 @@
+//! `millpond pool` on a data directory that no server has open: the lock says so.
+
+use super::cli::{
+    FileMode, PoolAdd, PoolCheck, PoolCreate, PoolDestroy, PoolDirectory, PoolEvacuate, PoolGrow,
+    PoolPlace, PoolRename, PoolScrub, PoolVolume,
+};
+use super::command::{refused, refused_at};
+use super::document;
+use crate::client::Failure;
+use crate::problem::Chain;
+use crate::routes::pool::parse_volume;
+use crate::units::Size;
+use kvs::Database;
+use mpool::{
+    CheckOptions, NewRoot, NewVolume, Options, Pool, ScrubOptions, ScrubOwners, ScrubProgress,
+    VolumeId, VolumeKind, uuid_text,
+};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Name of the root volume's file.
+const ROOT: &str = "capacity.vol";
+
+fn options(allow_buffered: bool) -> Options {
+    let mut options = Options { allow_buffered, ..Options::default() };
+    // Nothing is mapped here.
+    options.reaper.policy = mpool::ReaperPolicy::Off;
+    options
+}
+
+/// Opens the pool as it is: with its own limit, not with a default that would raise it.
+fn open(place: &PoolPlace) -> Result<Arc<Pool>, Failure> {
+    let mut options = options(place.allow_buffered);
+    let failed = |error: mpool::Error| refused(place, &error);
+    let identity = Pool::identify(&place.data, &options).map_err(failed)?;
+    options.capacity_bytes_max = identity.capacity_bytes_max.unwrap_or(options.capacity_bytes_max);
+    Pool::open_dir(&place.data, &options).map_err(failed)
+}
+
+pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
+    let PoolDirectory { data, allow_buffered } = &create.place;
+    let failed = |error: mpool::Error| refused_at(data, &error);
+    let mut options = options(*allow_buffered);
+    options.capacity_bytes_max = create.capacity.0;
+    options.validate().map_err(failed)?;
+    let root = data.join(ROOT);
+    match Pool::identify(data, &options) {
+        Ok(_) => {
+            let text = format!(
+                "{} holds a pool already; destroy it first (millpond pool destroy)",
+                data.display()
+            );
+            return Err(Failure::Refused(text));
+        }
+        Err(error @ mpool::Error::InUse { .. }) => return Err(failed(error)),
+        // An empty file is as good as none.
+        Err(_) if std::fs::metadata(&root).is_ok_and(|file| file.len() > 0) => {
+            if !create.force {
+                let text = format!("{} is not empty; move it away, or use --force", root.display());
+                return Err(Failure::Refused(text));
+            }
+            let removed = std::fs::remove_file(&root);
+            removed.map_err(|error| Failure::Refused(format!("{}: {error}", root.display())))?;
+        }
+        Err(_) => {}
+    }
+    let pool = if let Some(device) = &create.root {
+        let root = NewRoot { device: device.clone(), force: create.force };
+        Pool::create_on_block(data, &root, &options).map_err(failed)?
+    } else {
+        let pool = Pool::open_or_create(data, &options).map_err(failed)?;
+        set_mode(&root, create.mode)?;
+        // Written down, so that a server started with other defaults keeps to it.
+        pool.grow_volume(VolumeId::ROOT, create.capacity.0).map_err(failed)?;
+        pool
+    };
+    if let Some(name) = &create.name {
+        pool.rename(name).map_err(failed)?;
+    }
+    for spec in &create.volumes {
+        let new = NewVolume {
+            path: spec.path.clone(),
+            kind: spec.kind,
+            class: spec.class,
+            capacity_bytes_max: spec.capacity.0,
+            force: create.force,
+        };
+        pool.add_volume(&new).map_err(failed)?;
+        set_mode_of_new(data, &new, create.mode)?;
+    }
+    Ok(document::info(&pool))
+}
+
+fn set_mode_of_new(data: &Path, new: &NewVolume, mode: FileMode) -> Result<(), Failure> {
+    match new.kind {
+        VolumeKind::File | VolumeKind::EmulatedZoned => set_mode(&data.join(&new.path), mode),
+        VolumeKind::Block | VolumeKind::Zoned => Ok(()),
+    }
+}
+
+/// Files are made for their owner alone, and opened to others after that.
+fn set_mode(path: &Path, mode: FileMode) -> Result<(), Failure> {
+    let set = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode.0));
+    set.map_err(|error| {
+        Failure::Refused(format!("{}: mode cannot be set: {error}", path.display()))
+    })
+}
+
+pub(super) fn info(place: &PoolPlace) -> Result<Value, Failure> {
+    Ok(document::info(&*open(place)?))
+}
+
+pub(super) fn add(add: &PoolAdd) -> Result<String, Failure> {
+    let pool = open(&add.place)?;
+    let Size(capacity_bytes_max) = add.capacity;
+    let (path, kind, class, force) = (add.path.clone(), add.kind, add.class, add.force);
+    let new = NewVolume { path, kind, class, capacity_bytes_max, force };
+    let id = pool.add_volume(&new).map_err(|error| refused(&add.place, &error))?;
+    set_mode_of_new(&add.place.data, &new, add.mode)?;
+    Ok(id.to_string())
+}
+
+pub(super) fn grow(grow: &PoolGrow) -> Result<Value, Failure> {
+    change(&grow.place, &grow.volume, |pool, id| pool.grow_volume(id, grow.capacity.0))
+}
+
+pub(super) fn cancel(evacuate: &PoolEvacuate) -> Result<Value, Failure> {
+    change(&evacuate.place, &evacuate.volume, |pool, id| pool.cancel_evacuation(id))
+}
+
+pub(super) fn remove(remove: &PoolVolume) -> Result<Value, Failure> {
+    change(&remove.place, &remove.volume, |pool, id| pool.remove_volume(id))
+}
+
+pub(super) fn rename(rename: &PoolRename) -> Result<Value, Failure> {
+    let pool = open(&rename.place)?;
+    pool.rename(&rename.name).map_err(|error| refused(&rename.place, &error))?;
+    Ok(document::info(&pool))
+}
+
+fn change(
+    place: &PoolPlace,
+    volume: &str,
+    change: impl FnOnce(&Arc<Pool>, VolumeId) -> mpool::Result<()>,
+) -> Result<Value, Failure> {
+    let id = volume_id(volume)?;
+    let pool = open(place)?;
+    change(&pool, id).map_err(|error| refused(place, &error))?;
+    Ok(document::info(&pool))
+}
+
+fn volume_id(text: &str) -> Result<VolumeId, Failure> {
+    parse_volume(text).ok_or_else(|| Failure::Usage(format!("{text:?} is no volume such as vol-1")))
+}
+
+pub(super) fn evacuate(
+    evacuate: &PoolEvacuate,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Value, Failure> {
+    let id = volume_id(&evacuate.volume)?;
+    let pool = open(&evacuate.place)?;
+    let done = pool.evacuate_volume(id, &mut |left| progress(0, left));
+    let done = done.map_err(|error| refused(&evacuate.place, &error))?;
+    Ok(document::evacuation(id, &done))
+}
+
+pub(super) fn check(
+    check: &PoolCheck,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Value, Failure> {
+    let PoolDirectory { data, allow_buffered } = &check.place;
+    let how = CheckOptions { data: check.full };
+    let report = Pool::check_dir(data, &options(*allow_buffered), how, progress);
+    Ok(document::check(&report.map_err(|error| refused_at(data, &error))?))
+}
+
+pub(super) fn scrub_status(place: &PoolPlace) -> Result<Value, Failure> {
+    Ok(document::scrub(&open(place)?.scrub_progress()))
+}
+
+pub(super) fn scrub(
+    scrub: &PoolScrub,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Value, Failure> {
+    let options = ScrubOptions {
+        bytes_per_s: scrub.rate.0,
+        from_start: scrub.from_start,
+        ..ScrubOptions::default()
+    };
+    let pool = open(&scrub.place)?;
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::Refused(format!("the scrub ended: {}", Chain(error)))
+    };
+    // A store knows whose objects are, and can read its log; another user's pool is verified too.
+    let store = if Database::is_on(&pool) {
+        let mut options = kvs::Options::default();
+        options.pool.allow_buffered = scrub.place.allow_buffered;
+        let opened = Database::open_pool(Arc::clone(&pool), options);
+        Some(opened.map_err(|error| failed(&error))?)
+    } else {
+        None
+    };
+    let work = || -> Result<ScrubProgress, Failure> {
+        match &store {
+            Some(store) => store.scrub(&options).map_err(|error| failed(&error)),
+            None => pool.scrub(&options, &ScrubOwners::default()).map_err(|error| failed(&error)),
+        }
+    };
+    let outcome = std::thread::scope(|scope| {
+        let running = scope.spawn(work);
+        while !running.is_finished() {
+            let seen = pool.scrub_progress();
+            progress(seen.bytes, seen.goal_bytes);
+            std::thread::park_timeout(Duration::from_millis(200));
+        }
+        running.join()
+    });
+    let seen = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    Ok(document::scrub(&seen))
+}
+
+pub(super) fn destroy(destroy: &PoolDestroy) -> Result<String, Failure> {
+    let PoolDirectory { data, allow_buffered } = &destroy.place;
+    let options = options(*allow_buffered);
+    let failed = |error: mpool::Error| refused_at(data, &error);
+    let known = match Pool::identify(data, &options) {
+        Ok(identity) => Some(identity),
+        Err(error @ (mpool::Error::InUse { .. } | mpool::Error::Unusable { .. })) => {
+            return Err(failed(error));
+        }
+        // Too damaged to say who it is; --yes can still be said.
+        Err(_) => None,
+    };
+    let is_named = known.as_ref().is_some_and(|known| {
+        let given = destroy.name.as_deref();
+        given.is_some()
+            && (given == known.name.as_deref() || given == Some(&*uuid_text(known.uuid)))
+    });
+    if !is_named && !destroy.yes {
+        let who = known.map_or_else(
+            || "a pool that cannot say who it is".to_owned(),
+            |known| format!("{} {}", uuid_text(known.uuid), known.name.unwrap_or_default()),
+        );
+        return Err(Failure::Usage(format!(
+            "{} holds {}; to destroy it with all its data, give its name or UUID, or --yes",
+            data.display(),
+            who.trim_end()
+        )));
+    }
+    let done = Pool::destroy(data, &options).map_err(failed)?;
+    let mut out = String::new();
+    for path in &done.wiped {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "wiped {}", path.display());
+    }
+    for (path, why) in &done.left {
+        let _ = writeln!(out, "left  {}: {why}", path.display());
+    }
+    Ok(out)
+}

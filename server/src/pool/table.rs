@@ -1,0 +1,249 @@
+//! The documents of a pool as tables, for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Bytes with three digits or so: "1.5 GiB".
+pub(crate) fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // In tenths, so that no float is needed.
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths >= 1000 {
+        return format!("{} {}", tenths / 10, UNITS[unit]);
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+fn bytes(value: &Value) -> String {
+    human(number(value))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn rows<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value[name].as_array().map(Vec::as_slice).unwrap_or_default().iter()
+}
+
+/// Columns without lines; numbers stand to the right.
+fn columns(titles: &[&str], right_from: usize, lines: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(titles);
+    table.add_rows(lines);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= right_from {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// Pool and volumes.
+pub(crate) fn info(value: &Value) -> String {
+    let name = value["name"].as_str().unwrap_or("(none)");
+    let mut out = format!("pool      {}\nname      {name}\n", text(&value["uuid"]));
+    let (used, free) = (bytes(&value["used_bytes"]), bytes(&value["free_bytes"]));
+    let (spare, capacity) = (bytes(&value["spare_bytes"]), bytes(&value["capacity_bytes"]));
+    let line = format!(
+        "space     {used} used, {free} free ({spare} of it spare), {capacity} at most\n\
+         objects   {} mblocks\nio        {}\n\n",
+        value["mblocks"],
+        text(&value["io"])
+    );
+    out.push_str(&line);
+    let volumes = rows(value, "volumes").map(|volume| {
+        let zones = &volume["zones"];
+        let zones = zones["count"]
+            .as_u64()
+            .map_or_else(|| "-".to_owned(), |count| format!("{}/{count}", zones["whole"]));
+        let mut line: Vec<String> =
+            ["id", "class", "kind", "path", "state"].map(|name| text(&volume[name])).into();
+        let sizes = ["used_bytes", "free_bytes", "capacity_bytes"].map(|name| bytes(&volume[name]));
+        line.extend(sizes);
+        line.extend([text(&volume["mblocks"]), text(&volume["logs"]), zones]);
+        line
+    });
+    let titles = [
+        "VOLUME",
+        "CLASS",
+        "KIND",
+        "PATH",
+        "STATE",
+        "USED",
+        "FREE",
+        "CAPACITY",
+        "MBLOCKS",
+        "LOGS",
+        "FREE ZONES",
+    ];
+    out.push_str(&columns(&titles, 5, volumes.collect()));
+    for job in rows(value, "evacuations") {
+        out.push('\n');
+        out.push_str(&evacuation(job));
+    }
+    out
+}
+
+/// Maps.
+pub(crate) fn maps(value: &Value) -> String {
+    let lines = rows(value, "maps").map(|map| {
+        let sizes = ["mapped_bytes", "resident_bytes"].map(|name| bytes(&map[name]));
+        let [mapped, resident] = sizes;
+        let count = |name: &str| text(&map[name]);
+        let names = ["id", "owner", "class", "objects"].map(count);
+        let counts = ["hits", "faults", "direct_reads"].map(count);
+        [&names[..], &[mapped, resident], &counts].concat()
+    });
+    let titles = [
+        "MAP",
+        "OWNER",
+        "CLASS",
+        "OBJECTS",
+        "MAPPED",
+        "RESIDENT",
+        "HITS",
+        "FAULTS",
+        "DIRECT READS",
+    ];
+    columns(&titles, 3, lines.collect())
+}
+
+/// A scrub.
+pub(crate) fn scrub(value: &Value) -> String {
+    let state = match (value["running"] == true, value["under_way"] == true) {
+        (true, _) => "running",
+        (false, true) => "stopped before its end; it goes on when it is started again",
+        (false, false) if number(&value["passes"]) == 0 => "never run",
+        (false, false) => "complete",
+    };
+    let mut out = format!(
+        "scrub     {state}\nverified  {} of about {} in {} objects{}\npasses    {}{}\nfindings  {}\n",
+        bytes(&value["bytes"]),
+        bytes(&value["goal_bytes"]),
+        value["objects"],
+        if value["running"] == true {
+            format!(" ({})", text(&value["stage"]))
+        } else {
+            String::new()
+        },
+        value["passes"],
+        value["completed"]
+            .as_u64()
+            .map_or_else(String::new, |at| format!(", the last ended at {}", utc(at))),
+        value["findings_total"],
+    );
+    for finding in rows(value, "findings") {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "  {}", text(&finding["text"]));
+    }
+    out
+}
+
+/// A check.
+pub(crate) fn check(value: &Value) -> String {
+    let mut out = String::new();
+    for issue in rows(value, "issues") {
+        let [severity, what, why, way_out] =
+            ["severity", "what", "text", "way_out"].map(|name| text(&issue[name]));
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{severity}: {what}: {why}\n    {way_out}");
+    }
+    let verdict = match value["worst"].as_str() {
+        None | Some("note") => "sound",
+        Some("warning") => "sound, with warnings",
+        _ => "DAMAGED",
+    };
+    let line = format!(
+        "{verdict}: {} volumes, {} mblocks, {} journals, {} segments; {} read\n",
+        value["volumes"],
+        value["mblocks"],
+        value["journals"],
+        value["segments"],
+        bytes(&value["bytes"])
+    );
+    out + &line
+}
+
+/// How far emptying a volume is.
+pub(crate) fn evacuation(value: &Value) -> String {
+    let volume = text(&value["volume"]);
+    let (moved, size) = (&value["moved"], bytes(&value["moved_bytes"]));
+    let mut out = if value["running"] == true {
+        format!("emptying {volume}: {moved} mblocks moved, {} left\n", value["left"])
+    } else {
+        format!("{volume}: {moved} mblocks ({size}) moved\n")
+    };
+    // Writing to a string cannot fail, here and below.
+    for log in rows(value, "logs_left") {
+        let _ = writeln!(out, "  {} is still there; its owner must move it", text(log));
+    }
+    for failed in rows(value, "failed") {
+        let (id, why) = (text(&failed["mblock"]), text(&failed["why"]));
+        let _ = writeln!(out, "  {id} could not be moved: {why}");
+    }
+    if let Some(error) = value["error"].as_str() {
+        let _ = writeln!(out, "  it ended with an error: {error}");
+    }
+    out
+}
+
+/// Seconds since 1970 as date and time.
+fn utc(seconds: u64) -> String {
+    // Days to a date by the calendar's 400-year cycle (Howard Hinnant, "chrono-compatible low-level
+    // date algorithms").
+    let (days, time) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (150 << 20, "150 MiB"),
+            (1 << 40, "1.0 TiB"),
+            (u64::MAX, "16383 PiB"),
+        ] {
+            assert_eq!(human(bytes), want);
+        }
+    }
+
+    #[test]
+    fn dates_are_the_calendar_s() {
+        for (seconds, want) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_827_696, "2000-02-29 12:34:56 UTC"),
+            (1_735_689_599, "2024-12-31 23:59:59 UTC"),
+        ] {
+            assert_eq!(utc(seconds), want);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! `/v1/admin/pool`: the pool under the store, for its operator.
+//!
+//! These routes change what the store lies on, so they are served only where the server says so: on
+//! a loopback address by default (option `admin`).
+
+use super::json;
+use crate::app::Shared;
+use crate::blocking::Patience;
+use crate::body::{self, BodyLimit};
+use crate::engine::Engine;
+use crate::pool::document;
+use crate::problem::{Answer, Problem};
+use crate::target::Query;
+use crate::units::Size;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode, Uri};
+use mpool::{MediaClass, NewVolume, Pool, ScrubOptions, VolumeId, VolumeKind};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Longest body of an administrative request: a path and a few words.
+const BODY_BYTES_MAX: usize = 16 << 10;
+
+type Server = State<Arc<Shared>>;
+
+pub(crate) async fn info(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let jobs = shared.jobs.clone();
+    let found = with_pool(&shared, move |_, pool| {
+        let mut found = document::info(pool);
+        found["evacuations"] = jobs.evacuation().into_iter().collect();
+        Ok(found)
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+pub(crate) async fn maps(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let found = with_pool(&shared, |_, pool| Ok(document::maps(&pool.maps()))).await?;
+    json(StatusCode::OK, &found)
+}
+
+/// `{"name": "north"}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rename {
+    name: String,
+}
+
+pub(crate) async fn rename(State(shared): Server, request: Request<Body>) -> Answer {
+    let Rename { name } = read(&shared, request).await?;
+    let found = with_pool(&shared, move |_, pool| {
+        pool.rename(&name).map_err(Problem::pool)?;
+        Ok(document::info(pool))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+/// A size as text (`"2GiB"`) or as a number of bytes.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Bytes {
+    Number(u64),
+    Text(Size),
+}
+
+impl Bytes {
+    fn get(self) -> u64 {
+        match self {
+            Self::Number(bytes) | Self::Text(Size(bytes)) => bytes,
+        }
+    }
+}
+
+/// A volume to be added.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Add {
+    path: PathBuf,
+    kind: Option<String>,
+    class: Option<String>,
+    capacity: Option<Bytes>,
+    #[serde(default)]
+    force: bool,
+}
+
+pub(crate) async fn add(State(shared): Server, request: Request<Body>) -> Answer {
+    let add: Add = read(&shared, request).await?;
+    let kind = add.kind.map_or(Ok(VolumeKind::File), |kind| kind.parse());
+    let class = add.class.map_or(Ok(MediaClass::Capacity), |class| class.parse());
+    let new = NewVolume {
+        path: add.path,
+        kind: kind.map_err(Problem::bad_request)?,
+        class: class.map_err(Problem::bad_request)?,
+        capacity_bytes_max: add.capacity.map_or(1 << 40, Bytes::get),
+        force: add.force,
+    };
+    let added = with_pool(&shared, move |_, pool| pool.add_volume(&new).map_err(Problem::pool));
+    json(StatusCode::CREATED, &json!({ "id": added.await?.to_string() }))
+}
+
+/// `{"capacity": "2TiB"}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grow {
+    capacity: Bytes,
+}
+
+pub(crate) async fn grow(
+    State(shared): Server,
+    Path(id): Path<String>,
+    request: Request<Body>,
+) -> Answer {
+    let id = volume_id(&id)?;
+    let Grow { capacity } = read(&shared, request).await?;
+    let found = with_pool(&shared, move |_, pool| {
+        pool.grow_volume(id, capacity.get()).map_err(Problem::pool)?;
+        Ok(document::info(pool))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+pub(crate) async fn evacuate(State(shared): Server, Path(id): Path<String>, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let id = volume_id(&id)?;
+    // Whether it is there is asked first, so that a wrong id is answered now and not by the job.
+    with_pool(&shared, move |_, pool| {
+        let known = pool.volumes().iter().any(|volume| volume.id == id);
+        if known { Ok(()) } else { Err(no_such_volume(&id.to_string())) }
+    })
+    .await?;
+    let engine = Arc::clone(shared.engine()?);
+    shared.jobs.evacuate(engine, id).map_err(|busy| {
+        Problem::conflict(format!("{busy} is being emptied; wait for its end, or cancel that"))
+    })?;
+    json(StatusCode::ACCEPTED, &shared.jobs.evacuation())
+}
+
+pub(crate) async fn cancel(State(shared): Server, Path(id): Path<String>, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let id = volume_id(&id)?;
+    let found = with_pool(&shared, move |_, pool| {
+        pool.cancel_evacuation(id).map_err(Problem::pool)?;
+        Ok(document::info(pool))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+pub(crate) async fn remove(State(shared): Server, Path(id): Path<String>, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let id = volume_id(&id)?;
+    let found = with_pool(&shared, move |engine, pool| {
+        engine.remove_volume(id).map_err(|error| match error {
+            kvs::Error::Pool(error) => Problem::pool(error),
+            other => other.into(),
+        })?;
+        Ok(document::info(pool))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+/// How to scrub: `{"rate": "100MiB", "from_start": true}`; both may be missing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scrub {
+    rate: Option<Bytes>,
+    #[serde(default)]
+    from_start: bool,
+}
+
+pub(crate) async fn start_scrub(State(shared): Server, request: Request<Body>) -> Answer {
+    let scrub: Scrub = read(&shared, request).await?;
+    let mut options = ScrubOptions { from_start: scrub.from_start, ..ScrubOptions::default() };
+    if let Some(rate) = scrub.rate {
+        options.bytes_per_s = rate.get();
+    }
+    let engine = Arc::clone(shared.engine()?);
+    let found = with_pool(&shared, move |_, pool| {
+        if pool.scrub_progress().running {
+            let text = "a scrub is running; stop it first, or wait for its end";
+            return Err(Problem::conflict(text));
+        }
+        let work = move || {
+            if let Err(error) = engine.scrub(&options) {
+                tracing::error!(%error, "the scrub ended");
+            }
+        };
+        // It ends with its work; the engine stops it when it closes.
+        let thread = std::thread::Builder::new().name("pool-scrub".to_owned()).spawn(work);
+        thread.map_err(|error| {
+            tracing::error!(%error, "no thread can be started for the scrub");
+            Problem::internal()
+        })?;
+        Ok(document::scrub(&pool.scrub_progress()))
+    });
+    json(StatusCode::ACCEPTED, &found.await?)
+}
+
+pub(crate) async fn scrub(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let found = with_pool(&shared, |_, pool| Ok(document::scrub(&pool.scrub_progress()))).await?;
+    json(StatusCode::OK, &found)
+}
+
+pub(crate) async fn stop_scrub(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let found = with_pool(&shared, |_, pool| {
+        pool.stop_scrub();
+        Ok(document::scrub(&pool.scrub_progress()))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+/// Runs blocking work on the pool, where it may be reached at all.
+async fn with_pool<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&dyn Engine, &Arc<Pool>) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    check_allowed(shared)?;
+    let work = move |engine: &dyn Engine| match engine.pool() {
+        Some(pool) => work(engine, pool),
+        None => Err(Problem::conflict("this store has no pool")),
+    };
+    shared.blocking(Patience::Refusable, work).await
+}
+
+fn check_allowed(shared: &Shared) -> Result<(), Problem> {
+    if shared.limits.admin {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        ("admin-off", "Administration is off"),
+        "this server does not serve /v1/admin, because it listens where others may reach it; start \
+         it with --admin true if only friends can, or use millpond pool on its host while it is \
+         stopped",
+    ))
+}
+
+/// The body as JSON; an empty one is an empty object.
+async fn read<T: DeserializeOwned>(shared: &Shared, request: Request<Body>) -> Result<T, Problem> {
+    check_allowed(shared)?;
+    let (head, body) = request.into_parts();
+    Query::parse(head.uri.query(), &[])?;
+    let limit = BodyLimit {
+        bytes_max: BODY_BYTES_MAX,
+        time_max: shared.limits.request_timeout,
+        what: "request",
+    };
+    let read = body::read(body, limit, &shared.bodies).await?;
+    let parsed = if read.bytes.is_empty() {
+        serde_json::from_value(Value::Object(serde_json::Map::new()))
+    } else {
+        serde_json::from_slice(&read.bytes)
+    };
+    parsed
+        .map_err(|error| Problem::bad_request(format!("the body is not what it must be: {error}")))
+}
+
+/// `vol-2`, or only `2`.
+pub(crate) fn parse_volume(text: &str) -> Option<VolumeId> {
+    VolumeId::new(text.strip_prefix("vol-").unwrap_or(text).parse().ok()?)
+}
+
+fn volume_id(text: &str) -> Result<VolumeId, Problem> {
+    parse_volume(text).ok_or_else(|| no_such_volume(text))
+}
+
+fn no_such_volume(text: &str) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        ("no-such-volume", "No such volume"),
+        format!("the pool has no volume {text:?}; GET /v1/admin/pool lists them"),
+    )
+}
