@@ -9,6 +9,7 @@
 //! | limit | `memory.limit_in_bytes` | `memory.max`, `memory.swap.max` = 0 |
 //! | peak | `memory.max_usage_in_bytes` | `memory.peak` |
 //! | limit met | `memory.failcnt` | `memory.events`: `max` |
+//! | in use | `memory.stat`, `memory.kmem.usage_in_bytes` | `memory.stat` |
 //! | killed | `memory.oom_control`: `oom_kill` | `memory.events`: `oom_kill` |
 //!
 //! Version 2 lets a group that has processes have no children with controllers. There the new
@@ -54,6 +55,29 @@ pub(crate) struct MemoryUse {
     /// Times that an allocation met the limit and memory was reclaimed.
     pub(crate) limit_hits: Option<u64>,
     pub(crate) oom_kills: Option<u64>,
+    /// The group while the run was measured.
+    pub(crate) measured: MemoryMeasured,
+}
+
+/// A group between two looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemoryMeasured {
+    /// Times that the limit was met between the two.
+    pub(crate) limit_hits: Option<u64>,
+    /// What the group held at the second look: the process's own memory, ...
+    pub(crate) anonymous_bytes: Option<u64>,
+    /// ... page cache, ...
+    pub(crate) file_bytes: Option<u64>,
+    /// ... and the kernel's on its behalf.
+    pub(crate) kernel_bytes: Option<u64>,
+}
+
+impl MemoryMeasured {
+    /// What happened since `before`; levels are those of now.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let hits = self.limit_hits.zip(before.limit_hits);
+        Self { limit_hits: hits.map(|(now, then)| now.saturating_sub(then)), ..*self }
+    }
 }
 
 impl MemoryUse {
@@ -117,13 +141,37 @@ impl MemoryGroup {
                 peak_bytes: number("memory.max_usage_in_bytes"),
                 limit_hits: number("memory.failcnt"),
                 oom_kills: word("memory.oom_control", "oom_kill"),
+                measured: MemoryMeasured::default(),
             },
             Version::Two => MemoryUse {
                 limit_bytes,
                 peak_bytes: number("memory.peak"),
                 limit_hits: word("memory.events", "max"),
                 oom_kills: word("memory.events", "oom_kill"),
+                measured: MemoryMeasured::default(),
             },
+        }
+    }
+
+    /// What it holds now, and how often the limit has been met so far.
+    pub(crate) fn look(&self) -> MemoryMeasured {
+        let stat = std::fs::read_to_string(self.dir.join("memory.stat")).unwrap_or_default();
+        let (anonymous, file) = match self.version {
+            Version::One => ("total_rss", "total_cache"),
+            Version::Two => ("anon", "file"),
+        };
+        let kernel_bytes = match self.version {
+            Version::One => {
+                let text = std::fs::read_to_string(self.dir.join("memory.kmem.usage_in_bytes"));
+                text.ok().and_then(|text| text.trim().parse().ok())
+            }
+            Version::Two => named(&stat, "kernel"),
+        };
+        MemoryMeasured {
+            limit_hits: self.usage().limit_hits,
+            anonymous_bytes: named(&stat, anonymous),
+            file_bytes: named(&stat, file),
+            kernel_bytes,
         }
     }
 }
@@ -303,6 +351,9 @@ mod tests {
         let usage = group.usage();
         assert_eq!(usage.limit_bytes, 64 << 20);
         assert_eq!(usage.oom_kills.unwrap_or(0), 0);
+        let (first, second) = (group.look(), group.look());
+        assert!(first.anonymous_bytes.is_some() && first.file_bytes.is_some(), "{first:?}");
+        assert_eq!(second.since(&first).limit_hits, Some(0));
         let dir = group.dir.clone();
         assert!(dir.exists());
         drop(group);

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mpool::ReaperPolicy;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ Examples:
             -p recordcount=1000000 --threads 8 --seconds 60 --rate 20000
   ycsb verify --target embedded --data /data/mp -p recordcount=1000000 --threads 4
   ycsb compare --a embedded --b rocksdb --workloads load,b,c -p recordcount=1000000 \\
-            --threads 4 --seconds 30 --rounds 3 --json compare.json";
+            --threads 4 --seconds 30 --rounds 3 --json compare.json
+  ycsb reaper -p recordcount=8000000 --memory 2GiB --threads 4,8 --dir /data/bench \
+            --json reaper.json --svg reaper.svg";
 
 /// The Yahoo! Cloud Serving Benchmark for Millpond: the original's workloads and distributions,
 /// against the engine in process, a server over HTTP, or RocksDB.
@@ -37,6 +40,8 @@ pub(crate) enum Command {
     Verify(RunArgs),
     /// Run two targets in turns and print the ratios of their results
     Compare(CompareArgs),
+    /// Run B and C under each reaper policy in turns and print the ratios to `off`
+    Reaper(ReaperArgs),
     /// See it work: a server on a temporary directory, 200,000 records, B and C
     Demo(DemoArgs),
 }
@@ -177,6 +182,10 @@ pub(crate) struct RunArgs {
     /// Form of the result on standard output
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) format: Format,
+
+    /// Keep the latencies of each second apart, too (field by_second of --json)
+    #[arg(long)]
+    pub(crate) by_second: bool,
 }
 
 /// How a store is opened.
@@ -206,9 +215,14 @@ pub(crate) struct StoreArgs {
     #[arg(long)]
     pub(crate) allow_buffered: bool,
 
-    /// embedded and rocksdb: an option of the engine, for example reaper=off. May be repeated
+    /// embedded and rocksdb: an option of the engine, for example reaper=off (or mpool, or
+    /// frequency). May be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) engine: Vec<String>,
+
+    /// embedded: let flushes and compactions finish, before a run and after a load
+    #[arg(long)]
+    pub(crate) settle: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -243,6 +257,87 @@ pub(crate) struct CompareArgs {
 
     #[command(flatten)]
     pub(crate) workload: WorkloadArgs,
+}
+
+/// `docs/benchmarks.md` says how a published figure is taken with this.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReaperArgs {
+    /// Policies: frequency, mpool (as in 2020) and off (the kernel's reclaim). Ratios are to off
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "off,mpool,frequency")]
+    pub(crate) policies: Vec<ReaperPolicy>,
+
+    /// One more side: off, but with a value cache of this size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) value_cache_in_off: Option<u64>,
+
+    /// Workloads: ready-made ones or files
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "b,c")]
+    pub(crate) workloads: Vec<String>,
+
+    /// Clients at a time; each number is a block of runs of its own
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "4,8")]
+    pub(crate) threads: Vec<usize>,
+
+    /// Times that each policy runs each workload; a spread needs at least 3
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+
+    /// Measured time of a run
+    #[arg(long, value_name = "S", default_value = "30", value_parser = parse_seconds)]
+    pub(crate) seconds: Duration,
+
+    /// Time before it in which caches fill; long enough for --memory at the drive's speed
+    #[arg(long, value_name = "S", default_value = "30", value_parser = parse_seconds)]
+    pub(crate) warmup: Duration,
+
+    /// Memory group of each run. Without it the whole machine's memory is the limit
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) memory: Option<u64>,
+
+    /// The data set is loaded below this directory, and kept; it decides which drive is measured
+    /// [default: a temporary directory, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Use the data set that an earlier run loaded below --dir
+    #[arg(long, requires = "dir")]
+    pub(crate) reuse: bool,
+
+    /// Workload file that all runs and the load have in common. May be repeated
+    #[arg(short = 'P', value_name = "FILE")]
+    pub(crate) files: Vec<String>,
+
+    /// Property, for the load and all runs: recordcount=8000000. May be repeated
+    #[arg(short = 'p', value_name = "NAME=VALUE")]
+    pub(crate) properties: Vec<String>,
+
+    /// When a write counts as done
+    #[arg(long, value_enum, default_value = "sync")]
+    pub(crate) durability: DurabilityArg,
+
+    /// Seed of all random choices
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// How the drive is asked
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) io: IoArg,
+
+    /// Allow a file system without direct I/O (tmpfs, overlayfs); such figures mean nothing
+    #[arg(long)]
+    pub(crate) allow_buffered: bool,
+
+    /// An option of the engine, for all policies. May be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) engine: Vec<String>,
+
+    /// Everything that was measured to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Latency over time to this file as a picture
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -12,20 +12,21 @@
 //! neighbours in time, and above 1 always means that A is better. The report is the schema
 //! `millpond-ycsb-compare/1`, described in README.md.
 
+use crate::child::{self, Voice};
 use crate::cli::{CompareArgs, TargetKind};
 use crate::machine;
 use crate::number::{float, ratio};
 use crate::progress::say;
 use crate::report::{Report, short};
 use crate::session::write_json;
+use crate::spread::{Spread, median, quotient};
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 
 const SCHEMA: &str = "millpond-ycsb-compare/1";
 const LOAD: &str = "load";
@@ -67,15 +68,8 @@ struct Compared {
     /// Median over the rounds.
     a: f64,
     b: f64,
-    ratio: Ratio,
-}
-
-/// Of the rounds' ratios; above 1, A is better.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Ratio {
-    median: f64,
-    min: f64,
-    max: f64,
+    /// Of the rounds' ratios; above 1, A is better.
+    ratio: Spread,
 }
 
 /// Which way is better.
@@ -146,7 +140,7 @@ fn run_round(
             let name = if side == Side::A { "a" } else { "b" };
             let data = scratch.join(name);
             let json = scratch.join("report.json");
-            let report = run_child(&child_args(args, side, workload, &data), &json)
+            let report = child::run(&child_args(args, side, workload, &data), &json, Voice::Kept)
                 .with_context(|| format!("side {name}, {workload}, round {round}"))?;
             let speed = short(report.ops_per_s);
             say(&format!("round {round} of {}: {name} {workload}: {speed} ops/s", args.rounds));
@@ -204,34 +198,6 @@ fn child_args(args: &CompareArgs, side: Side, workload: &str, data: &Path) -> Ve
     }
     words.extend(extra.split_whitespace().map(str::to_owned));
     words
-}
-
-/// Runs this program with `args` and reads the report that it leaves in `json`.
-fn run_child(args: &[String], json: &PathBuf) -> Result<Report> {
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    if json.exists() {
-        std::fs::remove_file(json)?;
-    }
-    let output = Command::new(program)
-        .args(args)
-        .arg("--json")
-        .arg(json)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .output()
-        .context("cannot start a run")?;
-    let Ok(text) = std::fs::read_to_string(json) else {
-        let said = String::from_utf8_lossy(&output.stderr);
-        // With --memory, the one thing that kills is the kernel.
-        let hint = if output.status.code().is_none() { " (out of memory?)" } else { "" };
-        bail!("`ycsb {}` ended with {}{hint}: {}", args.join(" "), output.status, said.trim());
-    };
-    let report: Report = serde_json::from_str(&text).context("the report of a run")?;
-    for example in report.error_examples.iter().chain(&report.mismatch_examples) {
-        say(&format!("  {example}"));
-    }
-    Ok(report)
 }
 
 /// The numbers of a report that are compared, by operation and name.
@@ -296,33 +262,7 @@ fn compared(pairs: &[(f64, f64)], better: Better) -> Compared {
             Better::Less => quotient(*b, *a),
         })
         .collect();
-    Compared {
-        a: side(|pair| pair.0),
-        b: side(|pair| pair.1),
-        ratio: Ratio {
-            median: median(&ratios),
-            min: ratios.iter().copied().fold(f64::INFINITY, f64::min),
-            max: ratios.iter().copied().fold(0.0, f64::max),
-        },
-    }
-}
-
-/// Nothing against nothing is a draw; something against nothing is bounded, for JSON knows no
-/// infinity.
-fn quotient(x: f64, y: f64) -> f64 {
-    const MOST: f64 = 1e6;
-    if x.total_cmp(&y).is_eq() { 1.0 } else { (x / y).min(MOST) }
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let half = sorted.len() / 2;
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[half],
-        _ => f64::midpoint(sorted[half - 1], sorted[half]),
-    }
+    Compared { a: side(|pair| pair.0), b: side(|pair| pair.1), ratio: Spread::of(&ratios) }
 }
 
 impl Comparison {
@@ -365,7 +305,6 @@ mod tests {
     use crate::driver::Outcome;
     use crate::measure::Recorder;
     use crate::report::Setting;
-    use crate::resources::Usage;
     use crate::workload::Operation;
     use clap::Parser as _;
     use std::time::Duration;
@@ -381,8 +320,7 @@ mod tests {
             recorder,
             operations: ops,
             elapsed: Duration::from_secs(1),
-            usage: Usage::default(),
-            aborted: false,
+            ..Outcome::default()
         };
         let report = Report::new(Setting::default(), &outcome);
         RunRecord { workload: "c".into(), round, report }
@@ -395,24 +333,14 @@ mod tests {
         let all = ratios(&["c".to_owned()], &a, &b).unwrap();
         let speed = all["c"]["OVERALL"]["ops_per_s"];
         assert!(close(speed.a, 300.0) && close(speed.b, 100.0), "{speed:?}");
-        let Ratio { median, min, max } = speed.ratio;
+        let Spread { median, min, max } = speed.ratio;
         assert!(close(median, 3.0) && close(min, 2.0) && close(max, 4.0), "{speed:?}");
         // Rounds are paired by their number, not by their place: 4, 2 and 1 times.
         let latency = all["c"]["READ"]["p50_us"];
-        let Ratio { median, min, max } = latency.ratio;
+        let Spread { median, min, max } = latency.ratio;
         assert!(close(median, 2.0) && close(min, 1.0) && close(max, 4.0), "{latency:?}");
         // Nobody knew the CPU time.
         assert!(!all["c"]["OVERALL"].contains_key("cpu_us_per_op"));
-    }
-
-    #[test]
-    fn medians_and_quotients_at_their_edges() {
-        for (values, expect) in [(vec![], 0.0), (vec![3.0, 1.0, 2.0], 2.0), (vec![1.0, 2.0], 1.5)] {
-            assert!((median(&values) - expect).abs() < 1e-12, "{values:?}");
-        }
-        for (x, y, expect) in [(0.0, 0.0, 1.0), (1.0, 0.0, 1e6), (0.0, 1.0, 0.0), (6.0, 3.0, 2.0)] {
-            assert!((quotient(x, y) - expect).abs() < 1e-12, "{x} / {y}");
-        }
     }
 
     fn args(words: &str) -> CompareArgs {

@@ -75,7 +75,9 @@ fn run_args(args: &DemoArgs, server: &ServerProcess, file: &str) -> RunArgs {
             io: IoArg::Auto,
             allow_buffered: false,
             engine: Vec::new(),
+            settle: false,
         },
         format: Format::Table,
+        by_second: false,
     }
 }

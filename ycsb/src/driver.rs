@@ -7,18 +7,21 @@
 //!
 //! ```text
 //!   sessions, sums --> barrier --> warm-up --> measured --> all threads done --> merge
-//!                                  (epoch 0)   (epoch 1)
+//!                                  (epoch 0)   (epoch 1 ..)
 //! ```
 //!
 //! Crossing into the measured part, each thread drops what it recorded and counts its share of
-//! the operations from there.
+//! the operations from there. With [`Plan::by_second`] each second of the measured part is an
+//! epoch of its own, and a thread that meets the next one hands in what it recorded and begins
+//! anew: the report then has latencies second by second, for 0.3 ms of merging each.
 
+use crate::cgroup::MemoryGroup;
 use crate::client::{Client, Done};
 use crate::dist::counter::Acknowledged;
 use crate::measure::Recorder;
 use crate::number::float;
+use crate::observe::{Observation, Observer};
 use crate::random::Rng;
-use crate::resources::{Meter, Usage};
 use crate::target::Target;
 use crate::workload::Workload;
 use anyhow::{Result, bail};
@@ -29,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// Failures in a row after which a thread ends the run: the store is gone, or was never loaded.
 const FAILURES_MAX: u32 = 1000;
+/// Why a worker's report cannot fail.
+const LISTENS: &str = "the main thread listens until every worker is gone";
 const TICK: Duration = Duration::from_millis(200);
 /// Timers are late by some 60 us; the last part of a wait is spent looking at the clock.
 const TIMER_SLACK: Duration = Duration::from_micros(150);
@@ -50,15 +55,20 @@ pub(crate) struct Plan {
     /// Operations of the measured part, over all threads; 0 for as many as the time allows.
     pub(crate) operations: u64,
     pub(crate) seed: u64,
+    /// Keeps the latencies of each second apart, too.
+    pub(crate) by_second: bool,
 }
 
 /// What a run was.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) recorder: Recorder,
+    /// The recorders of the measured seconds, where the plan asks for them.
+    pub(crate) seconds: Vec<Recorder>,
     pub(crate) operations: u64,
     pub(crate) elapsed: Duration,
-    pub(crate) usage: Usage,
+    /// What happened around the operations of the measured part.
+    pub(crate) observed: Observation,
     /// Some thread gave up.
     pub(crate) aborted: bool,
 }
@@ -75,12 +85,18 @@ struct Shared {
     barrier: Barrier,
     stop: AtomicBool,
     aborted: AtomicBool,
-    /// 0 while warming up, 1 while measured.
+    /// 0 while warming up; from 1 on while measured.
     epoch: AtomicU32,
     /// The next record to load or verify.
     next: AtomicU64,
     done: Vec<Padded>,
     inserted: Acknowledged,
+}
+
+/// What a thread recorded in one epoch.
+struct Part {
+    epoch: u32,
+    recorder: Recorder,
 }
 
 /// A counter with a cache line to itself, written by one thread and watched by the main one.
@@ -93,6 +109,7 @@ pub(crate) fn drive(
     target: &dyn Target,
     workload: &Workload,
     plan: &Plan,
+    group: Option<&MemoryGroup>,
     pulse: &mut dyn FnMut(Pulse),
 ) -> Result<Outcome> {
     if plan.phase == Phase::Run && plan.operations == 0 && plan.time.is_none() {
@@ -104,7 +121,7 @@ pub(crate) fn drive(
     let shared = Shared::new(workload, plan);
     let keys = workload.choose_keys(&shared.inserted);
     let sessions = (0..workload.threads).map(|_| target.session()).collect::<Result<Vec<_>>>()?;
-    let meter = Meter::new(target.server_pid());
+    let observer = Observer::new(target, group);
     let (report, reports) = channel();
     Ok(std::thread::scope(|scope| {
         for (thread, session) in sessions.into_iter().enumerate() {
@@ -115,44 +132,82 @@ pub(crate) fn drive(
             scope.spawn(move || worker.work(&report));
         }
         drop(report);
-        conduct(&shared, plan, &meter, &reports, pulse)
+        conduct(&shared, plan, &observer, &reports, pulse)
     }))
 }
 
-/// The main thread's part: warm-up, time limit, progress; then the merge.
+/// The main thread's part: warm-up, seconds, time limit, progress; and the merge.
 fn conduct(
     shared: &Shared,
     plan: &Plan,
-    meter: &Meter,
-    reports: &Receiver<Recorder>,
+    observer: &Observer<'_>,
+    reports: &Receiver<Part>,
     pulse: &mut dyn FnMut(Pulse),
 ) -> Outcome {
     let mut recorder = Recorder::default();
+    let mut seconds = Vec::new();
     let mut warming = !plan.warmup.is_zero();
-    let mut before = meter.read();
+    let mut before = observer.look();
     let mut began = Instant::now();
     shared.barrier.wait();
     loop {
-        match reports.recv_timeout(TICK) {
-            Ok(one) => recorder.merge(one),
+        match reports.recv_timeout(plan.pause(warming, began.elapsed())) {
+            Ok(part) => {
+                if plan.by_second {
+                    add_to_second(&mut seconds, &part);
+                }
+                recorder.merge(part.recorder);
+            }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        pulse(Pulse { warming, elapsed: began.elapsed(), done: shared.done() });
-        if warming && began.elapsed() >= plan.warmup {
+        let elapsed = began.elapsed();
+        pulse(Pulse { warming, elapsed, done: shared.done() });
+        if warming && elapsed >= plan.warmup {
             warming = false;
-            before = meter.read();
+            before = observer.look();
             began = Instant::now();
             // Pairs with the load in `work`; nothing but the number itself is passed on.
             shared.epoch.store(1, Ordering::Relaxed);
-        } else if !warming && plan.time.is_some_and(|time| began.elapsed() >= time) {
+        } else if !warming && plan.time.is_some_and(|time| elapsed >= time) {
             shared.stop.store(true, Ordering::Relaxed);
+        } else if !warming && plan.by_second {
+            shared.epoch.store(plan.epoch_at(elapsed), Ordering::Relaxed);
         }
     }
     let elapsed = began.elapsed();
-    let usage = meter.read().since(&before);
+    let observed = observer.look().since(&before);
     let aborted = shared.aborted.load(Ordering::Relaxed);
-    Outcome { recorder, operations: shared.done(), elapsed, usage, aborted }
+    Outcome { recorder, seconds, operations: shared.done(), elapsed, observed, aborted }
+}
+
+/// Puts a part with those of the same second. What a run that ended in its warm-up recorded
+/// belongs to none.
+fn add_to_second(seconds: &mut Vec<Recorder>, part: &Part) {
+    let Some(at) = part.epoch.checked_sub(1) else { return };
+    let at = usize::try_from(at).expect("seconds of a run");
+    seconds.resize_with(seconds.len().max(at + 1), Recorder::default);
+    seconds[at].merge(part.recorder.clone());
+}
+
+impl Plan {
+    /// The epoch of a moment of the measured part. The last second takes in what is left of the
+    /// time, so that there is no sliver of a second at the end.
+    fn epoch_at(&self, elapsed: Duration) -> u32 {
+        let last = self.time.map_or(u64::MAX, |time| time.as_secs().saturating_sub(1));
+        u32::try_from(elapsed.as_secs().min(last) + 1).unwrap_or(u32::MAX)
+    }
+
+    /// How long the main thread may wait until something is due.
+    fn pause(&self, warming: bool, elapsed: Duration) -> Duration {
+        let second = Duration::from_secs(elapsed.as_secs() + 1);
+        let due = match (warming, self.time) {
+            (true, _) => Some(self.warmup),
+            (false, time) if self.by_second => Some(time.map_or(second, |time| time.min(second))),
+            (false, time) => time,
+        };
+        due.map_or(TICK, |due| due.saturating_sub(elapsed).min(TICK))
+    }
 }
 
 impl Shared {
@@ -182,7 +237,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn work(mut self, report: &Sender<Recorder>) {
+    fn work(mut self, report: &Sender<Part>) {
         let mut pace = Pace::new(self.workload, self.thread);
         let count = &self.shared.done[self.thread].0;
         let share = self.share();
@@ -192,13 +247,17 @@ impl Worker<'_> {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let current = self.shared.epoch.load(Ordering::Relaxed);
             if current != epoch {
+                let recorder = std::mem::take(&mut self.client.recorder);
+                if epoch == 0 {
+                    count.store(0, Ordering::Relaxed);
+                    pace.restart();
+                } else {
+                    report.send(Part { epoch, recorder }).expect(LISTENS);
+                }
                 epoch = current;
-                self.client.recorder = Recorder::default();
-                count.store(0, Ordering::Relaxed);
-                pace.restart();
             }
             let mine = count.load(Ordering::Relaxed);
-            if epoch == 1 && share.is_some_and(|share| mine >= share) {
+            if epoch > 0 && share.is_some_and(|share| mine >= share) {
                 break;
             }
             let Some(done) = self.step(&mut pace) else { break };
@@ -209,8 +268,7 @@ impl Worker<'_> {
                 self.shared.stop.store(true, Ordering::Relaxed);
             }
         }
-        // The main thread listens until every worker is gone; it cannot have left.
-        report.send(self.client.recorder).expect("the main thread merges all reports");
+        report.send(Part { epoch, recorder: self.client.recorder }).expect(LISTENS);
     }
 
     /// The operations of this thread: an even share of all, the first threads one more.
@@ -302,11 +360,11 @@ mod tests {
     }
 
     fn plan(phase: Phase, operations: u64) -> Plan {
-        Plan { phase, warmup: Duration::ZERO, time: None, operations, seed: 1 }
+        Plan { phase, warmup: Duration::ZERO, time: None, operations, seed: 1, by_second: false }
     }
 
     fn run(memory: &Memory, w: &Workload, plan: &Plan) -> Outcome {
-        drive(memory, w, plan, &mut |_| {}).unwrap()
+        drive(memory, w, plan, None, &mut |_| {}).unwrap()
     }
 
     #[test]
@@ -338,7 +396,7 @@ mod tests {
         timed.time = Some(Duration::from_millis(300));
         timed.warmup = Duration::from_millis(300);
         let mut warm = 0;
-        let outcome = drive(&memory, &w, &timed, &mut |pulse| {
+        let outcome = drive(&memory, &w, &timed, None, &mut |pulse| {
             warm += u64::from(pulse.warming);
         })
         .unwrap();
@@ -348,9 +406,45 @@ mod tests {
     }
 
     #[test]
+    fn seconds_are_kept_apart_and_add_up() {
+        let w = workload("a", &["recordcount=100", "threadcount=2"]);
+        let memory = Memory::new();
+        run(&memory, &w, &plan(Phase::Load, 0));
+        let mut timed = plan(Phase::Run, 0);
+        timed.time = Some(Duration::from_millis(2200));
+        timed.warmup = Duration::from_millis(100);
+        timed.by_second = true;
+        let outcome = run(&memory, &w, &timed);
+        // The last 200 ms belong to the second second.
+        assert_eq!(outcome.seconds.len(), 2);
+        for operation in [Operation::Read, Operation::Update] {
+            let count = |recorder: &Recorder| recorder.latencies(operation).unwrap().len();
+            let sum: u64 = outcome.seconds.iter().map(count).sum();
+            assert_eq!(sum, count(&outcome.recorder), "{operation:?}");
+        }
+        assert_eq!(outcome.operations, outcome.seconds.iter().map(all).sum::<u64>());
+    }
+
+    fn all(recorder: &Recorder) -> u64 {
+        let of = |op: &Operation| recorder.latencies(*op).map_or(0, hdrhistogram::Histogram::len);
+        Operation::ALL.iter().map(of).sum()
+    }
+
+    #[test]
+    fn epochs_are_seconds_and_the_last_takes_the_rest() {
+        let mut p = plan(Phase::Run, 0);
+        let at = |p: &Plan, ms| p.epoch_at(Duration::from_millis(ms));
+        assert_eq!((at(&p, 0), at(&p, 999), at(&p, 1000), at(&p, 61_500)), (1, 1, 2, 62));
+        p.time = Some(Duration::from_millis(2500));
+        assert_eq!((at(&p, 1999), at(&p, 2000), at(&p, 2499)), (2, 2, 2));
+        p.time = Some(Duration::from_millis(300));
+        assert_eq!(at(&p, 299), 1);
+    }
+
+    #[test]
     fn an_endless_plan_is_refused() {
         let w = workload("c", &[]);
-        let error = drive(&Memory::new(), &w, &plan(Phase::Run, 0), &mut |_| {}).unwrap_err();
+        let error = drive(&Memory::new(), &w, &plan(Phase::Run, 0), None, &mut |_| {}).unwrap_err();
         assert!(error.to_string().contains("--seconds"), "{error}");
     }
 

@@ -9,25 +9,32 @@
 #![allow(clippy::doc_markdown, reason = "RocksDB is a name, and --help is no place for backticks")]
 #![allow(missing_docs, reason = "a program: its documentation is --help and README.md")]
 
+mod block;
 mod cgroup;
+mod child;
 mod cli;
 mod client;
 mod compare;
 mod demo;
 mod dist;
 mod driver;
+mod ideal;
 mod key;
 mod machine;
 mod measure;
 mod number;
+mod observe;
+mod page_cache;
 mod progress;
 mod property;
 mod random;
+mod reaper;
 mod report;
 mod resources;
 mod row;
 mod server_process;
 mod session;
+mod spread;
 mod target;
 mod verify;
 mod workload;
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         Command::Run(args) => session::execute(Phase::Run, &args).map(|r| r.is_clean()),
         Command::Verify(args) => session::execute(Phase::Verify, &args).map(|r| r.is_clean()),
         Command::Compare(args) => compare::compare(&args),
+        Command::Reaper(args) => reaper::reaper(&args),
         Command::Demo(args) => demo::demo(&args),
     };
     match clean {

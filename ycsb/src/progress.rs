@@ -23,6 +23,7 @@ pub(crate) struct Progress {
     /// The last pulse shown, for the throughput since then.
     shown: Option<(Instant, u64)>,
     warmed: bool,
+    was_warming: bool,
 }
 
 impl Progress {
@@ -41,18 +42,23 @@ impl Progress {
             Phase::Run => "running",
             Phase::Verify => "verifying",
         };
-        Self { bar, goal, verb, shown: None, warmed: true }
+        Self { bar, goal, verb, shown: None, warmed: true, was_warming: false }
     }
 
     pub(crate) fn show(&mut self, pulse: Pulse) {
         let every = if self.bar.is_some() { Duration::ZERO } else { LINE_EVERY };
         let now = Instant::now();
+        if self.was_warming && !pulse.warming {
+            // The count begins anew after the warm-up, and so does the time it is divided by.
+            self.shown = Some((now, pulse.done));
+        }
+        self.was_warming = pulse.warming;
         let (then, before) = *self.shown.get_or_insert((now, pulse.done));
         let since = now - then;
         if since < every || since.is_zero() {
             return;
         }
-        // The count begins anew after the warm-up.
+        // Some thread may not have begun anew yet when the time did.
         let done = pulse.done.checked_sub(before).unwrap_or(pulse.done);
         let speed = ratio(float(done), since.as_secs_f64());
         self.shown = Some((now, pulse.done));

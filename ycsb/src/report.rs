@@ -3,6 +3,7 @@
 //! [`Report`] is the schema `millpond-ycsb/1` (README.md describes each field). Adding a field
 //! keeps the version; changing or removing one raises it.
 
+use crate::block::DriveCounts;
 use crate::cgroup::MemoryUse;
 use crate::driver::Outcome;
 use crate::measure::{Latencies, Recorder};
@@ -44,8 +45,14 @@ pub(crate) struct Report {
     pub(crate) client: Process,
     /// The server's process, where this program started one.
     pub(crate) server: Option<Process>,
+    /// The block device under the data, where it can be known.
+    pub(crate) drive: Option<Drive>,
     /// The memory cgroup, where `--memory` was given.
     pub(crate) memory: Option<MemoryUse>,
+    /// The target's own counters: what they grew by, and levels at the end.
+    pub(crate) counters: BTreeMap<String, f64>,
+    /// The measured seconds, with `--by-second`.
+    pub(crate) by_second: Vec<Second>,
     /// Seconds that closing the store took; not part of `seconds`.
     pub(crate) close_seconds: f64,
     /// A thread gave up after too many failures in a row.
@@ -79,6 +86,33 @@ pub(crate) struct Setting {
     pub(crate) file_system: Option<String>,
     pub(crate) kernel: Option<String>,
     pub(crate) cpus: usize,
+}
+
+/// What a block device completed during the measured part, whoever asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Drive {
+    pub(crate) device: String,
+    pub(crate) reads: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) writes: u64,
+    pub(crate) write_bytes: u64,
+}
+
+/// One second of the measured part: latencies by operation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Second {
+    /// The first is 0.
+    pub(crate) second: u32,
+    pub(crate) operations: BTreeMap<String, SecondLatency>,
+}
+
+/// Latencies of one kind of operation in one second, microseconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct SecondLatency {
+    pub(crate) count: u64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
 }
 
 /// Latencies of one kind of operation, microseconds.
@@ -133,7 +167,9 @@ impl Latency {
 
 impl Report {
     pub(crate) fn new(setting: Setting, outcome: &Outcome) -> Self {
-        let Outcome { recorder, operations, elapsed, usage, aborted } = outcome;
+        let Outcome { recorder, seconds: by_second, operations, elapsed, observed, aborted } =
+            outcome;
+        let usage = &observed.usage;
         let (ops, seconds, total) = (*operations, elapsed.as_secs_f64(), usage.total());
         let per_op = |x: f64| ratio(x, float(ops));
         let cpu = total.cpu_user_s.zip(total.cpu_sys_s).map(|(user, sys)| user + sys);
@@ -159,7 +195,10 @@ impl Report {
             storage_write_bytes_per_op: total.write_bytes.map(|n| per_op(float(n))),
             client: usage.client,
             server: usage.server,
+            drive: observed.drive.as_ref().map(|(device, counts)| drive(device, *counts)),
             memory: None,
+            counters: observed.counters.iter().map(|c| (c.name.clone(), c.value)).collect(),
+            by_second: (0..).zip(by_second).map(|(at, recorder)| second(at, recorder)).collect(),
             close_seconds: 0.0,
             aborted: *aborted,
         }
@@ -288,6 +327,20 @@ pub(crate) fn original_lines(report: &Report, recorder: &Recorder, workload: &Wo
     text
 }
 
+fn drive(device: &str, counts: DriveCounts) -> Drive {
+    let DriveCounts { reads, read_bytes, writes, write_bytes } = counts;
+    Drive { device: device.into(), reads, read_bytes, writes, write_bytes }
+}
+
+fn second(second: u32, recorder: &Recorder) -> Second {
+    let of = |operation: Operation| {
+        let l = Latency::of(Some(recorder.latencies(operation)?), 0);
+        let Latency { count, p50_us, p99_us, p999_us, .. } = l;
+        Some((operation.name().to_owned(), SecondLatency { count, p50_us, p99_us, p999_us }))
+    };
+    Second { second, operations: Operation::ALL.into_iter().filter_map(of).collect() }
+}
+
 fn by_name(recorder: &Recorder) -> BTreeMap<String, Latency> {
     Operation::ALL
         .into_iter()
@@ -320,6 +373,7 @@ pub(crate) fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::Observation;
     use crate::property::Properties;
     use crate::resources::Usage;
     use std::time::Duration;
@@ -337,8 +391,12 @@ mod tests {
             recorder,
             operations: 1001,
             elapsed: Duration::from_secs(2),
-            usage,
-            aborted: false,
+            observed: Observation {
+                usage,
+                drive: Some(("vda".into(), DriveCounts::default())),
+                ..Observation::default()
+            },
+            ..Outcome::default()
         }
     }
 

@@ -1,9 +1,10 @@
 //! One invocation of load, run or verify: from its arguments to its report.
 
-use crate::cgroup::MemoryGroup;
+use crate::cgroup::{MemoryGroup, MemoryUse};
 use crate::cli::{DurabilityArg, Format, IoArg, RunArgs, TargetKind};
 use crate::driver::{Outcome, Phase, Plan, drive};
 use crate::machine;
+use crate::page_cache;
 use crate::progress::{Goal, Progress};
 use crate::property::Properties;
 use crate::report::{Report, Setting, original_lines};
@@ -26,15 +27,25 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
     let properties = properties(args)?;
     let workload = Workload::new(&properties)?;
     let group = args.workload.memory.map(MemoryGroup::create).transpose()?;
+    if let Some(dir) = args.data.as_deref().filter(|_| group.is_some()) {
+        page_cache::drop_files(dir);
+    }
     let server_is_bounded = args.target == TargetKind::Http;
     if let Some(group) = group.as_ref().filter(|_| !server_is_bounded) {
         group.enter()?;
     }
     let target = open(phase, args, &workload, group.as_ref())?;
     if args.target == TargetKind::Memory && phase != Phase::Load {
-        measure(&*target, &workload, &plan(Phase::Load, args, &workload))?;
+        measure(&*target, &workload, &plan(Phase::Load, args, &workload), None)?;
     }
-    let mut outcome = measure(&*target, &workload, &plan(phase, args, &workload))?;
+    if args.store.settle && phase != Phase::Load {
+        target.settle()?;
+    }
+    let plan = plan(phase, args, &workload);
+    let mut outcome = measure(&*target, &workload, &plan, group.as_ref())?;
+    if args.store.settle && phase == Phase::Load {
+        target.settle()?;
+    }
     if phase == Phase::Verify {
         verify_scan(&*target, &workload, &mut outcome)?;
     }
@@ -42,7 +53,10 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
     let closing = Instant::now();
     target.close()?;
     report.close_seconds = closing.elapsed().as_secs_f64();
-    report.memory = group.as_ref().map(MemoryGroup::usage);
+    report.memory = group.as_ref().map(|group| MemoryUse {
+        measured: outcome.observed.memory.unwrap_or_default(),
+        ..group.usage()
+    });
     print(args, &report, &outcome, &workload)?;
     Ok(report)
 }
@@ -79,17 +93,23 @@ fn plan(phase: Phase, args: &RunArgs, workload: &Workload) -> Plan {
         },
         operations,
         seed: w.seed,
+        by_second: phase == Phase::Run && args.by_second,
     }
 }
 
-fn measure(target: &dyn Target, workload: &Workload, plan: &Plan) -> Result<Outcome> {
+fn measure(
+    target: &dyn Target,
+    workload: &Workload,
+    plan: &Plan,
+    group: Option<&MemoryGroup>,
+) -> Result<Outcome> {
     let goal = match (plan.phase, plan.time) {
         (Phase::Load | Phase::Verify, _) => Goal::Operations(workload.insert_count),
         (Phase::Run, Some(time)) if plan.operations == 0 => Goal::Time(time),
         (Phase::Run, _) => Goal::Operations(plan.operations),
     };
     let mut progress = Progress::new(plan.phase, goal);
-    drive(target, workload, plan, &mut |pulse| progress.show(pulse))
+    drive(target, workload, plan, group, &mut |pulse| progress.show(pulse))
 }
 
 fn open(

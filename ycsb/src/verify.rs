@@ -74,9 +74,15 @@ mod tests {
         let pairs = ["recordcount=2500".to_owned()];
         let w = Workload::new(&Properties::gather(&[], &pairs).unwrap()).unwrap();
         let mut memory = Memory::new();
-        let plan =
-            Plan { phase: Phase::Load, warmup: Duration::ZERO, time: None, operations: 0, seed: 1 };
-        let mut outcome = drive(&memory, &w, &plan, &mut |_| {}).unwrap();
+        let plan = Plan {
+            phase: Phase::Load,
+            warmup: Duration::ZERO,
+            time: None,
+            operations: 0,
+            seed: 1,
+            by_second: false,
+        };
+        let mut outcome = drive(&memory, &w, &plan, None, &mut |_| {}).unwrap();
         spoil(&mut memory);
         verify_scan(&memory, &w, &mut outcome).unwrap();
         (outcome.recorder.verified, outcome.recorder.mismatch_examples)

@@ -175,6 +175,11 @@ impl Workload {
         }
     }
 
+    /// How often each loaded key is asked for, as a share, where that stays the same.
+    pub(crate) fn shares(&self) -> Option<Vec<f64>> {
+        self.choose_keys(&Acknowledged::new(self.records)).shares(self.last())
+    }
+
     /// Most bytes that a key and its row have.
     pub(crate) fn record_bytes_max(&self) -> u64 {
         // "user" and up to 19 digits, or as many as they are padded to.

@@ -36,6 +36,23 @@ impl Keys {
         }
     }
 
+    /// How often each key from the first up to `last` is drawn, as a share; `None` where that
+    /// changes from draw to draw.
+    pub(crate) fn shares(&self, last: u64) -> Option<Vec<f64>> {
+        match self {
+            Self::Uniform { first, last } => {
+                let items = last - first + 1;
+                let count = usize::try_from(items).expect("keys fit in memory");
+                Some(vec![1.0 / float(items); count])
+            }
+            Self::Zipfian(keys) => Some(keys.shares_up_to(last)),
+            Self::Latest(_)
+            | Self::Sequential { .. }
+            | Self::Hotspot(_)
+            | Self::Exponential { .. } => None,
+        }
+    }
+
     fn draw_once(&mut self, newest: u64, rng: &mut Rng) -> Option<u64> {
         match self {
             Self::Uniform { first, last } => Some(rng.between(*first, *last)),

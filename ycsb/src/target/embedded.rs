@@ -3,15 +3,15 @@
 //! Sessions share one handle; the engine's own rules make that cheap. A row is copied out of the
 //! engine's buffer, as a caller who keeps it would.
 
-use super::{Failure, Rows, Session, Target};
-use anyhow::{Context, Result, bail};
+use super::{Counted, Failure, Rows, Session, Target};
+use anyhow::{Context, Result, anyhow, bail};
 use kvs::{Database, Durability, Kvs, Options, Range, Scope};
-use mpool::IoBackend;
+use mpool::{IoBackend, MetricKind};
 use std::path::{Path, PathBuf};
 
 /// Options of the engine that `--engine NAME=VALUE` sets; see the engine's own documentation.
 const NAMES: &str = "background_threads, commit_queue_bytes_max, inline_bytes_max, interval_ms, \
-                     memtable_bytes, memtables_max, queue_depth, reaper, reaper_budget_bytes, \
+                     media_policy, memtable_bytes, memtables_max, queue_depth, reaper, reaper_budget_bytes, \
                      value_cache_bytes, wal_bytes_max, wal_segment_bytes";
 
 pub(crate) struct Embedded {
@@ -57,11 +57,13 @@ fn set(options: &mut Options, pair: &str) -> Result<()> {
         bail!("--engine {pair}: an option is given as NAME=VALUE");
     };
     if name == "reaper" {
-        options.pool.reaper.enabled = match value {
-            "on" => true,
-            "off" => false,
-            _ => bail!("--engine {pair}: must be on or off"),
-        };
+        let policy = value.parse().with_context(|| format!("--engine {pair}"))?;
+        options.pool.reaper.policy = policy;
+        return Ok(());
+    }
+    if name == "media_policy" {
+        options.media_policy =
+            value.parse().map_err(|text: String| anyhow!("--engine {pair}: {text}"))?;
         return Ok(());
     }
     let number = crate::cli::parse_bytes(value).with_context(|| format!("--engine {pair}"))?;
@@ -93,12 +95,37 @@ impl Target for Embedded {
 
     fn facts(&self) -> Vec<(String, String)> {
         let info = self.database.pool().info();
+        let reaper = self.database.pool().reaper().stats();
         vec![
             ("io".into(), info.io_backend.into()),
             ("device".into(), info.device.into()),
             ("volume_bytes".into(), info.len_bytes.to_string()),
             ("used_bytes".into(), info.used_bytes.to_string()),
+            ("reaper_policy".into(), reaper.policy.to_string()),
+            ("reaper_pressure".into(), reaper.pressure.into()),
+            ("reaper_budget_bytes".into(), reaper.budget_bytes.to_string()),
+            ("reaper_budget_source".into(), reaper.source.into()),
         ]
+    }
+
+    fn counters(&self) -> Vec<Counted> {
+        let mut all = Vec::new();
+        self.database.visit_metrics(&mut |sample| {
+            let labels = sample.labels.iter().map(|(name, value)| format!("{name}={value:?}"));
+            let labels = labels.collect::<Vec<_>>().join(",");
+            let name = match labels.as_str() {
+                "" => sample.name.to_owned(),
+                labels => format!("{}{{{labels}}}", sample.name),
+            };
+            let grows = sample.kind == MetricKind::Counter;
+            all.push(Counted { name, grows, value: sample.value });
+        });
+        all
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.database.flush().context("cannot flush before the measurement")?;
+        self.database.compact().context("cannot compact before the measurement")
     }
 
     fn close(self: Box<Self>) -> Result<()> {

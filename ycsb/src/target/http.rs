@@ -471,8 +471,8 @@ mod tests {
             let http = Http::remote(&url, "t", "sync").unwrap();
             for phase in [Phase::Load, Phase::Run, Phase::Verify] {
                 let (warmup, time) = (Duration::ZERO, None);
-                let plan = Plan { phase, warmup, time, operations: 600, seed: 1 };
-                let outcome = drive(&http, &w, &plan, &mut |_| {}).unwrap();
+                let plan = Plan { phase, warmup, time, operations: 600, seed: 1, by_second: false };
+                let outcome = drive(&http, &w, &plan, None, &mut |_| {}).unwrap();
                 let recorder = outcome.recorder;
                 assert_eq!(recorder.error_examples, [""; 0], "{file} {phase:?}");
                 assert_eq!(recorder.mismatch_examples, [""; 0], "{file} {phase:?}");

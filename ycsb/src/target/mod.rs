@@ -66,8 +66,28 @@ pub(crate) trait Target: Send + Sync {
         Vec::new()
     }
 
+    /// What the store counts about itself.
+    fn counters(&self) -> Vec<Counted> {
+        Vec::new()
+    }
+
+    /// Lets flushes and compactions finish that are due.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Closes the store in order. Called once, when no session is left.
     fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// A number that a store keeps about itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Counted {
+    /// With its labels, as Prometheus writes them.
+    pub(crate) name: String,
+    /// It only grows: what matters is a difference. Otherwise it is a level.
+    pub(crate) grows: bool,
+    pub(crate) value: f64,
 }
 
 /// Records of a scan in one buffer, reused from scan to scan.

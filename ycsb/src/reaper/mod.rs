@@ -1,0 +1,361 @@
+//! `ycsb reaper`: one data set under each reaper policy in turns, and what each is worth.
+//!
+//! The data set is loaded once ([`dataset`]). Each run is a child process that opens it with a
+//! policy, in a memory group of its own, lets compaction finish, warms up and measures. Policies
+//! alternate run by run, and which of them begins moves on with every turn:
+//!
+//! ```text
+//!   block, 4 clients:  round 1:  B off  mpool  frequency   C mpool  frequency  off
+//!                      round 2:  B mpool  frequency  off   C frequency  off  mpool
+//!   block, 8 clients:  ..
+//! ```
+//!
+//! Ratios are taken within a round against `off`, of runs that were neighbours in time
+//! ([`numbers`](mod@numbers)). The result is tables ([`table`](mod@table)), a JSON
+//! ([`publish`](mod@publish)) and a picture ([`chart`]). A run that fails ends everything; what was
+//! measured until then is still written.
+
+mod chart;
+mod dataset;
+mod numbers;
+mod publish;
+mod table;
+
+use crate::child::{self, Voice};
+use crate::cli::ReaperArgs;
+use crate::ideal::Ideal;
+use crate::number::float;
+use crate::progress::say;
+use crate::property::Properties;
+use crate::report::{Report, short};
+use crate::workload::Workload;
+use anyhow::{Context, Result, bail};
+use dataset::Dataset;
+use mpool::ReaperPolicy;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Rounds from which a spread says something.
+const ROUNDS_MIN: usize = 3;
+
+/// Memtables beside a small `--memory` must not crowd it out: up to four of them exist at a time.
+const MEMTABLE_PART: u64 = 16;
+const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
+
+/// One of the sides that are compared.
+#[derive(Clone, Debug, PartialEq)]
+struct Side {
+    /// In tables and JSON.
+    name: String,
+    policy: ReaperPolicy,
+    /// Further options of the engine.
+    engine: Vec<String>,
+}
+
+/// One run that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turn {
+    threads: usize,
+    round: usize,
+    /// Places in the lists of the arguments.
+    workload: usize,
+    side: usize,
+}
+
+/// One run that was made.
+#[derive(Debug, Serialize)]
+struct RunRecord {
+    threads: usize,
+    round: usize,
+    workload: String,
+    policy: String,
+    numbers: numbers::Numbers,
+    report: Report,
+}
+
+/// Runs everything; false if a run had errors or mismatches.
+pub(crate) fn reaper(args: &ReaperArgs) -> Result<bool> {
+    check(args)?;
+    let (sides, turns) = (sides(args), turns(args));
+    warn(args, turns.len());
+    let ideals = ideals(args)?;
+    let dataset = Dataset::prepare(args)?;
+    let mut runs = Vec::new();
+    let all = run_all(args, (&dataset, &ideals, &sides), &turns, &mut runs);
+    if !runs.is_empty() {
+        publish::publish(args, &dataset, &sides, &runs)?;
+    }
+    all?;
+    Ok(runs.iter().all(|run| run.report.is_clean()))
+}
+
+fn check(args: &ReaperArgs) -> Result<()> {
+    if args.rounds == 0 || args.workloads.is_empty() || args.threads.is_empty() {
+        bail!("--rounds, --workloads and --threads: there must be something to run");
+    }
+    if args.threads.contains(&0) {
+        bail!("--threads 0: must be 1 or more");
+    }
+    if args.seconds.as_secs() == 0 {
+        bail!("--seconds: must be 1 or more, latencies are shown second by second");
+    }
+    if !args.policies.contains(&ReaperPolicy::Off) {
+        bail!("--policies: off must be among them, the others are measured against it");
+    }
+    let twice = args.policies.iter().enumerate().find(|(at, p)| args.policies[..*at].contains(p));
+    if let Some((_, policy)) = twice {
+        bail!("--policies: {policy} is there twice");
+    }
+    for (name, what) in [("json", &args.json), ("svg", &args.svg)] {
+        // An hour of measuring must not end with a file that cannot be written.
+        let parent = what.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
+        if let Some(missing) = parent.filter(|parent| !parent.is_dir()) {
+            bail!("--{name}: {} is not a directory", missing.display());
+        }
+    }
+    Ok(())
+}
+
+fn warn(args: &ReaperArgs, turns: usize) {
+    let each = args.seconds + args.warmup;
+    let minutes = float(u64::try_from(turns).unwrap_or(u64::MAX)) * each.as_secs_f64() / 60.0;
+    let (seconds, warmup) = (args.seconds.as_secs_f64(), args.warmup.as_secs_f64());
+    say(&format!(
+        "{turns} runs of {} s after {} s of warm-up: {} minutes, besides the load",
+        short(seconds),
+        short(warmup),
+        short(minutes)
+    ));
+    if args.memory.is_none() {
+        say("without --memory nothing is short of memory, and the policies may not differ");
+    }
+    if args.rounds < ROUNDS_MIN {
+        say(&format!("fewer than {ROUNDS_MIN} rounds: the spread says little"));
+    }
+}
+
+/// Off comes first, so that tables and colours are the same whatever the order of the arguments.
+fn sides(args: &ReaperArgs) -> Vec<Side> {
+    let side = |policy: ReaperPolicy| Side {
+        name: policy.name().into(),
+        policy,
+        engine: vec![format!("reaper={policy}")],
+    };
+    let mut sides = vec![side(ReaperPolicy::Off)];
+    if let Some(size) = args.value_cache_in_off {
+        let mut cached = side(ReaperPolicy::Off);
+        cached.name = "off+cache".into();
+        cached.engine.push(format!("value_cache_bytes={size}"));
+        sides.push(cached);
+    }
+    let others = args.policies.iter().filter(|policy| **policy != ReaperPolicy::Off);
+    sides.extend(others.map(|policy| side(*policy)));
+    sides
+}
+
+/// All runs in their order: policies innermost, and another one first each time.
+fn turns(args: &ReaperArgs) -> Vec<Turn> {
+    let sides = sides(args).len();
+    let mut turns = Vec::new();
+    for threads in args.threads.iter().copied() {
+        for round in 1..=args.rounds {
+            for workload in 0..args.workloads.len() {
+                for step in 0..sides {
+                    let side = (round - 1 + workload + step) % sides;
+                    turns.push(Turn { threads, round, workload, side });
+                }
+            }
+        }
+    }
+    turns
+}
+
+/// The ideal cache of each workload, in their order, where there is one.
+fn ideals(args: &ReaperArgs) -> Result<Vec<Option<Ideal>>> {
+    let mut known: BTreeMap<String, Option<Ideal>> = BTreeMap::new();
+    args.workloads
+        .iter()
+        .map(|file| {
+            let files: Vec<String> = args.files.iter().chain([file]).cloned().collect();
+            let properties = Properties::gather(&files, &args.properties)?;
+            let workload = Workload::new(&properties)?;
+            let distribution = properties.text("requestdistribution", "uniform").to_owned();
+            // Seconds of computing, which workloads of one distribution share.
+            let ideal = known.entry(distribution).or_insert_with(|| {
+                let shares = workload.shares()?;
+                Some(Ideal::new(shares, workload.record_bytes_max()))
+            });
+            Ok(ideal.clone())
+        })
+        .collect()
+}
+
+fn run_all(
+    args: &ReaperArgs,
+    (dataset, ideals, sides): (&Dataset, &[Option<Ideal>], &[Side]),
+    turns: &[Turn],
+    runs: &mut Vec<RunRecord>,
+) -> Result<()> {
+    let json = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    for (at, turn) in turns.iter().enumerate() {
+        let (side, workload) = (&sides[turn.side], &args.workloads[turn.workload]);
+        let what = format!(
+            "run {} of {}: {workload} with {} threads, round {}, {}",
+            at + 1,
+            turns.len(),
+            turn.threads,
+            turn.round,
+            side.name
+        );
+        say(&what);
+        let words = run_words(args, dataset, side, turn);
+        let report = child::run(&words, json.path(), Voice::Heard).with_context(|| what.clone())?;
+        let in_force = report.setting.target_facts.get("reaper_policy").map(String::as_str);
+        if in_force != Some(side.policy.name()) {
+            bail!("{what}: the policy in force was {}", in_force.unwrap_or("unknown"));
+        }
+        let numbers = numbers::numbers(&report, ideals[turn.workload].as_ref());
+        let number = |name: &str| numbers.get(name).copied().map_or("?".into(), short);
+        say(&format!(
+            "    {} ops/s, READ p99 {} us, {} drive reads a lookup",
+            number("ops_per_s"),
+            number("READ.p99"),
+            number("drive_reads_per_lookup")
+        ));
+        runs.push(RunRecord {
+            threads: turn.threads,
+            round: turn.round,
+            workload: workload.clone(),
+            policy: side.name.clone(),
+            numbers,
+            report,
+        });
+    }
+    Ok(())
+}
+
+/// Bytes of a memtable, where the engine's default is too much for the memory, and the user has
+/// not chosen.
+fn memtable_bytes(args: &ReaperArgs) -> Option<u64> {
+    let chosen = args.engine.iter().any(|pair| pair.starts_with("memtable_bytes="));
+    let part = (args.memory? / MEMTABLE_PART).max(MEMTABLE_BYTES_MIN);
+    (!chosen && part < kvs::Options::default().memtable_bytes).then_some(part)
+}
+
+/// The command line of one run.
+fn run_words(args: &ReaperArgs, dataset: &Dataset, side: &Side, turn: &Turn) -> Vec<String> {
+    let mut words: Vec<String> =
+        ["run", "--target", "embedded", "--by-second", "--settle"].map(str::to_owned).into();
+    let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    add("--data", dataset.data.display().to_string());
+    add("--threads", turn.threads.to_string());
+    add("--seconds", args.seconds.as_secs_f64().to_string());
+    add("--warmup", args.warmup.as_secs_f64().to_string());
+    add("--durability", args.durability.name().into());
+    if let Some(bytes) = args.memory {
+        add("--memory", bytes.to_string());
+    }
+    if let Some(bytes) = memtable_bytes(args) {
+        add("--engine", format!("memtable_bytes={bytes}"));
+    }
+    let mut words = [words, dataset::common_words(args)].concat();
+    // After the files that all have in common, and before what the user set for all.
+    words.extend(["-P".to_owned(), args.workloads[turn.workload].clone()]);
+    words.extend(side.engine.iter().flat_map(|pair| ["--engine".to_owned(), pair.clone()]));
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser as _;
+
+    fn args(words: &str) -> ReaperArgs {
+        let words = ["ycsb", "reaper"].into_iter().chain(words.split_whitespace());
+        let Command::Reaper(args) = Cli::parse_from(words).command else { panic!("reaper") };
+        args
+    }
+
+    #[test]
+    fn every_side_runs_everything_once_a_round_and_begins_in_turn() {
+        let args = args("--rounds 3 --threads 4,8 --value-cache-in-off 64MiB");
+        let turns = turns(&args);
+        let sides = sides(&args);
+        assert_eq!((turns.len(), sides.len()), (2 * 3 * 2 * 4, 4));
+        let mut seen = turns.clone();
+        seen.sort_by_key(|t| (t.threads, t.round, t.workload, t.side));
+        seen.dedup();
+        assert_eq!(seen.len(), turns.len(), "a run is there twice");
+        // Blocks one after the other; within them rounds; within them a workload on all sides.
+        assert!(turns.is_sorted_by_key(|t| (t.threads, t.round, t.workload)));
+        let first: Vec<usize> = turns.iter().step_by(4).map(|turn| turn.side).collect();
+        assert_eq!(first, [0, 1, 1, 2, 2, 3, 0, 1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn off_is_the_first_side_whatever_the_order() {
+        let names = |words: &str| -> Vec<String> {
+            sides(&args(words)).into_iter().map(|side| side.name).collect()
+        };
+        assert_eq!(names("--policies frequency,off"), ["off", "frequency"]);
+        let all = names("--value-cache-in-off 64MiB");
+        assert_eq!(all, ["off", "off+cache", "mpool", "frequency"]);
+    }
+
+    #[test]
+    fn a_run_is_a_command_line_that_parses() {
+        let args = args(
+            "--threads 4 --seconds 2 --memory 64MiB -p recordcount=10 --engine queue_depth=8 \
+             --durability off --io threads --allow-buffered",
+        );
+        let dataset = Dataset::for_tests(Path::new("/d"));
+        let sides = sides(&args);
+        for turn in turns(&args) {
+            let words = run_words(&args, &dataset, &sides[turn.side], &turn);
+            let parsed = Cli::parse_from(std::iter::once("ycsb".to_owned()).chain(words.clone()));
+            let Command::Run(run) = parsed.command else { panic!("{words:?}") };
+            assert_eq!(run.workload.threads, Some(4), "{words:?}");
+            assert_eq!(run.workload.memory, Some(64 << 20), "{words:?}");
+            assert_eq!(run.workload.files, [args.workloads[turn.workload].clone()], "{words:?}");
+            let policy = format!("reaper={}", sides[turn.side].policy);
+            let engine = ["memtable_bytes=4194304".into(), "queue_depth=8".into(), policy];
+            assert_eq!(run.store.engine, engine, "{words:?}");
+            assert!(run.by_second && run.store.settle && run.store.allow_buffered, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn memtables_are_a_part_of_a_small_memory() {
+        let of = |words: &str| memtable_bytes(&args(words));
+        assert_eq!(of("--memory 64MiB"), Some(4 << 20));
+        assert_eq!(of("--memory 16MiB"), Some(1 << 20));
+        assert_eq!(of("--memory 2GiB"), None);
+        assert_eq!(of("--memory 64MiB --engine memtable_bytes=8MiB"), None);
+        assert_eq!(of("--rounds 3"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused() {
+        for (words, say) in [
+            ("--policies frequency", "off must be among them"),
+            ("--policies off,mpool,off", "off is there twice"),
+            ("--rounds 0", "something to run"),
+            ("--threads 4,0", "--threads 0"),
+            ("--seconds 0.5", "1 or more"),
+            ("--json /nonexistent/x.json", "--json: /nonexistent is not a directory"),
+        ] {
+            let error = check(&args(words)).unwrap_err().to_string();
+            assert!(error.contains(say), "{words}: {error}");
+        }
+        check(&args("--json x.json --svg x.svg")).unwrap();
+    }
+
+    #[test]
+    fn only_steady_distributions_have_an_ideal() {
+        let ideals = ideals(&args("--workloads b,c,d -p recordcount=1000")).unwrap();
+        let known: Vec<bool> = ideals.iter().map(Option::is_some).collect();
+        assert_eq!(known, [true, true, false]);
+    }
+}
