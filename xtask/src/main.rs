@@ -1,9 +1,10 @@
-//! Project checks that the compiler cannot make: `cargo xtask tidy`.
+//! Project checks that the compiler cannot make: `cargo xtask tidy` and `cargo xtask zns`.
 //!
-//! Reads the working tree, runs every check in [`tidy`](mod@tidy) over it and prints what it finds
-//! with file, line and the way out. Errors make it fail; warnings do not. It depends on nothing but
-//! std, so that it builds in a second. Formatting, lints and function length
-//! (`too-many-lines-threshold` in `clippy.toml`) are rustfmt's and clippy's.
+//! The first reads the working tree, runs every check in [`tidy`](mod@tidy) over it and prints
+//! what it finds with file, line and the way out. Errors make it fail; warnings do not. Formatting,
+//! lints and function length (`too-many-lines-threshold` in `clippy.toml`) are rustfmt's and
+//! clippy's. The second runs what needs a zoned drive, in a virtual machine that has one ([`zns`]).
+//! The program depends on nothing but std, so that it builds in a second.
 
 #![forbid(unsafe_code)]
 
@@ -20,14 +21,17 @@ mod repo;
 mod source;
 mod tables;
 mod tidy;
+mod zns;
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy [DIR]\n\n  tidy   check what the compiler cannot: \
-                     file sizes, layering, unsafe, module tree, words, documents;\n         \
-                     DIR is another working tree than this one";
+const USAGE: &str = "usage: cargo xtask tidy [DIR] | zns [SUITE]...\n\n  tidy   check what the compiler \
+                     cannot: file sizes, layering, unsafe, module tree, words, documents;\n         \
+                     DIR is another working tree than this one\n  zns    run the suites that need \
+                     a zoned drive, all or those named, in a virtual machine;\n         installs \
+                     qemu and fetches a kernel (50 MB) the first time; needs root or sudo for that";
 
 fn main() -> ExitCode {
     let mut out = io::stdout().lock();
@@ -35,6 +39,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(home(), &mut out),
         ["tidy", dir] if !dir.starts_with('-') => tidy(Path::new(dir), &mut out),
+        ["zns", ref suites @ ..] if suites.iter().all(|name| !name.starts_with('-')) => {
+            zns::run(home(), suites, &mut out)
+        }
         ["help" | "--help" | "-h"] => writeln!(out, "{USAGE}").map(|()| true),
         _ => writeln!(out, "{USAGE}").map(|()| false),
     };

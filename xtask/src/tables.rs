@@ -148,7 +148,13 @@ pub(crate) const LOOM_MODULES: &[&str] = &["interleavings", "loom_tests"];
 /// argument.
 pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/write/group.rs", "interval durability is a promise about time"),
+    ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
     ("kvs/src/work.rs", "failed work waits out a pause before it is tried again"),
     ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),
+    ("mpool/src/io/pacer.rs", "pacing compares latencies, and a rate is a promise about time"),
+    ("mpool/src/latency.rs", "the one place that measures how long commits and appends take"),
     ("mpool/src/reaper/task.rs", "the reaper's tick"),
+    ("mpool/src/scrub/reader.rs", "a scrub keeps to a rate"),
+    ("mpool/src/scrub/control.rs", "a scrub that waits for its turn can be stopped"),
+    ("mpool/src/scrub/run.rs", "when a scrub began and ended is told to people"),
 ];
