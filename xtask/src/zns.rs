@@ -242,6 +242,6 @@ mod tests {
         let mut out = Vec::new();
         assert!(!run(Path::new("/"), &["conformity"], &mut out).unwrap());
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, "no suite is named conformity; there are: conformance\n");
+        assert_eq!(text, "no suite is named conformity; there are: conformance, pool\n");
     }
 }
