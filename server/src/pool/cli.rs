@@ -140,7 +140,7 @@ pub struct PoolCreate {
     /// A name for people and metrics
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// A further volume: PATH[,class=capacity|staging][,kind=file|block|zoned][,capacity=SIZE]
+    /// A further volume: `PATH[,class=capacity|staging][,kind=file|block|zoned][,capacity=SIZE]`
     #[arg(long = "volume", value_name = "SPEC")]
     pub volumes: Vec<VolumeSpec>,
     /// Take files and devices although something else is on them, which is then lost

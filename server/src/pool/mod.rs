@@ -1,8 +1,8 @@
 //! The pool under the store, for those who operate it: `millpond pool` and `/v1/admin/pool`.
 //!
-//! What is shown has one form, the JSON of [`document`], whether it comes from a running server or
-//! from a data directory; [`table`] writes it for people. [`command`] runs the commands,
-//! [`offline`] those on a data directory that no server has open. [`jobs`] is work that a server
+//! What is shown has one form, the JSON of `document`, whether it comes from a running server or
+//! from a data directory; `table` writes it for people. `command` runs the commands,
+//! `offline` those on a data directory that no server has open. `jobs` is work that a server
 //! does meanwhile.
 
 pub mod cli;
