@@ -106,4 +106,5 @@ pub use segment::Segment;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Faults, SimDevice};
 pub use space::ALLOC_UNIT;
+pub use sys::anonymous::{CHUNK_LEN, Chunk, Pages};
 pub use volumes::{Evacuation, NewVolume, VolumeInfo};

@@ -2,7 +2,7 @@
 //!
 //! It holds the newest kvset-level version of hot keys; memtables are asked before it. Entries are
 //! named by (KVS, key), not by place, so they outlive compaction. A hit costs one short lock, one
-//! bucket, one key comparison, and no allocation; the value handed out shares the entry's memory.
+//! bucket, one key comparison, and a copy of the value.
 //!
 //! ```text
 //!  hash   |6 bits: shard|                        |32 bits: tag in the shard's table|
@@ -11,7 +11,8 @@
 //! | part | what |
 //! |---|---|
 //! | this file | sharding, the staleness protocol, the budget |
-//! | `shard` | entries of one lock, their memory |
+//! | `shard` | entries of one lock |
+//! | `slab` | their memory, which goes back to the kernel when the cache shrinks |
 //! | `table` | hash table |
 //! | `policy` | who enters and who leaves |
 //! | `ghost` | what a larger cache would still hold |
@@ -28,8 +29,8 @@
 //!
 //! # Memory
 //!
-//! An entry is charged what it takes: its record with the allocator's overhead, and the
-//! capacity of all arrays. The memory governor reads it and sets the target.
+//! An entry is charged what it takes: its chunks or its record with the allocator's overhead, and
+//! the capacity of all arrays. The memory governor reads it and sets the target.
 //! A lower target evicts at once, a few hundred entries at a hold of each lock. A target of 0,
 //! which the reaper's policies `mpool` and `off` set, empties the cache and lets nothing in. Values
 //! over [`VALUE_BYTES_MAX`], or over a 64th of a shard, are not cached.
@@ -38,13 +39,14 @@ mod ghost;
 mod policy;
 mod shard;
 mod sketch;
+mod slab;
 mod table;
 
 use crate::key::{KvsId, Revision};
 use crate::metrics::{MetricKind, Sample};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use shard::{Name, Record, Shard, Stats};
+use shard::{Incoming, Name, Shard, Stats};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SHARD_BITS: u32 = 6;
@@ -90,7 +92,7 @@ impl Place {
     /// grow in steps.
     fn has_room(&self, len: usize, budget: u64) -> bool {
         // Relaxed: a gauge; a record too many is evicted by the next insert.
-        self.bytes.load(Ordering::Relaxed) + shard::charge(len) <= budget - budget / 16
+        self.bytes.load(Ordering::Relaxed) + shard::charge(len, budget) <= budget - budget / 16
     }
 }
 
@@ -138,8 +140,8 @@ impl ValueCache {
         if !place.hold().shard.wants(epoch, name, len, budget) {
             return;
         }
-        // The copy is made outside the lock; the epoch counts when it is entered.
-        let record = Record::new(key, value, revision);
+        // Outside the lock, where it copies a long value; the epoch counts when it is entered.
+        let record = Incoming::new(key, value, revision, budget);
         place.hold().shard.insert(epoch, name, record, budget);
     }
 
@@ -171,12 +173,12 @@ impl ValueCache {
         match (cached, value) {
             (Some(cached), _) if cached >= revision => {}
             (Some(_), Some(value)) => {
-                let record = Record::new(key, value, revision);
+                let record = Incoming::new(key, value, revision, budget);
                 place.hold().shard.refresh(name, record);
             }
             (Some(_), None) => place.hold().shard.forget(name, revision),
             (None, Some(value)) if place.has_room(key.len() + value.len(), budget) => {
-                let record = Record::new(key, value, revision);
+                let record = Incoming::new(key, value, revision, budget);
                 place.hold().shard.warm(name, record);
             }
             (None, _) => {}
@@ -231,7 +233,7 @@ impl ValueCache {
 }
 
 fn fits(len: usize, shard_budget: u64) -> bool {
-    len <= VALUE_BYTES_MAX && shard::charge(len) <= shard_budget / SHARD_PART
+    len <= VALUE_BYTES_MAX && shard::charge(len, shard_budget) <= shard_budget / SHARD_PART
 }
 
 impl mpool::MemoryConsumer for ValueCache {

@@ -97,6 +97,11 @@ impl Policy {
         self.sketch.raise(hash, count);
     }
 
+    /// How often the key in a slot was asked for.
+    pub(crate) fn count(&self, slot: u32) -> u8 {
+        self.counts[index(slot)]
+    }
+
     /// The least counted of the next slots. None if no slot is in use.
     pub(crate) fn victim(&mut self) -> Option<Victim> {
         let rounds = self.counts.len().div_ceil(SAMPLE);

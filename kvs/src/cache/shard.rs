@@ -1,21 +1,26 @@
 //! One shard of the value cache: entries under one lock.
 //!
 //! ```text
-//!  table    tag -> slot number           8 bytes a bucket
-//!  slots    kvs, hash, revision, record  64 bytes a slot
-//!  counts   how often, by slot           1 byte (policy.rs)
-//!  ghosts   tags of what was evicted     1/2 byte an entry (ghost.rs)
-//!  record   key and value, one buffer    reference-counted
+//!  table    tag -> slot number             8 bytes a bucket
+//!  slots    kvs, hash, revision, where     48 bytes a slot
+//!  counts   how often, by slot             1 byte (policy.rs)
+//!  ghosts   tags of what was evicted       1/2 byte an entry (ghost.rs)
+//!  slab     key and value, side by side    a place in a chunk (slab.rs)
 //! ```
 //!
-//! A hit reads one bucket, one slot, the key at the front of the record, and one counter. What it
-//! hands out is another reference to the record.
+//! A hit reads one bucket, one slot, the key at the front of the record, and one counter, and
+//! copies the value out. So places are the shard's alone, and memory that the cache gives up goes
+//! back to the kernel at once, whoever still has a value in hand.
 //!
-//! The memory charged is what the shard takes from the allocator: records with the allocator's
+//! Long records, and all records of a cache too small for chunks, are allocations of their own
+//! (`Body::Own`), which are handed out by reference.
+//!
+//! The memory charged is what the shard takes: chunks, records outside of them with the allocator's
 //! rounding, and the capacity of every array.
 
 use super::ghost::Ghosts;
 use super::policy::Policy;
+use super::slab::{self, Place, RECORD_BYTES_MAX, Slab};
 use super::table::{Table, tag_of};
 use crate::key::{KvsId, Revision};
 use bytes::{Buf, Bytes};
@@ -25,9 +30,13 @@ pub(crate) const EVICT_STEP: usize = 256;
 /// Slots below which arrays are not worth shrinking.
 const SLOTS_MIN: usize = 64;
 /// What the arrays take for each entry once they fit: slot, two buckets, counter, sketch.
-const ARRAY_BYTES: u64 = 64 + 16 + 1 + 32;
+const ARRAY_BYTES: u64 = 48 + 16 + 1 + 32;
 /// The block of a `Bytes` that counts references: three words and the allocator's head.
 const SHARED_BYTES: u64 = 32;
+/// A shard of less than this takes no chunks: a few of them would be all it has.
+const SLAB_BUDGET_MIN: u64 = 1 << 20;
+/// Entries colder than one that must move are looked for this often.
+const WAYS: usize = 4;
 
 /// What is counted under the lock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,41 +57,69 @@ pub(crate) struct Name<'a> {
     pub(crate) hash: u64,
 }
 
-/// Key and value in one buffer.
-pub(crate) struct Record {
-    bytes: Bytes,
+/// A record that is offered.
+pub(crate) struct Incoming<'a> {
+    parts: [&'a [u8]; 2],
+    /// The copy that enters, where it is not one in a chunk.
+    own: Option<Bytes>,
+    revision: Revision,
+}
+
+impl<'a> Incoming<'a> {
+    /// For a shard of `budget` bytes. Long records are copied here, outside the lock.
+    pub(crate) fn new(key: &'a [u8], value: &'a [u8], revision: Revision, budget: u64) -> Self {
+        let len = key.len() + value.len();
+        let own = (!in_slab(len, budget)).then(|| {
+            // One byte to spare: a full buffer would grow its reference count at the first hit,
+            // not now.
+            let mut bytes = Vec::with_capacity(len + 1);
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(value);
+            bytes.into()
+        });
+        Self { parts: [key, value], own, revision }
+    }
+
+    fn len(&self) -> usize {
+        self.parts[0].len() + self.parts[1].len()
+    }
+}
+
+fn in_slab(len: usize, budget: u64) -> bool {
+    len <= RECORD_BYTES_MAX && budget >= SLAB_BUDGET_MIN
+}
+
+/// Memory that a record of `len` bytes takes in a shard of `budget` bytes.
+pub(crate) fn charge(len: usize, budget: u64) -> u64 {
+    if in_slab(len, budget) { slab::record_charge(len) } else { own_charge(len) }
+}
+
+/// Of an allocation of its own: rounded up to 16 with a head of 8, and its reference count.
+fn own_charge(len: usize) -> u64 {
+    let len = u64::try_from(len).expect("lengths fit 64 bits");
+    (len + 1 + 8).next_multiple_of(16).max(32) + SHARED_BYTES
+}
+
+/// Where a record's bytes are: key, then value.
+enum Body {
+    InSlab(Place),
+    Own(Box<Bytes>),
+}
+
+struct Record {
+    body: Body,
+    len: u32,
     key_len: u16,
     revision: Revision,
 }
 
 impl Record {
-    /// Copies both, so that the cache holds no larger buffer alive through the value.
-    pub(crate) fn new(key: &[u8], value: &[u8], revision: Revision) -> Self {
-        // One byte to spare: a full buffer would grow its reference count at the first hit, not
-        // now.
-        let mut bytes = Vec::with_capacity(key.len() + value.len() + 1);
-        bytes.extend_from_slice(key);
-        bytes.extend_from_slice(value);
-        let key_len = u16::try_from(key.len()).expect("keys are under 1,345 bytes");
-        Self { bytes: bytes.into(), key_len, revision }
-    }
-
-    fn value(&self) -> Bytes {
-        let mut value = self.bytes.clone();
-        value.advance(usize::from(self.key_len));
-        value
-    }
-
     fn charge(&self) -> u64 {
-        charge(self.bytes.len())
+        match self.body {
+            Body::InSlab(_) => slab::record_charge(index(self.len)),
+            Body::Own(_) => own_charge(index(self.len)),
+        }
     }
-}
-
-/// Memory that a record of `len` bytes takes: rounded up to 16 with a head of 8, and its reference
-/// count.
-pub(crate) fn charge(len: usize) -> u64 {
-    let len = u64::try_from(len).expect("lengths fit 64 bits");
-    (len + 1 + 8).next_multiple_of(16).max(32) + SHARED_BYTES
 }
 
 struct Slot {
@@ -91,7 +128,7 @@ struct Slot {
     kvs: KvsId,
 }
 
-const _: () = assert!(size_of::<Slot>() <= 64);
+const _: () = assert!(size_of::<Option<Slot>>() <= 48);
 
 /// Entries, and who of them stays.
 #[derive(Default)]
@@ -102,11 +139,11 @@ pub(crate) struct Shard {
     free: Vec<u32>,
     policy: Policy,
     ghosts: Ghosts,
-    record_bytes: u64,
+    slab: Slab,
+    /// What records outside of chunks take.
+    own_bytes: u64,
     pub(crate) stats: Stats,
 }
-
-const _: () = assert!(size_of::<Option<Slot>>() <= 64);
 
 fn index(slot: u32) -> usize {
     usize::try_from(slot).expect("32 bits fit an address")
@@ -123,7 +160,19 @@ impl Shard {
         self.stats.hits += 1;
         self.policy.hit(slot);
         let record = self.record(slot);
-        Some((record.value(), record.revision))
+        let key_len = usize::from(record.key_len);
+        let value = match &record.body {
+            Body::InSlab(place) => {
+                let bytes = self.slab.bytes_at(*place, index(record.len));
+                Bytes::copy_from_slice(&bytes[key_len..])
+            }
+            Body::Own(bytes) => {
+                let mut value = Bytes::clone(bytes);
+                value.advance(key_len);
+                value
+            }
+        };
+        Some((value, record.revision))
     }
 
     /// Whether a record of `len` bytes is wanted under this name. Counts the key.
@@ -137,10 +186,10 @@ impl Shard {
         }
         self.ghosts.missed(tag_of(name.hash));
         let count = self.policy.missed(name.hash);
-        let need = charge(len);
-        if self.bytes() + need <= budget {
+        if self.fits(len, budget) {
             return true;
         }
+        let need = charge(len, budget);
         let wanted = self.policy.victim().is_some_and(|victim| {
             // Hits a byte: a large record must be worth all that leave for it.
             u64::from(count) * self.record(victim.slot).charge() > u64::from(victim.count) * need
@@ -150,7 +199,7 @@ impl Shard {
     }
 
     /// Enters a record unless the epoch has passed or the entry is newer. Others leave for it.
-    pub(crate) fn insert(&mut self, epoch: u64, name: Name<'_>, record: Record, budget: u64) {
+    pub(crate) fn insert(&mut self, epoch: u64, name: Name<'_>, record: Incoming<'_>, budget: u64) {
         if epoch < self.epoch {
             self.stats.refused += 1;
             return;
@@ -161,12 +210,9 @@ impl Shard {
             }
             return;
         }
-        if !self.make_room(record.charge(), budget) {
-            self.stats.refused += 1;
-            return;
-        }
-        self.stats.inserts += 1;
-        self.add(name, record);
+        let entered = self.make_room(record.len(), budget) && self.add(name, record);
+        self.stats.inserts += u64::from(entered);
+        self.stats.refused += u64::from(!entered);
     }
 
     /// From now on inserts of an earlier epoch are refused.
@@ -180,14 +226,14 @@ impl Shard {
     }
 
     /// Enters a flushed version of a name that is not cached, into free room.
-    pub(crate) fn warm(&mut self, name: Name<'_>, record: Record) {
+    pub(crate) fn warm(&mut self, name: Name<'_>, record: Incoming<'_>) {
         assert!(self.find(name).is_none(), "asked for under the flush's epoch");
-        self.stats.inserts += 1;
-        self.add(name, record);
+        let entered = self.add(name, record);
+        self.stats.inserts += u64::from(entered);
     }
 
     /// Puts a newer version in the place of an older one that is cached.
-    pub(crate) fn refresh(&mut self, name: Name<'_>, record: Record) {
+    pub(crate) fn refresh(&mut self, name: Name<'_>, record: Incoming<'_>) {
         if let Some(slot) = self.find(name)
             && self.record(slot).revision < record.revision
         {
@@ -208,13 +254,17 @@ impl Shard {
 
     /// Evicts some entries; true when what is left fits `budget`.
     pub(crate) fn shrink(&mut self, budget: u64) -> bool {
-        for _ in 0..EVICT_STEP {
-            let entries = u64::try_from(self.len()).expect("counts fit 64 bits");
-            if self.record_bytes + entries * ARRAY_BYTES <= budget || self.bytes() <= budget {
-                self.release_arrays(budget);
+        let mut evicted = 0;
+        while evicted < EVICT_STEP {
+            self.release_arrays();
+            if self.bytes() <= budget {
                 return true;
             }
-            self.evict();
+            match self.give_up() {
+                // What is left is too little to be worth a thought.
+                0 => return true,
+                some => evicted += some,
+            }
         }
         false
     }
@@ -223,8 +273,7 @@ impl Shard {
     pub(crate) fn marginal(&self) -> (u64, u64) {
         let entries = u64::try_from(self.len()).expect("counts fit 64 bits");
         let ghosts = u64::try_from(self.ghosts.len()).expect("counts fit 64 bits");
-        let mean = (self.record_bytes + entries * ARRAY_BYTES) / entries.max(1);
-        (self.ghosts.hits(), ghosts * mean)
+        (self.ghosts.hits(), ghosts * (self.needed_bytes() / entries.max(1)))
     }
 
     /// Entries.
@@ -239,15 +288,26 @@ impl Shard {
             + self.table.bytes()
             + self.policy.bytes()
             + self.ghosts.bytes();
-        self.record_bytes + u64::try_from(arrays).expect("memory fits 64 bits")
+        self.own_bytes + self.slab.bytes() + u64::try_from(arrays).expect("memory fits 64 bits")
+    }
+
+    /// Memory it would take with arrays that fit.
+    fn needed_bytes(&self) -> u64 {
+        let entries = u64::try_from(self.len()).expect("counts fit 64 bits");
+        self.own_bytes + self.slab.bytes() + entries * ARRAY_BYTES
     }
 
     fn find(&self, name: Name<'_>) -> Option<u32> {
         self.table.find(tag_of(name.hash), |slot| {
             let slot = self.slots[index(slot)].as_ref().expect("the table names slots in use");
+            let Record { body, len, key_len, .. } = &slot.record;
             slot.kvs == name.kvs
-                && usize::from(slot.record.key_len) == name.key.len()
-                && slot.record.bytes.starts_with(name.key)
+                && usize::from(*key_len) == name.key.len()
+                && match body {
+                    Body::InSlab(place) => self.slab.bytes_at(*place, index(*len)),
+                    Body::Own(bytes) => bytes,
+                }
+                .starts_with(name.key)
         })
     }
 
@@ -255,63 +315,189 @@ impl Shard {
         &self.slots[index(slot)].as_ref().expect("the slot is in use").record
     }
 
-    fn add(&mut self, name: Name<'_>, record: Record) {
-        self.record_bytes += record.charge();
+    fn record_mut(&mut self, slot: u32) -> &mut Record {
+        &mut self.slots[index(slot)].as_mut().expect("the slot is in use").record
+    }
+
+    /// Stores a record's bytes for `slot`. None where there is no memory.
+    fn store(&mut self, record: Incoming<'_>, slot: u32) -> Option<Record> {
+        let len = u32::try_from(record.len()).expect("records are under 4 GiB");
+        let key_len = u16::try_from(record.parts[0].len()).expect("keys are under 1,345 bytes");
+        let body = match record.own {
+            Some(bytes) => {
+                self.own_bytes += own_charge(bytes.len());
+                Body::Own(bytes.into())
+            }
+            None => Body::InSlab(self.slab.put(record.parts, slot)?),
+        };
+        Some(Record { body, len, key_len, revision: record.revision })
+    }
+
+    fn discard(&mut self, record: Record) {
+        match record.body {
+            Body::InSlab(place) => self.slab.free(place),
+            Body::Own(bytes) => self.own_bytes -= own_charge(bytes.len()),
+        }
+    }
+
+    /// False where there is no memory.
+    fn add(&mut self, name: Name<'_>, record: Incoming<'_>) -> bool {
         let slot = self.free.pop().unwrap_or_else(|| {
             if self.slots.len() == self.slots.capacity() {
-                // By half, not to twice: the capacity is charged.
-                self.slots.reserve_exact(self.slots.len() / 2 + 16);
+                // By an eighth, not to twice: the capacity is charged.
+                self.slots.reserve_exact(self.slots.len() / 8 + 16);
             }
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("a shard has under 4 G entries")
         });
+        let Some(record) = self.store(record, slot) else {
+            self.free.push(slot);
+            return false;
+        };
         self.slots[index(slot)] = Some(Slot { record, hash: name.hash, kvs: name.kvs });
         self.table.insert(tag_of(name.hash), slot);
         self.policy.occupy(slot, name.hash);
+        true
     }
 
-    fn replace(&mut self, slot: u32, record: Record) {
-        let entry = self.slots[index(slot)].as_mut().expect("the slot is in use");
-        self.record_bytes = self.record_bytes - entry.record.charge() + record.charge();
-        entry.record = record;
+    /// Puts a newer version of the same key in a slot. Without memory for it the slot is freed: the
+    /// older one must not stay.
+    fn replace(&mut self, slot: u32, record: Incoming<'_>) {
+        if let (Body::InSlab(place), None) = (&self.record(slot).body, &record.own) {
+            let place = *place;
+            if self.slab.overwrite(place, record.parts) {
+                let len = u32::try_from(record.len()).expect("it fits a place");
+                let known = self.record_mut(slot);
+                (known.len, known.revision) = (len, record.revision);
+                return;
+            }
+        }
+        match self.store(record, slot) {
+            Some(new) => {
+                let old = std::mem::replace(self.record_mut(slot), new);
+                self.discard(old);
+            }
+            None => self.remove(slot),
+        }
     }
 
     fn remove(&mut self, slot: u32) {
         let entry = self.slots[index(slot)].take().expect("the slot is in use");
-        self.record_bytes -= entry.record.charge();
         self.table.remove(tag_of(entry.hash), slot);
         self.policy.vacate(slot, entry.hash);
         self.free.push(slot);
+        self.discard(entry.record);
     }
 
-    fn evict(&mut self) -> bool {
-        let Some(victim) = self.policy.victim() else { return false };
+    fn evict(&mut self, slot: u32) {
         self.stats.evictions += 1;
-        let entry = self.slots[index(victim.slot)].as_ref().expect("a victim's slot is in use");
+        let entry = self.slots[index(slot)].as_ref().expect("a victim's slot is in use");
         let tag = tag_of(entry.hash);
         self.ghosts.evicted(tag, self.len());
-        self.remove(victim.slot);
-        true
+        self.remove(slot);
     }
 
-    /// Evicts until `need` more fits, within bounds: a target that has just fallen far is
-    /// `shrink`'s.
-    fn make_room(&mut self, need: u64, budget: u64) -> bool {
-        for _ in 0..EVICT_STEP {
-            if self.bytes() + need <= budget {
+    /// Whether a further record of `len` bytes stays within `budget`.
+    fn fits(&self, len: usize, budget: u64) -> bool {
+        let more = if !in_slab(len, budget) {
+            own_charge(len)
+        } else if self.slab.has_place(len) {
+            0
+        } else {
+            slab::chunk_charge(len)
+        };
+        self.bytes() + more <= budget
+    }
+
+    /// Evicts until a record of `len` bytes fits, within bounds: a target that has just fallen far
+    /// is `shrink`'s.
+    fn make_room(&mut self, len: usize, budget: u64) -> bool {
+        let mut evicted = 0;
+        while evicted < EVICT_STEP {
+            if self.fits(len, budget) {
                 return true;
             }
-            if !self.evict() {
+            // The least asked for makes way, if that helps; else whoever is in its chunk.
+            let victim = self.policy.victim().filter(|_| self.bytes() <= budget);
+            let alike = |slot: &u32| match self.record(*slot).body {
+                Body::InSlab(place) => in_slab(len, budget) && self.slab.is_alike(place, len),
+                Body::Own(_) => true,
+            };
+            evicted += match victim.map(|victim| victim.slot).filter(alike) {
+                Some(slot) => {
+                    self.evict(slot);
+                    1
+                }
+                None => match self.give_up() {
+                    0 => return false,
+                    some => some,
+                },
+            };
+        }
+        false
+    }
+
+    /// Gives up a chunk, or a record outside of chunks: the one of a victim, or a chunk that few
+    /// are in. Returns how much work it was, in entries; 0 if there is nothing.
+    fn give_up(&mut self) -> usize {
+        if let Some(chunk) = self.slab.sparse_chunk() {
+            return self.empty(chunk);
+        }
+        let Some(victim) = self.policy.victim() else { return 0 };
+        match self.record(victim.slot).body {
+            Body::InSlab(place) => self.empty(Slab::chunk_of(place)),
+            Body::Own(_) => {
+                self.evict(victim.slot);
+                1
+            }
+        }
+    }
+
+    /// Empties a chunk and gives it back. Of what is in it, records that are asked for more often
+    /// than others of their size take the others' places; the rest is evicted.
+    fn empty(&mut self, chunk: u32) -> usize {
+        let owners = self.slab.withdraw(chunk);
+        let work = owners.len().max(1);
+        for owner in owners {
+            let Body::InSlab(place) = self.record(owner).body else {
+                unreachable!("chunks know the owners of their places")
+            };
+            let mut to = self.slab.move_out(place);
+            if to.is_none() && self.make_way(owner, place, chunk) {
+                to = self.slab.move_out(place);
+            }
+            match to {
+                Some(to) => self.record_mut(owner).body = Body::InSlab(to),
+                None => self.evict(owner),
+            }
+        }
+        self.slab.release();
+        work
+    }
+
+    /// Evicts an entry that was asked for less than `owner` and has a place as large, not in
+    /// `chunk`.
+    fn make_way(&mut self, owner: u32, place: Place, chunk: u32) -> bool {
+        let (count, len) = (self.policy.count(owner), index(self.record(owner).len));
+        for _ in 0..WAYS {
+            let Some(victim) = self.policy.victim().filter(|victim| victim.count < count) else {
                 return false;
+            };
+            let Body::InSlab(other) = self.record(victim.slot).body else { continue };
+            debug_assert!(self.slab.is_alike(place, len), "a record is in a place of its size");
+            if Slab::chunk_of(other) != chunk && self.slab.is_alike(other, len) {
+                self.evict(victim.slot);
+                return true;
             }
         }
         false
     }
 
-    /// Gives back arrays that have become too large for the budget or for what is in them.
-    fn release_arrays(&mut self, budget: u64) {
-        let sparse = self.len() * 2 < self.slots.len();
-        if self.slots.len() < SLOTS_MIN || !(sparse || self.bytes() > budget) {
+    /// Gives back arrays that have become much too large for what is in them. Milliseconds, so not
+    /// for a little memory.
+    fn release_arrays(&mut self) {
+        let (live, slots) = (self.len(), self.slots.len());
+        if slots == 0 || live > 0 && (slots < SLOTS_MIN || live * 2 >= slots) {
             return;
         }
         let entries: Vec<_> = std::mem::take(&mut self.slots);
@@ -320,7 +506,6 @@ impl Shard {
                 self.policy.vacate(slot, entry.hash);
             }
         }
-        let live = entries.len() - self.free.len();
         self.free = Vec::new();
         self.table.reset(live);
         self.policy.renumber(live);
@@ -328,6 +513,9 @@ impl Shard {
         for (slot, entry) in (0..).zip(entries.into_iter().flatten()) {
             self.table.insert(tag_of(entry.hash), slot);
             self.policy.occupy(slot, entry.hash);
+            if let Body::InSlab(place) = entry.record.body {
+                self.slab.set_owner(place, slot);
+            }
             self.slots.push(Some(entry));
         }
     }

@@ -120,7 +120,7 @@ fn offer(cache: &ValueCache, view: &View, key: usize) {
 /// One seed's schedule. A reader is between two calls when it holds a view and a key.
 fn schedule(seed: u64, protocol: Protocol) -> Result<u64, String> {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let cache = ValueCache::new(1 << 20);
+    let cache = ValueCache::new(if seed % 2 == 0 { 1 << 20 } else { 64 << 20 });
     let mut view = View::default();
     let mut readers: [Option<(View, usize, bool)>; READERS] = Default::default();
     let (mut next, mut todo) = (View::default(), Vec::new());
@@ -175,7 +175,14 @@ fn a_broken_flush_is_noticed() {
 
 #[test]
 fn threads_see_no_version_older_than_their_view() {
-    let cache = ValueCache::new(1 << 20);
+    // Small enough for records of their own, and large enough for chunks.
+    for capacity in [1 << 20, 64 << 20] {
+        threads_see_no_older_version(capacity);
+    }
+}
+
+fn threads_see_no_older_version(capacity: u64) {
+    let cache = ValueCache::new(capacity);
     let shared = RwLock::new(Arc::new(View::default()));
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -205,7 +212,7 @@ fn threads_see_no_version_older_than_their_view() {
                 run_step(&cache, step, &next, || *shared.write() = Arc::new(next.clone()));
             }
             if round % 1000 == 0 {
-                let target = if round % 2000 == 0 { 64 << 10 } else { 1 << 20 };
+                let target = if round % 2000 == 0 { 64 << 10 } else { capacity };
                 mpool::MemoryConsumer::set_target_bytes(&cache, target);
             }
             if stop.load(Ordering::Relaxed) {

@@ -169,12 +169,68 @@ fn values_too_large_for_a_shard_are_not_cached() {
 }
 
 #[test]
+fn a_cache_that_shrinks_by_little_keeps_what_is_asked_for_most() {
+    let cache = ValueCache::new(160 * MIB);
+    (0..100_000).for_each(|n| put(&cache, 0, n, &[7; 1100], 1));
+    let hot = |n: &u64| n % 4 != 0;
+    for _ in 0..3 {
+        (0..100_000).filter(hot).for_each(|n| drop(get(&cache, n, 9).unwrap()));
+    }
+    let before = metric(&cache, "value_cache_entries");
+    let filled = cache.used_bytes();
+    // In steps, as the memory governor does it. 76 of 100 are hot.
+    for percent in [95, 92, 90, 88, 85, 82] {
+        let target = filled * percent / 100;
+        cache.set_target_bytes(target);
+        assert!(cache.used_bytes() <= target, "{} of {target}", cache.used_bytes());
+        // What is given up is whole chunks, but no more of them than needed.
+        let entries = metric(&cache, "value_cache_entries");
+        assert!(entries * 100 >= before * (percent - 3), "{entries} of {before} at {percent} %");
+    }
+    let kept = (0..100_000).filter(hot).filter(|n| get(&cache, *n, 9).is_some()).count();
+    assert!(kept > 74_000, "{kept} of 75,000 hot ones");
+    let wrong = (0..100_000).filter_map(|n| get(&cache, n, 9)).find(|(v, _)| *v != [7; 1100][..]);
+    assert_eq!(wrong, None);
+}
+
+#[test]
+fn records_of_any_length_share_a_cache_that_breathes() {
+    let cache = ValueCache::new(96 * MIB);
+    let value = |n: u64, round: u64| {
+        let len = usize::try_from((n * 7919 + round * 131) % 9000).unwrap();
+        vec![u8::try_from((n + round) % 256).unwrap(); len]
+    };
+    for round in 0..8 {
+        for n in 0..30_000 {
+            if n % 5 == round % 5 {
+                refresh(&cache, n, (n % 3 > 0).then_some(&value(n, round)), round + 1);
+            } else {
+                put(&cache, 0, n, &value(n, round), round + 1);
+            }
+            if n % 1000 == 0 {
+                let target = (64 + (n / 1000 * 13 + round) % 32) * MIB;
+                cache.set_target_bytes(target);
+                assert!(cache.used_bytes() <= target, "round {round}, {n}");
+            }
+        }
+        for n in 0..30_000 {
+            if let Some((found, revision)) = get(&cache, n, Revision::MAX.get()) {
+                assert_eq!(found, value(n, revision - 1), "{n} at {revision}");
+            }
+        }
+    }
+    assert!(metric(&cache, "value_cache_entries") > 5000);
+}
+
+#[test]
 fn a_value_outlives_its_eviction() {
-    let cache = ValueCache::new(64 * MIB);
-    put(&cache, 0, 1, b"held", 1);
-    let (held, _) = get(&cache, 1, 9).unwrap();
-    cache.set_target_bytes(0);
-    assert_eq!(held, "held");
+    for capacity in [MIB, 64 * MIB] {
+        let cache = ValueCache::new(capacity);
+        put(&cache, 0, 1, b"held", 1);
+        let (held, _) = get(&cache, 1, 9).unwrap();
+        cache.set_target_bytes(0);
+        assert_eq!(held, "held");
+    }
 }
 
 #[test]

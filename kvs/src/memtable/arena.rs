@@ -10,11 +10,15 @@
 //!                                                        ^ mark
 //! ```
 //!
+//! Blocks are not the allocator's: it would keep a flushed memtable's memory, and all other caches
+//! would have to make do with less.
+//!
 //! The only file of the memtable that obtains memory. It gives out pointers, never references: what
 //! is stored behind them, and who may look at it when, is decided by `skiplist`.
 
+use mpool::Pages;
 use parking_lot::Mutex;
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -22,7 +26,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 const BLOCK_BYTES: usize = 1 << 20;
 /// Allocations from this size up get a block of their own.
 const SOLO_BYTES_MIN: usize = BLOCK_BYTES / 8;
-/// Blocks begin on a page, so that a node does not share its first cache line by accident.
+/// Blocks are whole pages.
 const BLOCK_ALIGN: usize = 4096;
 /// Alignment of every allocation.
 pub(super) const ALIGN: usize = 16;
@@ -32,8 +36,7 @@ const _: () = assert!(SOLO_BYTES_MIN <= BLOCK_BYTES);
 const _: () = assert!(BLOCK_ALIGN.is_multiple_of(ALIGN));
 
 struct Block {
-    base: NonNull<u8>,
-    layout: Layout,
+    memory: Pages,
     /// Bytes handed out; runs past the end when the block is exhausted.
     mark: AtomicUsize,
 }
@@ -75,7 +78,7 @@ impl Arena {
             let solo = new_block(len, len);
             self.blocks.lock().push(solo);
             // SAFETY: `solo` is a live block, freed only by `drop`.
-            return unsafe { solo.as_ref() }.base;
+            return unsafe { solo.as_ref() }.memory.start();
         }
         loop {
             // Acquire pairs with the Release in `install`: the block's fields are seen.
@@ -105,20 +108,20 @@ impl Block {
     fn take(&self, len: usize) -> Option<NonNull<u8>> {
         // A thread overshoots at most once a block, by less than SOLO_BYTES_MIN: no overflow.
         let start = self.mark.fetch_add(len, Ordering::Relaxed);
-        if start + len > self.layout.size() {
+        if start + len > self.memory.len() {
             return None;
         }
         // SAFETY: `start + len` is within the block's allocation, by the check above.
-        Some(unsafe { self.base.add(start) })
+        Some(unsafe { self.memory.start().add(start) })
     }
 }
 
 fn new_block(len: usize, mark: usize) -> NonNull<Block> {
-    let layout = Layout::from_size_align(len, BLOCK_ALIGN).expect("lengths are bounded");
-    // SAFETY: `layout` is not empty: `len` is BLOCK_BYTES or at least SOLO_BYTES_MIN.
-    let base = unsafe { alloc(layout) };
-    let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-    NonNull::from(Box::leak(Box::new(Block { base, layout, mark: AtomicUsize::new(mark) })))
+    let Some(memory) = Pages::new(len) else {
+        let layout = Layout::from_size_align(len, BLOCK_ALIGN).expect("lengths are bounded");
+        handle_alloc_error(layout)
+    };
+    NonNull::from(Box::leak(Box::new(Block { memory, mark: AtomicUsize::new(mark) })))
 }
 
 impl Drop for Arena {
@@ -126,9 +129,7 @@ impl Drop for Arena {
         for block in self.blocks.get_mut().drain(..) {
             // SAFETY: `block` came from `Box::leak` in `new_block` and is taken out of the list
             // here, once; `&mut self` says that nobody else looks at it.
-            let block = unsafe { Box::from_raw(block.as_ptr()) };
-            // SAFETY: `base` came from `alloc` with this layout, and is freed once.
-            unsafe { dealloc(block.base.as_ptr(), block.layout) };
+            drop(unsafe { Box::from_raw(block.as_ptr()) });
         }
     }
 }

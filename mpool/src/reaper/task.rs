@@ -246,7 +246,12 @@ impl Task {
         if !due {
             return;
         }
-        let pages = self.shared.mcache.metrics.ghost_hits.get();
+        let mcache = &self.shared.mcache;
+        let pages = mcache.metrics.ghost_hits.get();
+        if !decision.calm {
+            let sample = self.sweep.sample(mcache);
+            balance.page_bytes = sample.absent_bytes(self.admit_at, self.residency.pages);
+        }
         let consumers = self.shared.consumers.lock();
         let reports = consumers.iter().filter_map(|r| r.consumer.marginal_hits());
         let caches = reports.fold((0, 0), |sum, m| (sum.0 + m.hits, sum.1 + m.ghost_bytes));
@@ -369,7 +374,6 @@ impl Task {
         for step in &steps {
             self.sweep.evict(mcache, *step);
         }
-        self.balance.page_bytes = sample.absent_bytes(self.admit_at, self.residency.pages);
         // A page that would be the next victim is not worth admitting.
         let cold = steps.iter().find(|step| step.class == Class::Cold);
         self.admit_at = cold.map_or(1, |step| step.threshold.clamp(1, ADMIT_AT_MAX));

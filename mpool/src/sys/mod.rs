@@ -1,6 +1,7 @@
 //! The only doors to the kernel that need `unsafe`; everything here is small and dull.
 
 pub(crate) mod advise;
+pub(crate) mod anonymous;
 pub(crate) mod append_ring;
 pub(crate) mod cachestat;
 pub(crate) mod faults;
