@@ -4,6 +4,7 @@
 //! [`Error::scope`] answers it, so nobody matches on variants to decide. The text of an error names
 //! what was asked, the limit it met, and the way out; the underlying cause is its `source`.
 
+use crate::{features::Features, superblock::FORMAT_MAJOR};
 use std::{io, path::PathBuf};
 
 /// What every fallible call of this crate returns.
@@ -77,12 +78,12 @@ pub enum Error {
         supported: u32,
     },
     /// The pool uses features this binary does not know, though its major format is known.
-    #[error(
-        "pool uses features {unknown:#x} that this binary does not know; open it with a newer one"
-    )]
+    #[error("{}", features_text(*unknown, added_by.as_deref()))]
     Features {
-        /// The unknown bits of the feature words.
-        unknown: u64,
+        /// The features in the way.
+        unknown: Features,
+        /// Version of the program that last added a feature to the pool, if it is known.
+        added_by: Option<String>,
     },
     /// An earlier flush failed. The kernel may have dropped the dirty data, so a later flush that
     /// succeeds proves nothing; the pool must be closed and recovered.
@@ -132,6 +133,18 @@ impl Error {
     pub(crate) fn no_such(id: impl std::fmt::Display) -> Self {
         Self::NoSuchObject { id: id.to_string() }
     }
+}
+
+/// Which features, which versions, and the way out.
+fn features_text(unknown: Features, added_by: Option<&str>) -> String {
+    let who = added_by.map_or_else(|| "a later version".to_owned(), |v| format!("version {v}"));
+    let (this, known) = (env!("CARGO_PKG_VERSION"), Features::known());
+    let look = if unknown.incompat == 0 { "check it, or " } else { "" };
+    format!(
+        "pool uses features that this program does not know: {unknown}, added by {who}; this is \
+         version {this}, which knows format {FORMAT_MAJOR} with {known}; {look}open it with {who} \
+         or later"
+    )
 }
 
 #[cfg(test)]

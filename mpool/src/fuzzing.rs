@@ -183,7 +183,7 @@ pub fn pool(bytes: &[u8]) {
     device.grow(len).expect("within its limit");
     let log = |n: u64| Extent { offset: RESERVED.end() + n * LOG_LEN, len: LOG_LEN };
     let (logs, uuid) = ([log(0), log(1)], [0; 16]);
-    let superblock = superblock::Superblock { compat: 0, generation: 1, uuid, logs };
+    let superblock = superblock::Superblock::new(uuid, logs);
     let mut page = IoBuf::zeroed(IO_ALIGN);
     page[..superblock::LEN].copy_from_slice(&superblock.encode());
     for at in COPY_OFFSETS {

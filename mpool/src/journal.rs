@@ -11,8 +11,10 @@
 //! that ids of objects that were never committed are not given out again after a crash.
 
 use crate::{
+    anchor::Anchor,
     catalog::Catalog,
     error::{Error, Result},
+    features::Features,
     latency::Start,
     mdc::{
         MDC_RECORD_BYTES_MAX,
@@ -35,6 +37,8 @@ const NAME: &str = "pool journal";
 pub(crate) struct Journal {
     writer: Turn<Writer>,
     catalog: RwLock<Catalog>,
+    /// Says which features are used before a record needs them.
+    anchor: Arc<Anchor>,
     volume: Arc<Volumes>,
     bell: Bell,
 }
@@ -56,34 +60,50 @@ pub(crate) fn owner_word(uuid: [u8; 16], id: u64) -> u64 {
     words.iter().fold(id, |word, half| word ^ u64::from_le_bytes(*half))
 }
 
-/// Reads the journal into a catalog, without writing anything.
-pub(crate) fn load(volumes: &Volumes, place: &Place) -> Result<(Catalog, Position)> {
-    let elected = elected(volumes, place)?;
-    let at = place.logs[0].offset;
-    let mut catalog = Catalog::default();
-    replay_elected(volumes, place, &elected, &mut |bytes| replay(&mut catalog, at, bytes))?;
-    Ok((catalog, elected.position(place.logs)))
+/// What a journal adds up to.
+#[derive(Default)]
+pub(crate) struct Replayed {
+    pub(crate) catalog: Catalog,
+    /// What its records need, those too whose objects are gone.
+    pub(crate) needs: Features,
 }
 
-fn replay(catalog: &mut Catalog, at: u64, bytes: &[u8]) -> Result<()> {
-    let corrupt = |reason| Error::corrupt(NAME, at, reason);
-    for change in record::decode(bytes).map_err(corrupt)? {
-        catalog.apply(&change).map_err(corrupt)?;
+/// Reads the journal, without writing anything.
+pub(crate) fn load(volumes: &Volumes, place: &Place) -> Result<(Replayed, Position)> {
+    let elected = elected(volumes, place)?;
+    let at = place.logs[0].offset;
+    let mut replayed = Replayed::default();
+    replay_elected(volumes, place, &elected, &mut |bytes| replayed.record(at, bytes))?;
+    Ok((replayed, elected.position(place.logs)))
+}
+
+impl Replayed {
+    fn record(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+        let corrupt = |reason| Error::corrupt(NAME, at, reason);
+        for change in record::decode(bytes).map_err(corrupt)? {
+            self.catalog.apply(&change).map_err(corrupt)?;
+            self.needs = self.needs.union(change.needs());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 impl Journal {
-    /// Replays the journal into a catalog.
-    pub(crate) fn open(volume: &Arc<Volumes>, place: Place, bell: &Bell) -> Result<Self> {
+    /// Replays the journal into a catalog. If it needs features that the superblock does not name,
+    /// because a program wrote it that knew of none, the superblock names them from here on.
+    pub(crate) fn open(volume: &Arc<Volumes>, anchor: &Arc<Anchor>, bell: &Bell) -> Result<Self> {
+        let superblock = anchor.superblock();
+        let place = place(superblock.uuid, superblock.logs);
         let at = place.logs[0].offset;
-        let mut catalog = Catalog::default();
+        let mut replayed = Replayed::default();
         let pair =
-            LogPair::open(Arc::clone(volume), place, &mut |bytes| replay(&mut catalog, at, bytes))?;
+            LogPair::open(Arc::clone(volume), place, &mut |bytes| replayed.record(at, bytes))?;
+        let Replayed { catalog, needs } = replayed;
+        anchor.require(needs)?;
         let next_id = catalog.id_limit.max(1);
         let writer = Turn::new(Writer { pair, next_id }, volume.metrics());
-        let (volume, bell) = (Arc::clone(volume), bell.clone());
-        Ok(Self { writer, catalog: RwLock::new(catalog), volume, bell })
+        let (volume, bell, anchor) = (Arc::clone(volume), bell.clone(), Arc::clone(anchor));
+        Ok(Self { writer, catalog: RwLock::new(catalog), anchor, volume, bell })
     }
 
     /// Where its frames are.
@@ -133,6 +153,7 @@ impl Journal {
         let bytes = record::encode(changes);
         assert!(bytes.len() <= MDC_RECORD_BYTES_MAX, "commit bounds the number of changes");
         let start = Start::now();
+        self.anchor.require(record::needs(changes))?;
         writer.pair.append(&bytes, room_for(changes), &mut || state_of(&self.catalog.read()))?;
         let mut catalog = self.catalog.write();
         for change in changes {

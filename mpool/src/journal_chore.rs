@@ -19,6 +19,7 @@
 //! extents are free, the journal is rewritten in its place and tries again after that.
 
 use crate::{
+    anchor::Anchor,
     error::Result,
     io::queue::Priority,
     journal::Journal,
@@ -28,7 +29,6 @@ use crate::{
         rewrite::Target,
     },
     space::{Lease, Space, extent::Extent},
-    superblock::Superblock,
     tidy::{Chore, Progress},
     volume::Volumes,
 };
@@ -49,7 +49,7 @@ pub(crate) struct JournalChore {
 
 /// Where the journal lives.
 struct Home {
-    superblock: Superblock,
+    anchor: Arc<Anchor>,
     /// Give the extents back when the journal has moved.
     leases: [Lease; 2],
 }
@@ -72,15 +72,15 @@ impl JournalChore {
         journal: &Arc<Journal>,
         volume: &Arc<Volumes>,
         space: &Arc<Space>,
-        superblock: Superblock,
+        anchor: Arc<Anchor>,
     ) -> Self {
-        let leases = superblock.logs.map(|log| space.adopt(vec![log]));
+        let leases = anchor.superblock().logs.map(|log| space.adopt(vec![log]));
         Self {
             journal: Arc::clone(journal),
             volume: Arc::clone(volume),
             space: Arc::clone(space),
             background: Background::default(),
-            home: Home { superblock, leases },
+            home: Home { anchor, leases },
             next: None,
             growth: Growth::Possible,
         }
@@ -126,8 +126,8 @@ fn pieces(log: Extent) -> impl Iterator<Item = Extent> {
 impl JournalChore {
     /// One step of the rewriting or the move that is under way, or a look for garbage.
     fn rewrite(&mut self) -> Result<Progress> {
-        let Self { journal, volume, background, home, .. } = self;
-        let mut move_to = |logs| home.superblock.move_journal(volume, logs);
+        let Self { journal, background, home, .. } = self;
+        let mut move_to = |logs| home.anchor.move_journal(logs);
         let step = background.step(&**journal, self.growth, &mut move_to);
         match step {
             Step::Grow { len } => self.prepare(len)?,

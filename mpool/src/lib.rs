@@ -40,11 +40,13 @@
 //! ```
 
 mod address;
+mod anchor;
 mod catalog;
 mod check;
 mod destroy;
 pub mod device;
 mod error;
+mod features;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod id;
@@ -83,6 +85,7 @@ pub use device::{
     Zoned, ZonedDevice,
 };
 pub use error::{Error, Result, Scope};
+pub use features::{Feature, FeatureKind, Features};
 pub use id::{MblockId, MdcId, SegmentId};
 pub use io::{
     buf::{IO_ALIGN, IoBuf},

@@ -3,8 +3,10 @@
 //! Opening is a list of steps, each of which may be repeated after a crash in any of them:
 //!
 //! 1. flush: what is read from here on is on the medium, not in some cache;
-//! 2. superblock: elect a copy, write the other again if it is damaged or old;
-//! 3. the pool's journal: elect a log, replay it into the catalog;
+//! 2. superblock: elect a copy, refuse features that are not known, write the other copy again if it
+//!    is damaged or old;
+//! 3. the pool's journal: elect a log, replay it into the catalog, have the superblock name the
+//!    features that it needs;
 //! 4. the other volumes, as the catalog names them: each must carry the label that it was given;
 //! 5. space maps: everything that the catalog does not name is free.
 //!
@@ -13,6 +15,7 @@
 
 use crate::{
     address::VolumeId,
+    anchor::Anchor,
     catalog::Catalog,
     device::{
         self, AppendBy, BlockDevice, Device, EmulatedOptions, EmulatedZoned, FileDevice,
@@ -317,7 +320,7 @@ fn create_on(volume: &Arc<Volumes>, options: &Options) -> Result<()> {
     volume.flush()?;
     let uuid = new_uuid()?;
     LogPair::format(Arc::clone(volume), journal::place(uuid, logs))?;
-    let superblock = Superblock { compat: 0, generation: 1, uuid, logs };
+    let superblock = Superblock::new(uuid, logs);
     superblock.write_copy(volume, 0)?;
     superblock.write_copy(volume, 1)?;
     tracing::info!(device = device.kind(), capacity, "created a pool");
@@ -334,6 +337,7 @@ fn open_on(
     let superblock = match elect(volume)? {
         Election::Blank => return Err(unusable("holds no pool; create one first")),
         Election::Elected { superblock, repair } => {
+            superblock.check_writable()?;
             if let Some(copy) = repair {
                 tracing::warn!(copy, "superblock copy is damaged or old; writing it again");
                 superblock.write_copy(volume, copy)?;
@@ -342,8 +346,9 @@ fn open_on(
         }
     };
     let Superblock { uuid, logs, .. } = superblock;
+    let anchor = Arc::new(Anchor::new(volume, superblock));
     let tidy = Tidy::start(options.background)?;
-    let journal = Arc::new(Journal::open(volume, journal::place(uuid, logs), tidy.bell())?);
+    let journal = Arc::new(Journal::open(volume, &anchor, tidy.bell())?);
     let records = join_volumes(volume, &journal, uuid, options, find)?;
     let mut used = journal.read(Catalog::extents);
     used.extend(logs);
@@ -359,7 +364,7 @@ fn open_on(
     let mcache = Mcache::new(Arc::clone(volume));
     let queue = Arc::new(IoQueue::new(Arc::clone(volume), options.io, options.queue_depth)?);
     let table = journal.read(|catalog| table_of(catalog, volume, &space, &mcache));
-    let journal_chore = JournalChore::new(&journal, volume, &space, superblock);
+    let journal_chore = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
     let journal_chore = tidy.bell().add(Box::new(journal_chore))?;
     tracing::info!(
         mblocks = table.mblocks.len(),
@@ -372,6 +377,7 @@ fn open_on(
         _journal_chore: journal_chore,
         tidy,
         uuid,
+        anchor,
         journal,
         table: RwLock::new(table),
         open_mdcs: OpenMdcs::default(),

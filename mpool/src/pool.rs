@@ -13,9 +13,11 @@
 
 use crate::{
     address::VolumeId,
+    anchor::Anchor,
     catalog::Catalog,
     check::name_of,
     error::{Error, Result},
+    features::Features,
     id::{MblockId, MdcId, SegmentId},
     io::queue::{IoQueue, Priority},
     journal::{Journal, owner_word},
@@ -63,6 +65,7 @@ pub struct Pool {
     pub(crate) _journal_chore: Registered,
     pub(crate) tidy: Tidy,
     pub(crate) uuid: [u8; 16],
+    pub(crate) anchor: Arc<Anchor>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) table: RwLock<Table>,
     pub(crate) open_mdcs: OpenMdcs,
@@ -108,6 +111,8 @@ pub struct PoolInfo {
     pub mblocks: u64,
     /// Major version of the format.
     pub format: u32,
+    /// What it uses beyond that; those without a name are harmless to this program.
+    pub features: Features,
     /// "uring" or "threads".
     pub io_backend: &'static str,
     /// What kind of device the root volume is on.
@@ -569,6 +574,7 @@ impl Pool {
             free_bytes: self.space.free_bytes(),
             mblocks: self.table.read().mblocks.len() as u64,
             format: FORMAT_MAJOR,
+            features: self.anchor.features(),
             io_backend: self.queue.backend(),
             device: self.volumes.root().device().kind(),
             journal_log_bytes: journal.len,

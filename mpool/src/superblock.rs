@@ -7,28 +7,31 @@
 //!      0     8  magic         "MILLPOND"
 //!      8     4  major         format version; a larger one is refused
 //!     12     4  reserved      zero
-//!     16     8  compat        features whose ignorance is harmless
-//!     24     8  ro_compat     features one must know to write
-//!     32     8  incompat      features one must know to read
+//!     16     8  compat        features whose ignorance is harmless,
+//!     24     8  ro_compat     ... that one must know to write,
+//!     32     8  incompat      ... and to read: the bits are in `features`
 //!     40     8  generation    of the superblock; the larger of two intact copies counts
 //!     48    16  uuid          names the pool, and is mixed into every journal frame
 //!     64     8  alloc_unit    in bytes
 //!     72     8  log_a         the pool's journal: offsets of its two logs ...
 //!     80     8  log_b
 //!     88     8  log_len       ... and the length of each
-//!     96   412  reserved      zero
+//!     96    16  program       version that last added a feature, in ASCII, zeros behind; all zero:
+//!                             from before there were features
+//!    112   396  reserved      zero
 //!    508     4  crc           CRC-32C of bytes 0..508
 //! ```
 //!
 //! Integers are little-endian. `magic`, `major` and `crc` keep their places in every version, so
 //! that a newer pool is told from a damaged one. A copy is one 512-byte sector, which the device
 //! writes whole or not at all; the two are written one after the other, each durable, so a crash
-//! damages at most one.
+//! damages at most one. How it changes while the pool is open: `anchor`.
 //!
 //! A pool exists once a copy is intact: creation writes it last.
 
 use crate::{
     error::{Error, Result},
+    features::Features,
     io::{
         buf::{IO_ALIGN, IoBuf},
         queue::Priority,
@@ -51,9 +54,11 @@ pub(crate) const RESERVED: Extent = Extent { offset: 0, len: 2 * ALLOC_UNIT };
 
 pub(crate) const LEN: usize = 512;
 const MAGIC: [u8; 8] = *b"MILLPOND";
-/// Features this binary knows: none beyond version 1 itself.
-const RO_COMPAT_KNOWN: u64 = 0;
-const INCOMPAT_KNOWN: u64 = 0;
+/// The version of this program, cut to what there is room for.
+const PROGRAM: &str = env!("CARGO_PKG_VERSION");
+
+/// A program's version, as the superblock has it.
+pub(crate) type Program = [u8; 16];
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -70,7 +75,8 @@ struct RawSuperblock {
     log_a: U64,
     log_b: U64,
     log_len: U64,
-    reserved_too: [u8; 412],
+    program: Program,
+    reserved_too: [u8; 396],
     crc: U32,
 }
 
@@ -78,11 +84,15 @@ const _: () = assert!(size_of::<RawSuperblock>() == LEN);
 const _: () = assert!(core::mem::offset_of!(RawSuperblock, crc) == LEN - 4);
 const _: () = assert!(core::mem::offset_of!(RawSuperblock, uuid) == 48);
 const _: () = assert!(core::mem::offset_of!(RawSuperblock, log_len) == 88);
+const _: () = assert!(core::mem::offset_of!(RawSuperblock, program) == 96);
 
 /// A superblock whose every field has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Superblock {
-    pub(crate) compat: u64,
+    /// Unknown ones too, except those one must know to read.
+    pub(crate) features: Features,
+    /// Who added the last of them.
+    pub(crate) program: Program,
     pub(crate) generation: u64,
     pub(crate) uuid: [u8; 16],
     pub(crate) logs: [Extent; 2],
@@ -96,8 +106,8 @@ pub(crate) enum Copy {
     Blank,
     /// Intact, but of a later major version.
     Newer(u32),
-    /// Intact, but with features this binary does not know.
-    Unknown(u64),
+    /// Intact, but one must know these features to read on.
+    Unknown { unknown: Features, program: Program },
     /// A superblock once, by its magic.
     Damaged,
     /// Something else.
@@ -114,6 +124,27 @@ pub(crate) enum Election {
 }
 
 impl Superblock {
+    /// Of a new pool.
+    pub(crate) fn new(uuid: [u8; 16], logs: [Extent; 2]) -> Self {
+        let features = Features::NONE;
+        Self { features, program: Program::default(), generation: 1, uuid, logs }
+            .with_features(Features::PLACED_MBLOCKS)
+    }
+
+    /// The same, and this program has added `features`.
+    pub(crate) fn with_features(&self, features: Features) -> Self {
+        let mut program = Program::default();
+        let len = PROGRAM.len().min(program.len());
+        program[..len].copy_from_slice(&PROGRAM.as_bytes()[..len]);
+        Self { features: self.features.union(features), program, ..self.clone() }
+    }
+
+    /// Whether this program may write to the pool.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        let unknown = Features { compat: 0, ..self.features.unknown() };
+        if unknown.is_empty() { Ok(()) } else { Err(refused(unknown, self.program)) }
+    }
+
     pub(crate) fn encode(&self) -> [u8; LEN] {
         let [a, b] = self.logs;
         assert!(a.len == b.len, "both logs are equally long");
@@ -121,16 +152,17 @@ impl Superblock {
             magic: MAGIC,
             major: FORMAT_MAJOR.into(),
             reserved: 0.into(),
-            compat: self.compat.into(),
-            ro_compat: 0.into(),
-            incompat: 0.into(),
+            compat: self.features.compat.into(),
+            ro_compat: self.features.ro_compat.into(),
+            incompat: self.features.incompat.into(),
             generation: self.generation.into(),
             uuid: self.uuid,
             alloc_unit: ALLOC_UNIT.into(),
             log_a: a.offset.into(),
             log_b: b.offset.into(),
             log_len: a.len.into(),
-            reserved_too: [0; 412],
+            program: self.program,
+            reserved_too: [0; 396],
             crc: 0.into(),
         };
         raw.crc = crc(&raw).into();
@@ -142,17 +174,6 @@ impl Superblock {
         let mut page = IoBuf::zeroed(IO_ALIGN);
         page[..LEN].copy_from_slice(&self.encode());
         volume.write_durable(COPY_OFFSETS[copy], &page, Priority::Wal)
-    }
-
-    /// Gives the pool's journal another place, durably: one copy after the other, so that a crash
-    /// leaves an intact one, and the later counts. On an error the volume is poisoned.
-    pub(crate) fn move_journal(&mut self, volume: &Volumes, logs: [Extent; 2]) -> Result<()> {
-        let generation = self.generation.checked_add(1).expect("2^64 moves do not happen");
-        let next = Self { generation, logs, ..self.clone() };
-        next.write_copy(volume, 0)?;
-        next.write_copy(volume, 1)?;
-        *self = next;
-        Ok(())
     }
 }
 
@@ -179,10 +200,11 @@ pub(crate) fn decode(bytes: &[u8; LEN]) -> Copy {
     if raw.major.get() > FORMAT_MAJOR {
         return Copy::Newer(raw.major.get());
     }
-    let incompat = raw.incompat.get() & !INCOMPAT_KNOWN;
-    let unknown = incompat | (raw.ro_compat.get() & !RO_COMPAT_KNOWN);
-    if unknown != 0 {
-        return Copy::Unknown(unknown);
+    let (compat, ro_compat) = (raw.compat.get(), raw.ro_compat.get());
+    let features = Features { compat, ro_compat, incompat: raw.incompat.get() };
+    let unknown = features.unknown();
+    if unknown.incompat != 0 {
+        return Copy::Unknown { unknown, program: raw.program };
     }
     let log = |offset: U64| Extent { offset: offset.get(), len: raw.log_len.get() };
     let logs = [log(raw.log_a), log(raw.log_b)];
@@ -193,8 +215,15 @@ pub(crate) fn decode(bytes: &[u8; LEN]) -> Copy {
     if !sound {
         return Copy::Damaged;
     }
-    let (compat, generation) = (raw.compat.get(), raw.generation.get());
-    Copy::Intact(Superblock { compat, generation, uuid: raw.uuid, logs })
+    let RawSuperblock { generation, uuid, program, .. } = raw;
+    Copy::Intact(Superblock { features, program, generation: generation.get(), uuid, logs })
+}
+
+/// The error that names unknown features and who added them.
+fn refused(unknown: Features, program: Program) -> Error {
+    let printable = |byte: &u8| byte.is_ascii_graphic();
+    let text: String = program.iter().take_while(|b| printable(b)).copied().map(char::from).collect();
+    Error::Features { unknown, added_by: if text.is_empty() { None } else { Some(text) } }
 }
 
 fn crc(raw: &RawSuperblock) -> u32 {
@@ -233,7 +262,7 @@ fn elect(copies: [Copy; 2]) -> Result<Election> {
             Copy::Newer(found) => {
                 return Err(Error::Format { found: *found, supported: FORMAT_MAJOR });
             }
-            Copy::Unknown(unknown) => return Err(Error::Features { unknown: *unknown }),
+            Copy::Unknown { unknown, program } => return Err(refused(*unknown, *program)),
             _ => {}
         }
     }
@@ -269,7 +298,12 @@ mod tests {
     fn sample(generation: u64) -> Superblock {
         let len = 4 * ALLOC_UNIT;
         let logs = [2, 6].map(|unit| Extent { offset: unit * ALLOC_UNIT, len });
-        Superblock { compat: 0, generation, uuid: [7; 16], logs }
+        Superblock { generation, ..Superblock::new([7; 16], logs) }
+    }
+
+    /// A superblock as programs wrote it that knew of no features.
+    fn plain() -> Superblock {
+        Superblock { features: Features::NONE, program: [0; 16], ..sample(3) }
     }
 
     fn patched(at: usize, value: u8) -> Copy {
@@ -282,13 +316,19 @@ mod tests {
 
     #[test]
     fn layout_is_frozen() {
+        let plain = plain().encode();
         let bytes = sample(3).encode();
         assert_eq!(&bytes[..16], b"MILLPOND\x01\0\0\0\0\0\0\0");
-        assert_eq!(bytes[16..40], [0; 24]);
+        assert_eq!(plain[16..40], [0; 24], "a pool from before there were features");
+        assert_eq!(bytes[16..40], [&[0; 16][..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat());
         assert_eq!(bytes[40..48], 3_u64.to_le_bytes());
         assert_eq!(bytes[48..64], [7; 16]);
         let words = [1, 2, 6, 4].map(|units| (units * ALLOC_UNIT).to_le_bytes()).concat();
         assert_eq!(bytes[64..96], words);
+        assert_eq!(plain[96..508], [0; 412]);
+        assert_eq!(&bytes[96..102], b"0.1.0\0");
+        assert_eq!(bytes[112..508], [0; 396]);
+        assert_eq!(decode(&plain), Copy::Intact(self::plain()));
         assert_eq!(decode(&bytes), Copy::Intact(sample(3)));
     }
 
@@ -321,9 +361,21 @@ mod tests {
     #[test]
     fn what_this_binary_cannot_serve_is_refused_by_name() {
         assert_eq!(patched(8, 2), Copy::Newer(2));
-        assert_eq!(patched(16, 1).clone(), Copy::Intact(Superblock { compat: 1, ..sample(1) }));
-        assert_eq!(patched(24, 4), Copy::Unknown(4));
-        assert_eq!(patched(32, 8), Copy::Unknown(8));
+        let Copy::Intact(harmless) = patched(16, 4) else { panic!("a compatible feature") };
+        assert_eq!(harmless.features.unknown(), Features { compat: 4, ..Features::NONE });
+        harmless.check_writable().unwrap();
+        assert_eq!(decode(&harmless.encode()), Copy::Intact(harmless), "it is kept");
+        let Copy::Intact(readable) = patched(24, 4) else { panic!("it can be read") };
+        let refused = readable.check_writable().unwrap_err().to_string();
+        assert!(refused.contains("read-only-compatible bit 2"), "{refused}");
+        let unreadable = elect([patched(35, 0x80), Copy::Intact(sample(1))]).unwrap_err();
+        let Error::Features { unknown, added_by } = &unreadable else { panic!("{unreadable}") };
+        assert_eq!(*unknown, Features { incompat: 1 << 31, ..Features::NONE });
+        assert_eq!(added_by.as_deref(), Some("0.1.0"));
+        let text = unreadable.to_string();
+        for part in ["incompatible bit 31", "0.1.0", "format 1", "volumes", "or later"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
         let newer = elect([Copy::Intact(sample(1)), Copy::Newer(2)]);
         assert!(matches!(newer, Err(Error::Format { found: 2, supported: 1 })));
         let other = Copy::Intact(Superblock { uuid: [8; 16], ..sample(1) });

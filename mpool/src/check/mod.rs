@@ -4,7 +4,7 @@
 //! superblock, a log that was not retired. What opening would refuse is named with the way out. The
 //! steps:
 //!
-//! 1. both copies of the superblock;
+//! 1. both copies of the superblock, and the features that it names;
 //! 2. the pool's journal: which of its logs counts, every frame of it, what its records add up to;
 //! 3. the volumes that it names: each is here and carries its label; and files beside them that
 //!    carry labels of this pool and are not its volumes;
@@ -20,6 +20,7 @@ use crate::{
     catalog::Catalog,
     device::Device,
     error::{Error, Result},
+    features::Features,
     io::buf::IO_ALIGN,
     journal::owner_word,
     label::{self, Found},
@@ -113,6 +114,8 @@ pub struct CheckReport {
     pub volumes: u64,
     /// Mblocks.
     pub mblocks: u64,
+    /// Features that the pool uses.
+    pub features: Features,
     /// Journals of the pool's user.
     pub journals: u64,
     /// Segments.
@@ -241,6 +244,7 @@ impl Check<'_> {
         let catalog = &heart.catalog;
         report.uuid = Some(heart.superblock.uuid);
         report.name = name_of(catalog);
+        features(&heart, &mut report);
         report.mblocks = catalog.mblocks.len() as u64;
         report.journals = catalog.mdcs.len() as u64;
         report.segments = catalog.segments.len() as u64;
@@ -370,6 +374,27 @@ impl Check<'_> {
                 }
             }
         }
+    }
+}
+
+/// What the superblock says that the pool uses, beside what its journal needs.
+fn features(heart: &Heart, report: &mut CheckReport) {
+    report.features = heart.superblock.features;
+    let unnamed = heart.needs.without(report.features);
+    if !unnamed.is_empty() {
+        let text = format!("the journal uses {unnamed}, which the superblock does not name");
+        let way_out = "the program that wrote it knew of no features; opening the pool names them";
+        report.note(Severity::Note, "superblock", text, way_out);
+    }
+    let unknown = report.features.unknown();
+    if !unknown.is_empty() {
+        let text = format!("the pool uses features that this program does not know: {unknown}");
+        let way_out = if heart.superblock.check_writable().is_ok() {
+            "they are harmless; a later version makes use of them"
+        } else {
+            "what they are about was not checked, and only a later version can open the pool"
+        };
+        report.note(Severity::Note, "superblock", text, way_out);
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{
     catalog::Catalog,
     device::{Device, Geometry, Zoned},
     error::{Error, Result},
-    journal,
+    features::Features,
+    journal::{self, Replayed},
     mdc::pair::Position,
     media::VolumeRecord,
     metrics::PoolMetrics,
@@ -90,6 +91,8 @@ pub(crate) fn find_in<'a>(
 pub(crate) struct Heart {
     pub(crate) superblock: Superblock,
     pub(crate) catalog: Catalog,
+    /// What the journal's records need.
+    pub(crate) needs: Features,
     pub(crate) position: Position,
 }
 
@@ -103,6 +106,6 @@ pub(crate) fn heart(volumes: &Volumes) -> Result<Heart> {
         }
     };
     let place = journal::place(superblock.uuid, superblock.logs);
-    let (catalog, position) = journal::load(volumes, &place)?;
-    Ok(Heart { superblock, catalog, position })
+    let (Replayed { catalog, needs }, position) = journal::load(volumes, &place)?;
+    Ok(Heart { superblock, catalog, needs, position })
 }

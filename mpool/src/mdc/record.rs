@@ -25,6 +25,9 @@
 //!   11  id 8                                   MDC deleted
 //! ```
 //!
+//! Kinds 8 to 11 need features (`features`), so that an older program refuses the pool and does not
+//! take them for damage; what of them a change needs is [`Change::needs`].
+//!
 //! Offsets are pool addresses (`address`). Kind 2 is read, not written: it is how version 1 created
 //! mblocks, without checksums. The pieces of kind 8 are whole pages, its other extents whole units.
 //!
@@ -34,6 +37,7 @@
 
 use crate::{
     address::VolumeId,
+    features::Features,
     id::{MblockId, MdcId, SegmentId},
     io::buf::IO_ALIGN,
     mblock::sums,
@@ -111,12 +115,33 @@ pub(crate) struct MblockPlace {
 }
 
 impl Change {
+    /// What a program must know to read it.
+    pub(crate) fn needs(&self) -> Features {
+        match self {
+            Self::IdLimit(_)
+            | Self::MblockCreated { .. }
+            | Self::MblockDeleted(_)
+            | Self::MdcCreated { .. }
+            | Self::SegmentCreated { .. }
+            | Self::SegmentDeleted(_)
+            | Self::PropertySet { .. } => Features::NONE,
+            Self::MblockPlaced { .. } => Features::PLACED_MBLOCKS,
+            Self::VolumeSet(_) | Self::VolumeRemoved(_) => Features::VOLUMES,
+            Self::MdcDeleted(_) => Features::MDC_DELETION,
+        }
+    }
+
     /// Bytes of its encoding.
     pub(crate) fn encoded_len(&self) -> usize {
         let mut record = Vec::new();
         encode_change(self, &mut record);
         record.len()
     }
+}
+
+/// What a program must know to read a record of these changes.
+pub(crate) fn needs(changes: &[Change]) -> Features {
+    changes.iter().fold(Features::NONE, |all, change| all.union(change.needs()))
 }
 
 /// Encodes changes into one record.
@@ -269,7 +294,7 @@ fn decode_change(kind: u16, payload: &[u8]) -> Result<Change, &'static str> {
             let id = VolumeId::new(u16::from_le_bytes(raw)).ok_or("a volume's id is too large")?;
             Ok(Change::VolumeRemoved(id))
         }
-        _ => Err("a change is of an unknown kind"),
+        _ => Err("a change is of an unknown kind, which only a later version would write"),
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod crash;
 mod device;
+pub mod image;
 mod part;
 pub(crate) mod shuffle;
 pub mod suite;
