@@ -89,6 +89,12 @@ fn the_life_of_a_pool_on_a_data_directory() {
         (&"north".into(), &(300_u64 << 20).into())
     );
     assert_eq!(info["volumes"][1]["class"], "staging");
+    let named = serde_json::json!({"name": "volumes", "kind": "incompatible", "bit": 1});
+    assert!(info["features"].as_array().unwrap().contains(&named), "{info}");
+    let table = run(&["info"]);
+    assert!(table.contains("format    1 with placed-mblocks, volumes"), "{table}");
+    let checked = json(&["check", "--data", data]);
+    assert_eq!(checked["features"], info["features"]);
     assert!(run(&["rename", "south"]).contains("south"));
     assert!(run(&["add", "more.vol", "--capacity", "64MiB"]).contains("added vol-2"));
     assert!(run(&["grow", "vol-2", "128MiB"]).contains("128 MiB"));

@@ -1,7 +1,7 @@
 //! A pool as JSON: the same from a running server and from a data directory.
 
 use mpool::{
-    CheckReport, Evacuation, Finding, MapStats, Pool, ScrubProgress, VolumeId, VolumeInfo,
+    CheckReport, Evacuation, Features, Finding, MapStats, Pool, ScrubProgress, VolumeId, VolumeInfo,
     uuid_text,
 };
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ pub(crate) fn info(pool: &Pool) -> Value {
         "uuid": uuid_text(info.uuid),
         "name": pool.name(),
         "format": info.format,
+        "features": features(info.features),
         "io": info.io_backend,
         "capacity_bytes": info.capacity_bytes_max,
         "len_bytes": info.len_bytes,
@@ -22,6 +23,14 @@ pub(crate) fn info(pool: &Pool) -> Value {
         "mblocks": info.mblocks,
         "volumes": pool.volumes().iter().map(volume).collect::<Vec<_>>(),
     })
+}
+
+/// What a pool uses beyond its format; a feature without a name is not known to this program.
+fn features(features: Features) -> Vec<Value> {
+    let one = |feature: &mpool::Feature| {
+        json!({"name": feature.name, "kind": feature.kind.name(), "bit": feature.bit})
+    };
+    features.list().iter().map(one).collect()
 }
 
 fn volume(volume: &VolumeInfo) -> Value {
@@ -108,6 +117,7 @@ pub(crate) fn check(report: &CheckReport) -> Value {
     json!({
         "uuid": report.uuid.map(uuid_text),
         "name": report.name,
+        "features": features(report.features),
         "volumes": report.volumes,
         "mblocks": report.mblocks,
         "journals": report.journals,

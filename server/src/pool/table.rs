@@ -53,12 +53,22 @@ fn columns(titles: &[&str], right_from: usize, lines: Vec<Vec<String>>) -> Strin
     table.trim_fmt() + "\n"
 }
 
+/// A feature's name, or where its bit is.
+fn feature(value: &Value) -> String {
+    let unnamed = || format!("{} bit {}", text(&value["kind"]), value["bit"]);
+    value["name"].as_str().map_or_else(unnamed, str::to_owned)
+}
+
 /// Pool and volumes.
 pub(crate) fn info(value: &Value) -> String {
     let name = value["name"].as_str().unwrap_or("(none)");
     let mut out = format!("pool      {}\nname      {name}\n", text(&value["uuid"]));
     let (used, free) = (bytes(&value["used_bytes"]), bytes(&value["free_bytes"]));
     let (spare, capacity) = (bytes(&value["spare_bytes"]), bytes(&value["capacity_bytes"]));
+    let features: Vec<String> = rows(value, "features").map(feature).collect();
+    let features = if features.is_empty() { "no features".to_owned() } else { features.join(", ") };
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, "format    {} with {features}", value["format"]);
     let line = format!(
         "space     {used} used, {free} free ({spare} of it spare), {capacity} at most\n\
          objects   {} mblocks\nio        {}\n\n",
