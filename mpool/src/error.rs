@@ -87,8 +87,19 @@ pub enum Error {
     },
     /// An earlier flush failed. The kernel may have dropped the dirty data, so a later flush that
     /// succeeds proves nothing; the pool must be closed and recovered.
-    #[error("pool is read-only after a failed flush; restart to recover")]
+    #[error(
+        "pool is read-only after a failed flush or a fault of this program; restart to recover"
+    )]
     Poisoned,
+    /// The program found that it was wrong, before any harm was done: a bug. The pool accepts no
+    /// more writes, and what has been acknowledged is safe.
+    #[error(
+        "{what} turned out wrong by a fault of this program, which its log tells; the pool is read-only: restart, and report it"
+    )]
+    Fault {
+        /// What is not to be trusted any more.
+        what: String,
+    },
 }
 
 /// How far the damage reaches.
@@ -118,6 +129,7 @@ impl Error {
             | Self::Unusable { .. }
             | Self::Format { .. }
             | Self::Features { .. }
+            | Self::Fault { .. }
             | Self::Poisoned => Scope::Pool,
         }
     }

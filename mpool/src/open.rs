@@ -347,7 +347,9 @@ fn open_on(
     };
     let Superblock { uuid, logs, .. } = superblock;
     let anchor = Arc::new(Anchor::new(volume, superblock));
-    let tidy = Tidy::start(options.background)?;
+    let poisoned = Arc::clone(volume);
+    let on_fault = move || poisoned.poison_for("a chore panicked; its work may be half done");
+    let tidy = Tidy::start(options.background, on_fault)?;
     let journal = Arc::new(Journal::open(volume, &anchor, tidy.bell())?);
     let records = join_volumes(volume, &journal, uuid, options, find)?;
     let mut used = journal.read(Catalog::extents);

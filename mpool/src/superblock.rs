@@ -107,7 +107,10 @@ pub(crate) enum Copy {
     /// Intact, but of a later major version.
     Newer(u32),
     /// Intact, but one must know these features to read on.
-    Unknown { unknown: Features, program: Program },
+    Unknown {
+        unknown: Features,
+        program: Program,
+    },
     /// A superblock once, by its magic.
     Damaged,
     /// Something else.
@@ -222,7 +225,8 @@ pub(crate) fn decode(bytes: &[u8; LEN]) -> Copy {
 /// The error that names unknown features and who added them.
 fn refused(unknown: Features, program: Program) -> Error {
     let printable = |byte: &u8| byte.is_ascii_graphic();
-    let text: String = program.iter().take_while(|b| printable(b)).copied().map(char::from).collect();
+    let text: String =
+        program.iter().take_while(|b| printable(b)).copied().map(char::from).collect();
     Error::Features { unknown, added_by: if text.is_empty() { None } else { Some(text) } }
 }
 

@@ -6,12 +6,16 @@
 //! step: that is how tests put a power cut between any two of them.
 //!
 //! A chore ends with its [`Registered`], whose drop waits for the step that is being taken.
+//!
+//! A chore that panics may have left half a change behind, of a journal say. On the thread that is
+//! the end of housekeeping, and told to the pool, which then takes no more writes.
 
 use crate::error::{Error, Result};
 use parking_lot::{Condvar, Mutex};
 use std::{
     cell::Cell,
     collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{JoinHandle, ThreadId},
 };
@@ -31,6 +35,17 @@ pub(crate) enum Progress {
     Idle,
     /// There may be more to do.
     More,
+}
+
+/// This thread takes a step until this is dropped.
+struct Stepping {
+    before: bool,
+}
+
+impl Drop for Stepping {
+    fn drop(&mut self) {
+        STEPPING.set(self.before);
+    }
 }
 
 /// Something to be done in bounded steps.
@@ -78,15 +93,24 @@ pub(crate) struct Registered {
 }
 
 impl Tidy {
-    /// An empty list; with `background`, the thread `mp-tidy` over it.
-    pub(crate) fn start(background: bool) -> Result<Self> {
+    /// An empty list; with `background`, the thread `mp-tidy` over it, which calls `on_fault` if a
+    /// chore panics, and ends.
+    pub(crate) fn start(
+        background: bool,
+        on_fault: impl FnOnce() + Send + 'static,
+    ) -> Result<Self> {
         let bell = Bell { shared: Arc::default() };
         let mut thread = None;
         if background {
             let shared = Arc::clone(&bell.shared);
             let spawned = std::thread::Builder::new()
                 .name("mp-tidy".into())
-                .spawn(move || shared.run())
+                .spawn(move || {
+                    if catch_unwind(AssertUnwindSafe(|| shared.run())).is_err() {
+                        tracing::error!("a chore panicked: there is no housekeeping any more");
+                        on_fault();
+                    }
+                })
                 .map_err(|e| Error::Options(format!("no thread for housekeeping: {e}")))?;
             thread = Some(spawned);
         }
@@ -185,9 +209,9 @@ impl Shared {
                 next
             };
             let Some((_, turn)) = next else { return false };
-            let before = STEPPING.replace(true);
+            let stepping = Stepping { before: STEPPING.replace(true) };
             let progress = turn.lock().as_mut().map(|chore| chore.step());
-            STEPPING.set(before);
+            drop(stepping);
             if progress == Some(Progress::More) {
                 return true;
             }
@@ -253,7 +277,7 @@ mod tests {
 
     #[test]
     fn chores_take_turns_and_one_taken_off_takes_no_more() {
-        let tidy = Tidy::start(false).unwrap();
+        let tidy = Tidy::start(false, || ()).unwrap();
         let (told, hear) = mpsc::channel();
         let first = tidy.bell().add(count(1, 3, &told).0).unwrap();
         let (second, more) = count(2, 2, &told);
@@ -268,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_thread_wakes_for_the_bell_and_ends_with_its_owner() {
-        let tidy = Tidy::start(true).unwrap();
+        let tidy = Tidy::start(true, || ()).unwrap();
         let (told, hear) = mpsc::channel();
         let (chore, left) = count(1, 2, &told);
         let registered = tidy.bell().add(chore).unwrap();
@@ -282,9 +306,29 @@ mod tests {
         assert!(hear.recv().is_err(), "the chore is gone");
     }
 
+    struct Broken;
+
+    impl Chore for Broken {
+        fn step(&mut self) -> Progress {
+            panic!("on purpose: a chore is broken");
+        }
+    }
+
+    /// A chore that panicked took the thread with it, and nobody knew.
+    #[test]
+    fn a_chore_that_panics_is_told_of_and_can_be_taken_off() {
+        let (told, hear) = mpsc::channel();
+        let tidy = Tidy::start(true, move || told.send("fault").unwrap()).unwrap();
+        let broken = tidy.bell().add(Box::new(Broken)).unwrap();
+        assert_eq!(hear.recv(), Ok("fault"));
+        drop(broken);
+        tidy.bell().ring();
+        drop(tidy);
+    }
+
     #[test]
     fn the_list_is_bounded() {
-        let tidy = Tidy::start(false).unwrap();
+        let tidy = Tidy::start(false, || ()).unwrap();
         let (told, _hear) = mpsc::channel();
         let add = || tidy.bell().add(count(0, 0, &told).0);
         let all: Vec<_> = (0..CHORES_MAX).map(|_| add().unwrap()).collect();

@@ -176,9 +176,14 @@ impl Volumes {
 
     /// No write is accepted from here on. Nothing lifts it but a restart.
     pub(crate) fn poison(&self) {
+        self.poison_for("a write could not be made durable");
+    }
+
+    /// The same, for another reason.
+    pub(crate) fn poison_for(&self, reason: &'static str) {
         // Release pairs with the Acquire in `check_writable`.
         if !self.poisoned.swap(true, Ordering::Release) {
-            tracing::error!("pool is read-only: a write could not be made durable");
+            tracing::error!(reason, "pool is read-only");
         }
     }
 

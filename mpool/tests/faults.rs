@@ -7,7 +7,14 @@ use mpool::{
     ALLOC_UNIT, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, MblockWriter, Options, Pool,
     Priority, Scope, SimDevice,
 };
-use std::sync::Arc;
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 const DEVICE_BYTES: u64 = 4 << 20;
 /// Superblock copies, then the two logs of the pool's journal.
@@ -259,5 +266,54 @@ fn a_full_disk_refuses_objects_and_keeps_the_rest() {
     let id = mblock.id();
     drop(mblock);
     pool.commit(vec![], &[id]).unwrap();
+    pool.commit(vec![written(&pool, 2)], &[]).unwrap();
+}
+
+/// Its code has a bug that shows while it is armed.
+struct Buggy {
+    inner: SimDevice,
+    armed: AtomicBool,
+}
+
+impl Device for Buggy {
+    fn geometry(&self) -> mpool::Geometry {
+        self.inner.geometry()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.inner.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        assert!(!self.armed.load(Ordering::SeqCst), "on purpose: a bug on a queue thread");
+        self.inner.write_at(offset, buf)
+    }
+    fn write_durable_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.inner.write_durable_at(offset, buf)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.inner.flush()
+    }
+    fn grow(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.grow(len_bytes)
+    }
+    fn file(&self) -> Option<&File> {
+        None
+    }
+    fn kind(&self) -> &'static str {
+        "buggy"
+    }
+}
+
+/// A queue thread that panicked under a write went on with the next, and the writer waited for ever.
+#[test]
+fn a_panic_on_a_queue_thread_fails_the_write_it_happened_under() {
+    let inner = SimDevice::new(DEVICE_BYTES);
+    let device = Arc::new(Buggy { inner, armed: AtomicBool::new(false) });
+    let pool = Pool::create(Arc::clone(&device) as Arc<dyn Device>, &options()).unwrap();
+    let writer = written(&pool, 1);
+    device.armed.store(true, Ordering::SeqCst);
+    let failed = pool.commit(vec![writer], &[]).map(|_| ()).unwrap_err();
+    let Error::Io { op: "write", source, .. } = &failed else { panic!("{failed}") };
+    assert!(source.to_string().contains("a fault of this program"), "{source}");
+    device.armed.store(false, Ordering::SeqCst);
     pool.commit(vec![written(&pool, 2)], &[]).unwrap();
 }

@@ -279,11 +279,11 @@ impl MblockWriter {
 
     fn write(&self, write: BufWrite) {
         let (address, len) = (write.offset, write.len);
-        self.shared.wait_for_room(len);
-        let (shared, volumes) = (Arc::clone(&self.shared), Arc::clone(&self.sink.volumes));
+        let in_flight = InFlight::begin(&self.shared, address, len);
+        let volumes = Arc::clone(&self.sink.volumes);
         let done = Box::new(move |outcome: Result<IoBuf>| {
             let outcome = outcome.map(|buf| volumes.bufs().put(buf));
-            shared.ended(len, outcome.map_err(|error| Failure::new(address, len, &error)));
+            in_flight.ended(outcome.map_err(|error| Failure::new(address, len, &error)));
         });
         self.sink.queue.submit_write(write, self.sink.priority, done);
     }
@@ -308,16 +308,16 @@ impl MblockWriter {
                 rest[..len - done - now].copy_from_slice(&buf[now..len - done]);
                 rest
             });
-            self.shared.wait_for_room(now);
-            let (shared, volumes) = (Arc::clone(&self.shared), Arc::clone(&self.sink.volumes));
             let (place, volume) = (at + done as u64, grant.space().volume());
             let (zone, address) = (append.zone, volume.id().address(0));
+            let in_flight = InFlight::begin(&self.shared, address, now);
+            let volumes = Arc::clone(&self.sink.volumes);
             let ended = Box::new(move |outcome: Result<(u64, IoBuf)>| {
                 let outcome = match outcome {
                     Ok((offset, buf)) => {
                         volumes.bufs().put(buf);
                         let lease = append.ended(Some(offset)).expect("it has a place");
-                        shared.state.lock().pieces.push((place, lease));
+                        in_flight.shared.state.lock().pieces.push((place, lease));
                         Ok(())
                     }
                     Err(error) => {
@@ -325,7 +325,7 @@ impl MblockWriter {
                         Err(Failure::new(address, now, &error))
                     }
                 };
-                shared.ended(now, outcome);
+                in_flight.ended(outcome);
             });
             let priority = self.sink.priority;
             self.sink.queue.submit_append((volume, zone), (buf, now), priority, ended);
@@ -334,6 +334,36 @@ impl MblockWriter {
             done += now;
         }
         Ok(())
+    }
+}
+
+/// A write on its way. It ends when this is dropped, and has failed unless somebody said otherwise:
+/// whoever waits for it is told, also if its callback panics or never runs.
+struct InFlight {
+    shared: Arc<Shared>,
+    len: usize,
+    outcome: Result<(), Failure>,
+}
+
+impl InFlight {
+    /// Waits until so much more may be on its way.
+    fn begin(shared: &Arc<Shared>, address: u64, len: usize) -> Self {
+        shared.wait_for_room(len);
+        let text = "it ended in a fault of this program, which the log tells".to_owned();
+        let kind = io::ErrorKind::Other;
+        let untold = Failure { address, len: len as u64, kind, text };
+        Self { shared: Arc::clone(shared), len, outcome: Err(untold) }
+    }
+
+    fn ended(mut self, outcome: Result<(), Failure>) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let outcome = std::mem::replace(&mut self.outcome, Ok(()));
+        self.shared.ended(self.len, outcome);
     }
 }
 

@@ -78,7 +78,7 @@ impl VolumeSpace {
             free.take(extent).map_err(corrupt)?;
         }
         let zones = match zoned {
-            Some(_) => Some(Arc::new(ZoneSpace::recover(&volume, &in_zones)?)),
+            Some(_) => Some(Arc::new(ZoneSpace::recover(volumes, &volume, &in_zones)?)),
             None => None,
         };
         Ok(Arc::new(Self {

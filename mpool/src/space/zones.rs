@@ -228,7 +228,7 @@ impl Zones {
         if active < self.active_max
             && let Some(zone) = self.dead.pop_first().or_else(|| self.deserted())
         {
-            self.book(zone).state = State::Resetting;
+            self.begin_reset(zone);
             return Next::Reset(zone);
         }
         if let Some(zone) = self.current.iter().flatten().next().copied() {
@@ -323,8 +323,17 @@ impl Zones {
     /// A zone whose objects are all dead, to be reset now.
     pub(crate) fn next_dead(&mut self) -> Option<u32> {
         let zone = self.dead.pop_first()?;
-        self.book(zone).state = State::Resetting;
+        self.begin_reset(zone);
         Some(zone)
+    }
+
+    /// The last look before what is in a zone is gone for good.
+    fn begin_reset(&mut self, zone: u32) {
+        let book = self.book(zone);
+        assert!(book.state == State::Sealed, "zone {zone} takes no appends when it is reset");
+        assert!(book.live == 0, "{} bytes live in zone {zone}, which is to be reset", book.live);
+        assert!(book.pending == 0, "appends to zone {zone} have ended when it is reset");
+        book.state = State::Resetting;
     }
 
     /// A reset has ended; `found` is the zone as the drive reports it, `None` if it failed.
