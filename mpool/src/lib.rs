@@ -67,6 +67,7 @@ mod reaper;
 mod relocate;
 mod scrub;
 mod segment;
+mod shared_map;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod space;

@@ -407,7 +407,7 @@ fn join_volumes(
     options: &Options,
     find: FindDevice<'_>,
 ) -> Result<Vec<VolumeRecord>> {
-    let mut named = journal.read(|catalog| catalog.volumes.clone());
+    let mut named = Arc::unwrap_or_clone(journal.read(|catalog| Arc::clone(&catalog.volumes)));
     let root = match named.remove(&VolumeId::ROOT) {
         // A limit that was raised once is not taken back by a lower option.
         Some(root) => {

@@ -1,0 +1,422 @@
+//! PURE: an ordered map whose copies share what they have in common.
+//!
+//! A B+tree whose nodes are reference-counted. A copy of the map is one more reference to its root,
+//! whatever it holds; the first change after that copies the nodes between the root and the leaf it
+//! changes, and later changes of the same leaf copy nothing:
+//!
+//! ```text
+//! map    root'                  a change of leaf 3 after a copy was taken: three nodes of at most
+//!        |   \                  NODE_MAX entries are copied, the rest is shared
+//! copy   | root  inner'
+//!        | /  \   |   \
+//!       inner  inner   \
+//!       |   |   |   |   \
+//!       1   2   3   4    3'
+//! ```
+//!
+//! So whoever keeps others out while it takes a snapshot of a large map does so for nanoseconds.
+//! What is shared is dropped with the last map that has it.
+//!
+//! Keys usually come in rising order and go in any: a leaf that overflows at its end is not halved
+//! but followed by a new one, and a node that falls below a quarter joins a neighbour if both fit.
+
+use std::{borrow::Borrow, fmt, slice, sync::Arc};
+
+/// Entries of a node at most.
+const NODE_MAX: usize = 64;
+/// Nodes with fewer are joined with a neighbour, if the two have no more than [`JOINED_MAX`].
+const NODE_MIN: usize = NODE_MAX / 4;
+const JOINED_MAX: usize = NODE_MAX * 3 / 4;
+
+/// The map.
+pub(crate) struct SharedMap<K, V> {
+    root: Arc<Node<K, V>>,
+    len: usize,
+}
+
+enum Node<K, V> {
+    Leaf(Vec<(K, V)>),
+    /// Children, never none, each with the smallest key that belongs to it; that of the first is
+    /// not looked at, since whatever is smaller than the second's belongs to the first.
+    Inner(Vec<(K, Arc<Self>)>),
+}
+
+/// The right part of a node that was too long, and the smallest key that belongs to it.
+type Split<K, V> = Option<(K, Arc<Node<K, V>>)>;
+
+impl<K, V> Clone for SharedMap<K, V> {
+    fn clone(&self) -> Self {
+        Self { root: Arc::clone(&self.root), len: self.len }
+    }
+}
+
+impl<K, V> Default for SharedMap<K, V> {
+    fn default() -> Self {
+        Self { root: Arc::new(Node::Leaf(Vec::new())), len: 0 }
+    }
+}
+
+impl<K: Ord, V> SharedMap<K, V> {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let mut node = &*self.root;
+        loop {
+            match node {
+                Node::Inner(children) => node = &children[child_of(children, key)].1,
+                Node::Leaf(entries) => {
+                    let at = find(entries, key).ok()?;
+                    return Some(&entries[at].1);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.get(key).is_some()
+    }
+
+    /// In order of the keys.
+    pub(crate) fn iter(&self) -> Iter<'_, K, V> {
+        let mut iter = Iter { above: Vec::new(), leaf: [].iter() };
+        iter.enter(&self.root);
+        iter
+    }
+
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.iter().map(|(_, value)| value)
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
+    /// Returns what the key stood for before.
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let (before, split) = insert(&mut self.root, key, value);
+        if let Some((key, right)) = split {
+            let left = (key.clone(), Arc::clone(&self.root));
+            self.root = Arc::new(Node::Inner(vec![left, (key, right)]));
+        }
+        self.len += usize::from(before.is_none());
+        before
+    }
+
+    /// Returns what the key stood for.
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+        // Nothing is copied for a key that is not there.
+        self.get(key)?;
+        let removed = remove(&mut self.root, key);
+        while let Node::Inner(children) = &*self.root
+            && let [(_, only)] = &children[..]
+        {
+            self.root = Arc::clone(only);
+        }
+        self.len -= 1;
+        Some(removed)
+    }
+}
+
+/// Which child a key belongs to.
+fn child_of<K: Borrow<Q>, Q: Ord + ?Sized, C>(children: &[(K, C)], key: &Q) -> usize {
+    children[1..].partition_point(|(smallest, _)| smallest.borrow() <= key)
+}
+
+fn find<K: Borrow<Q>, Q: Ord + ?Sized, V>(entries: &[(K, V)], key: &Q) -> Result<usize, usize> {
+    // Most keys are newer than all that are there.
+    if entries.last().is_none_or(|(last, _)| last.borrow() < key) {
+        return Err(entries.len());
+    }
+    entries.binary_search_by(|(found, _)| found.borrow().cmp(key))
+}
+
+fn insert<K: Ord + Clone, V: Clone>(
+    node: &mut Arc<Node<K, V>>,
+    key: K,
+    value: V,
+) -> (Option<V>, Split<K, V>) {
+    match Arc::make_mut(node) {
+        Node::Leaf(entries) => match find(entries, &key) {
+            Ok(at) => (Some(std::mem::replace(&mut entries[at].1, value)), None),
+            Err(at) => {
+                entries.insert(at, (key, value));
+                let last = at + 1 == entries.len();
+                (None, split(entries, last).map(|(key, right)| (key, Arc::new(Node::Leaf(right)))))
+            }
+        },
+        Node::Inner(children) => {
+            let at = child_of(children, &key);
+            let (before, right) = insert(&mut children[at].1, key, value);
+            let Some(right) = right else { return (before, None) };
+            children.insert(at + 1, right);
+            let last = at + 2 == children.len();
+            let right = split(children, last);
+            (before, right.map(|(key, right)| (key, Arc::new(Node::Inner(right)))))
+        }
+    }
+}
+
+/// Takes the right part of a list off that is too long: the half, or what was put `last`.
+fn split<K: Clone, T>(list: &mut Vec<(K, T)>, last: bool) -> Option<(K, Vec<(K, T)>)> {
+    if list.len() <= NODE_MAX {
+        return None;
+    }
+    let right = list.split_off(if last { NODE_MAX } else { NODE_MAX / 2 });
+    Some((right[0].0.clone(), right))
+}
+
+/// The key is there.
+fn remove<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) -> V {
+    match Arc::make_mut(node) {
+        Node::Leaf(entries) => {
+            let at = find(entries, key).unwrap_or_else(|_| unreachable!("looked for before"));
+            entries.remove(at).1
+        }
+        Node::Inner(children) => {
+            let at = child_of(children, key);
+            let removed = remove(&mut children[at].1, key);
+            let len = children[at].1.len();
+            if len == 0 && children.len() > 1 {
+                children.remove(at);
+            } else if len < NODE_MIN {
+                let fits = |left: usize| {
+                    let pair = children.get(left..left + 2);
+                    pair.is_some_and(|p| p[0].1.len() + p[1].1.len() <= JOINED_MAX)
+                };
+                let left = [at.checked_sub(1), Some(at)].into_iter().flatten().find(|l| fits(*l));
+                if let Some(left) = left {
+                    join(children, left);
+                }
+            }
+            removed
+        }
+    }
+}
+
+/// Appends child `left + 1` to child `left`.
+fn join<K: Clone, V: Clone>(children: &mut Vec<(K, Arc<Node<K, V>>)>, left: usize) {
+    let (smallest, right) = children.remove(left + 1);
+    match (Arc::make_mut(&mut children[left].1), Arc::unwrap_or_clone(right)) {
+        (Node::Leaf(into), Node::Leaf(more)) => into.extend(more),
+        (Node::Inner(into), Node::Inner(mut more)) => {
+            // It is the first no more, so what belongs to it must be told.
+            more[0].0 = smallest;
+            into.extend(more);
+        }
+        _ => unreachable!("all leaves are equally deep"),
+    }
+}
+
+impl<K, V> Node<K, V> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Leaf(entries) => entries.len(),
+            Self::Inner(children) => children.len(),
+        }
+    }
+}
+
+impl<K: Clone, V: Clone> Clone for Node<K, V> {
+    fn clone(&self) -> Self {
+        #[cfg(test)]
+        tests::COPIED.set(tests::COPIED.get() + self.len());
+        match self {
+            Self::Leaf(entries) => Self::Leaf(entries.clone()),
+            Self::Inner(children) => Self::Inner(children.clone()),
+        }
+    }
+}
+
+/// Walks a map in order of its keys.
+pub(crate) struct Iter<'a, K, V> {
+    /// What is left of the nodes on the way to the leaf.
+    above: Vec<slice::Iter<'a, (K, Arc<Node<K, V>>)>>,
+    leaf: slice::Iter<'a, (K, V)>,
+}
+
+impl<K, V> Clone for Iter<'_, K, V> {
+    fn clone(&self) -> Self {
+        Self { above: self.above.clone(), leaf: self.leaf.clone() }
+    }
+}
+
+impl<'a, K, V> Iter<'a, K, V> {
+    fn enter(&mut self, node: &'a Node<K, V>) {
+        match node {
+            Node::Leaf(entries) => self.leaf = entries.iter(),
+            Node::Inner(children) => self.above.push(children.iter()),
+        }
+    }
+}
+
+impl<'a, K, V> Iterator for Iter<'a, K, V> {
+    type Item = (&'a K, &'a V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((key, value)) = self.leaf.next() {
+                return Some((key, value));
+            }
+            match self.above.last_mut()?.next() {
+                Some((_, child)) => self.enter(child),
+                None => drop(self.above.pop()),
+            }
+        }
+    }
+}
+
+impl<'a, K: Ord, V> IntoIterator for &'a SharedMap<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Iter<'a, K, V>;
+
+    fn into_iter(self) -> Iter<'a, K, V> {
+        self.iter()
+    }
+}
+
+impl<K: Ord, V: PartialEq> PartialEq for SharedMap<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<K: Ord, V: Eq> Eq for SharedMap<K, V> {}
+
+impl<K: Ord + fmt::Debug, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::sim::Seeded;
+    use std::{cell::Cell, collections::BTreeMap};
+
+    thread_local! {
+        /// Entries of nodes that this thread has copied.
+        pub(crate) static COPIED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// What `work` copies.
+    pub(crate) fn copied(work: impl FnOnce()) -> usize {
+        let before = COPIED.get();
+        work();
+        COPIED.get() - before
+    }
+
+    /// Depth of a subtree whose every key is in `range`; panics if it has not the right shape.
+    fn depth(node: &Node<u64, u64>, range: (Option<u64>, Option<u64>)) -> u32 {
+        let (low, high) = range;
+        assert!(node.len() <= NODE_MAX);
+        match node {
+            Node::Leaf(entries) => {
+                assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
+                let within = |key: u64| low.is_none_or(|l| l <= key) && high.is_none_or(|h| key < h);
+                assert!(entries.iter().all(|(key, _)| within(*key)), "{range:?}");
+                1
+            }
+            Node::Inner(children) => {
+                assert!(!children.is_empty());
+                let mut depths = Vec::new();
+                for (at, (smallest, child)) in children.iter().enumerate() {
+                    let low = if at == 0 { low } else { Some(*smallest) };
+                    let high = children.get(at + 1).map_or(high, |next| Some(next.0));
+                    assert!(child.len() > 0, "an empty node is left");
+                    depths.push(depth(child, (low, high)));
+                }
+                assert!(depths.iter().all(|d| *d == depths[0]), "leaves of different depths");
+                depths[0] + 1
+            }
+        }
+    }
+
+    fn same(map: &SharedMap<u64, u64>, model: &BTreeMap<u64, u64>) {
+        assert_eq!(map.len(), model.len());
+        assert!(map.iter().eq(model.iter()));
+        depth(&map.root, (None, None));
+    }
+
+    #[test]
+    fn random_work_is_that_of_the_model_and_copies_never_change() {
+        for seed in 0..12 {
+            let mut random = Seeded::new(seed);
+            let (mut map, mut model) = (SharedMap::default(), BTreeMap::new());
+            let mut copies: Vec<(SharedMap<u64, u64>, BTreeMap<u64, u64>)> = Vec::new();
+            let keys = [100, 1000, 20_000][usize::try_from(seed % 3).unwrap()];
+            for step in 0..12_000_u64 {
+                // Phases that grow and phases that shrink it, to nothing at times.
+                let growing = (step / 3000).is_multiple_of(2);
+                let mut key = random.below(keys);
+                if random.below(10) < if growing { 8 } else { 2 } {
+                    // Half of the keys rise.
+                    if random.coin() {
+                        key = keys + step;
+                    }
+                    assert_eq!(map.insert(key, step), model.insert(key, step), "seed {seed}");
+                } else {
+                    if random.coin()
+                        && let Some((first, _)) = model.range(key..).next()
+                    {
+                        key = *first;
+                    }
+                    assert_eq!(map.get(&key), model.get(&key), "seed {seed} step {step}");
+                    assert_eq!(map.remove(&key), model.remove(&key), "seed {seed} step {step}");
+                }
+                if random.below(1500) == 0 {
+                    copies.push((map.clone(), model.clone()));
+                    same(&map, &model);
+                }
+            }
+            for (copy, model) in &copies {
+                same(copy, model);
+            }
+            for key in model.clone().into_keys() {
+                assert_eq!(map.remove(&key), model.remove(&key), "seed {seed}");
+            }
+            same(&map, &model);
+            assert!(matches!(&*map.root, Node::Leaf(entries) if entries.is_empty()));
+        }
+    }
+
+    /// Keys below `len`, each with itself.
+    fn filled(len: u64) -> SharedMap<u64, u64> {
+        let mut map = SharedMap::default();
+        for key in 0..len {
+            assert_eq!(map.insert(key, key), None);
+        }
+        map
+    }
+
+    #[test]
+    fn a_copy_copies_nothing_and_a_change_after_it_one_path() {
+        let mut map = filled(100_000);
+        assert_eq!(depth(&map.root, (None, None)), 3, "64 times 64 times 64");
+        let mut kept = Vec::new();
+        assert_eq!(copied(|| kept.push(map.clone())), 0);
+        assert_eq!(copied(|| assert_eq!(map.remove(&200_000), None)), 0);
+        let path = copied(|| assert_eq!(map.insert(50_000, 1), Some(50_000)));
+        assert!((3..=3 * NODE_MAX).contains(&path), "{path} entries");
+        let again = copied(|| assert_eq!(map.insert(50_001, 1), Some(50_001)));
+        assert_eq!(again, 0, "the path is its own by now");
+        let path = copied(|| assert_eq!(map.remove(&7), Some(7)));
+        assert!(path <= 2 * NODE_MAX, "{path} entries: the root is its own");
+        assert_eq!((kept[0].get(&7), kept[0].get(&50_000)), (Some(&7), Some(&50_000)));
+    }
+
+    #[test]
+    fn rising_keys_fill_the_leaves() {
+        let map = filled(6400);
+        let Node::Inner(children) = &*map.root else { panic!("it has leaves") };
+        assert_eq!(children.len(), 2, "an inner node of 64, and what comes then");
+        let leaves: usize = children.iter().map(|(_, child)| child.len()).sum();
+        assert_eq!(leaves, 100, "64 entries each");
+    }
+}
