@@ -54,10 +54,9 @@ impl Anchor {
         Ok(())
     }
 
-    fn change(&self, next: Superblock) -> Result<()> {
+    fn change(&self, mut next: Superblock) -> Result<()> {
         let before = self.superblock();
-        let generation = before.generation.checked_add(1).expect("2^64 changes do not happen");
-        let next = Superblock { generation, ..next };
+        next.generation = before.generation.checked_add(1).expect("2^64 changes do not happen");
         next.write_copy(&self.volumes, 0)?;
         next.write_copy(&self.volumes, 1)?;
         let replaced = self.current.swap(Arc::new(next));

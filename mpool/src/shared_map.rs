@@ -38,11 +38,11 @@ enum Node<K, V> {
     Leaf(Vec<(K, V)>),
     /// Children, never none, each with the smallest key that belongs to it; that of the first is
     /// not looked at, since whatever is smaller than the second's belongs to the first.
-    Inner(Vec<(K, Arc<Self>)>),
+    Inner(Vec<Child<K, V>>),
 }
 
-/// The right part of a node that was too long, and the smallest key that belongs to it.
-type Split<K, V> = Option<(K, Arc<Node<K, V>>)>;
+/// A node, and the smallest key that belongs to it.
+type Child<K, V> = (K, Arc<Node<K, V>>);
 
 impl<K, V> Clone for SharedMap<K, V> {
     fn clone(&self) -> Self {
@@ -136,11 +136,12 @@ fn find<K: Borrow<Q>, Q: Ord + ?Sized, V>(entries: &[(K, V)], key: &Q) -> Result
     entries.binary_search_by(|(found, _)| found.borrow().cmp(key))
 }
 
+/// Returns also the right part of a node that was too long.
 fn insert<K: Ord + Clone, V: Clone>(
     node: &mut Arc<Node<K, V>>,
     key: K,
     value: V,
-) -> (Option<V>, Split<K, V>) {
+) -> (Option<V>, Option<Child<K, V>>) {
     match Arc::make_mut(node) {
         Node::Leaf(entries) => match find(entries, &key) {
             Ok(at) => (Some(std::mem::replace(&mut entries[at].1, value)), None),
@@ -200,7 +201,7 @@ fn remove<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) -> V {
 }
 
 /// Appends child `left + 1` to child `left`.
-fn join<K: Clone, V: Clone>(children: &mut Vec<(K, Arc<Node<K, V>>)>, left: usize) {
+fn join<K: Clone, V: Clone>(children: &mut Vec<Child<K, V>>, left: usize) {
     let (smallest, right) = children.remove(left + 1);
     match (Arc::make_mut(&mut children[left].1), Arc::unwrap_or_clone(right)) {
         (Node::Leaf(into), Node::Leaf(more)) => into.extend(more),
@@ -236,7 +237,7 @@ impl<K: Clone, V: Clone> Clone for Node<K, V> {
 /// Walks a map in order of its keys.
 pub(crate) struct Iter<'a, K, V> {
     /// What is left of the nodes on the way to the leaf.
-    above: Vec<slice::Iter<'a, (K, Arc<Node<K, V>>)>>,
+    above: Vec<slice::Iter<'a, Child<K, V>>>,
     leaf: slice::Iter<'a, (K, V)>,
 }
 
@@ -319,7 +320,8 @@ pub(crate) mod tests {
         match node {
             Node::Leaf(entries) => {
                 assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
-                let within = |key: u64| low.is_none_or(|l| l <= key) && high.is_none_or(|h| key < h);
+                let within =
+                    |key: u64| low.is_none_or(|l| l <= key) && high.is_none_or(|h| key < h);
                 assert!(entries.iter().all(|(key, _)| within(*key)), "{range:?}");
                 1
             }

@@ -146,22 +146,36 @@ fn unpacked(
             Err(error) => return Some(Err(error)),
         };
         let mut at = 0;
-        while let Some((bytes, skip)) = op(&mut rest)? {
-            if let Err(error) = file.write_all_at(&bytes, at) {
-                return Some(Err(error));
+        loop {
+            match op(&mut rest)? {
+                Op::End => break,
+                Op::Zeros(count) => at += count,
+                Op::Bytes(bytes) => {
+                    if let Err(error) = file.write_all_at(&bytes, at) {
+                        return Some(Err(error));
+                    }
+                    at += bytes.len() as u64;
+                }
             }
-            at += bytes.len() as u64 + skip;
         }
     }
     Some(Ok(()))
 }
 
-/// The next op of a file: bytes to write, then zeros to leave out. `Some(None)`: the file's end.
-fn op(rest: &mut &[u8]) -> Option<Option<(Vec<u8>, u64)>> {
+/// What comes next in a file.
+enum Op {
+    End,
+    Bytes(Vec<u8>),
+    /// Left out.
+    Zeros(u64),
+}
+
+/// The next op; `None` if there is none.
+fn op(rest: &mut &[u8]) -> Option<Op> {
     let (kind, after) = rest.split_first()?;
     if *kind == END {
         *rest = after;
-        return Some(None);
+        return Some(Op::End);
     }
     let (count, after) = after.split_first_chunk()?;
     let count = u32::from_le_bytes(*count);
@@ -170,13 +184,12 @@ fn op(rest: &mut &[u8]) -> Option<Option<(Vec<u8>, u64)>> {
         BYTES => {
             let (bytes, after) = after.split_at_checked(len)?;
             *rest = after;
-            Some(Some((bytes.to_vec(), 0)))
+            Some(Op::Bytes(bytes.to_vec()))
         }
         RUN => {
             let (byte, after) = after.split_first()?;
             *rest = after;
-            let zeros = *byte == 0;
-            Some(Some(if zeros { (Vec::new(), count.into()) } else { (vec![*byte; len], 0) }))
+            Some(if *byte == 0 { Op::Zeros(count.into()) } else { Op::Bytes(vec![*byte; len]) })
         }
         _ => None,
     }
