@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! copy 0 with the bit | copy 1 with the bit | the record that needs it
-//! ^ a crash before: the pool as it was      ^ from here on: a pool with a bit that nothing needs yet
+//! ^ before: the pool as it was              ^ from here on: a bit that nothing needs yet
 //! ```
 //!
 //! Whoever changes it holds the journal's append lock, which also orders it before the record.

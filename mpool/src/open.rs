@@ -3,8 +3,8 @@
 //! Opening is a list of steps, each of which may be repeated after a crash in any of them:
 //!
 //! 1. flush: what is read from here on is on the medium, not in some cache;
-//! 2. superblock: elect a copy, refuse features that are not known, write the other copy again if it
-//!    is damaged or old;
+//! 2. superblock: elect a copy, refuse features that are not known, write the other copy again if
+//!    it is damaged or old;
 //! 3. the pool's journal: elect a log, replay it into the catalog, have the superblock name the
 //!    features that it needs;
 //! 4. the other volumes, as the catalog names them: each must carry the label that it was given;

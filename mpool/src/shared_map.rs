@@ -349,22 +349,22 @@ pub(crate) mod tests {
     #[test]
     fn random_work_is_that_of_the_model_and_copies_never_change() {
         for seed in 0..12 {
-            let mut random = Seeded::new(seed);
+            let mut coin = Seeded::new(seed);
             let (mut map, mut model) = (SharedMap::default(), BTreeMap::new());
             let mut copies: Vec<(SharedMap<u64, u64>, BTreeMap<u64, u64>)> = Vec::new();
             let keys = [100, 1000, 20_000][usize::try_from(seed % 3).unwrap()];
             for step in 0..12_000_u64 {
                 // Phases that grow and phases that shrink it, to nothing at times.
                 let growing = (step / 3000).is_multiple_of(2);
-                let mut key = random.below(keys);
-                if random.below(10) < if growing { 8 } else { 2 } {
+                let mut key = coin.below(keys);
+                if coin.below(10) < if growing { 8 } else { 2 } {
                     // Half of the keys rise.
-                    if random.coin() {
+                    if coin.coin() {
                         key = keys + step;
                     }
                     assert_eq!(map.insert(key, step), model.insert(key, step), "seed {seed}");
                 } else {
-                    if random.coin()
+                    if coin.coin()
                         && let Some((first, _)) = model.range(key..).next()
                     {
                         key = *first;
@@ -372,7 +372,7 @@ pub(crate) mod tests {
                     assert_eq!(map.get(&key), model.get(&key), "seed {seed} step {step}");
                     assert_eq!(map.remove(&key), model.remove(&key), "seed {seed} step {step}");
                 }
-                if random.below(1500) == 0 {
+                if coin.below(1500) == 0 {
                     copies.push((map.clone(), model.clone()));
                     same(&map, &model);
                 }

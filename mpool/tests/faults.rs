@@ -303,7 +303,7 @@ impl Device for Buggy {
     }
 }
 
-/// A queue thread that panicked under a write went on with the next, and the writer waited for ever.
+/// A queue thread that panicked under a write went on with the next; the writer waited for ever.
 #[test]
 fn a_panic_on_a_queue_thread_fails_the_write_it_happened_under() {
     let inner = SimDevice::new(DEVICE_BYTES);

@@ -1,7 +1,7 @@
 //! A pool as JSON: the same from a running server and from a data directory.
 
 use mpool::{
-    CheckReport, Evacuation, Features, Finding, MapStats, Pool, ScrubProgress, VolumeId,
+    CheckReport, Evacuation, Feature, Features, Finding, MapStats, Pool, ScrubProgress, VolumeId,
     VolumeInfo, uuid_text,
 };
 use serde_json::{Value, json};
@@ -27,7 +27,10 @@ pub(crate) fn info(pool: &Pool) -> Value {
 
 /// What a pool uses beyond its format; a feature without a name is not known to this program.
 fn features(features: Features) -> Vec<Value> {
-    let one = |feature: &mpool::Feature| json!({"name": feature.name, "kind": feature.kind.name(), "bit": feature.bit});
+    let one = |feature: &Feature| {
+        let (name, kind) = (feature.name, feature.kind.name());
+        json!({ "name": name, "kind": kind, "bit": feature.bit })
+    };
     features.list().iter().map(one).collect()
 }
 
