@@ -22,21 +22,19 @@
 
 use std::{borrow::Borrow, fmt, slice, sync::Arc};
 
-/// Entries of a node at most.
+/// Entries of a node at most, unless a test wants deeper trees.
 const NODE_MAX: usize = 64;
-/// Nodes with fewer are joined with a neighbour, if the two have no more than [`JOINED_MAX`].
-const NODE_MIN: usize = NODE_MAX / 4;
-const JOINED_MAX: usize = NODE_MAX * 3 / 4;
 
-/// The map.
-pub(crate) struct SharedMap<K, V> {
+/// The map. Nodes have at most `MAX` entries; those with less than a quarter of that are joined with
+/// a neighbour, if the two have no more than three quarters.
+pub(crate) struct SharedMap<K, V, const MAX: usize = NODE_MAX> {
     root: Arc<Node<K, V>>,
     len: usize,
 }
 
 enum Node<K, V> {
     Leaf(Vec<(K, V)>),
-    /// Children, never none, each with the smallest key that belongs to it; that of the first is
+    /// Children, none only within a removal, each with the smallest key that belongs to it; that of the first is
     /// not looked at, since whatever is smaller than the second's belongs to the first.
     Inner(Vec<Child<K, V>>),
 }
@@ -44,19 +42,19 @@ enum Node<K, V> {
 /// A node, and the smallest key that belongs to it.
 type Child<K, V> = (K, Arc<Node<K, V>>);
 
-impl<K, V> Clone for SharedMap<K, V> {
+impl<K, V, const MAX: usize> Clone for SharedMap<K, V, MAX> {
     fn clone(&self) -> Self {
         Self { root: Arc::clone(&self.root), len: self.len }
     }
 }
 
-impl<K, V> Default for SharedMap<K, V> {
+impl<K, V, const MAX: usize> Default for SharedMap<K, V, MAX> {
     fn default() -> Self {
         Self { root: Arc::new(Node::Leaf(Vec::new())), len: 0 }
     }
 }
 
-impl<K: Ord, V> SharedMap<K, V> {
+impl<K: Ord, V, const MAX: usize> SharedMap<K, V, MAX> {
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -96,10 +94,10 @@ impl<K: Ord, V> SharedMap<K, V> {
     }
 }
 
-impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
+impl<K: Ord + Clone, V: Clone, const MAX: usize> SharedMap<K, V, MAX> {
     /// Returns what the key stood for before.
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
-        let (before, split) = insert(&mut self.root, key, value);
+        let (before, split) = insert::<_, _, MAX>(&mut self.root, key, value);
         if let Some((key, right)) = split {
             let left = (key.clone(), Arc::clone(&self.root));
             self.root = Arc::new(Node::Inner(vec![left, (key, right)]));
@@ -112,11 +110,14 @@ impl<K: Ord + Clone, V: Clone> SharedMap<K, V> {
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         // Nothing is copied for a key that is not there.
         self.get(key)?;
-        let removed = remove(&mut self.root, key);
+        let removed = remove::<_, _, MAX>(&mut self.root, key);
         while let Node::Inner(children) = &*self.root
             && let [(_, only)] = &children[..]
         {
             self.root = Arc::clone(only);
+        }
+        if self.root.len() == 0 {
+            self.root = Self::default().root;
         }
         self.len -= 1;
         Some(removed)
@@ -137,7 +138,7 @@ fn find<K: Borrow<Q>, Q: Ord + ?Sized, V>(entries: &[(K, V)], key: &Q) -> Result
 }
 
 /// Returns also the right part of a node that was too long.
-fn insert<K: Ord + Clone, V: Clone>(
+fn insert<K: Ord + Clone, V: Clone, const MAX: usize>(
     node: &mut Arc<Node<K, V>>,
     key: K,
     value: V,
@@ -148,32 +149,39 @@ fn insert<K: Ord + Clone, V: Clone>(
             Err(at) => {
                 entries.insert(at, (key, value));
                 let last = at + 1 == entries.len();
-                (None, split(entries, last).map(|(key, right)| (key, Arc::new(Node::Leaf(right)))))
+                (
+                    None,
+                    split::<_, _, MAX>(entries, last)
+                        .map(|(key, right)| (key, Arc::new(Node::Leaf(right)))),
+                )
             }
         },
         Node::Inner(children) => {
             let at = child_of(children, &key);
-            let (before, right) = insert(&mut children[at].1, key, value);
+            let (before, right) = insert::<_, _, MAX>(&mut children[at].1, key, value);
             let Some(right) = right else { return (before, None) };
             children.insert(at + 1, right);
             let last = at + 2 == children.len();
-            let right = split(children, last);
+            let right = split::<_, _, MAX>(children, last);
             (before, right.map(|(key, right)| (key, Arc::new(Node::Inner(right)))))
         }
     }
 }
 
 /// Takes the right part of a list off that is too long: the half, or what was put `last`.
-fn split<K: Clone, T>(list: &mut Vec<(K, T)>, last: bool) -> Option<(K, Vec<(K, T)>)> {
-    if list.len() <= NODE_MAX {
+fn split<K: Clone, T, const MAX: usize>(
+    list: &mut Vec<(K, T)>,
+    last: bool,
+) -> Option<(K, Vec<(K, T)>)> {
+    if list.len() <= MAX {
         return None;
     }
-    let right = list.split_off(if last { NODE_MAX } else { NODE_MAX / 2 });
+    let right = list.split_off(if last { MAX } else { MAX / 2 });
     Some((right[0].0.clone(), right))
 }
 
 /// The key is there.
-fn remove<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) -> V {
+fn remove<K: Ord + Clone, V: Clone, const MAX: usize>(node: &mut Arc<Node<K, V>>, key: &K) -> V {
     match Arc::make_mut(node) {
         Node::Leaf(entries) => {
             let at = find(entries, key).unwrap_or_else(|_| unreachable!("looked for before"));
@@ -181,14 +189,15 @@ fn remove<K: Ord + Clone, V: Clone>(node: &mut Arc<Node<K, V>>, key: &K) -> V {
         }
         Node::Inner(children) => {
             let at = child_of(children, key);
-            let removed = remove(&mut children[at].1, key);
+            let removed = remove::<_, _, MAX>(&mut children[at].1, key);
             let len = children[at].1.len();
-            if len == 0 && children.len() > 1 {
+            if len == 0 {
+                // If it was the only one, whoever has this node takes it off in turn.
                 children.remove(at);
-            } else if len < NODE_MIN {
+            } else if len < MAX / 4 {
                 let fits = |left: usize| {
                     let pair = children.get(left..left + 2);
-                    pair.is_some_and(|p| p[0].1.len() + p[1].1.len() <= JOINED_MAX)
+                    pair.is_some_and(|p| p[0].1.len() + p[1].1.len() <= MAX * 3 / 4)
                 };
                 let left = [at.checked_sub(1), Some(at)].into_iter().flatten().find(|l| fits(*l));
                 if let Some(left) = left {
@@ -272,7 +281,7 @@ impl<'a, K, V> Iterator for Iter<'a, K, V> {
     }
 }
 
-impl<'a, K: Ord, V> IntoIterator for &'a SharedMap<K, V> {
+impl<'a, K: Ord, V, const MAX: usize> IntoIterator for &'a SharedMap<K, V, MAX> {
     type Item = (&'a K, &'a V);
     type IntoIter = Iter<'a, K, V>;
 
@@ -281,15 +290,15 @@ impl<'a, K: Ord, V> IntoIterator for &'a SharedMap<K, V> {
     }
 }
 
-impl<K: Ord, V: PartialEq> PartialEq for SharedMap<K, V> {
+impl<K: Ord, V: PartialEq, const MAX: usize> PartialEq for SharedMap<K, V, MAX> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
 
-impl<K: Ord, V: Eq> Eq for SharedMap<K, V> {}
+impl<K: Ord, V: Eq, const MAX: usize> Eq for SharedMap<K, V, MAX> {}
 
-impl<K: Ord + fmt::Debug, V: fmt::Debug> fmt::Debug for SharedMap<K, V> {
+impl<K: Ord + fmt::Debug, V: fmt::Debug, const MAX: usize> fmt::Debug for SharedMap<K, V, MAX> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
@@ -314,9 +323,9 @@ pub(crate) mod tests {
     }
 
     /// Depth of a subtree whose every key is in `range`; panics if it has not the right shape.
-    fn depth(node: &Node<u64, u64>, range: (Option<u64>, Option<u64>)) -> u32 {
+    fn depth(node: &Node<u64, u64>, max: usize, range: (Option<u64>, Option<u64>)) -> u32 {
         let (low, high) = range;
-        assert!(node.len() <= NODE_MAX);
+        assert!(node.len() <= max);
         match node {
             Node::Leaf(entries) => {
                 assert!(entries.is_sorted_by(|a, b| a.0 < b.0));
@@ -332,7 +341,7 @@ pub(crate) mod tests {
                     let low = if at == 0 { low } else { Some(*smallest) };
                     let high = children.get(at + 1).map_or(high, |next| Some(next.0));
                     assert!(child.len() > 0, "an empty node is left");
-                    depths.push(depth(child, (low, high)));
+                    depths.push(depth(child, max, (low, high)));
                 }
                 assert!(depths.iter().all(|d| *d == depths[0]), "leaves of different depths");
                 depths[0] + 1
@@ -340,51 +349,60 @@ pub(crate) mod tests {
         }
     }
 
-    fn same(map: &SharedMap<u64, u64>, model: &BTreeMap<u64, u64>) {
+    fn same<const MAX: usize>(map: &SharedMap<u64, u64, MAX>, model: &BTreeMap<u64, u64>) {
         assert_eq!(map.len(), model.len());
         assert!(map.iter().eq(model.iter()));
-        depth(&map.root, (None, None));
+        depth(&map.root, MAX, (None, None));
+    }
+
+    /// Random work against the model, in phases that grow and phases that shrink, with runs of keys
+    /// that go together; copies taken on the way must stay what they were.
+    fn random_work<const MAX: usize>(seed: u64) {
+        let mut coin = Seeded::new(seed);
+        let mut map: SharedMap<u64, u64, MAX> = SharedMap::default();
+        let (mut model, mut copies) = (BTreeMap::new(), Vec::new());
+        let keys = [100, 1000, 20_000][usize::try_from(seed % 3).unwrap()];
+        for step in 0..24_000_u64 {
+            let growing = (step / 6000).is_multiple_of(2);
+            let mut key = coin.below(keys);
+            if coin.below(10) < if growing { 8 } else { 2 } {
+                // Half of the keys rise.
+                if coin.coin() {
+                    key = keys + step;
+                }
+                assert_eq!(map.insert(key, step), model.insert(key, step), "seed {seed}");
+            } else {
+                let run = if coin.below(50) == 0 { coin.below(80) } else { 1 };
+                let next = model.range(key..).map(|(key, _)| *key);
+                let doomed: Vec<u64> = next.take(usize::try_from(run).unwrap()).collect();
+                for key in std::iter::once(key).chain(doomed) {
+                    assert_eq!(map.get(&key), model.get(&key), "seed {seed} step {step}");
+                    assert_eq!(map.remove(&key), model.remove(&key), "seed {seed} step {step}");
+                }
+            }
+            if coin.below(1500) == 0 {
+                copies.push((map.clone(), model.clone()));
+                same(&map, &model);
+            }
+        }
+        for (copy, model) in &copies {
+            same(copy, model);
+        }
+        for key in model.clone().into_keys() {
+            assert_eq!(map.remove(&key), model.remove(&key), "seed {seed}");
+        }
+        same(&map, &model);
+        assert!(matches!(&*map.root, Node::Leaf(entries) if entries.is_empty()));
     }
 
     #[test]
     fn random_work_is_that_of_the_model_and_copies_never_change() {
         for seed in 0..12 {
-            let mut coin = Seeded::new(seed);
-            let (mut map, mut model) = (SharedMap::default(), BTreeMap::new());
-            let mut copies: Vec<(SharedMap<u64, u64>, BTreeMap<u64, u64>)> = Vec::new();
-            let keys = [100, 1000, 20_000][usize::try_from(seed % 3).unwrap()];
-            for step in 0..12_000_u64 {
-                // Phases that grow and phases that shrink it, to nothing at times.
-                let growing = (step / 3000).is_multiple_of(2);
-                let mut key = coin.below(keys);
-                if coin.below(10) < if growing { 8 } else { 2 } {
-                    // Half of the keys rise.
-                    if coin.coin() {
-                        key = keys + step;
-                    }
-                    assert_eq!(map.insert(key, step), model.insert(key, step), "seed {seed}");
-                } else {
-                    if coin.coin()
-                        && let Some((first, _)) = model.range(key..).next()
-                    {
-                        key = *first;
-                    }
-                    assert_eq!(map.get(&key), model.get(&key), "seed {seed} step {step}");
-                    assert_eq!(map.remove(&key), model.remove(&key), "seed {seed} step {step}");
-                }
-                if coin.below(1500) == 0 {
-                    copies.push((map.clone(), model.clone()));
-                    same(&map, &model);
-                }
-            }
-            for (copy, model) in &copies {
-                same(copy, model);
-            }
-            for key in model.clone().into_keys() {
-                assert_eq!(map.remove(&key), model.remove(&key), "seed {seed}");
-            }
-            same(&map, &model);
-            assert!(matches!(&*map.root, Node::Leaf(entries) if entries.is_empty()));
+            random_work::<NODE_MAX>(seed);
+            // Deep trees.
+            random_work::<4>(seed);
+            random_work::<9>(seed);
+            random_work::<16>(seed);
         }
     }
 
@@ -400,7 +418,7 @@ pub(crate) mod tests {
     #[test]
     fn a_copy_copies_nothing_and_a_change_after_it_one_path() {
         let mut map = filled(100_000);
-        assert_eq!(depth(&map.root, (None, None)), 3, "64 times 64 times 64");
+        assert_eq!(depth(&map.root, NODE_MAX, (None, None)), 3, "64 times 64 times 64");
         let mut kept = Vec::new();
         assert_eq!(copied(|| kept.push(map.clone())), 0);
         assert_eq!(copied(|| assert_eq!(map.remove(&200_000), None)), 0);
