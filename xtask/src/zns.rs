@@ -2,7 +2,8 @@
 //!
 //! `scripts/zns-vm` installs and boots the machine; this builds the test binaries, runs each on
 //! each drive that it is for, shows what they print, and ends with a table. [`SUITES`] names them:
-//! a new suite is a new line there.
+//! a new suite is a new line there. Everything is built for release: the machine is emulated, and
+//! what the compiler leaves undone costs many times as much there.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -131,7 +132,8 @@ pub(crate) fn run(root: &Path, names: &[&str], out: &mut impl Write) -> io::Resu
 fn build(root: &Path, what: &[&str], package: &str) -> io::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(what).args(["--package", package, "--message-format=json"]);
+    command.current_dir(root).args(what).args(["--release", "--package", package]);
+    command.arg("--message-format=json");
     let built = command.stderr(Stdio::inherit()).output()?;
     if !built.status.success() {
         return Err(io::Error::other(format!("cargo {} failed; see above", what.join(" "))));
