@@ -159,7 +159,7 @@ impl PoolMetrics {
         see("mpool_space_free_bytes",        "bytes of the volumes that belong to none", G, space_free_bytes.get());
         see("mpool_space_refused_total",     "allocations refused because the pool was full", C, space_refused.get());
         see("mpool_space_fallbacks_total",   "allocations placed elsewhere: the preferred volume was full", C, space_fallbacks.get());
-        see("mpool_zones_reset_total",       "dead zones reset by housekeeping", C, zones_reset.get());
+        see("mpool_zones_reset_total",       "zones reset after everything in them had died", C, zones_reset.get());
         see("mpool_mblocks_moved_total",     "mblocks moved to another place", C, mblocks_moved.get());
         see("mpool_moved_bytes_total",       "bytes of them", C, moved_bytes.get());
         see("mpool_mblocks_committed_total", "mblocks made durable", C, mblocks_committed.get());

@@ -359,7 +359,7 @@ fn open_on(
         let reason = "an object lies on a volume that the pool does not have";
         return Err(Error::corrupt("pool journal", extent.offset, reason));
     }
-    let space = Arc::new(Space::new(volume));
+    let space = Arc::new(Space::new(volume).tidied(tidy.bell()));
     for record in &records {
         space.add(VolumeSpace::rebuild(volume, record, &used, options.spare_pct)?);
     }

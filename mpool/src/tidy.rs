@@ -162,6 +162,12 @@ impl Bell {
         }
     }
 
+    /// Whether it was rung since this was asked last, where no thread listens.
+    #[cfg(test)]
+    pub(crate) fn was_rung(&self) -> bool {
+        std::mem::take(&mut self.shared.state.lock().rung)
+    }
+
     /// Puts a chore on the list.
     pub(crate) fn add(&self, chore: Box<dyn Chore>) -> Result<Registered> {
         let turn = Arc::new(Mutex::new(Some(chore)));

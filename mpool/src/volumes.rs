@@ -126,8 +126,7 @@ impl Pool {
     pub(crate) fn volume_record(&self, id: VolumeId) -> VolumeRecord {
         let known = self.journal.read(|catalog| catalog.volumes.get(&id).cloned());
         known.unwrap_or_else(|| {
-            let is_block = device::is_block(&**self.volumes.root().device());
-            let kind = if is_block { VolumeKind::Block } else { VolumeKind::File };
+            let kind = device::volume_kind(&**self.volumes.root().device());
             VolumeRecord { kind, ..root_record(self.options.capacity_bytes_max) }
         })
     }

@@ -36,7 +36,6 @@ impl ZoneChore {
         let Some(zones) = space.zones() else { return Progress::Idle };
         if zones.reset_dead_one() {
             pool.space.publish();
-            pool.volumes.metrics().zones_reset.add(1);
             return Progress::More;
         }
         if pool.volumes.check_writable().is_err() {
@@ -105,5 +104,42 @@ impl Chore for ZoneChore {
             }
         }
         Progress::Idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Lifetime, Options, Placement, Pool, Priority, SimDevice, ZoneLimits};
+    use std::sync::Arc;
+
+    /// What was deleted dies when its last reader lets go of it, and nobody commits anything then:
+    /// the zone stayed as it was until somebody did.
+    #[test]
+    fn housekeeping_wakes_when_the_last_reader_leaves() {
+        let limits = ZoneLimits {
+            zones: 16,
+            zone_bytes: 256 << 10,
+            conventional_zones: 8,
+            open_max: 4,
+            active_max: 5,
+            append_bytes_max: 64 << 10,
+            block_bytes: 4096,
+        };
+        let options = Options {
+            capacity_bytes_max: 64 << 20,
+            reserve_bytes: 0,
+            background: false,
+            ..Options::default()
+        };
+        let pool = Pool::create(Arc::new(SimDevice::zoned(limits)), &options).unwrap();
+        let place = Placement { lifetime: Lifetime::Short, ..Placement::from(Priority::Flush) };
+        let mut writer = pool.allocate(240 << 10, place).unwrap();
+        writer.append(&vec![7; 240 << 10]).unwrap();
+        let reader = pool.commit(vec![writer], &[]).unwrap().remove(0);
+        pool.commit(vec![], &[reader.id()]).unwrap();
+        while pool.tidy() {}
+        pool.tidy.bell().was_rung();
+        drop(reader);
+        assert!(pool.tidy.bell().was_rung());
     }
 }

@@ -34,7 +34,9 @@ impl Drive {
             return None;
         };
         let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Some(Self { path: PathBuf::from(path), _turn: turn })
+        // The kernel's own name for it, under which sysfs tells of it.
+        let path = fs::canonicalize(path).expect("the drive is there");
+        Some(Self { path, _turn: turn })
     }
 
     fn open(&self, append_by: AppendBy) -> ZonedDevice {

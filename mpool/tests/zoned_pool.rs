@@ -1,17 +1,19 @@
 //! A pool on a real zoned drive: `cargo xtask zns pool` runs this in a virtual machine.
 //!
 //! On an `NVMe` drive with zones alone the root volume is a conventional namespace beside it; on a
-//! drive with conventional zones it is the drive itself. Objects are written by several threads,
-//! deleted, read directly and through maps, until every zone has been used more than once, and
-//! found again when the pool is opened anew. On `NVMe` the machine then crashes while threads write
-//! (exit code 75), and after the reboot everything acknowledged must be there: the count of it is
-//! on the last block of the conventional drive.
+//! drive with conventional zones it is the drive itself. Several threads fill the drive, so that
+//! every zone is used but the one that is kept for moving; all of it is deleted, and housekeeping
+//! resets the zones; objects then come and go, and the drive is filled again, so that every zone is
+//! used more than once. Objects are read directly and through maps, and found again when the pool
+//! is opened anew. On `NVMe` the machine then crashes while threads write (exit code 75), and after
+//! the reboot everything acknowledged must be there: the count of it is on the last block of the
+//! conventional drive.
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
     Class, Error, IO_ALIGN, IoBuf, Lifetime, MblockId, MediaClass, NewRoot, NewVolume, Options,
-    Placement, Pool, Priority, VolumeKind, sim::Seeded,
+    Placement, Pool, Priority, VolumeInfo, VolumeKind, sim::Seeded,
 };
 use std::{
     env,
@@ -22,6 +24,8 @@ use std::{
 };
 
 const THREADS: u64 = 4;
+/// Zones that may be partly filled: one for each expected lifetime, and one for what is moved.
+const STREAMS: u32 = 4;
 const OBJECT_BYTES_MAX: u64 = 24 << 20;
 /// Steps before the crash.
 const STEPS: u64 = 25;
@@ -123,12 +127,50 @@ fn check_all(pool: &Arc<Pool>, ids: &[MblockId]) {
     }
 }
 
-/// Writes until the threads together have filled the drive more than once.
+fn put_in_zones(pool: &Arc<Pool>, len: u64, lifetime: Lifetime) -> Option<MblockId> {
+    let id = match put(pool, len, lifetime) {
+        Ok(id) => id,
+        Err(Error::Full { .. }) => return None,
+        Err(error) => panic!("{error}"),
+    };
+    // Where the zones are full, the root takes it; that is not what is to be seen here.
+    if pool.mblock(id).unwrap().volume() != zoned(pool).id {
+        pool.commit(vec![], &[id]).unwrap();
+        return None;
+    }
+    Some(id)
+}
+
+/// Writes until the zones take no more; returns what was written.
+fn fill(pool: &Arc<Pool>) -> Vec<MblockId> {
+    let large = |seed| {
+        let (mut random, mut own) = (Seeded::new(seed), Vec::new());
+        let lifetimes = [Lifetime::Short, Lifetime::Medium, Lifetime::Long];
+        while let Some(id) =
+            put_in_zones(pool, 1 + random.below(OBJECT_BYTES_MAX), lifetimes[own.len() % 3])
+        {
+            own.push(id);
+        }
+        own
+    };
+    let mut all: Vec<MblockId> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|t| scope.spawn(move || large(t))).collect();
+        threads.into_iter().flat_map(|t| t.join().expect("no thread failed")).collect()
+    });
+    while let Some(id) = put_in_zones(pool, 1 << 20, Lifetime::Medium) {
+        all.push(id);
+    }
+    let (zones, whole) = zoned(pool).zones.unwrap();
+    say(&format!("{} objects fill the drive: {whole} of {zones} zones are whole", all.len()));
+    assert!(whole <= 1, "only the zone that is kept for moving is not in use");
+    all
+}
+
+/// Writes, reads and deletes until a part of what the drive holds has been written.
 fn churn(pool: &Arc<Pool>, seed: u64) -> Vec<MblockId> {
     let mut random = Seeded::new(seed);
-    let capacity = pool.volumes().last().unwrap().capacity_bytes;
     let (mut own, mut written) = (Vec::new(), 0);
-    while written < 3 * capacity / 2 / THREADS {
+    while written < zoned(pool).capacity_bytes / THREADS {
         let len = 1 + random.below(OBJECT_BYTES_MAX);
         let lifetime = if random.coin() { Lifetime::Short } else { Lifetime::Long };
         match put(pool, len, lifetime) {
@@ -151,6 +193,11 @@ fn churn(pool: &Arc<Pool>, seed: u64) -> Vec<MblockId> {
     own
 }
 
+/// The volume with the zones.
+fn zoned(pool: &Pool) -> VolumeInfo {
+    pool.volumes().pop().unwrap()
+}
+
 fn resets(pool: &Arc<Pool>) -> u64 {
     let mut found = 0;
     pool.metrics().visit(&mut |name, _, _, value| {
@@ -163,9 +210,17 @@ fn resets(pool: &Arc<Pool>) -> u64 {
 
 fn churn_and_reopen(machine: &Machine, dir: &Path) {
     let pool = create(machine, dir);
-    let volume = pool.volumes().pop().unwrap();
+    let volume = zoned(&pool);
     say(&format!("pool on {}: {volume:?}", machine.drive.display()));
-    let kept: Vec<MblockId> = std::thread::scope(|scope| {
+    let (_, whole) = volume.zones.unwrap();
+    let all = fill(&pool);
+    check_all(&pool, &all);
+    pool.commit(vec![], &all).unwrap();
+    // Housekeeping does it beside us. Zones that are partly filled are reset when they are needed.
+    while resets(&pool) < u64::from(whole - 1 - STREAMS) {
+        std::thread::yield_now();
+    }
+    let mut kept: Vec<MblockId> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|t| {
                 scope.spawn({
@@ -176,8 +231,9 @@ fn churn_and_reopen(machine: &Machine, dir: &Path) {
             .collect();
         threads.into_iter().flat_map(|t| t.join().expect("no thread failed")).collect()
     });
-    say(&format!("{} zones were reset by housekeeping", resets(&pool)));
-    assert!(pool.mblock(kept[0]).unwrap().volume() == volume.id, "objects are in zones");
+    kept.extend(fill(&pool));
+    say(&format!("zones were reset {} times", resets(&pool)));
+    assert!(resets(&pool) >= u64::from(whole), "a drive is not written twice without resets");
     check_all(&pool, &kept);
     drop(pool);
     let pool = open(machine, dir);

@@ -21,6 +21,8 @@ struct Suite {
     programs: &'static [(&'static str, &'static str)],
     /// As `scripts/zns-vm run -d` knows them.
     drives: &'static [&'static str],
+    /// What `scripts/zns-vm` finds in its environment: the drives' geometry.
+    geometry: &'static [(&'static str, &'static str)],
     /// After this many seconds the machine is ended.
     limit_s: u32,
 }
@@ -40,6 +42,7 @@ const SUITES: &[Suite] = &[
         test: "zoned_device",
         programs: &[],
         drives: &[NVME, MULTIPATH, NULL_BLK],
+        geometry: &[],
         limit_s: 300,
     },
     // A pool that churns through the drive's zones; on NVMe, the machine crashes in the middle.
@@ -49,7 +52,23 @@ const SUITES: &[Suite] = &[
         test: "zoned_pool",
         programs: &[],
         drives: &[NVME, NULL_BLK],
+        geometry: &[("ZNS_SIZE", "1G")],
         limit_s: 900,
+    },
+    // The whole server: load, B, kill, crash, verify.
+    Suite {
+        name: "server",
+        package: "millpond",
+        test: "zns",
+        programs: &[("millpond", "millpond"), ("millpond-ycsb", "ycsb")],
+        drives: &[NVME, NULL_BLK],
+        geometry: &[
+            ("ZNS_SIZE", "128M"),
+            ("ZNS_ZONE", "4M"),
+            ("ZNS_CAPACITY", "3M"),
+            ("ZNS_NULL_BLK", "size=384 zone_size=4 zone_capacity=3 zone_nr_conv=64"),
+        ],
+        limit_s: 1200,
     },
 ];
 
@@ -133,7 +152,7 @@ fn build(root: &Path, what: &[&str], package: &str) -> io::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root).args(what).args(["--release", "--package", package]);
-    command.arg("--message-format=json");
+    command.arg("--message-format=json-render-diagnostics");
     let built = command.stderr(Stdio::inherit()).output()?;
     if !built.status.success() {
         return Err(io::Error::other(format!("cargo {} failed; see above", what.join(" "))));
@@ -158,6 +177,7 @@ fn boot(
     out: &mut impl Write,
 ) -> io::Result<Row> {
     let mut command = Command::new(machine);
+    command.envs(suite.geometry.iter().copied());
     command.args(["run", "-d", drive, "-t", &suite.limit_s.to_string()]);
     for (name, path) in programs {
         command.arg("-f").arg(format!("{}:/program/{name}", path.display()));
@@ -244,6 +264,6 @@ mod tests {
         let mut out = Vec::new();
         assert!(!run(Path::new("/"), &["conformity"], &mut out).unwrap());
         let text = String::from_utf8(out).unwrap();
-        assert_eq!(text, "no suite is named conformity; there are: conformance, pool\n");
+        assert_eq!(text, "no suite is named conformity; there are: conformance, pool, server\n");
     }
 }

@@ -20,6 +20,7 @@ pub use zoned::{
 use crate::{
     error::Result,
     io::buf::{IO_ALIGN, IoBuf},
+    media::VolumeKind,
 };
 use signature::{Ends, HEAD_BYTES, Signature, TAIL_BYTES};
 use std::{fs::File, io, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
@@ -113,13 +114,21 @@ pub(crate) fn check_access(offset: u64, len: usize, device_len: u64) -> io::Resu
     }
 }
 
-/// Whether a device is a conventional block device, whatever its path is called.
-pub(crate) fn is_block(device: &dyn Device) -> bool {
-    if device.zones().is_some() {
-        return false;
-    }
+/// What kind of volume a device makes, whatever its path is called.
+pub(crate) fn volume_kind(device: &dyn Device) -> VolumeKind {
     let metadata = device.file().and_then(|file| file.metadata().ok());
-    metadata.is_some_and(|metadata| metadata.file_type().is_block_device())
+    let is_device = metadata.is_some_and(|metadata| metadata.file_type().is_block_device());
+    match (device.zones().is_some(), is_device) {
+        (false, false) => VolumeKind::File,
+        (false, true) => VolumeKind::Block,
+        (true, false) => VolumeKind::EmulatedZoned,
+        (true, true) => VolumeKind::Zoned,
+    }
+}
+
+/// Whether a device is a conventional block device.
+pub(crate) fn is_block(device: &dyn Device) -> bool {
+    volume_kind(device) == VolumeKind::Block
 }
 
 /// What known signature a device carries.

@@ -6,7 +6,9 @@
 //! 2. Logs (journals, segments) go where bytes can be overwritten: conventional space only.
 //! 3. Volumes of the class that was asked for come first, then the others: a full class is no
 //!    reason to fail while another has room.
-//! 4. Within a class the volume with the most free bytes comes first, then the lower id.
+//! 4. Within a class, objects go to zones first: bytes that can be overwritten are few on a zoned
+//!    drive, and logs can go nowhere else.
+//! 5. Then the volume with the most free bytes comes first, then the lower id.
 
 use crate::{address::VolumeId, media::MediaClass};
 
@@ -18,6 +20,8 @@ pub(crate) struct Candidate {
     pub(crate) evacuating: bool,
     /// Whether anything of it can be overwritten.
     pub(crate) conventional: bool,
+    /// Whether it has zones, which take its objects.
+    pub(crate) zoned: bool,
     /// Free for what is asked.
     pub(crate) free_bytes: u64,
 }
@@ -33,7 +37,10 @@ pub(crate) enum What {
 pub(crate) fn order(candidates: &[Candidate], class: MediaClass, what: What) -> Vec<VolumeId> {
     let fits = |c: &&Candidate| !c.evacuating && (what == What::Object || c.conventional);
     let mut found: Vec<&Candidate> = candidates.iter().filter(fits).collect();
-    found.sort_by_key(|c| (c.class != class, std::cmp::Reverse(c.free_bytes), c.id));
+    let overwritable = |c: &Candidate| what == What::Object && !c.zoned;
+    found.sort_by_key(|c| {
+        (c.class != class, overwritable(c), std::cmp::Reverse(c.free_bytes), c.id)
+    });
     found.into_iter().map(|candidate| candidate.id).collect()
 }
 
@@ -44,7 +51,7 @@ mod tests {
 
     fn volume(id: u16, class: MediaClass, free_bytes: u64) -> Candidate {
         let id = VolumeId::new(id).unwrap();
-        Candidate { id, class, evacuating: false, conventional: true, free_bytes }
+        Candidate { id, class, evacuating: false, conventional: true, zoned: false, free_bytes }
     }
 
     fn ids(candidates: &[Candidate], class: MediaClass, what: What) -> Vec<u16> {
@@ -64,6 +71,10 @@ mod tests {
         volumes[1].conventional = false;
         assert_eq!(ids(&volumes, Capacity, What::Log), [0, 2, 3]);
         assert_eq!(ids(&volumes, Capacity, What::Object), [1, 0, 2, 3]);
+        volumes[0].zoned = true;
+        assert_eq!(ids(&volumes, Capacity, What::Object), [0, 1, 2, 3], "zones first");
+        assert_eq!(ids(&volumes, Staging, What::Object), [2, 3, 0, 1], "but of the class first");
+        assert_eq!(ids(&volumes, Capacity, What::Log), [0, 2, 3], "logs do not care");
         volumes[1].evacuating = true;
         assert_eq!(ids(&volumes, Capacity, What::Object), [0, 2, 3]);
     }

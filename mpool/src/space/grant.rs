@@ -189,7 +189,10 @@ impl ZoneSpace {
         let mut reset = Reset { space: self, zone, found: None };
         let found = self.device().reset(zone).and_then(|()| self.device().report(zone, 1));
         reset.found = match found {
-            Ok(report) => report.first().copied(),
+            Ok(report) => {
+                self.volumes.metrics().zones_reset.add(1);
+                report.first().copied()
+            }
             Err(error) => {
                 let volume = self.volume.id();
                 tracing::error!(%volume, zone, %error, "a zone cannot be reset; it is not used again");

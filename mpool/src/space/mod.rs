@@ -18,6 +18,7 @@ use crate::{
     address::VolumeId,
     error::{Error, Result},
     media::{MediaClass, Placement},
+    tidy::Bell,
     volume::Volumes,
 };
 use choose::What;
@@ -35,6 +36,8 @@ pub const ALLOC_UNIT: u64 = 64 << 10;
 pub(crate) struct Space {
     volumes: Arc<Volumes>,
     by_id: RwLock<BTreeMap<VolumeId, Arc<VolumeSpace>>>,
+    /// Rung when something in zones has died, which may be long after its deletion.
+    bell: Option<Bell>,
 }
 
 /// Room for a new object.
@@ -47,11 +50,20 @@ pub(crate) enum Room {
 
 impl Space {
     pub(crate) fn new(volumes: &Arc<Volumes>) -> Self {
-        Self { volumes: Arc::clone(volumes), by_id: RwLock::default() }
+        Self { volumes: Arc::clone(volumes), by_id: RwLock::default(), bell: None }
+    }
+
+    /// The same, with housekeeping that is woken when there may be zones to tidy.
+    pub(crate) fn tidied(mut self, bell: &Bell) -> Self {
+        self.bell = Some(bell.clone());
+        self
     }
 
     /// Counts a volume in.
     pub(crate) fn add(&self, space: Arc<VolumeSpace>) {
+        if let Some(bell) = &self.bell {
+            space.tell_of_deaths(bell);
+        }
         let before = self.by_id.write().insert(space.id(), space);
         assert!(before.is_none(), "a volume has one space");
         self.publish();
@@ -258,5 +270,6 @@ fn joined(extents: Vec<Extent>) -> Vec<Extent> {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.extents.iter().for_each(|extent| self.space.release(*extent));
+        self.space.ring();
     }
 }

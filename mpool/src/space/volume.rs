@@ -20,11 +20,12 @@ use crate::{
     label,
     media::{MediaClass, Placement, VolumeRecord},
     options::in_range,
+    tidy::Bell,
     volume::{Volume, Volumes},
 };
 use parking_lot::Mutex;
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
@@ -40,6 +41,7 @@ pub(crate) struct VolumeSpace {
     len_max: AtomicU64,
     free: Mutex<FreeSet>,
     zones: Option<Arc<ZoneSpace>>,
+    bell: OnceLock<Bell>,
     /// Percentage of the volume kept for allocations that say they may use it.
     spare_pct: u8,
 }
@@ -90,8 +92,21 @@ impl VolumeSpace {
             len_max: AtomicU64::new(len_max),
             free: Mutex::new(free),
             zones,
+            bell: OnceLock::new(),
             spare_pct,
         }))
+    }
+
+    /// Rings `bell` from here on when something in its zones has died.
+    pub(super) fn tell_of_deaths(&self, bell: &Bell) {
+        assert!(self.bell.set(bell.clone()).is_ok(), "a space is counted in once");
+    }
+
+    /// What was leased has been released.
+    pub(super) fn ring(&self) {
+        if let (Some(_), Some(bell)) = (&self.zones, self.bell.get()) {
+            bell.ring();
+        }
     }
 
     pub(crate) fn id(&self) -> VolumeId {
@@ -130,6 +145,7 @@ impl VolumeSpace {
             class: self.class,
             evacuating: self.is_evacuating(),
             conventional: self.len_max() > 0,
+            zoned: self.zones.is_some(),
             free_bytes,
         }
     }

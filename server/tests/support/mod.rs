@@ -168,7 +168,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `millpond serve` on a free port and waits until it serves.
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_millpond")), data, flags)
+    }
+
+    /// The same of a program that lies elsewhere.
+    pub(crate) fn start_program(program: &Path, data: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"]).arg(data);
         if !takes_direct_io(data) {
             command.arg("--allow-buffered");
