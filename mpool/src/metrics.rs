@@ -79,6 +79,8 @@ pub struct PoolMetrics {
     pub(crate) space_refused: Counter,
     pub(crate) space_fallbacks: Counter,
     pub(crate) zones_reset: Counter,
+    pub(crate) zones_whole: Gauge,
+    pub(crate) zones_worn: Gauge,
     pub(crate) mblocks_moved: Counter,
     pub(crate) moved_bytes: Counter,
     pub(crate) mblocks_committed: Counter,
@@ -136,7 +138,7 @@ impl PoolMetrics {
         // Exhaustive on purpose: a new field does not compile until it is named here.
         let Self {
             reads, writes, flushes, flush_errors, grows, space_used_bytes, space_free_bytes,
-            space_refused, space_fallbacks, zones_reset, mblocks_moved, moved_bytes,
+            space_refused, space_fallbacks, zones_reset, zones_whole, zones_worn, mblocks_moved, moved_bytes,
             mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
             mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, journal_moves, commit,
             mdc_append, mdc_wait, mdc_hold,
@@ -160,6 +162,8 @@ impl PoolMetrics {
         see("mpool_space_refused_total",     "allocations refused because the pool was full", C, space_refused.get());
         see("mpool_space_fallbacks_total",   "allocations placed elsewhere: the preferred volume was full", C, space_fallbacks.get());
         see("mpool_zones_reset_total",       "zones reset after everything in them had died", C, zones_reset.get());
+        see("mpool_zones_whole",             "zones that are empty, or will be reset when one is needed", G, zones_whole.get());
+        see("mpool_zones_worn",              "zones that are read-only or offline", G, zones_worn.get());
         see("mpool_mblocks_moved_total",     "mblocks moved to another place", C, mblocks_moved.get());
         see("mpool_moved_bytes_total",       "bytes of them", C, moved_bytes.get());
         see("mpool_mblocks_committed_total", "mblocks made durable", C, mblocks_committed.get());

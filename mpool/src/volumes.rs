@@ -71,7 +71,8 @@ pub struct VolumeInfo {
     pub mblocks: u64,
     /// Segments and journals on it.
     pub logs: u64,
-    /// For zoned volumes: zones, and those of them that are empty or wholly dead.
+    /// For zoned volumes: zones that objects may use, and those of them that are empty or wholly
+    /// dead.
     pub zones: Option<(u32, u32)>,
 }
 
@@ -117,7 +118,7 @@ impl Pool {
             logs: (segments + mdcs) as u64,
             zones: space.zones().map(|zones| {
                 let whole = u32::try_from(zones.usage().0).expect("zones are few");
-                (zones.limits().zones, whole)
+                (zones.count(), whole)
             }),
         }
     }

@@ -217,6 +217,8 @@ fn a_zone_that_wears_out_is_read_and_not_written() {
     let pool = Pool::open(Arc::new(device.clone()), &options()).unwrap();
     check(&pool, id);
     assert_eq!(pool.info().capacity_bytes_max, capacity - 2 * CAPACITY);
+    assert_eq!(metric(&pool, "mpool_zones_worn"), 2);
+    assert_eq!(metric(&pool, "mpool_zones_whole"), 8);
     for _ in 0..3 {
         let other = put(&pool, 150_000, Lifetime::Short).unwrap();
         check(&pool, other);
@@ -224,6 +226,34 @@ fn a_zone_that_wears_out_is_read_and_not_written() {
     pool.commit(vec![], &[id]).unwrap();
     tidy_all(&pool);
     assert!(device.report(used, 1).unwrap()[0].condition == ZoneCondition::ReadOnly);
+}
+
+fn metric(pool: &Pool, wanted: &str) -> u64 {
+    let mut found = None;
+    pool.metrics().visit(&mut |name, _, _, value| {
+        if name == wanted {
+            found = Some(value);
+        }
+    });
+    found.unwrap()
+}
+
+/// Logs can go nowhere else than to the root, so objects do not take its room.
+#[test]
+fn objects_go_to_zones_though_the_root_has_more_room() {
+    let zones = ZoneLimits { conventional_zones: 0, ..limits(16) };
+    let pool = Pool::create(Arc::new(SimDevice::new(64 << 20)), &options()).unwrap();
+    let class = mpool::MediaClass::Capacity;
+    let id = pool.add_volume_on(Arc::new(SimDevice::zoned(zones)), class).unwrap();
+    assert_eq!(pool.volumes()[1].zones, Some((15, 15)), "one holds the label");
+    let mut volumes = Vec::new();
+    while let Ok(mblock) = put(&pool, 200_000, Lifetime::Medium).and_then(|id| pool.mblock(id)) {
+        volumes.push(mblock.volume());
+    }
+    let in_zones = volumes.iter().take_while(|volume| **volume == id).count();
+    assert!(in_zones > 10, "the zones are filled first: {volumes:?}");
+    assert!(volumes.len() > in_zones, "then the root serves: {volumes:?}");
+    assert!(!volumes[in_zones..].contains(&id), "{volumes:?}");
 }
 
 #[test]

@@ -363,6 +363,11 @@ fn finish(machine: &Machine, served: Served, steps: &mut Steps) {
     say(&machine.pool(&["check", "--full"]));
     say(&machine.pool(&["scrub", "--rate", "0"]));
     say(&machine.pool(&["info"]));
+    let info: Value = serde_json::from_str(&machine.pool(&["info", "--json"])).unwrap();
+    for volume in info["volumes"].as_array().unwrap() {
+        let (zoned, objects) = (volume["kind"] == "zoned", volume["mblocks"].as_u64().unwrap());
+        assert_eq!(zoned, objects > 0, "objects are in zones and nowhere else: {info}");
+    }
 }
 
 #[test]

@@ -63,10 +63,10 @@ const SUITES: &[Suite] = &[
         programs: &[("millpond", "millpond"), ("millpond-ycsb", "ycsb")],
         drives: &[NVME, NULL_BLK],
         geometry: &[
-            ("ZNS_SIZE", "128M"),
+            ("ZNS_SIZE", "512M"),
             ("ZNS_ZONE", "4M"),
             ("ZNS_CAPACITY", "3M"),
-            ("ZNS_NULL_BLK", "size=384 zone_size=4 zone_capacity=3 zone_nr_conv=64"),
+            ("ZNS_NULL_BLK", "size=768 zone_size=4 zone_capacity=3 zone_nr_conv=64"),
         ],
         limit_s: 1200,
     },

@@ -156,9 +156,20 @@ impl ZoneSpace {
         self.capacity_bytes().min(appends)
     }
 
+    /// Zones that objects may use: neither conventional nor the label's.
+    pub(crate) fn count(&self) -> u32 {
+        self.limits.zones - label::first_object_zone(&self.limits)
+    }
+
     /// Zones that can take a whole zone's worth, and the others in which something lives.
     pub(crate) fn usage(&self) -> (usize, Vec<Usage>) {
         self.books().map_or((0, Vec::new()), |zones| (zones.whole_zones(), zones.sealed()))
+    }
+
+    /// Zones that can take a whole zone's worth, and zones that can never be written again.
+    pub(super) fn whole_and_worn(&self) -> (u64, u64) {
+        let zones = self.zones.lock();
+        (zones.whole_zones() as u64, zones.worn_zones() as u64)
     }
 
     /// The zones that an object lies in, and how much of it in each.

@@ -192,6 +192,12 @@ impl Space {
         let metrics = self.volumes.metrics();
         metrics.space_used_bytes.set(self.used_bytes());
         metrics.space_free_bytes.set(self.free_bytes());
+        let spaces = self.all();
+        let zones = spaces.iter().filter_map(|space| space.zones());
+        let counts = zones.map(|zones| zones.whole_and_worn());
+        let (whole, worn) = counts.fold((0, 0), |(a, b), (whole, worn)| (a + whole, b + worn));
+        metrics.zones_whole.set(whole);
+        metrics.zones_worn.set(worn);
     }
 }
 

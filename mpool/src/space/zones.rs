@@ -186,8 +186,7 @@ impl Zones {
 
     /// Capacity of the zones that can be written, in all.
     pub(crate) fn capacity_bytes(&self) -> u64 {
-        let usable = |book: &&Book| !matches!(book.state, State::ReadOnly | State::Offline);
-        self.books.iter().filter(usable).map(|book| book.capacity).sum()
+        self.books.iter().filter(|book| !book.is_worn()).map(|book| book.capacity).sum()
     }
 
     /// Bytes of objects.
@@ -358,6 +357,11 @@ impl Zones {
         self.empty.len() + self.dead.len()
     }
 
+    /// Zones that can never be written again: read-only and offline ones.
+    pub(crate) fn worn_zones(&self) -> usize {
+        self.books.iter().filter(|book| book.is_worn()).count()
+    }
+
     /// Sealed zones in which something lives and nothing is under way, fewest live bytes first:
     /// what tidying may clear.
     pub(crate) fn sealed(&self) -> Vec<Usage> {
@@ -372,6 +376,11 @@ impl Zones {
 }
 
 impl Book {
+    /// Can never be written again.
+    fn is_worn(&self) -> bool {
+        matches!(self.state, State::ReadOnly | State::Offline)
+    }
+
     /// Counts against the drive's budgets, as far as we know.
     fn is_active(&self) -> bool {
         match self.state {
