@@ -138,7 +138,8 @@ impl PoolMetrics {
         // Exhaustive on purpose: a new field does not compile until it is named here.
         let Self {
             reads, writes, flushes, flush_errors, grows, space_used_bytes, space_free_bytes,
-            space_refused, space_fallbacks, zones_reset, zones_whole, zones_worn, mblocks_moved, moved_bytes,
+            space_refused, space_fallbacks, zones_reset, zones_whole, zones_worn, mblocks_moved,
+            moved_bytes,
             mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
             mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, journal_moves, commit,
             mdc_append, mdc_wait, mdc_hold,
