@@ -25,8 +25,8 @@ use std::{borrow::Borrow, fmt, slice, sync::Arc};
 /// Entries of a node at most, unless a test wants deeper trees.
 const NODE_MAX: usize = 64;
 
-/// The map. Nodes have at most `MAX` entries; those with less than a quarter of that are joined with
-/// a neighbour, if the two have no more than three quarters.
+/// The map. Nodes have at most `MAX` entries; those with less than a quarter of that are joined
+/// with a neighbour, if the two have no more than three quarters.
 pub(crate) struct SharedMap<K, V, const MAX: usize = NODE_MAX> {
     root: Arc<Node<K, V>>,
     len: usize,
@@ -34,8 +34,9 @@ pub(crate) struct SharedMap<K, V, const MAX: usize = NODE_MAX> {
 
 enum Node<K, V> {
     Leaf(Vec<(K, V)>),
-    /// Children, none only within a removal, each with the smallest key that belongs to it; that of the first is
-    /// not looked at, since whatever is smaller than the second's belongs to the first.
+    /// Children, none only within a removal, each with the smallest key that belongs to it; that of
+    /// the first is not looked at, since whatever is smaller than the second's belongs to the
+    /// first.
     Inner(Vec<Child<K, V>>),
 }
 

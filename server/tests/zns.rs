@@ -338,9 +338,10 @@ fn first_machine(machine: &Machine) {
 fn crash(served: &Served, steps: &mut Steps) {
     let trigger = env::var_os("MILLPOND_ZNS_CRASH").expect("the virtual machine sets it");
     let trigger = OpenOptions::new().write(true).open(trigger).unwrap();
-    let _b = served.run_b_and_step(steps);
+    let mut b = served.run_b_and_step(steps);
     trigger.write_all_at(b"b", 0).unwrap();
-    unreachable!("the machine has crashed");
+    let ended = b.wait();
+    unreachable!("the machine has crashed, and B has ended with {ended:?}");
 }
 
 fn machine_after_a_crash(machine: &Machine) {

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | this file | sharding, the staleness protocol, the budget |
 //! | `shard` | entries of one lock |
-//! | `slab` | their memory, which goes back to the kernel when the cache shrinks |
+//! | `record`, `slab` | their memory, which goes back to the kernel when the cache shrinks |
 //! | `table` | hash table |
 //! | `policy` | who enters and who leaves |
 //! | `ghost` | what a larger cache would still hold |
@@ -37,6 +37,7 @@
 
 mod ghost;
 mod policy;
+mod record;
 mod shard;
 mod sketch;
 mod slab;
@@ -46,7 +47,8 @@ use crate::key::{KvsId, Revision};
 use crate::metrics::{MetricKind, Sample};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use shard::{Incoming, Name, Shard, Stats};
+use record::Incoming;
+use shard::{Name, Shard, Stats};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SHARD_BITS: u32 = 6;
@@ -92,7 +94,7 @@ impl Place {
     /// grow in steps.
     fn has_room(&self, len: usize, budget: u64) -> bool {
         // Relaxed: a gauge; a record too many is evicted by the next insert.
-        self.bytes.load(Ordering::Relaxed) + shard::charge(len, budget) <= budget - budget / 16
+        self.bytes.load(Ordering::Relaxed) + record::charge(len, budget) <= budget - budget / 16
     }
 }
 
@@ -233,7 +235,7 @@ impl ValueCache {
 }
 
 fn fits(len: usize, shard_budget: u64) -> bool {
-    len <= VALUE_BYTES_MAX && shard::charge(len, shard_budget) <= shard_budget / SHARD_PART
+    len <= VALUE_BYTES_MAX && record::charge(len, shard_budget) <= shard_budget / SHARD_PART
 }
 
 impl mpool::MemoryConsumer for ValueCache {

@@ -12,15 +12,13 @@
 //! copies the value out. So places are the shard's alone, and memory that the cache gives up goes
 //! back to the kernel at once, whoever still has a value in hand.
 //!
-//! Long records, and all records of a cache too small for chunks, are allocations of their own
-//! (`Body::Own`), which are handed out by reference.
-//!
 //! The memory charged is what the shard takes: chunks, records outside of them with the allocator's
 //! rounding, and the capacity of every array.
 
 use super::ghost::Ghosts;
 use super::policy::Policy;
-use super::slab::{self, Place, RECORD_BYTES_MAX, Slab};
+use super::record::{Body, Incoming, Record, charge, in_slab, own_charge};
+use super::slab::{self, Place, Slab};
 use super::table::{Table, tag_of};
 use crate::key::{KvsId, Revision};
 use bytes::{Buf, Bytes};
@@ -31,10 +29,6 @@ pub(crate) const EVICT_STEP: usize = 256;
 const SLOTS_MIN: usize = 64;
 /// What the arrays take for each entry once they fit: slot, two buckets, counter, sketch.
 const ARRAY_BYTES: u64 = 48 + 16 + 1 + 32;
-/// The block of a `Bytes` that counts references: three words and the allocator's head.
-const SHARED_BYTES: u64 = 32;
-/// A shard of less than this takes no chunks: a few of them would be all it has.
-const SLAB_BUDGET_MIN: u64 = 1 << 20;
 /// Entries colder than one that must move are looked for this often.
 const WAYS: usize = 4;
 
@@ -55,71 +49,6 @@ pub(crate) struct Name<'a> {
     pub(crate) kvs: KvsId,
     pub(crate) key: &'a [u8],
     pub(crate) hash: u64,
-}
-
-/// A record that is offered.
-pub(crate) struct Incoming<'a> {
-    parts: [&'a [u8]; 2],
-    /// The copy that enters, where it is not one in a chunk.
-    own: Option<Bytes>,
-    revision: Revision,
-}
-
-impl<'a> Incoming<'a> {
-    /// For a shard of `budget` bytes. Long records are copied here, outside the lock.
-    pub(crate) fn new(key: &'a [u8], value: &'a [u8], revision: Revision, budget: u64) -> Self {
-        let len = key.len() + value.len();
-        let own = (!in_slab(len, budget)).then(|| {
-            // One byte to spare: a full buffer would grow its reference count at the first hit,
-            // not now.
-            let mut bytes = Vec::with_capacity(len + 1);
-            bytes.extend_from_slice(key);
-            bytes.extend_from_slice(value);
-            bytes.into()
-        });
-        Self { parts: [key, value], own, revision }
-    }
-
-    fn len(&self) -> usize {
-        self.parts[0].len() + self.parts[1].len()
-    }
-}
-
-fn in_slab(len: usize, budget: u64) -> bool {
-    len <= RECORD_BYTES_MAX && budget >= SLAB_BUDGET_MIN
-}
-
-/// Memory that a record of `len` bytes takes in a shard of `budget` bytes.
-pub(crate) fn charge(len: usize, budget: u64) -> u64 {
-    if in_slab(len, budget) { slab::record_charge(len) } else { own_charge(len) }
-}
-
-/// Of an allocation of its own: rounded up to 16 with a head of 8, and its reference count.
-fn own_charge(len: usize) -> u64 {
-    let len = u64::try_from(len).expect("lengths fit 64 bits");
-    (len + 1 + 8).next_multiple_of(16).max(32) + SHARED_BYTES
-}
-
-/// Where a record's bytes are: key, then value.
-enum Body {
-    InSlab(Place),
-    Own(Box<Bytes>),
-}
-
-struct Record {
-    body: Body,
-    len: u32,
-    key_len: u16,
-    revision: Revision,
-}
-
-impl Record {
-    fn charge(&self) -> u64 {
-        match self.body {
-            Body::InSlab(_) => slab::record_charge(index(self.len)),
-            Body::Own(_) => own_charge(index(self.len)),
-        }
-    }
 }
 
 struct Slot {

@@ -300,17 +300,14 @@ mod tests {
             let n = u32::try_from(below(3000)).unwrap();
             all.resize_with(3000, || None);
             let known = &mut all[n as usize];
-            match known.take() {
-                Some((place, len)) => {
-                    assert_eq!(slab.bytes_at(place, len), record(n, len), "step {step}");
-                    slab.free(place);
-                }
-                None => {
-                    let len = usize::try_from(1 + below(1200)).unwrap();
-                    let bytes = record(n, len);
-                    let (a, b) = bytes.split_at(len / 3);
-                    *known = Some((slab.put([a, b], n).unwrap(), len));
-                }
+            if let Some((place, len)) = known.take() {
+                assert_eq!(slab.bytes_at(place, len), record(n, len), "step {step}");
+                slab.free(place);
+            } else {
+                let len = usize::try_from(1 + below(1200)).unwrap();
+                let bytes = record(n, len);
+                let (a, b) = bytes.split_at(len / 3);
+                *known = Some((slab.put([a, b], n).unwrap(), len));
             }
             if step % 50 == 0
                 && let Some(chunk) = slab.sparse_chunk()

@@ -120,7 +120,7 @@ fn offer(cache: &ValueCache, view: &View, key: usize) {
 /// One seed's schedule. A reader is between two calls when it holds a view and a key.
 fn schedule(seed: u64, protocol: Protocol) -> Result<u64, String> {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let cache = ValueCache::new(if seed % 2 == 0 { 1 << 20 } else { 64 << 20 });
+    let cache = ValueCache::new(if seed.is_multiple_of(2) { 1 << 20 } else { 64 << 20 });
     let mut view = View::default();
     let mut readers: [Option<(View, usize, bool)>; READERS] = Default::default();
     let (mut next, mut todo) = (View::default(), Vec::new());

@@ -172,7 +172,7 @@ fn values_too_large_for_a_shard_are_not_cached() {
 fn a_cache_that_shrinks_by_little_keeps_what_is_asked_for_most() {
     let cache = ValueCache::new(160 * MIB);
     (0..100_000).for_each(|n| put(&cache, 0, n, &[7; 1100], 1));
-    let hot = |n: &u64| n % 4 != 0;
+    let hot = |n: &u64| !n.is_multiple_of(4);
     for _ in 0..3 {
         (0..100_000).filter(hot).for_each(|n| drop(get(&cache, n, 9).unwrap()));
     }

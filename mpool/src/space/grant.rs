@@ -168,8 +168,7 @@ impl ZoneSpace {
 
     /// Zones that can take a whole zone's worth, and zones that can never be written again.
     pub(super) fn whole_and_worn(&self) -> (u64, u64) {
-        self.books()
-            .map_or((0, 0), |zones| (zones.whole_zones() as u64, zones.worn_zones() as u64))
+        self.books().map_or((0, 0), |zones| (zones.whole_zones() as u64, zones.worn_zones() as u64))
     }
 
     /// The zones that an object lies in, and how much of it in each.

@@ -214,7 +214,9 @@ mod tests {
         // Other tests take chunks at the same time, so a dropped one may be theirs at once: of
         // many, almost all must be gone.
         let mut chunks: Vec<_> = (0..1000).map(|_| Chunk::new().unwrap()).collect();
-        chunks.iter_mut().for_each(|chunk| chunk.fill(1));
+        for chunk in &mut chunks {
+            chunk.fill(1);
+        }
         let starts: Vec<_> = chunks.iter().map(|chunk| chunk.start).collect();
         let sum = || starts.iter().map(|start| resident(*start, CHUNK_LEN)).sum::<usize>();
         assert_eq!(sum(), 1000 * CHUNK_LEN);
