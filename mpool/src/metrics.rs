@@ -189,7 +189,7 @@ impl PoolMetrics {
         see("mpool_scrub_findings_total",    "damaged places that scrubs found", C, scrub_findings.get());
         see("mpool_scrub_passes_total",      "scrubs that came to their end", C, scrub_passes.get());
         see("mpool_scrub_position_bytes",    "bytes verified in the present pass", G, scrub_position_bytes.get());
-        see("mpool_scrub_goal_bytes",        "bytes that a pass verifies, about", G, scrub_goal_bytes.get());
+        see("mpool_scrub_goal_bytes",        "bytes that the pass verifies, about", G, scrub_goal_bytes.get());
         see("mpool_scrub_completed_seconds", "when the last pass ended, seconds since 1970; 0 = not known", G, scrub_completed_s.get());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p millpond-kvs --example cache_sim [-- FILTER ...]
-//! FILTER: steady, warm, moving, scan, or a part of a policy's name
+//! FILTER: steady, warm, moving, scan, or a part of a policy's name; learning: that alone, a minute
 //! ```
 //!
 //! Requests are drawn as YCSB's `ScrambledZipfian` draws them: a zipfian rank out of 10^10 (theta
@@ -22,6 +22,7 @@ mod policy;
 #[allow(dead_code, reason = "the simulation has no deletes and no shrinking")]
 mod sketch;
 
+mod learning;
 mod policies;
 
 use policies::{Cache, caches};
@@ -163,6 +164,10 @@ fn main() {
     let is_wanted = |name: &str| wanted.iter().any(|wanted| name.to_lowercase().contains(wanted));
     let any_trial = !trials.iter().any(|trial| is_wanted(&format!("{trial:?}")));
     let sizes = [1usize << 29, 1 << 30, 3 << 29].map(|bytes| bytes / RECORD_BYTES);
+    if wanted.iter().any(|wanted| wanted == "learning") {
+        print_learning(sizes);
+        return;
+    }
     let names: Vec<_> = caches(&[], 64).iter().map(|cache| cache.name()).collect();
     let any_name = !names.iter().any(|name| is_wanted(name));
     let order = if any_name || is_wanted("ideal LFU") { ideal_order() } else { Vec::new() };
@@ -183,5 +188,19 @@ fn main() {
             });
             println!("  {name:12}  {}", row.join("   "));
         }
+    }
+}
+
+fn print_learning(sizes: [usize; 3]) {
+    println!("Learning: miss ratio with 0.5, 1.0, 1.5 GiB after so many million requests");
+    let columns = sizes.map(learning::learning);
+    for look in 0..columns[0].len() {
+        let rows = columns.each_ref().map(|column| &column[look]);
+        let print = |name, ratio: fn(&learning::Row) -> f64| {
+            let cells = rows.map(|row| format!("{:.3}", ratio(row))).join("   ");
+            println!("  {:>3} M  {name:12}  {cells}", rows[0].millions);
+        };
+        print("counting all", |row| row.counting_all);
+        print("value cache", |row| row.value_cache);
     }
 }

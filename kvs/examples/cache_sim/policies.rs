@@ -285,14 +285,14 @@ impl Cache for TinyLfu {
 }
 
 /// The value cache's policy, in 64 shards, as the cache drives it.
-struct Built {
+pub(crate) struct Built {
     shards: Vec<(Policy, Vec<u32>)>,
     slot: Vec<u32>,
     entries: usize,
 }
 
 impl Built {
-    fn new(entries: usize) -> Self {
+    pub(crate) fn new(entries: usize) -> Self {
         let shards = (0..64).map(|_| (Policy::default(), Vec::new())).collect();
         Self { shards, slot: vec![NONE; at(RECORDS)], entries: entries / 64 }
     }

@@ -30,6 +30,7 @@ pub use finding::{Damage, Finding, ScrubPart, ScrubTarget};
 
 use crate::{
     error::{Error, Result},
+    id::MblockId,
     io::buf::IO_ALIGN,
     mblock::sums,
     mdc::{frame, pair::Position},
@@ -106,7 +107,7 @@ pub struct ScrubProgress {
     pub next_id: u64,
     /// Bytes verified in this pass.
     pub bytes: u64,
-    /// What there is to verify, about.
+    /// What this pass will have verified at its end, about: `bytes`, and the mblocks that are left.
     pub goal_bytes: u64,
     /// Objects verified in this pass.
     pub objects: u64,
@@ -168,8 +169,8 @@ impl Pool {
     pub fn scrub_progress(&self) -> ScrubProgress {
         let (running, seen) = self.scrubbing.look();
         let seen = seen.unwrap_or_else(|| {
-            let goal_bytes = self.scrub_goal_bytes();
-            Seen { state: self.stored_scrub(), goal_bytes }
+            let state = self.stored_scrub();
+            Seen { goal_bytes: self.scrub_goal_bytes(&state), state }
         });
         let Seen { state, goal_bytes } = seen;
         let stage = match state.stage {
@@ -206,7 +207,7 @@ impl Pool {
         let metrics = self.metrics();
         metrics.scrub_completed_s.set(state.completed_s);
         metrics.scrub_position_bytes.set(state.bytes);
-        metrics.scrub_goal_bytes.set(self.scrub_goal_bytes());
+        metrics.scrub_goal_bytes.set(self.scrub_goal_bytes(&state));
     }
 
     fn stored_scrub(&self) -> State {
@@ -214,10 +215,17 @@ impl Pool {
         stored.and_then(|bytes| State::decode(&bytes)).unwrap_or_default()
     }
 
-    /// What a pass has to read, about.
-    fn scrub_goal_bytes(&self) -> u64 {
+    /// What the pass will have read at its end. How much there is in journals and segments shows
+    /// only as they are read, so they count once they were.
+    fn scrub_goal_bytes(&self, state: &State) -> u64 {
+        if !state.under_way && state.passes > 0 {
+            return state.bytes;
+        }
+        let next_id = if state.stage == Stage::Mblocks { state.next_id } else { 0 };
+        let first = MblockId::new(next_id.max(1)).expect("not 0");
         let table = self.table.read();
-        table.mblocks.values().map(|mblock| sums::total_len(mblock.len_bytes())).sum()
+        let left = table.mblocks.range(first..).map(|(_, mblock)| mblock.len_bytes());
+        state.bytes + left.map(sums::total_len).sum::<u64>()
     }
 }
 

@@ -270,7 +270,7 @@ impl<'a> Scrub<'a> {
 
     pub(super) fn show(&self) {
         let metrics = self.pool.metrics();
-        let goal_bytes = self.pool.scrub_goal_bytes();
+        let goal_bytes = self.pool.scrub_goal_bytes(&self.state);
         metrics.scrub_goal_bytes.set(goal_bytes);
         metrics.scrub_position_bytes.set(self.state.bytes);
         self.pool.scrubbing.show(Seen { state: self.state.clone(), goal_bytes });

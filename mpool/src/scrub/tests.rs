@@ -358,7 +358,7 @@ fn a_stopped_scrub_goes_on_after_a_restart_and_keeps_what_it_found() {
         put(&pond.pool, seed, 50_000, MediaClass::Capacity);
     }
     let whole = scrubbed(&pond.pool);
-    assert_eq!(whole.passes, 1);
+    assert_eq!((whole.passes, whole.goal_bytes), (1, whole.bytes));
     let pages = pond.pages();
     let early = pages.iter().find(|page| matches!(page.target, ScrubTarget::Mblock(_))).unwrap();
     pond.flip(early.address, 0);
@@ -376,6 +376,7 @@ fn a_stopped_scrub_goes_on_after_a_restart_and_keeps_what_it_found() {
     });
     assert!(stopped.under_way && !stopped.running, "{stopped:?}");
     assert!(stopped.bytes < whole.bytes && stopped.passes == 1);
+    assert!(stopped.goal_bytes.abs_diff(whole.bytes) < whole.bytes / 4, "what is left, and no more");
     assert!(!pool.stop_scrub(), "none runs");
     pond.flip(early.address, 0);
     let Pond { root, other, pool, mdc, segment } = pond;
