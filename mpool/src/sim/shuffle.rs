@@ -62,6 +62,12 @@ impl Shuffle {
         }
         Inside(self)
     }
+
+    /// How many wait for their turn.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
 }
 
 impl Drop for Inside<'_> {
@@ -91,7 +97,7 @@ mod tests {
             }
         });
         assert_eq!(order.lock().len(), 800);
-        assert!(door.state.lock().waiting.is_empty());
+        assert_eq!(door.waiting(), 0);
     }
 
     #[test]

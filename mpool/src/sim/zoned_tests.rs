@@ -1,7 +1,7 @@
 //! The devices of tests that have zones: by the suite, and what only crashes and faults show.
 
 use super::{
-    Faults, Seeded, SimDevice, ZoneFault, ZoneFaults, ZoneHarm,
+    Faults, SimDevice, ZoneFault, ZoneFaults, ZoneHarm,
     suite::{check_zoned, page_of},
     zoned_suite::errno_of,
 };
@@ -13,7 +13,7 @@ use ZoneCondition::{Closed, Empty, Full};
 use std::{
     collections::{BTreeSet, HashSet},
     panic::AssertUnwindSafe,
-    sync::{Arc, Barrier},
+    sync::Arc,
 };
 
 const PAGE: u64 = IO_ALIGN as u64;
@@ -327,24 +327,24 @@ fn the_suite_finds_a_device_that_breaks_a_rule() {
 
 #[test]
 fn concurrent_appends_come_in_any_order() {
+    let device = sim();
     let mut orders = BTreeSet::new();
-    let mut seeded = Seeded::new(1);
-    for _ in 0..200 {
-        let device = sim();
-        let first = u8::try_from(seeded.below(2)).unwrap();
-        let start = Barrier::new(2);
+    for _ in 0..64 {
         std::thread::scope(|scope| {
-            for byte in [first, 1 - first] {
-                let (device, start) = (&device, &start);
-                scope.spawn(move || {
-                    start.wait();
-                    device.append(3, &page_of(byte, 1)).unwrap();
-                });
+            let inside = device.shuffle.enter();
+            for (arrival, byte) in [(1, 0), (2, 1)] {
+                let device = &device;
+                scope.spawn(move || device.append(3, &page_of(byte, 1)).unwrap());
+                while device.shuffle.waiting() < arrival {
+                    std::thread::yield_now();
+                }
             }
+            drop(inside);
         });
         let mut page = page_of(9, 1);
         device.read_at(3 * 64 * PAGE, &mut page).unwrap();
-        orders.insert(page[0] == first);
+        orders.insert(page[0]);
+        device.reset(3).unwrap();
     }
     assert_eq!(orders.len(), 2, "neither the first nor the second always wins");
 }
