@@ -376,7 +376,10 @@ fn a_stopped_scrub_goes_on_after_a_restart_and_keeps_what_it_found() {
     });
     assert!(stopped.under_way && !stopped.running, "{stopped:?}");
     assert!(stopped.bytes < whole.bytes && stopped.passes == 1);
-    assert!(stopped.goal_bytes.abs_diff(whole.bytes) < whole.bytes / 4, "what is left, and no more");
+    assert!(
+        stopped.goal_bytes.abs_diff(whole.bytes) < whole.bytes / 4,
+        "what is left, and no more"
+    );
     assert!(!pool.stop_scrub(), "none runs");
     pond.flip(early.address, 0);
     let Pond { root, other, pool, mdc, segment } = pond;
