@@ -29,7 +29,8 @@ use super::sketch::{COUNT_MAX, Sketch};
 /// Slots among which a victim is sought: a cache line of counters.
 pub(crate) const SAMPLE: usize = 64;
 /// Accesses for each entry between two halvings. Twice as many miss 0.002 to 0.006 less of what is
-/// asked for steadily, and 0.005 to 0.009 more while the hot set moves (`cache_sim -- steady moving`).
+/// asked for steadily, and 0.005 to 0.009 more while the hot set moves (`cache_sim -- steady
+/// moving`).
 pub(crate) const AGE_FACTOR: u64 = 16;
 /// Counters of the sketch for each entry: 16 bytes.
 pub(crate) const COUNTERS_PER_ENTRY: usize = 32;
