@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The commit this program was built from, if it can be known: `MILLPOND_COMMIT` at build time,
-/// else what git says about the source, marked where that has changed since.
+/// The commit, if it can be known: `MILLPOND_COMMIT` as it was when this program was built, else
+/// what git says of the source now, marked where that has changes. The latter is the commit that
+/// the program was built from only if nothing was committed in between.
 pub(crate) fn commit() -> Option<String> {
     if let Some(commit) = option_env!("MILLPOND_COMMIT") {
         return Some(commit.into());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p millpond-kvs --example cache_sim [-- FILTER ...]
-//! FILTER: steady, warm, moving, scan, or a part of a policy's name; learning: that alone, a minute
+//! FILTER: steady, warm, moving, scan, or a part of a policy's name; learning: that alone, minutes
 //! ```
 //!
 //! Requests are drawn as YCSB's `ScrambledZipfian` draws them: a zipfian rank out of 10^10 (theta
