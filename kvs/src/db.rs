@@ -5,6 +5,7 @@
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
+use crate::frequencies;
 use crate::iter::bounded::Range;
 use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, key_hash};
 use crate::manifest::record::Item;
@@ -249,7 +250,7 @@ impl Database {
     }
 
     /// Syncs, stops all background work, and refuses everything from then on. A second call does
-    /// nothing.
+    /// nothing. What the value cache has learned is kept for the next open, at most 256 MiB of it.
     pub fn close(&self) -> Result<()> {
         self.open.close()
     }
@@ -271,6 +272,9 @@ impl Open {
             if worker.join().is_err() {
                 tracing::error!("a background thread panicked");
             }
+        }
+        if closed.is_ok() {
+            frequencies::keep(&self.store);
         }
         closed
     }

@@ -40,6 +40,7 @@ mod compact;
 mod db;
 mod error;
 mod flush;
+mod frequencies;
 mod iter;
 mod key;
 mod kvset;

@@ -3,15 +3,17 @@
 //! 1. The pool has recovered itself: uncommitted mblocks are gone.
 //! 2. The manifest is replayed: KVSs, leaves, kvsets, and the floor of the WAL.
 //! 3. Every kvset it names is opened; index pages become resident.
-//! 4. Mblocks that no kvset names are orphans of jobs that a crash cut off; they are deleted.
-//! 5. The WAL is replayed after the floor into memtables. A full memtable is flushed on the way, so
-//!    replay needs no more
-//!    memory than normal work.
-//! 6. Commits and background work start.
+//! 4. Mblocks that no kvset names are orphans of jobs that a crash cut off; they are deleted, but
+//!    for the request counts that the last clean close has kept.
+//! 5. The value cache gets those counts ([`frequencies`]).
+//! 6. The WAL is replayed after the floor into memtables. A full memtable is flushed on the way, so
+//!    replay needs no more memory than normal work.
+//! 7. Commits and background work start.
 
 use crate::batch::{Op, WriteBatch};
 use crate::error::{Result, Scope};
 use crate::flush;
+use crate::frequencies;
 use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::Kvset;
 use crate::manifest::Manifest;
@@ -27,7 +29,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Steps 2 to 5.
+/// Steps 2 to 6.
 pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, Wal, Replayed)> {
     let manifest = Manifest::open(&pool)?;
     let kvsets = open_kvsets(&pool, manifest.live())?;
@@ -51,6 +53,7 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
         trees: trees(manifest.live(), kvsets),
     };
     let store = Arc::new(Store::new(pool, options, Versions { manifest, mblocks }, view));
+    frequencies::restore(&store);
     let floor = store.visible();
     let (wal, replayed) = Wal::open(&store.pool, &store.options, floor, &mut |revision, batch| {
         replay(&store, revision, batch)
@@ -70,8 +73,9 @@ fn open_kvsets(pool: &Arc<Pool>, live: &Live) -> Result<Opened> {
 }
 
 fn delete_orphans(pool: &Arc<Pool>, mblocks: &BTreeMap<MblockId, MblockUse>) -> Result<usize> {
-    let orphans: Vec<MblockId> =
-        pool.mblock_ids().into_iter().filter(|id| !mblocks.contains_key(id)).collect();
+    let counts = frequencies::mblocks(pool);
+    let is_orphan = |id: &MblockId| !mblocks.contains_key(id) && !counts.contains(id);
+    let orphans: Vec<MblockId> = pool.mblock_ids().into_iter().filter(is_orphan).collect();
     delete(pool, &orphans)?;
     Ok(orphans.len())
 }

@@ -6,6 +6,7 @@
 
 use crate::db::Database;
 use crate::error::Result;
+use crate::frequencies;
 use crate::kvset::KvsetMeta;
 use crate::manifest;
 use mpool::{
@@ -56,6 +57,9 @@ impl Database {
                     ));
                 }
             }
+        }
+        if owners.is_empty() && frequencies::mblocks(self.pool()).contains(&id) {
+            return Some("request counts of the value cache, which can do without".to_owned());
         }
         let others = owners.len().checked_sub(1)?;
         let first = owners.swap_remove(0);

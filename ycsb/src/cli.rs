@@ -290,6 +290,12 @@ pub(crate) struct ReaperArgs {
     #[arg(long, value_name = "S", default_value = "30", value_parser = parse_seconds)]
     pub(crate) warmup: Duration,
 
+    /// Before the first round, serve the last of the workloads with the policy frequency for so
+    /// long. What the value cache learns is kept from run to run, as it is by any clean restart;
+    /// each run asks for other keys in another order
+    #[arg(long, value_name = "S", default_value = "0", value_parser = parse_seconds)]
+    pub(crate) learn: Duration,
+
     /// Memory group of each run. Without it the whole machine's memory is the limit
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) memory: Option<u64>,

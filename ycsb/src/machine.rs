@@ -1,25 +1,11 @@
 //! What a report says about the machine and the source.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-/// The commit, if it can be known: `MILLPOND_COMMIT` as it was when this program was built, else
-/// what git says of the source now, marked where that has changes. The latter is the commit that
-/// the program was built from only if nothing was committed in between.
+/// The commit that this program was built from, marked where the sources had changes; `None` where
+/// the build did not know (`build.rs`).
 pub(crate) fn commit() -> Option<String> {
-    if let Some(commit) = option_env!("MILLPOND_COMMIT") {
-        return Some(commit.into());
-    }
-    let git = |args: &[&str]| {
-        let mut command = Command::new("git");
-        command.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(args);
-        let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
-    Some(if changed { format!("{commit}-modified") } else { commit })
+    option_env!("MILLPOND_BUILT_FROM").map(str::to_owned)
 }
 
 pub(crate) fn kernel() -> Option<String> {

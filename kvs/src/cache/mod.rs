@@ -49,10 +49,12 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use record::Incoming;
 use shard::{Name, Shard, Stats};
+pub(crate) use sketch::Sketch;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const SHARD_BITS: u32 = 6;
-const SHARDS: usize = 1 << SHARD_BITS;
+/// Shards, each with a lock and a sketch of its own.
+pub(crate) const SHARDS: usize = 1 << SHARD_BITS;
 /// Longest record that is cached, key and value.
 const VALUE_BYTES_MAX: usize = 256 << 10;
 /// A record takes at most this part of its shard.
@@ -70,6 +72,7 @@ struct Place {
 pub(crate) struct ValueCache {
     places: Box<[Place]>,
     target_bytes: AtomicU64,
+    restored_bytes: AtomicU64,
 }
 
 /// The lock on a shard; on release it tells the shard's memory.
@@ -102,7 +105,8 @@ impl ValueCache {
     /// An empty cache that may take `capacity_bytes`.
     pub(crate) fn new(capacity_bytes: u64) -> Self {
         let places = (0..SHARDS).map(|_| Place::default()).collect();
-        Self { places, target_bytes: AtomicU64::new(capacity_bytes) }
+        let target_bytes = AtomicU64::new(capacity_bytes);
+        Self { places, target_bytes, restored_bytes: AtomicU64::new(0) }
     }
 
     /// The cached version of a key. None also when it is newer than `at`.
@@ -187,6 +191,31 @@ impl ValueCache {
         }
     }
 
+    /// Whether it is in use, and was asked `lookups_min` times at least.
+    pub(crate) fn has_learned(&self, lookups_min: u64) -> bool {
+        let lookups = |place: &Place| {
+            let stats = place.shard.lock().stats;
+            stats.hits + stats.misses
+        };
+        let in_use = self.target_bytes.load(Ordering::Relaxed) > 0;
+        in_use && self.places.iter().map(lookups).sum::<u64>() >= lookups_min
+    }
+
+    /// How often the keys of a shard were asked for.
+    pub(crate) fn frequencies(&self, shard: usize) -> Sketch {
+        self.places[shard].shard.lock().frequencies()
+    }
+
+    /// Gives a shard, before its first record, what [`frequencies`](Self::frequencies) said.
+    pub(crate) fn restore(&self, shard: usize, frequencies: Sketch) {
+        self.places[shard].hold().shard.restore(frequencies);
+    }
+
+    /// How much was restored, for the metric.
+    pub(crate) fn note_restored(&self, bytes: u64) {
+        self.restored_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// Shows the counters and gauges.
     pub(crate) fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
         let mut all = Stats::default();
@@ -216,6 +245,9 @@ impl ValueCache {
         let help = "Misses that a slightly larger value cache would have answered.";
         show("value_cache_ghost_hits_total", help, counter, marginal.hits);
         let gauge = MetricKind::Gauge;
+        let restored = self.restored_bytes.load(Ordering::Relaxed);
+        let help = "Request counts kept by the last clean close and read at open.";
+        show("value_cache_restored_bytes", help, gauge, restored);
         let help = "How much larger, by the names remembered.";
         show("value_cache_ghost_bytes", help, gauge, marginal.ghost_bytes);
         show("value_cache_entries", "Records held.", gauge, entries);

@@ -136,6 +136,31 @@ impl Policy {
         }
     }
 
+    /// What is known of all keys, with those that the slots' hashes name.
+    pub(crate) fn frequencies(&self, hashes: impl Iterator<Item = (u32, u64)>) -> Sketch {
+        let mut all = if self.sketch.bytes() == 0 { Sketch::new(0) } else { self.sketch.clone() };
+        for (slot, hash) in hashes {
+            all.raise(hash, self.counts[index(slot)]);
+        }
+        all
+    }
+
+    /// Knows what another one knew. Nothing is in a slot yet.
+    pub(crate) fn restore(&mut self, frequencies: Sketch) {
+        assert!(self.occupied == 0, "a key in a slot has its count there");
+        self.sketch = frequencies;
+    }
+
+    /// Halves a sketch that is much too large for the slots there are. False if it is not.
+    pub(crate) fn fold(&mut self) -> bool {
+        let wanted = COUNTERS_PER_ENTRY * self.counts.len().max(SAMPLE);
+        let is_large = self.sketch.counters() >= 2 * wanted;
+        if is_large {
+            self.sketch.fold();
+        }
+        is_large
+    }
+
     /// Memory it holds.
     pub(crate) fn bytes(&self) -> usize {
         self.counts.capacity() + self.sketch.bytes()
@@ -153,7 +178,10 @@ impl Policy {
 
     fn age(&mut self) {
         self.accesses += 1;
-        if self.accesses < AGE_FACTOR * self.occupied.max(256) {
+        // Counts of a larger cache, which this one was or will be, fade as slowly as they did there.
+        let counted = self.sketch.counters() / (2 * COUNTERS_PER_ENTRY);
+        let entries = self.occupied.max(u64::try_from(counted).expect("memory fits 64 bits"));
+        if self.accesses < AGE_FACTOR * entries.max(256) {
             return;
         }
         self.accesses = 0;
@@ -218,6 +246,30 @@ mod tests {
         assert_eq!(policy.missed(hash(3)), 7);
         policy.occupy(3, hash(3));
         assert_eq!(policy.counts[3], 7);
+    }
+
+    #[test]
+    fn what_was_known_is_known_again() {
+        let mut before = filled(1000);
+        for slot in 0..1000 {
+            for _ in 0..slot % 10 {
+                before.hit(slot);
+            }
+        }
+        before.vacate(7, hash(7));
+        let known = |slot: u32| (slot != 7).then(|| (slot, hash(u64::from(slot))));
+        let frequencies = before.frequencies((0..1000).filter_map(known));
+        let mut after = Policy::default();
+        after.restore(frequencies);
+        assert!(after.fold(), "much too large for no slots: the least memory of all");
+        for slot in 0..1000 {
+            after.occupy(slot, hash(u64::from(slot)));
+        }
+        let least = |slot: u32| u8::try_from(slot % 10 + 1).unwrap();
+        assert!((0..1000).all(|slot| after.count(slot) >= least(slot)));
+        let high = (0..1000).filter(|&slot| after.count(slot) > least(slot)).count();
+        assert!(high < 50, "{high} of 1000 too high");
+        assert!(!after.fold(), "it fits");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 use super::ghost::Ghosts;
 use super::policy::Policy;
 use super::record::{Body, Incoming, Record, charge, in_slab, own_charge};
+use super::sketch::Sketch;
 use super::slab::{self, Place, Slab};
 use super::table::{Table, tag_of};
 use crate::key::{KvsId, Revision};
@@ -189,6 +190,9 @@ impl Shard {
             if self.bytes() <= budget {
                 return true;
             }
+            if self.policy.fold() {
+                continue;
+            }
             match self.give_up() {
                 // What is left is too little to be worth a thought.
                 0 => return true,
@@ -196,6 +200,19 @@ impl Shard {
             }
         }
         false
+    }
+
+    /// How often keys were asked for, cached or not.
+    pub(crate) fn frequencies(&self) -> Sketch {
+        let slots = (0..).zip(&self.slots);
+        self.policy.frequencies(
+            slots.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry.hash))),
+        )
+    }
+
+    /// Starts from what was known before. It is empty.
+    pub(crate) fn restore(&mut self, frequencies: Sketch) {
+        self.policy.restore(frequencies);
     }
 
     /// Requests that a little more memory would have answered, and how much that is.

@@ -18,7 +18,7 @@ const BLOCK_WORDS: usize = 8;
 const ROWS: usize = 4;
 
 /// Frequency estimates of an unbounded set of hashes in bounded memory.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Sketch {
     words: Vec<u64>,
 }
@@ -31,6 +31,18 @@ impl Sketch {
     pub(crate) fn new(counters: usize) -> Self {
         let words = (counters / 16).next_power_of_two().max(BLOCK_WORDS);
         Self { words: vec![0; words] }
+    }
+
+    /// A sketch of these words, as [`words`](Self::words) gives them. None if their number is none
+    /// that a sketch has.
+    pub(crate) fn from_words(words: Vec<u64>) -> Option<Self> {
+        let fits = words.len().is_power_of_two() && words.len() >= BLOCK_WORDS;
+        fits.then_some(Self { words })
+    }
+
+    /// All its counters.
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
     }
 
     pub(crate) fn counters(&self) -> usize {

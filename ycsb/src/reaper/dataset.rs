@@ -194,6 +194,7 @@ fn load_words(args: &ReaperArgs, data: &Path) -> Vec<String> {
             .map(str::to_owned)
             .into();
     words.extend([threads, "--data".into(), data.display().to_string()]);
+    words.extend(["--seed".into(), args.seed.to_string()]);
     words.extend(common_words(args));
     words
 }
@@ -202,7 +203,6 @@ fn load_words(args: &ReaperArgs, data: &Path) -> Vec<String> {
 pub(crate) fn common_words(args: &ReaperArgs) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
-    add("--seed", args.seed.to_string());
     add("--io", args.io.name().into());
     args.files.iter().for_each(|file| add("-P", file.clone()));
     args.properties.iter().for_each(|pair| add("-p", pair.clone()));

@@ -10,6 +10,11 @@
 //!   block, 8 clients:  ..
 //! ```
 //!
+//! A run under `frequency` begins with what the value cache had learned when the one before it ended
+//! (`kvs::frequencies`), and the first with what `--learn` was given time for. So that it is asked
+//! for keys by their popularity, and not for those that it was asked for before, each turn has a
+//! seed of its own; the policies of a turn share it.
+//!
 //! Ratios are taken within a round against `off`, of runs that were neighbours in time
 //! ([`numbers`](mod@numbers)). The result is tables ([`table`](mod@table)), a JSON
 //! ([`publish`](mod@publish)) and a picture ([`chart`]). A run that fails ends everything; what was
@@ -35,6 +40,7 @@ use mpool::ReaperPolicy;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 /// Rounds from which a spread says something.
 const ROUNDS_MIN: usize = 3;
@@ -57,6 +63,7 @@ struct Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Turn {
     threads: usize,
+    seed: u64,
     round: usize,
     /// Places in the lists of the arguments.
     workload: usize,
@@ -81,6 +88,7 @@ pub(crate) fn reaper(args: &ReaperArgs) -> Result<bool> {
     warn(args, turns.len());
     let ideals = ideals(args)?;
     let dataset = Dataset::prepare(args)?;
+    learn(args, &dataset, &sides)?;
     let mut runs = Vec::new();
     let all = run_all(args, (&dataset, &ideals, &sides), &turns, &mut runs);
     if !runs.is_empty() {
@@ -119,7 +127,8 @@ fn check(args: &ReaperArgs) -> Result<()> {
 
 fn warn(args: &ReaperArgs, turns: usize) {
     let each = args.seconds + args.warmup;
-    let minutes = float(u64::try_from(turns).unwrap_or(u64::MAX)) * each.as_secs_f64() / 60.0;
+    let all = float(u64::try_from(turns).unwrap_or(u64::MAX)) * each.as_secs_f64();
+    let minutes = (all + args.learn.as_secs_f64()) / 60.0;
     let (seconds, warmup) = (args.seconds.as_secs_f64(), args.warmup.as_secs_f64());
     say(&format!(
         "{turns} runs of {} s after {} s of warm-up: {} minutes, besides the load",
@@ -158,12 +167,15 @@ fn sides(args: &ReaperArgs) -> Vec<Side> {
 fn turns(args: &ReaperArgs) -> Vec<Turn> {
     let sides = sides(args).len();
     let mut turns = Vec::new();
+    // The load and `learn` have the first two.
+    let mut seed = args.seed.wrapping_add(1);
     for threads in args.threads.iter().copied() {
         for round in 1..=args.rounds {
             for workload in 0..args.workloads.len() {
+                seed = seed.wrapping_add(1);
                 for step in 0..sides {
                     let side = (round - 1 + workload + step) % sides;
-                    turns.push(Turn { threads, round, workload, side });
+                    turns.push(Turn { threads, seed, round, workload, side });
                 }
             }
         }
@@ -189,6 +201,29 @@ fn ideals(args: &ReaperArgs) -> Result<Vec<Option<Ideal>>> {
             Ok(ideal.clone())
         })
         .collect()
+}
+
+/// Lets the value cache learn before the first round, as `--learn` asks.
+fn learn(args: &ReaperArgs, dataset: &Dataset, sides: &[Side]) -> Result<()> {
+    let Some(side) = sides.iter().find(|side| side.policy == ReaperPolicy::Frequency) else {
+        return Ok(());
+    };
+    if args.learn.is_zero() {
+        return Ok(());
+    }
+    let (workload, threads) = (args.workloads.len() - 1, args.threads[0]);
+    let name = &args.workloads[workload];
+    let seconds = short(args.learn.as_secs_f64());
+    say(&format!("learning: {name} with {threads} threads for {seconds} s"));
+    let turn = Turn { threads, seed: args.seed.wrapping_add(1), round: 0, workload, side: 0 };
+    let args = ReaperArgs { warmup: Duration::ZERO, seconds: args.learn, ..args.clone() };
+    let json = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+    let words = run_words(&args, dataset, side, &turn);
+    let report = child::run(&words, json.path(), Voice::Heard).context("learning")?;
+    if !report.is_clean() {
+        bail!("learning: the run had {} errors", report.errors);
+    }
+    Ok(())
 }
 
 fn run_all(
@@ -250,6 +285,7 @@ fn run_words(args: &ReaperArgs, dataset: &Dataset, side: &Side, turn: &Turn) -> 
     let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
     add("--data", dataset.data.display().to_string());
     add("--threads", turn.threads.to_string());
+    add("--seed", turn.seed.to_string());
     add("--seconds", args.seconds.as_secs_f64().to_string());
     add("--warmup", args.warmup.as_secs_f64().to_string());
     add("--durability", args.durability.name().into());
@@ -292,6 +328,10 @@ mod tests {
         assert!(turns.is_sorted_by_key(|t| (t.threads, t.round, t.workload)));
         let first: Vec<usize> = turns.iter().step_by(4).map(|turn| turn.side).collect();
         assert_eq!(first, [0, 1, 1, 2, 2, 3, 0, 1, 1, 2, 2, 3]);
+        // Policies are asked for the same keys; nobody is asked for the same twice.
+        let seeds: Vec<u64> = turns.chunk_by(|a, b| a.seed == b.seed).map(|t| t[0].seed).collect();
+        assert_eq!(seeds, (3..15).collect::<Vec<u64>>());
+        assert!(turns.chunk_by(|a, b| a.seed == b.seed).all(|turn| turn.len() == 4));
     }
 
     #[test]
@@ -317,6 +357,7 @@ mod tests {
             let parsed = Cli::parse_from(std::iter::once("ycsb".to_owned()).chain(words.clone()));
             let Command::Run(run) = parsed.command else { panic!("{words:?}") };
             assert_eq!(run.workload.threads, Some(4), "{words:?}");
+            assert_eq!(run.workload.seed, turn.seed, "{words:?}");
             assert_eq!(run.workload.memory, Some(64 << 20), "{words:?}");
             assert_eq!(run.workload.files, [args.workloads[turn.workload].clone()], "{words:?}");
             let policy = format!("reaper={}", sides[turn.side].policy);

@@ -65,6 +65,7 @@ struct Options<'a> {
     rounds: usize,
     seconds: f64,
     warmup_seconds: f64,
+    learn_seconds: f64,
     memory_limit_bytes: Option<u64>,
     value_cache_in_off_bytes: Option<u64>,
     /// Where it is not the engine's default, and not in `engine`.
@@ -169,6 +170,7 @@ fn published<'a>(
             rounds: args.rounds,
             seconds: args.seconds.as_secs_f64(),
             warmup_seconds: args.warmup.as_secs_f64(),
+            learn_seconds: args.learn.as_secs_f64(),
             memory_limit_bytes: args.memory,
             value_cache_in_off_bytes: args.value_cache_in_off,
             memtable_bytes: memtable_bytes(args),
