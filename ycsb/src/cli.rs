@@ -296,6 +296,11 @@ pub(crate) struct ReaperArgs {
     #[arg(long, value_name = "S", default_value = "0", value_parser = parse_seconds)]
     pub(crate) learn: Duration,
 
+    /// Open loop: so many operations a second over all threads, latency from when each was due.
+    /// The same for all policies: what one that keeps up is worth to who does not ask for more
+    #[arg(long, value_name = "OPS")]
+    pub(crate) rate: Option<f64>,
+
     /// Memory group of each run. Without it the whole machine's memory is the limit
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(crate) memory: Option<u64>,

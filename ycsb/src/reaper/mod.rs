@@ -216,7 +216,9 @@ fn learn(args: &ReaperArgs, dataset: &Dataset, sides: &[Side]) -> Result<()> {
     let seconds = short(args.learn.as_secs_f64());
     say(&format!("learning: {name} with {threads} threads for {seconds} s"));
     let turn = Turn { threads, seed: args.seed.wrapping_add(1), round: 0, workload, side: 0 };
-    let args = ReaperArgs { warmup: Duration::ZERO, seconds: args.learn, ..args.clone() };
+    // As fast as it can, whatever the rate of the rounds.
+    let (warmup, seconds) = (Duration::ZERO, args.learn);
+    let args = ReaperArgs { warmup, seconds, rate: None, ..args.clone() };
     let json = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     let words = run_words(&args, dataset, side, &turn);
     let report = child::run(&words, json.path(), Voice::Heard).context("learning")?;
@@ -289,6 +291,9 @@ fn run_words(args: &ReaperArgs, dataset: &Dataset, side: &Side, turn: &Turn) -> 
     add("--seconds", args.seconds.as_secs_f64().to_string());
     add("--warmup", args.warmup.as_secs_f64().to_string());
     add("--durability", args.durability.name().into());
+    if let Some(rate) = args.rate {
+        add("--rate", rate.to_string());
+    }
     if let Some(bytes) = args.memory {
         add("--memory", bytes.to_string());
     }
@@ -348,7 +353,7 @@ mod tests {
     fn a_run_is_a_command_line_that_parses() {
         let args = args(
             "--threads 4 --seconds 2 --memory 64MiB -p recordcount=10 --engine queue_depth=8 \
-             --durability off --io threads --allow-buffered",
+             --durability off --io threads --allow-buffered --rate 500",
         );
         let dataset = Dataset::for_tests(Path::new("/d"));
         let sides = sides(&args);
@@ -357,6 +362,7 @@ mod tests {
             let parsed = Cli::parse_from(std::iter::once("ycsb".to_owned()).chain(words.clone()));
             let Command::Run(run) = parsed.command else { panic!("{words:?}") };
             assert_eq!(run.workload.threads, Some(4), "{words:?}");
+            assert_eq!(run.workload.rate, Some(500.0), "{words:?}");
             assert_eq!(run.workload.seed, turn.seed, "{words:?}");
             assert_eq!(run.workload.memory, Some(64 << 20), "{words:?}");
             assert_eq!(run.workload.files, [args.workloads[turn.workload].clone()], "{words:?}");

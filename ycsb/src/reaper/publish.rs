@@ -66,6 +66,8 @@ struct Options<'a> {
     seconds: f64,
     warmup_seconds: f64,
     learn_seconds: f64,
+    /// Offered; `None`: as fast as it goes.
+    rate_ops_per_s: Option<f64>,
     memory_limit_bytes: Option<u64>,
     value_cache_in_off_bytes: Option<u64>,
     /// Where it is not the engine's default, and not in `engine`.
@@ -171,6 +173,7 @@ fn published<'a>(
             seconds: args.seconds.as_secs_f64(),
             warmup_seconds: args.warmup.as_secs_f64(),
             learn_seconds: args.learn.as_secs_f64(),
+            rate_ops_per_s: args.rate,
             memory_limit_bytes: args.memory,
             value_cache_in_off_bytes: args.value_cache_in_off,
             memtable_bytes: memtable_bytes(args),

@@ -72,6 +72,11 @@ pub(super) fn tables(
         short(args.warmup.as_secs_f64()),
         drive_reads_source(last)
     );
+    if let Some(rate) = args.rate {
+        let rate = short(rate);
+        let _infallible =
+            writeln!(text, "{rate} operations a second offered, latency from when each was due");
+    }
     let others = runs.iter().filter_map(|run| run.numbers.get("others_read_pct").copied());
     let others = others.fold(0.0, f64::max);
     if others > OTHERS_PCT_MAX {
