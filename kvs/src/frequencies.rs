@@ -49,6 +49,9 @@ const HEAD_BYTES: usize = 16;
 const WORDS_MAX: usize = 512 << 10;
 /// Room of an mblock: a section always fits, and the ids of all fit a property.
 const MBLOCK_BYTES: u64 = 8 << 20;
+/// Of the memory there is, counts from another time take at most this part: there may have been
+/// more. Those of records of 100 bytes take as much.
+const MEMORY_PART: u64 = 8;
 /// A close after fewer lookups writes nothing: the counts are those of the last close, more or
 /// less.
 const LOOKUPS_MIN: u64 = 1 << 16;
@@ -75,11 +78,17 @@ pub(crate) fn mblocks(pool: &Pool) -> BTreeSet<MblockId> {
 
 /// Gives the value cache what the last close has kept.
 pub(crate) fn restore(store: &Store) {
+    let memory = store.options.value_cache_bytes;
+    let memory = memory.unwrap_or_else(|| store.pool.reaper().stats().budget_bytes);
+    let mut take = |shard, mut sketch: Sketch| {
+        fold_to(&mut sketch, usize::try_from(memory / MEMORY_PART).unwrap_or(usize::MAX));
+        store.cache.restore(shard, sketch);
+    };
     let mut bytes = 0;
     for id in mblocks(&store.pool) {
         // A program that does not know of them has deleted them.
         let Ok(mblock) = store.pool.mblock(id) else { continue };
-        match restore_from(&mblock, &mut |shard, sketch| store.cache.restore(shard, sketch)) {
+        match restore_from(&mblock, &mut take) {
             Ok(()) => bytes += mblock.len_bytes(),
             Err(error) => {
                 tracing::warn!(mblock = %id, %error, "some request counts are lost; the value cache learns anew");
@@ -126,9 +135,7 @@ fn replace(pool: &Arc<Pool>, mblock_bytes: u64, of: &dyn Fn(usize) -> Sketch) ->
     let (mut writers, mut bytes, mut sections) = (Vec::new(), 0, Vec::new());
     for shard in 0..SHARDS {
         let mut sketch = of(shard);
-        while sketch.words().len() > WORDS_MAX {
-            sketch.fold();
-        }
+        fold_to(&mut sketch, SHARDS * WORDS_MAX * size_of::<u64>());
         let section = encode(shard, &sketch);
         if (sections.len() + section.len()) as u64 > mblock_bytes {
             writers.push(write(pool, &std::mem::take(&mut sections))?);
@@ -143,6 +150,12 @@ fn replace(pool: &Arc<Pool>, mblock_bytes: u64, of: &dyn Fn(usize) -> Sketch) ->
     let known: BTreeSet<MblockId> = pool.mblock_ids().into_iter().collect();
     delete(pool, &old.intersection(&known).copied().collect::<Vec<_>>())?;
     Ok(bytes)
+}
+
+/// Halves a shard's sketch until all of them, of this size, take `bytes` at most. There is a least
+/// size.
+fn fold_to(sketch: &mut Sketch, bytes: usize) {
+    while sketch.bytes() > bytes / SHARDS && sketch.fold() {}
 }
 
 fn write(pool: &Arc<Pool>, sections: &[u8]) -> Result<MblockWriter> {
@@ -277,6 +290,15 @@ mod tests {
             bytes[HEAD_BYTES - 4..HEAD_BYTES].copy_from_slice(&sum);
             assert!(decode(&bytes).is_err(), "shard {shard}, {words} words");
         }
+    }
+
+    #[test]
+    fn counts_of_a_larger_memory_are_folded() {
+        let mut folded = sketch(1, 12);
+        fold_to(&mut folded, 4096 * SHARDS);
+        assert_eq!(folded.bytes(), 4096);
+        fold_to(&mut folded, 0);
+        assert_eq!(folded.bytes(), 64, "the least");
     }
 
     /// Keeps generation after generation, of three mblocks each.

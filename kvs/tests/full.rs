@@ -10,7 +10,7 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Kvs, Options, Scope};
-use mpool::SimDevice;
+use mpool::{Faults, SimDevice};
 use support::place::{Place, zones};
 
 fn key(n: u32) -> Vec<u8> {
@@ -95,6 +95,16 @@ fn a_full_database_reads_and_deletes_and_recovers_without_a_restart() {
         options.pool.spare_pct = spare_pct;
         fill_and_empty(&Place::on(SimDevice::new(160 << 20)), &options);
     }
+}
+
+/// As on any disk that is smaller than the default limit of a pool, which is 1 TiB.
+#[test]
+fn so_does_one_whose_disk_ends_before_its_limit() {
+    let device = SimDevice::new(1 << 40);
+    let (enospc_after_bytes, enospc_is_told) = (Some(160 << 20), true);
+    device.set_faults(Faults { enospc_after_bytes, enospc_is_told, ..Faults::default() });
+    let options = Options { background_threads: 1, ..support::options() };
+    fill_and_empty(&Place::on(device), &options);
 }
 
 #[test]

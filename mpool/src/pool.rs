@@ -101,7 +101,7 @@ pub struct PoolInfo {
     pub len_bytes: u64,
     /// Bytes that belong to an object or to the pool itself.
     pub used_bytes: u64,
-    /// Bytes free now or after growth; the disk may give less.
+    /// Bytes free now or after growth, as far as the disk below has room for it.
     pub free_bytes: u64,
     /// Bytes of them that only allocations with [`Placement::spare`] get.
     pub spare_bytes: u64,
@@ -127,7 +127,8 @@ pub struct PoolInfo {
     pub journal_waits: LatencySummary,
 }
 
-/// What is free, by who can use it. Volumes that are being emptied do not count.
+/// What is free, by who can use it, now or after growth as far as the disk below has room for it.
+/// Volumes that are being emptied do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FreeSpace {
     /// Bytes that mblocks can take: on a zoned volume, those in its sequential zones.
@@ -541,7 +542,7 @@ impl Pool {
     /// How many mblocks have moved since the pool was opened. When it changes, handles held for
     /// long are worth a look: [`Mblock::has_moved`].
     pub fn moves(&self) -> u64 {
-        self.metrics().mblocks_moved.get()
+        self.volumes.metrics().mblocks_moved.get()
     }
 
     /// The class of a volume; `None` if there is no such volume.
@@ -554,8 +555,10 @@ impl Pool {
         self.space.all().iter().any(|space| space.class() == class && !space.is_evacuating())
     }
 
-    /// The pool's counters.
+    /// The pool's counters; its gauges of space are as of now.
     pub fn metrics(&self) -> &PoolMetrics {
+        // Others who fill the disk change them, too.
+        self.space.publish();
         self.volumes.metrics()
     }
 
@@ -579,8 +582,8 @@ impl Pool {
             device: self.volumes.root().device().kind(),
             journal_log_bytes: journal.len,
             journal_used_bytes: journal.used,
-            commits: self.metrics().commit.summary(),
-            journal_waits: self.metrics().mdc_wait.summary(),
+            commits: self.volumes.metrics().commit.summary(),
+            journal_waits: self.volumes.metrics().mdc_wait.summary(),
         }
     }
 }

@@ -63,7 +63,7 @@ pub struct VolumeInfo {
     pub capacity_bytes: u64,
     /// Bytes that belong to an object, a log or the volume itself.
     pub used_bytes: u64,
-    /// Bytes free now or after growth.
+    /// Bytes free now or after growth, as far as the disk below has room for it.
     pub free_bytes: u64,
     /// Bytes that only allocations with [`crate::Placement::spare`] get.
     pub spare_bytes: u64,

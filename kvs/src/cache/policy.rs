@@ -154,11 +154,7 @@ impl Policy {
     /// Halves a sketch that is much too large for the slots there are. False if it is not.
     pub(crate) fn fold(&mut self) -> bool {
         let wanted = COUNTERS_PER_ENTRY * self.counts.len().max(SAMPLE);
-        let is_large = self.sketch.counters() >= 2 * wanted;
-        if is_large {
-            self.sketch.fold();
-        }
-        is_large
+        self.sketch.counters() >= 2 * wanted && self.sketch.fold()
     }
 
     /// Memory it holds.

@@ -89,16 +89,17 @@ impl Sketch {
         self.words.extend_from_within(..);
     }
 
-    /// Halves the number of counters; estimates stay or grow.
-    pub(crate) fn fold(&mut self) {
+    /// Halves the number of counters; estimates stay or grow. False at the least size.
+    pub(crate) fn fold(&mut self) -> bool {
         if self.words.len() <= BLOCK_WORDS {
-            return;
+            return false;
         }
         let upper = self.words.split_off(self.words.len() / 2);
         for (low, high) in self.words.iter_mut().zip(upper) {
             *low = greater(*low, high);
         }
         self.words.shrink_to_fit();
+        true
     }
 
     fn places(&self, hash: u64) -> [Place; ROWS] {
@@ -196,5 +197,7 @@ mod tests {
         let folded = (0..100).map(|n| sketch.estimate(hash(n)));
         assert!(folded.zip(before).all(|(after, before)| after >= before));
         assert_eq!(sketch.bytes(), 256);
+        assert!(sketch.fold() && sketch.fold() && !sketch.fold(), "one block is left");
+        assert_eq!(sketch.bytes(), 64);
     }
 }

@@ -22,7 +22,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -33,6 +33,9 @@ const SECTOR_BYTES: u32 = 512;
 /// How often, and how long apart, a held lock is asked for: two seconds in all.
 pub(super) const LOCK_TRIES: u32 = 100;
 pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// For how long an answer to how much the disk has left is good enough. Others write there, too.
+const DISK_LOOK: Duration = Duration::from_secs(1);
 
 /// How a volume file is opened and how it grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub struct FileDevice {
     len_bytes: AtomicU64,
     /// Serialises growth.
     growing: Mutex<()>,
+    /// What the disk had left for growth, and when.
+    disk: Mutex<Option<(Instant, u64)>>,
 }
 
 impl FileDevice {
@@ -107,6 +112,7 @@ impl FileDevice {
             len_bytes_max: AtomicU64::new(options.len_bytes_max),
             len_bytes: AtomicU64::new(len_bytes),
             growing: Mutex::new(()),
+            disk: Mutex::new(None),
         };
         device.probe_direct()?;
         Ok(device)
@@ -137,11 +143,16 @@ impl FileDevice {
         self.io.is_buffered()
     }
 
-    /// The longest growth towards `target` that leaves the reserve, but at least `need`.
-    fn affordable(&self, have: u64, need: u64, target: u64) -> io::Result<u64> {
+    /// What the disk has free, and what of that growth may take.
+    fn disk_space(&self) -> io::Result<(u64, u64)> {
         let stat = rustix::fs::fstatvfs(self.io.file())?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let spare = free.saturating_sub(self.options.reserve_bytes);
+        Ok((free, free.saturating_sub(self.options.reserve_bytes)))
+    }
+
+    /// The longest growth towards `target` that leaves the reserve, but at least `need`.
+    fn affordable(&self, have: u64, need: u64, target: u64) -> io::Result<u64> {
+        let (free, spare) = self.disk_space()?;
         if target - have <= spare {
             return Ok(target);
         }
@@ -189,6 +200,7 @@ impl Device for FileDevice {
     fn grow(&self, len_bytes: u64) -> io::Result<()> {
         self.io.check_writable()?;
         let _one_at_a_time = self.growing.lock();
+        *self.disk.lock() = None;
         let have = self.geometry().len_bytes;
         if len_bytes <= have {
             return Ok(());
@@ -213,6 +225,19 @@ impl Device for FileDevice {
         self.io.flush_all()?;
         self.len_bytes.store(target, Ordering::Release);
         Ok(())
+    }
+
+    fn growth_left(&self) -> u64 {
+        let mut known = self.disk.lock();
+        match *known {
+            Some((at, left)) if at.elapsed() < DISK_LOOK => left,
+            _ => {
+                // A file system that does not say is found full when it is.
+                let left = self.disk_space().map_or(u64::MAX, |(_, spare)| spare);
+                *known = Some((Instant::now(), left));
+                left
+            }
+        }
     }
 
     fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {

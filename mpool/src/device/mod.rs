@@ -77,6 +77,12 @@ pub trait Device: Send + Sync + 'static {
     /// Makes the device at least `len_bytes` long.
     fn grow(&self, len_bytes: u64) -> io::Result<()>;
 
+    /// By how much it could grow now, where something beside its limit decides that: a file shares
+    /// its disk with others. An estimate, cheap enough to ask before each write.
+    fn growth_left(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Changes the limit of later growth; a device of fixed size finds out how large it is by now.
     /// Never shrinks what is there.
     fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {

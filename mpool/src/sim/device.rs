@@ -43,6 +43,8 @@ pub struct Faults {
     pub flush_eio_at: Option<u64>,
     /// The device cannot grow beyond this length: ENOSPC.
     pub enospc_after_bytes: Option<u64>,
+    /// And it says so before, as a file system does.
+    pub enospc_is_told: bool,
     /// Failures of the zones' verbs.
     pub zones: ZoneFaults,
 }
@@ -467,6 +469,12 @@ impl Device for SimDevice {
         }
         medium.len_bytes = len_bytes;
         Ok(())
+    }
+
+    fn growth_left(&self) -> u64 {
+        let medium = self.medium.lock();
+        let limit = medium.faults.enospc_after_bytes.filter(|_| medium.faults.enospc_is_told);
+        limit.map_or(u64::MAX, |limit| limit.saturating_sub(medium.len_bytes))
     }
 
     fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {

@@ -154,8 +154,8 @@ impl Space {
         self.all().iter().map(|space| space.used_bytes()).sum()
     }
 
-    /// Free now, or after growth up to the limits, on volumes that take new objects; whether the
-    /// disk can take that growth is known only when it happens.
+    /// Free now, or after growth up to the limits or to what the disk below has left, on volumes
+    /// that take new objects.
     pub(crate) fn free_bytes(&self) -> u64 {
         let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
         self.all().iter().filter(open).map(|space| space.free_bytes()).sum()

@@ -237,8 +237,16 @@ impl VolumeSpace {
     }
 
     fn free_extent_bytes(&self) -> u64 {
+        let reachable = self.extents_reachable();
         let free = self.free.lock();
-        free.free_bytes() + (self.len_max() - free.volume_len())
+        free.free_bytes() + reachable.saturating_sub(free.volume_len())
+    }
+
+    /// What the conventional part could come to now: its limit, or what the disk below has left.
+    fn extents_reachable(&self) -> u64 {
+        let device = self.volume.device();
+        let len = device.geometry().len_bytes;
+        self.len_max().min(len.saturating_add(device.growth_left()))
     }
 
     /// The limit of the conventional part.
@@ -256,8 +264,11 @@ impl VolumeSpace {
         self.extents_max() + self.zones.as_ref().map_or(0, |zones| zones.capacity_bytes())
     }
 
+    /// The part of it that is spare: of what it can hold as things are, not of a limit that the
+    /// disk below does not have.
     pub(crate) fn spare_bytes(&self) -> u64 {
-        self.capacity_bytes() / 100 * u64::from(self.spare_pct)
+        let zones = self.zones.as_ref().map_or(0, |zones| zones.capacity_bytes());
+        (self.extents_reachable() + zones) / 100 * u64::from(self.spare_pct)
     }
 
     /// The largest object that it could hold if it were empty.
@@ -355,5 +366,30 @@ mod tests {
         assert!(matches!(lease(&space, U), Err(Error::Full { .. })));
         drop(held);
         assert!(lease(&space, 2 * U).is_ok());
+    }
+
+    #[test]
+    fn free_is_what_the_disk_has_left_and_spare_a_part_of_what_can_be_had() {
+        let device = SimDevice::new(1000 * U);
+        device.grow(2 * U).unwrap();
+        let metrics = Arc::new(PoolMetrics::default());
+        let volumes = Arc::new(Volumes::new(Arc::new(device.clone()), metrics));
+        let space = Space::new(&volumes);
+        space.add(VolumeSpace::rebuild(&volumes, &record(1000 * U), &[], 10).unwrap());
+        // The superblocks take two units.
+        assert_eq!((space.free_bytes(), space.spare_bytes()), (998 * U, 100 * U));
+        let faults = Faults { enospc_after_bytes: Some(100 * U), ..Faults::default() };
+        device.set_faults(Faults { enospc_is_told: true, ..faults });
+        assert_eq!((space.free_bytes(), space.spare_bytes()), (98 * U, 10 * U));
+        let object = |bytes| space.room(bytes, crate::Priority::Flush.into());
+        // With its checksums it takes 88.
+        let held = object(88 * U - 8192).unwrap();
+        let Err(Error::Full { free_bytes, .. }) = object(U) else { panic!("the spare part") };
+        assert_eq!(free_bytes, 10 * U);
+        assert!(lease(&space, 10 * U).is_ok(), "logs may have it");
+        // Somebody else has cleared the disk.
+        device.set_faults(Faults { enospc_after_bytes: Some(200 * U), ..faults });
+        assert!(object(U).is_ok());
+        drop(held);
     }
 }
