@@ -1,5 +1,5 @@
-//! Tells the program which commit it is built from, for its reports. `MILLPOND_COMMIT` says it where
-//! there is no git.
+//! Tells the program which commit it is built from, for its reports. `MILLPOND_COMMIT` says it
+//! where there is no git.
 
 use std::process::{Command, Stdio};
 

@@ -273,10 +273,7 @@ impl Open {
                 tracing::error!("a background thread panicked");
             }
         }
-        if closed.is_ok() {
-            frequencies::keep(&self.store);
-        }
-        closed
+        closed.inspect(|()| frequencies::keep(&self.store))
     }
 }
 

@@ -128,8 +128,8 @@ fn restore_from(mblock: &Mblock, take: &mut dyn FnMut(usize, Sketch)) -> Result<
     Ok(())
 }
 
-/// Writes the shards' counts, so many bytes an mblock, in the place of what was kept before. Returns
-/// how many bytes that is.
+/// Writes the shards' counts, so many bytes an mblock, in the place of what was kept before.
+/// Returns how many bytes that is.
 fn replace(pool: &Arc<Pool>, mblock_bytes: u64, of: &dyn Fn(usize) -> Sketch) -> Result<u64> {
     let old = mblocks(pool);
     let (mut writers, mut bytes, mut sections) = (Vec::new(), 0, Vec::new());
@@ -244,7 +244,9 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_refused(seed: u64, shard in 0..SHARDS, at: prop::sample::Index, bit in 0..8u8) {
+        fn a_flipped_bit_is_refused(
+            seed: u64, shard in 0..SHARDS, at: prop::sample::Index, bit in 0..8u8,
+        ) {
             let mut bytes = encode(shard, &sketch(seed, 4));
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

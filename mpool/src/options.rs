@@ -48,8 +48,8 @@ pub struct Options {
     /// Disk space left to others: growth stops before it. 0..=4 PiB, default 512 MiB.
     pub reserve_bytes: u64,
     /// Part of each volume that only allocations with [`crate::Placement::spare`] may use, so that
-    /// what frees space in the end always finds some: of its limit, or of what the disk has room for
-    /// if that is less. 0..=50 percent, default 5.
+    /// what frees space in the end always finds some: of its limit, or of what the disk has room
+    /// for if that is less. 0..=50 percent, default 5.
     pub spare_pct: u8,
     /// True gives housekeeping (rewriting journals before they are full) a thread of its own; false
     /// leaves it to whoever calls [`crate::Pool::tidy`], for programs that want no thread and for

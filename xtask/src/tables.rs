@@ -151,6 +151,7 @@ pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
     ("kvs/src/work.rs", "failed work waits out a pause before it is tried again"),
     ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),
+    ("mpool/src/device/file.rs", "what a disk has left is asked for again after a second"),
     ("mpool/src/io/pacer.rs", "pacing compares latencies, and a rate is a promise about time"),
     ("mpool/src/latency.rs", "the one place that measures how long commits and appends take"),
     ("mpool/src/reaper/task.rs", "the reaper's tick"),

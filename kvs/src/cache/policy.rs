@@ -174,7 +174,7 @@ impl Policy {
 
     fn age(&mut self) {
         self.accesses += 1;
-        // Counts of a larger cache, which this one was or will be, fade as slowly as they did there.
+        // Counts of a larger cache, which this one was or will be, fade as slowly as there.
         let counted = self.sketch.counters() / (2 * COUNTERS_PER_ENTRY);
         let entries = self.occupied.max(u64::try_from(counted).expect("memory fits 64 bits"));
         if self.accesses < AGE_FACTOR * entries.max(256) {

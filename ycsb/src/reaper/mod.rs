@@ -10,8 +10,8 @@
 //!   block, 8 clients:  ..
 //! ```
 //!
-//! A run under `frequency` begins with what the value cache had learned when the one before it ended
-//! (`kvs::frequencies`), and the first with what `--learn` was given time for. So that it is asked
+//! A run under `frequency` begins with what the value cache had learned when the one before it
+//! ended (`kvs::frequencies`), and the first with what `--learn` was given time for. So that it is asked
 //! for keys by their popularity, and not for those that it was asked for before, each turn has a
 //! seed of its own; the policies of a turn share it.
 //!
