@@ -11,9 +11,9 @@
 //! ```
 //!
 //! A run under `frequency` begins with what the value cache had learned when the one before it
-//! ended (`kvs::frequencies`), and the first with what `--learn` was given time for. So that it is asked
-//! for keys by their popularity, and not for those that it was asked for before, each turn has a
-//! seed of its own; the policies of a turn share it.
+//! ended (`kvs::frequencies`), and the first with what `--learn` was given time for. So that it is
+//! asked for keys by their popularity, and not for those that it was asked for before, each turn
+//! has a seed of its own; the policies of a turn share it.
 //!
 //! Ratios are taken within a round against `off`, of runs that were neighbours in time
 //! ([`numbers`](mod@numbers)). The result is tables ([`table`](mod@table)), a JSON
