@@ -150,6 +150,34 @@ impl FileDevice {
         Ok((free, free.saturating_sub(self.options.reserve_bytes)))
     }
 
+    /// As `grow`, by one caller at a time.
+    fn grow_to(&self, len_bytes: u64) -> io::Result<()> {
+        let have = self.geometry().len_bytes;
+        if len_bytes <= have {
+            return Ok(());
+        }
+        let max = self.len_bytes_max.load(Ordering::Relaxed);
+        if len_bytes > max {
+            let text = format!("{len_bytes} bytes wanted, limit is {max}");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        let stepped = len_bytes.next_multiple_of(self.options.grow_step_bytes);
+        let target = stepped.min(max / IO_ALIGN as u64 * IO_ALIGN as u64);
+        let target = self.affordable(have, len_bytes, target.max(len_bytes))?;
+        let allocate =
+            || rustix::fs::fallocate(self.io.file(), FallocateFlags::empty(), have, target - have);
+        match rustix::io::retry_on_intr(allocate) {
+            Ok(()) => {}
+            // Blocks come at first write then; the length is what matters here.
+            Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(self.io.file(), target)?,
+            Err(errno) => return Err(errno.into()),
+        }
+        // The new length must survive a crash before anything is recorded beyond the old one.
+        self.io.flush_all()?;
+        self.len_bytes.store(target, Ordering::Release);
+        Ok(())
+    }
+
     /// The longest growth towards `target` that leaves the reserve, but at least `need`.
     fn affordable(&self, have: u64, need: u64, target: u64) -> io::Result<u64> {
         let (free, spare) = self.disk_space()?;
@@ -200,31 +228,10 @@ impl Device for FileDevice {
     fn grow(&self, len_bytes: u64) -> io::Result<()> {
         self.io.check_writable()?;
         let _one_at_a_time = self.growing.lock();
+        let grown = self.grow_to(len_bytes);
+        // What was known of the disk holds no more, whatever came of it.
         *self.disk.lock() = None;
-        let have = self.geometry().len_bytes;
-        if len_bytes <= have {
-            return Ok(());
-        }
-        let max = self.len_bytes_max.load(Ordering::Relaxed);
-        if len_bytes > max {
-            let text = format!("{len_bytes} bytes wanted, limit is {max}");
-            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
-        }
-        let stepped = len_bytes.next_multiple_of(self.options.grow_step_bytes);
-        let target = stepped.min(max / IO_ALIGN as u64 * IO_ALIGN as u64);
-        let target = self.affordable(have, len_bytes, target.max(len_bytes))?;
-        let allocate =
-            || rustix::fs::fallocate(self.io.file(), FallocateFlags::empty(), have, target - have);
-        match rustix::io::retry_on_intr(allocate) {
-            Ok(()) => {}
-            // Blocks come at first write then; the length is what matters here.
-            Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(self.io.file(), target)?,
-            Err(errno) => return Err(errno.into()),
-        }
-        // The new length must survive a crash before anything is recorded beyond the old one.
-        self.io.flush_all()?;
-        self.len_bytes.store(target, Ordering::Release);
-        Ok(())
+        grown
     }
 
     fn growth_left(&self) -> u64 {
@@ -239,7 +246,6 @@ impl Device for FileDevice {
             }
         }
     }
-
     fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {
         self.len_bytes_max.store(len_bytes_max, Ordering::Relaxed);
         Ok(())
@@ -313,6 +319,22 @@ mod tests {
         assert!(text.starts_with("/mnt/v: "), "{text}");
         assert!(text.contains("O_DIRECT") && text.contains("--allow-buffered"), "{text}");
         assert!(open_error(Path::new("v"), Errno::ACCESS).to_string().contains("permission"));
+    }
+
+    #[test]
+    fn what_the_disk_leaves_to_others_is_not_there_to_grow_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let device = FileDevice::open_or_create(&path, &options(1 << 20)).unwrap();
+        let left = device.growth_left();
+        assert!(left > 0 && left < 1 << 60, "what a disk has, less than an exabyte: {left}");
+        drop(device);
+        let reserve_bytes = 1 << 60;
+        let all = FileOptions { reserve_bytes, ..options(1 << 20) };
+        let device = FileDevice::open(&path, &all).unwrap();
+        assert_eq!(device.growth_left(), 0);
+        assert_eq!(device.grow(1 << 16).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(device.growth_left(), 0);
     }
 
     #[test]
