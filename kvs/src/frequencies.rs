@@ -44,13 +44,13 @@ const PROPERTY: &str = "kvs.frequencies";
 const MAGIC: [u8; 4] = *b"MPFQ";
 const VERSION: u16 = 1;
 const HEAD_BYTES: usize = 16;
-/// Words of a section at most: 4 MiB, so 256 MiB in all, which a close writes in about a second. A
-/// larger sketch is folded; this one suits some 30 M cached records.
+/// Words of a section at most: 4 MiB, so 256 MiB in all, for the close to write. A larger sketch is
+/// folded; up to 16 M cached records have none.
 const WORDS_MAX: usize = 512 << 10;
 /// Room of an mblock: a section always fits, and the ids of all fit a property.
 const MBLOCK_BYTES: u64 = 8 << 20;
 /// Of the memory there is, counts from another time take at most this part: there may have been
-/// more. Those of records of 100 bytes take as much.
+/// more. With records of 200 bytes or more they always take less.
 const MEMORY_PART: u64 = 8;
 /// A close after fewer lookups writes nothing: the counts are those of the last close, more or
 /// less.

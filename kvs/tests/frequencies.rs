@@ -149,3 +149,24 @@ fn a_cache_that_is_off_neither_keeps_nor_loses_counts() {
     assert_eq!(kept(&db, &known), before);
     assert!(hot_hits(&db) > HOT * 9 / 10);
 }
+
+#[test]
+fn a_full_volume_keeps_the_old_counts() {
+    let device = SimDevice::new(256 << 20);
+    let known = learn(&device, &options());
+    let db = support::open(&device, &options()).unwrap();
+    let before = kept(&db, &known);
+    let mut held = Vec::new();
+    for len in [16 << 20, 1 << 20, 1] {
+        while let Ok(writer) = db.pool().allocate(len, mpool::Priority::Flush) {
+            held.push(writer);
+        }
+    }
+    let kvs = db.kvs("k").unwrap();
+    (0..3 * KEYS).for_each(|n| ask(&kvs, n % KEYS));
+    db.close().unwrap();
+    drop((held, kvs, db));
+    let db = support::open(&device, &options()).unwrap();
+    assert_eq!(kept(&db, &known), before);
+    assert!(metric(&db, "value_cache_restored_bytes") > 0.0);
+}

@@ -326,7 +326,8 @@ pub(crate) struct ReaperArgs {
     #[arg(long, value_enum, default_value = "sync")]
     pub(crate) durability: DurabilityArg,
 
-    /// Seed of all random choices
+    /// Seed of all random choices: of the load, and with the number of the turn and of the uses of
+    /// the data set of each run
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 

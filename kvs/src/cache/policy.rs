@@ -131,9 +131,7 @@ impl Policy {
         assert!(self.occupied == 0, "every key has taken its count with it");
         self.counts = Vec::with_capacity(slots);
         self.hand = 0;
-        while self.sketch.counters() >= 2 * COUNTERS_PER_ENTRY * slots.max(SAMPLE) {
-            self.sketch.fold();
-        }
+        while self.fold_for(slots) {}
     }
 
     /// What is known of all keys, with those that the slots' hashes name.
@@ -153,7 +151,11 @@ impl Policy {
 
     /// Halves a sketch that is much too large for the slots there are. False if it is not.
     pub(crate) fn fold(&mut self) -> bool {
-        let wanted = COUNTERS_PER_ENTRY * self.counts.len().max(SAMPLE);
+        self.fold_for(self.counts.len())
+    }
+
+    fn fold_for(&mut self, slots: usize) -> bool {
+        let wanted = COUNTERS_PER_ENTRY * slots.max(SAMPLE);
         self.sketch.counters() >= 2 * wanted && self.sketch.fold()
     }
 

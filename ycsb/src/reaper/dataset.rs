@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A database without its description is an unfinished load. Runs update records, so a data set
-//! that was used is not the one that was loaded; its size and keys are.
+//! that was used is not the one that was loaded; its size and keys are. The value cache remembers
+//! what it was asked for, so the description counts uses, and each use has seeds of its own.
 
 use crate::child::{self, Voice};
 use crate::cli::ReaperArgs;
@@ -24,6 +25,8 @@ use tempfile::TempDir;
 const DATA: &str = "reaper-data";
 const DESCRIPTION: &str = "reaper-data.json";
 const SCHEMA: &str = "millpond-ycsb-dataset/1";
+/// Seeds that one use may need: a turn each.
+const SEEDS_PER_USE: u64 = 1 << 20;
 /// The properties that decide what a loaded record is.
 const SHAPE: &[&str] = &[
     "fieldcount",
@@ -67,6 +70,9 @@ pub(crate) struct Description {
     pub(crate) commit: Option<String>,
     /// Seconds that the load took, compaction included.
     pub(crate) load_seconds: f64,
+    /// Comparisons that were begun on it, this one included.
+    #[serde(default)]
+    pub(crate) uses: u64,
 }
 
 impl Description {
@@ -83,6 +89,7 @@ impl Description {
             bytes: workload.insert_count.saturating_mul(record_bytes),
             commit: None,
             load_seconds: 0.0,
+            uses: 0,
         }
     }
 
@@ -116,9 +123,19 @@ impl Dataset {
             (None, None) => unreachable!("one of the two is made above"),
         };
         let data = parent.join(DATA);
-        let description =
+        let mut description =
             if args.reuse { find(&parent, &asked)? } else { load(args, &parent, asked)? };
+        description.uses += 1;
+        write_json(&parent.join(DESCRIPTION), &description)?;
         Ok(Self { data, description, reused: args.reuse, _scratch: scratch })
+    }
+}
+
+impl Dataset {
+    /// The seed of a turn, by its number. No use before had it, unless `--seed` was another one.
+    pub(crate) fn seed(&self, args: &ReaperArgs, turn: u64) -> u64 {
+        let uses_before = self.description.uses.saturating_sub(1);
+        args.seed.wrapping_add(uses_before.wrapping_mul(SEEDS_PER_USE)).wrapping_add(turn)
     }
 }
 
@@ -216,6 +233,9 @@ pub(crate) fn common_words(args: &ReaperArgs) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser as _;
+    use std::collections::BTreeSet;
 
     fn description(pairs: &[&str]) -> Description {
         let pairs: Vec<String> = pairs.iter().map(|pair| (*pair).to_owned()).collect();
@@ -236,6 +256,19 @@ mod tests {
         }
         let same = description(&["recordcount=2000", "requestdistribution=uniform"]);
         assert_eq!(there.difference(&same), None);
+    }
+
+    #[test]
+    fn each_use_has_seeds_of_its_own() {
+        let mut dataset = Dataset::for_tests(Path::new("/d"));
+        let cli = Cli::parse_from(["ycsb", "reaper", "--seed", "7"]);
+        let Command::Reaper(args) = cli.command else { panic!("reaper") };
+        let mut seen = BTreeSet::new();
+        for uses in 1..4 {
+            dataset.description.uses = uses;
+            assert!((1..100).all(|turn| seen.insert(dataset.seed(&args, turn))));
+        }
+        assert_eq!(seen.first(), Some(&8), "the load has the seed itself");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! A run under `frequency` begins with what the value cache had learned when the one before it
 //! ended (`kvs::frequencies`), and the first with what `--learn` was given time for. So that it is
 //! asked for keys by their popularity, and not for those that it was asked for before, each turn
-//! has a seed of its own; the policies of a turn share it.
+//! has a seed of its own ([`Dataset::seed`]); the policies of a turn share it.
 //!
 //! Ratios are taken within a round against `off`, of runs that were neighbours in time
 //! ([`numbers`](mod@numbers)). The result is tables ([`table`](mod@table)), a JSON
@@ -45,6 +45,9 @@ use std::time::Duration;
 /// Rounds from which a spread says something.
 const ROUNDS_MIN: usize = 3;
 
+/// The number of the turn that learns; those that are measured follow.
+const LEARN_NUMBER: u64 = 1;
+
 /// Memtables beside a small `--memory` must not crowd it out: up to four of them exist at a time.
 const MEMTABLE_PART: u64 = 16;
 const MEMTABLE_BYTES_MIN: u64 = 1 << 20;
@@ -63,7 +66,8 @@ struct Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Turn {
     threads: usize,
-    seed: u64,
+    /// Turns of one number have one seed; `learn` has 1.
+    number: u64,
     round: usize,
     /// Places in the lists of the arguments.
     workload: usize,
@@ -110,6 +114,12 @@ fn check(args: &ReaperArgs) -> Result<()> {
     }
     if !args.policies.contains(&ReaperPolicy::Off) {
         bail!("--policies: off must be among them, the others are measured against it");
+    }
+    if !args.learn.is_zero() && !args.policies.contains(&ReaperPolicy::Frequency) {
+        bail!("--learn: only the policy frequency learns, and it is not among --policies");
+    }
+    if let Some(rate) = args.rate.filter(|rate| !(*rate > 0.0 && rate.is_finite())) {
+        bail!("--rate {rate}: must be a number of operations a second above 0");
     }
     let twice = args.policies.iter().enumerate().find(|(at, p)| args.policies[..*at].contains(p));
     if let Some((_, policy)) = twice {
@@ -167,15 +177,14 @@ fn sides(args: &ReaperArgs) -> Vec<Side> {
 fn turns(args: &ReaperArgs) -> Vec<Turn> {
     let sides = sides(args).len();
     let mut turns = Vec::new();
-    // The load and `learn` have the first two.
-    let mut seed = args.seed.wrapping_add(1);
+    let mut number = LEARN_NUMBER;
     for threads in args.threads.iter().copied() {
         for round in 1..=args.rounds {
             for workload in 0..args.workloads.len() {
-                seed = seed.wrapping_add(1);
+                number += 1;
                 for step in 0..sides {
                     let side = (round - 1 + workload + step) % sides;
-                    turns.push(Turn { threads, seed, round, workload, side });
+                    turns.push(Turn { threads, number, round, workload, side });
                 }
             }
         }
@@ -215,7 +224,7 @@ fn learn(args: &ReaperArgs, dataset: &Dataset, sides: &[Side]) -> Result<()> {
     let name = &args.workloads[workload];
     let seconds = short(args.learn.as_secs_f64());
     say(&format!("learning: {name} with {threads} threads for {seconds} s"));
-    let turn = Turn { threads, seed: args.seed.wrapping_add(1), round: 0, workload, side: 0 };
+    let turn = Turn { threads, number: LEARN_NUMBER, round: 0, workload, side: 0 };
     // As fast as it can, whatever the rate of the rounds.
     let (warmup, seconds) = (Duration::ZERO, args.learn);
     let args = ReaperArgs { warmup, seconds, rate: None, ..args.clone() };
@@ -287,7 +296,7 @@ fn run_words(args: &ReaperArgs, dataset: &Dataset, side: &Side, turn: &Turn) -> 
     let mut add = |name: &str, value: String| words.extend([name.to_owned(), value]);
     add("--data", dataset.data.display().to_string());
     add("--threads", turn.threads.to_string());
-    add("--seed", turn.seed.to_string());
+    add("--seed", dataset.seed(args, turn.number).to_string());
     add("--seconds", args.seconds.as_secs_f64().to_string());
     add("--warmup", args.warmup.as_secs_f64().to_string());
     add("--durability", args.durability.name().into());
@@ -334,9 +343,9 @@ mod tests {
         let first: Vec<usize> = turns.iter().step_by(4).map(|turn| turn.side).collect();
         assert_eq!(first, [0, 1, 1, 2, 2, 3, 0, 1, 1, 2, 2, 3]);
         // Policies are asked for the same keys; nobody is asked for the same twice.
-        let seeds: Vec<u64> = turns.chunk_by(|a, b| a.seed == b.seed).map(|t| t[0].seed).collect();
-        assert_eq!(seeds, (3..15).collect::<Vec<u64>>());
-        assert!(turns.chunk_by(|a, b| a.seed == b.seed).all(|turn| turn.len() == 4));
+        let numbers: Vec<u64> = turns.iter().step_by(4).map(|turn| turn.number).collect();
+        assert_eq!(numbers, (2..14).collect::<Vec<u64>>());
+        assert!(turns.chunk_by(|a, b| a.number == b.number).all(|turn| turn.len() == 4));
     }
 
     #[test]
@@ -363,7 +372,7 @@ mod tests {
             let Command::Run(run) = parsed.command else { panic!("{words:?}") };
             assert_eq!(run.workload.threads, Some(4), "{words:?}");
             assert_eq!(run.workload.rate, Some(500.0), "{words:?}");
-            assert_eq!(run.workload.seed, turn.seed, "{words:?}");
+            assert_eq!(run.workload.seed, 1 + turn.number, "{words:?}");
             assert_eq!(run.workload.memory, Some(64 << 20), "{words:?}");
             assert_eq!(run.workload.files, [args.workloads[turn.workload].clone()], "{words:?}");
             let policy = format!("reaper={}", sides[turn.side].policy);
@@ -391,6 +400,9 @@ mod tests {
             ("--rounds 0", "something to run"),
             ("--threads 4,0", "--threads 0"),
             ("--seconds 0.5", "1 or more"),
+            ("--policies off,mpool --learn 5", "only the policy frequency learns"),
+            ("--rate 0", "--rate 0: must be"),
+            ("--rate inf", "--rate inf: must be"),
             ("--json /nonexistent/x.json", "--json: /nonexistent is not a directory"),
         ] {
             let error = check(&args(words)).unwrap_err().to_string();
