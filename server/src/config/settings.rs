@@ -1,0 +1,173 @@
+//! What one source of the configuration says: every option, declared and explained once.
+//!
+//! clap reads [`Settings`] from flags and environment, serde from the file. The comments are what
+//! `--help` and `config print` show.
+
+use crate::telemetry::LogFormat;
+use crate::units::{Size, Span};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// How the store talks to the drive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Io {
+    /// `io_uring` where the kernel and the sandbox allow it, else threads.
+    #[default]
+    Auto,
+    /// `io_uring`, or refuse to start.
+    Uring,
+    /// A pool of threads.
+    Threads,
+}
+
+/// Who decides what leaves memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Reaper {
+    /// Pages and records by how often they are asked for.
+    #[default]
+    Frequency,
+    /// Whole objects by the time since their last fault, as mpool did in 2020; no value cache.
+    Mpool,
+    /// The kernel; no value cache.
+    Off,
+}
+
+/// What goes on the pool's staging volume, where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum MediaPolicy {
+    /// All but the values of leaves.
+    #[default]
+    Auto,
+    /// Nothing but the log.
+    CapacityOnly,
+    /// Everything.
+    StagingOnly,
+    /// All but the values of leaves.
+    StagingMaxCapacity,
+    /// What was written last: keys and values of the root.
+    StagingMinCapacity,
+}
+
+/// What one source says. The comments are shown by `--help` and `config print`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Directory of the data; created if there is none
+    #[arg(long, env = "MILLPOND_DATA", value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// Address and port to listen on; port 0 picks a free one
+    #[arg(long, env = "MILLPOND_LISTEN", value_name = "ADDR:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// How to talk to the drive: `auto` takes `io_uring` where it is permitted
+    #[arg(long, env = "MILLPOND_IO", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<Io>,
+    /// Memory for data: value cache, mapped pages and unflushed writes. 0 takes the cgroup's limit,
+    /// else a share of what is available
+    #[arg(long, env = "MILLPOND_MEMORY", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+    /// Who decides what leaves memory: `frequency`, or, to compare with, `mpool` (objects by age,
+    /// as in 2020) or `off` (the kernel)
+    #[arg(long, env = "MILLPOND_REAPER", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reaper: Option<Reaper>,
+    /// Most bytes that the root volume may take; raises what the pool has been told before. 0 takes
+    /// the pool's own limit, 1TiB for a new one
+    #[arg(long, env = "MILLPOND_CAPACITY", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Size>,
+    /// What goes on the staging volume of a pool that has one
+    #[arg(long, env = "MILLPOND_MEDIA_POLICY", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_policy: Option<MediaPolicy>,
+    /// Use the page cache for writes where the file system refuses direct I/O (tmpfs, overlayfs);
+    /// for tests
+    #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_buffered: Option<bool>,
+    /// Serve /v1/admin, by which whoever reaches the server manages its volumes; if not given, only
+    /// when listening on a loopback address
+    #[arg(long, env = "MILLPOND_ADMIN", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin: Option<bool>,
+    /// Longest time a write with durability=interval is only in memory
+    #[arg(long, env = "MILLPOND_INTERVAL", value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Span>,
+    /// Unflushed writes held in memory before they go to the tree; larger means a longer recovery
+    #[arg(long, env = "MILLPOND_MEMTABLE", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memtable: Option<Size>,
+    /// Format of log lines, which go to standard error
+    #[arg(long, env = "MILLPOND_LOG_FORMAT", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug or trace, or a list such as info,kvs=debug
+    #[arg(long, env = "MILLPOND_LOG", value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// Requests that take longer are logged
+    #[arg(long, env = "MILLPOND_SLOW_REQUEST", value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_request: Option<Span>,
+    /// Threads that serve connections; 0 is one for each CPU
+    #[arg(long, env = "MILLPOND_WORKERS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<usize>,
+    /// Most connections open at a time
+    #[arg(long, env = "MILLPOND_CONNECTIONS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
+    /// Most bytes of a value, at most 16MiB
+    #[arg(long, env = "MILLPOND_VALUE_MAX", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_max: Option<Size>,
+    /// Most bytes of the body of a batch
+    #[arg(long, env = "MILLPOND_BATCH_MAX", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_max: Option<Size>,
+    /// Memory that the bodies of all requests may take together
+    #[arg(long, env = "MILLPOND_BODY_MEMORY", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_memory: Option<Size>,
+    /// Most bytes of a request's head
+    #[arg(long, env = "MILLPOND_HEADER_MAX", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_max: Option<Size>,
+    /// Scans and administrative calls at a time
+    #[arg(long, env = "MILLPOND_BLOCKING_THREADS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocking_threads: Option<usize>,
+    /// Scans streamed at a time
+    #[arg(long, env = "MILLPOND_STREAMS", value_name = "N", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams: Option<usize>,
+    /// Longest time for the head of a request to arrive
+    #[arg(long, env = "MILLPOND_HEADER_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_timeout: Option<Span>,
+    /// Longest time a connection may be idle; clients that pool connections expect 75s or more
+    #[arg(long, env = "MILLPOND_IDLE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Span>,
+    /// Longest time a client may leave a response unread
+    #[arg(long, env = "MILLPOND_WRITE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_timeout: Option<Span>,
+    /// Longest time for a body to arrive, and for the store to answer
+    #[arg(long, env = "MILLPOND_REQUEST_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<Span>,
+    /// Longest time requests under way may take to finish at shutdown
+    #[arg(long, env = "MILLPOND_DRAIN_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain_timeout: Option<Span>,
+}
