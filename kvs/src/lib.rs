@@ -64,7 +64,7 @@ mod write;
 pub use batch::WriteBatch;
 pub use db::{ColdRead, Database, Kvs, KvsInfo, TryGet};
 pub use error::{Error, Result, Scope};
-pub use iter::bounded::Range;
+pub use iter::bounded::{Advance, Range};
 pub use key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, VALUE_BYTES_MAX};
 pub use options::{Durability, Options};
 pub use placement::MediaPolicy;

@@ -6,7 +6,7 @@
 
 use crate::db::{Kvs, Open, check_key};
 use crate::error::{Error, Result};
-use crate::iter::bounded::{Range, Visible};
+use crate::iter::bounded::{Advance, Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::Revision;
 use crate::read::get::{self, Entry};
@@ -91,19 +91,52 @@ impl Cursor {
         reason = "reading may fail, and an iterator of results invites ignoring it"
     )]
     pub fn next(&mut self) -> Result<Option<Item>> {
-        if !self.visible.advance()? {
+        if self.advance(u32::MAX)? != Advance::Key {
             return Ok(None);
         }
-        let key = Bytes::copy_from_slice(self.visible.key());
-        Ok(Some(Item { key, value: self.visible.value()?, revision: self.visible.revision() }))
+        let key = Bytes::copy_from_slice(self.key());
+        Ok(Some(Item { key, value: self.value()?, revision: self.key_revision() }))
     }
 
     /// The next key, its value left on the drive.
     pub fn next_key(&mut self) -> Result<Option<(Bytes, Revision)>> {
-        if !self.visible.advance()? {
+        if self.advance(u32::MAX)? != Advance::Key {
             return Ok(None);
         }
-        Ok(Some((Bytes::copy_from_slice(self.visible.key()), self.visible.revision())))
+        Ok(Some((Bytes::copy_from_slice(self.key()), self.key_revision())))
+    }
+
+    /// To the next key in at most `steps_max` steps, of which there must be one. Each version
+    /// looked at is a step, so that a walk over many deleted keys can be left and gone on with.
+    pub fn advance(&mut self, steps_max: u32) -> Result<Advance> {
+        loop {
+            let led = self.visible.advance(steps_max)?;
+            // Who asks for all steps has no use for a pause.
+            if led != Advance::Paused || steps_max < u32::MAX {
+                return Ok(led);
+            }
+        }
+    }
+
+    /// The key that [`advance`](Self::advance) led to; after a pause, the one that it looks at
+    /// next. Panics at the end and before the first step.
+    pub fn key(&self) -> &[u8] {
+        self.visible.key()
+    }
+
+    /// The revision of the key that [`advance`](Self::advance) led to.
+    pub fn key_revision(&self) -> Revision {
+        self.visible.revision()
+    }
+
+    /// Bytes of its value; nothing is read.
+    pub fn value_len(&self) -> usize {
+        self.visible.value_len()
+    }
+
+    /// Its value. An error leaves the cursor where it is.
+    pub fn value(&self) -> Result<Bytes> {
+        self.visible.value()
     }
 
     /// Continues from `key` (inclusive) in the cursor's direction, within its bounds.

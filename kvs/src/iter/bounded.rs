@@ -9,6 +9,9 @@
 //!
 //! Prefix, start and end are folded into one pair of bounds when the cursor is made. Nothing is
 //! read before the first [`Visible::advance`].
+//!
+//! Between two keys that are shown any number of deleted ones may lie. Each version looked at takes
+//! one of the caller's steps; when they are used up the walk pauses where it is.
 
 use super::{Stored, VersionCursor};
 use crate::error::Result;
@@ -59,12 +62,26 @@ fn successor<'a>(key: &[u8], buffer: &'a mut Vec<u8>) -> &'a [u8] {
     buffer
 }
 
+/// Where a step of a cursor has led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// To the next key.
+    Key,
+    /// Past the last key.
+    End,
+    /// The steps are used up before the next key was found: deleted keys, or versions too new for
+    /// the snapshot, lie between. The next call goes on from here.
+    Paused,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     /// Before the first key, or at the key given if there is one.
     Start(Option<Vec<u8>>),
     /// The cursor stands on the version shown, a version of `Visible::shown`.
     On,
+    /// The cursor stands on a version that has not been looked at.
+    Between,
     /// Past the last key.
     End,
 }
@@ -97,29 +114,32 @@ impl<C: VersionCursor> Visible<C> {
         Self { cursor, at, low, high, reverse, place, shown, scratch }
     }
 
-    /// To the next key in the direction (first call: the first key). False past the end.
+    /// To the next key in the direction (first call: the first key), looking at `steps_max`
+    /// versions at most.
     ///
     /// After an error the cursor is past the end, until a seek.
-    pub(crate) fn advance(&mut self) -> Result<bool> {
-        let on = match std::mem::replace(&mut self.place, Place::End) {
-            Place::Start(from) if self.reverse => {
-                self.start_backward(from.as_deref())? && self.backward()?
-            }
-            Place::Start(from) => self.start_forward(from.as_deref())? && self.forward()?,
-            Place::On if self.reverse => {
-                self.leave_backward()?;
-                self.backward()?
-            }
-            Place::On => {
-                self.leave_forward()?;
-                self.forward()?
-            }
-            Place::End => false,
+    pub(crate) fn advance(&mut self, steps_max: u32) -> Result<Advance> {
+        assert!(steps_max > 0, "a walk without steps never ends");
+        let place = std::mem::replace(&mut self.place, Place::End);
+        let possible = match (place, self.reverse) {
+            (Place::Start(from), true) => self.start_backward(from.as_deref())?,
+            (Place::Start(from), false) => self.start_forward(from.as_deref())?,
+            (Place::On, true) => self.leave_backward().map(|()| true)?,
+            (Place::On, false) => self.leave_forward().map(|()| true)?,
+            (Place::Between, _) => true,
+            (Place::End, _) => false,
         };
-        if on {
-            self.place = Place::On;
+        let led = match (possible, self.reverse) {
+            (false, _) => Advance::End,
+            (true, true) => self.backward(steps_max)?,
+            (true, false) => self.forward(steps_max)?,
+        };
+        match led {
+            Advance::Key => self.place = Place::On,
+            Advance::Paused => self.place = Place::Between,
+            Advance::End => {}
         }
-        Ok(on)
+        Ok(led)
     }
 
     /// Continues from `key` (inclusive) in the direction, within the bounds. Reads at the next
@@ -130,9 +150,9 @@ impl<C: VersionCursor> Visible<C> {
         Ok(())
     }
 
-    /// The key shown.
+    /// The key shown; after a pause, the one that is looked at next.
     pub(crate) fn key(&self) -> &[u8] {
-        assert!(self.place == Place::On, "no key is shown");
+        assert!(matches!(self.place, Place::On | Place::Between), "the cursor is on no key");
         self.cursor.key()
     }
 
@@ -140,6 +160,16 @@ impl<C: VersionCursor> Visible<C> {
     pub(crate) fn revision(&self) -> Revision {
         assert!(self.place == Place::On, "no key is shown");
         self.cursor.revision()
+    }
+
+    /// Bytes of the value shown.
+    pub(crate) fn value_len(&self) -> usize {
+        assert!(self.place == Place::On, "no key is shown");
+        match self.cursor.stored() {
+            Stored::Tombstone => 0,
+            Stored::Inline(value) => value.len(),
+            Stored::Extern(ptr) => usize::try_from(ptr.len).expect("usize has at least 32 bits"),
+        }
     }
 
     /// The value shown, read from wherever it lies.
@@ -179,40 +209,44 @@ impl<C: VersionCursor> Visible<C> {
     }
 
     /// From the newest version of a key to the first version to show.
-    fn forward(&mut self) -> Result<bool> {
+    fn forward(&mut self, mut steps: u32) -> Result<Advance> {
         while self.cursor.valid() {
             if self.high.as_ref().is_some_and(|high| self.cursor.key() >= &high[..]) {
-                return Ok(false);
+                return Ok(Advance::End);
             }
+            let Some(left) = steps.checked_sub(1) else { return Ok(Advance::Paused) };
+            steps = left;
             if self.cursor.revision() > self.at {
                 self.cursor.next()?;
                 continue;
             }
             self.copy_key();
             if self.cursor.stored() != Stored::Tombstone {
-                return Ok(true);
+                return Ok(Advance::Key);
             }
             self.leave_forward()?;
         }
-        Ok(false)
+        Ok(Advance::End)
     }
 
     /// From the oldest version of a key to the first version to show, going down.
-    fn backward(&mut self) -> Result<bool> {
+    fn backward(&mut self, mut steps: u32) -> Result<Advance> {
         while self.cursor.valid() {
             if self.cursor.key() < &self.low[..] {
-                return Ok(false);
+                return Ok(Advance::End);
             }
+            let Some(left) = steps.checked_sub(1) else { return Ok(Advance::Paused) };
+            steps = left;
             self.copy_key();
             if self.cursor.revision() <= self.at {
                 self.newest_backward()?;
                 if self.cursor.stored() != Stored::Tombstone {
-                    return Ok(true);
+                    return Ok(Advance::Key);
                 }
             }
             self.leave_backward()?;
         }
-        Ok(false)
+        Ok(Advance::End)
     }
 
     /// From a visible version of `shown` to the newest visible one.
@@ -304,8 +338,20 @@ mod tests {
         all
     }
 
+    /// To the next key, a few steps at a time.
+    fn on<C: VersionCursor>(visible: &mut Visible<C>, steps_max: u32) -> bool {
+        loop {
+            match visible.advance(steps_max).unwrap() {
+                Advance::Key => return true,
+                Advance::End => return false,
+                Advance::Paused => assert!(!visible.key().is_empty()),
+            }
+        }
+    }
+
     fn shown<C: VersionCursor>(visible: &Visible<C>) -> Version {
         let value = visible.value().unwrap().to_vec();
+        assert_eq!(visible.value_len(), value.len());
         (visible.key().to_vec(), visible.revision().get(), Some(value))
     }
 
@@ -316,6 +362,7 @@ mod tests {
             runs in runs_of(5, 40),
             range in range(),
             at in 0..13u64,
+            steps_max in 1..5u32,
             seeks in proptest::collection::vec((any::<u8>(), 0..6usize), 0..4),
         ) {
             let sources = runs.iter().map(|run| VersionList::new(run.clone())).collect();
@@ -326,18 +373,18 @@ mod tests {
             for (seek, steps) in seeks {
                 let all = expected(&model, at, &range, from.as_deref());
                 for expect in all.into_iter().take(steps) {
-                    prop_assert!(visible.advance().unwrap());
+                    prop_assert!(on(&mut visible, steps_max));
                     prop_assert_eq!(shown(&visible), expect);
                 }
                 from = Some(key_of(seek));
                 visible.seek(&key_of(seek)).unwrap();
             }
             for expect in expected(&model, at, &range, from.as_deref()) {
-                prop_assert!(visible.advance().unwrap());
+                prop_assert!(on(&mut visible, steps_max));
                 prop_assert_eq!(shown(&visible), expect);
             }
-            prop_assert!(!visible.advance().unwrap());
-            prop_assert!(!visible.advance().unwrap(), "the end is stable");
+            prop_assert!(!on(&mut visible, steps_max));
+            prop_assert!(!on(&mut visible, steps_max), "the end is stable");
         }
     }
 
@@ -364,7 +411,7 @@ mod tests {
             let range = Range { prefix: b"\xff\xff"[..].into(), reverse, ..Range::default() };
             let mut visible = Visible::new(VersionList::new(run.clone()), Revision::MAX, range);
             let mut seen = Vec::new();
-            while visible.advance().unwrap() {
+            while on(&mut visible, u32::MAX) {
                 seen.push(visible.key().to_vec());
             }
             seen.sort();
@@ -384,10 +431,34 @@ mod tests {
             let range = Range { reverse, ..Range::default() };
             let mut visible = Visible::new(list, Revision::new(500), range);
             for revision in expect {
-                assert!(visible.advance().unwrap());
+                assert!(on(&mut visible, u32::MAX));
                 assert_eq!(visible.revision().get(), revision);
             }
-            assert!(!visible.advance().unwrap());
+            assert!(!on(&mut visible, u32::MAX));
+        }
+    }
+
+    #[test]
+    fn a_walk_over_deleted_keys_pauses_and_goes_on_from_its_key() {
+        let mut run: Vec<Version> =
+            (0..1000u32).map(|n| (n.to_be_bytes().to_vec(), 1, None)).collect();
+        run[0].2 = Some(vec![1]);
+        run[999].2 = Some(vec![2]);
+        for reverse in [false, true] {
+            let range = Range { reverse, ..Range::default() };
+            let list = || VersionList::new(run.clone());
+            let mut visible = Visible::new(list(), Revision::MAX, range.clone());
+            assert_eq!(visible.advance(1).unwrap(), Advance::Key);
+            assert_eq!(visible.advance(400).unwrap(), Advance::Paused);
+            let place = visible.key().to_vec();
+            assert_eq!(place, (if reverse { 598u32 } else { 401 }).to_be_bytes());
+            assert_eq!(visible.advance(400).unwrap(), Advance::Paused);
+            assert_eq!(visible.advance(400).unwrap(), Advance::Key);
+            assert_eq!(visible.advance(400).unwrap(), Advance::End);
+            // The place can be gone on from by another cursor.
+            let mut other = Visible::new(list(), Revision::MAX, range);
+            other.seek(&place).unwrap();
+            assert_eq!(other.advance(599).unwrap(), Advance::Key);
         }
     }
 }
