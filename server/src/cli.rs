@@ -1,9 +1,12 @@
 //! The command line.
 
-use crate::config::Settings;
+use crate::config::{Config, Settings};
 use crate::pool::cli::{POOL_HELP, PoolCommand};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
+use units::Span;
 
 /// A durable key-value service for data larger than memory.
 #[derive(Debug, Parser)]
@@ -22,7 +25,8 @@ Getting going:
   curl http://127.0.0.1:7300/v1/kv/default/greeting
 
 Exit codes of the client commands:
-  0 done   1 no such key, not ready, or damage found   2 wrong usage   3 refused   4 no connection";
+  0 done   1 no such key, not ready, or damage found   2 wrong usage   3 refused
+  4 no connection, or it fell silent";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -48,6 +52,31 @@ pub enum Command {
     Pool(PoolCommand),
     /// Exit with 0 if a server is ready, else with 1
     Healthcheck(Server),
+    /// Write a shell's completions to standard output
+    #[command(after_help = COMPLETIONS)]
+    Completions(Completions),
+    /// Write the manual pages, one for each command
+    Man(Man),
+}
+
+const COMPLETIONS: &str = "\
+Examples:
+  millpond completions bash > /etc/bash_completion.d/millpond
+  millpond completions zsh > ~/.zfunc/_millpond          # a directory of fpath
+  millpond completions fish > ~/.config/fish/completions/millpond.fish";
+
+/// Flags of `millpond completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `millpond man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Directory for the pages; made if there is none
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub dir: PathBuf,
 }
 
 /// Flags of `millpond serve`.
@@ -68,11 +97,31 @@ pub enum ConfigCommand {
 }
 
 /// Which server to ask.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Server {
     /// Where the server is
     #[arg(long, env = "MILLPOND_URL", default_value = "http://127.0.0.1:7300")]
     pub url: String,
+    /// Longest time in which nothing comes from the server or goes to it; 0s is for ever
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub timeout: Span,
+}
+
+impl Server {
+    /// The time limit, if there is one.
+    pub(crate) fn silence_max(&self) -> Option<Duration> {
+        (!self.timeout.0.is_zero()).then_some(self.timeout.0)
+    }
+}
+
+/// A key of a KVS.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// The key: the argument's bytes as they are
+    pub key: OsString,
+    /// The key is base64url, as scan prints it in k64 where it is no text
+    #[arg(long)]
+    pub k64: bool,
 }
 
 /// Which KVS of which server to ask.
@@ -88,7 +137,8 @@ pub struct Target {
 /// Flags of `millpond get`.
 #[derive(Debug, Args)]
 pub struct Get {
-    pub key: String,
+    #[command(flatten)]
+    pub key: Key,
     #[command(flatten)]
     pub target: Target,
 }
@@ -119,9 +169,10 @@ impl Durability {
 /// Flags of `millpond put`.
 #[derive(Debug, Args)]
 pub struct Put {
-    pub key: String,
+    #[command(flatten)]
+    pub key: Key,
     /// The value; without it and without --file it is read from standard input
-    pub value: Option<String>,
+    pub value: Option<OsString>,
     /// Read the value from a file (`-`: standard input)
     #[arg(long, value_name = "FILE", conflicts_with = "value")]
     pub file: Option<PathBuf>,
@@ -135,7 +186,8 @@ pub struct Put {
 /// Flags of `millpond del`.
 #[derive(Debug, Args)]
 pub struct Del {
-    pub key: String,
+    #[command(flatten)]
+    pub key: Key,
     /// When the delete is acknowledged
     #[arg(long, value_enum, default_value_t)]
     pub durability: Durability,
@@ -145,15 +197,19 @@ pub struct Del {
 
 /// Flags of `millpond scan`.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
 pub struct Scan {
     /// Only keys that start with this
-    pub prefix: Option<String>,
+    pub prefix: Option<OsString>,
     /// First key, inclusive
     #[arg(long, value_name = "KEY")]
-    pub start: Option<String>,
+    pub start: Option<OsString>,
     /// Last key, exclusive
     #[arg(long, value_name = "KEY")]
-    pub end: Option<String>,
+    pub end: Option<OsString>,
+    /// Prefix, start and end are base64url
+    #[arg(long)]
+    pub k64: bool,
     /// At most so many
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
@@ -177,8 +233,18 @@ pub enum KvsCommand {
     List(Server),
     /// Create a KVS; fine if it is there
     Create(OneKvs),
-    /// Drop a KVS and everything in it
-    Drop(OneKvs),
+    /// Drop a KVS and everything in it; asks for its name
+    Drop(KvsDrop),
+}
+
+/// Flags of `millpond kvs drop`.
+#[derive(Debug, Args)]
+pub struct KvsDrop {
+    #[command(flatten)]
+    pub kvs: OneKvs,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// A KVS by name.
@@ -189,11 +255,29 @@ pub struct OneKvs {
     pub server: Server,
 }
 
+/// The command line, its help complete: options of the configuration say their defaults.
+pub fn command() -> anyhow::Result<clap::Command> {
+    let defaults = toml::Table::try_from(Config::default())?;
+    let serve = |command: clap::Command| command.mut_args(|argument| say(argument, &defaults));
+    Ok(Cli::command()
+        .mut_subcommand("serve", serve)
+        .mut_subcommand("config", |config| config.mut_subcommand("print", serve)))
+}
+
+fn say(argument: clap::Arg, defaults: &toml::Table) -> clap::Arg {
+    let default = match defaults.get(argument.get_id().as_str()) {
+        Some(toml::Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => return argument,
+    };
+    let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    argument.help(format!("{help} [default: {default}]"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Size;
-    use clap::CommandFactory;
+    use units::Size;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -213,6 +297,18 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_serve_says_every_default() {
+        let mut command = command().unwrap();
+        let serve = command.find_subcommand_mut("serve").unwrap();
+        // Without the line breaks that a narrow terminal wants.
+        let help = serve.render_help().to_string();
+        let help = help.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        assert_eq!(help.matches("[default: ").count(), defaults.len(), "{help}");
+        assert!(help.contains("[default: 64MiB]"), "{help}");
+    }
+
+    #[test]
     fn wrong_usage_is_refused() {
         for line in [
             "millpond",
@@ -222,7 +318,9 @@ mod tests {
             "millpond get",
             "millpond pool",
             "millpond pool scrub --stop",
-            "millpond pool add a --mode 0640 --url http://a",
+            "millpond pool info --data d --url http://a",
+            "millpond get k --timeout soon",
+            "millpond completions cmd",
             "millpond pool create --capacity lots",
         ] {
             assert!(Cli::try_parse_from(line.split_ascii_whitespace()).is_err(), "{line}");

@@ -1,24 +1,27 @@
 //! The HTTP client behind `millpond get`, `put`, `del`, `scan`, `kvs` and `healthcheck`.
 //! (`millpond pool` is [`crate::pool::command`].)
 //!
-//! One connection, one request. Values go to standard output as they are; a scan prints one JSON
-//! document a line and fails if the stream was cut off. What goes wrong goes to standard error,
-//! and the exit code says of what kind it was.
+//! One connection, one request ([`transport`]). Values go to standard output as they are; a scan
+//! prints one JSON document a line and fails if the stream was cut off. What goes wrong goes to
+//! standard error, and the exit code says of what kind it was. A reader of standard output that
+//! goes away, as `head` does, ends a command without complaint.
 
-use crate::cli::{Command, Del, Get, KvsCommand, Put, Scan, Server, Target};
+pub(crate) mod transport;
+
+use crate::cli::{Command, Del, Get, Key, KvsCommand, KvsDrop, Put, Scan, Server, Target};
 use crate::pool;
 use crate::target::percent_encode;
 use anyhow::Context;
-use axum::body::Body;
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper_util::rt::TokioIo;
-use std::io::{self, Read, Write};
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use transport::{Answer, request, send};
 
 /// How a client command failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,12 @@ pub enum Failure {
     /// Exit code 3: the server, or the pool, refused.
     #[error("{0}")]
     Refused(String),
+    /// Exit code 1: the server, or its configuration.
+    #[error("{0:#}")]
+    Serve(anyhow::Error),
+    /// Exit code 0, and nothing is said: the reader of standard output has seen enough.
+    #[error("the reader of standard output went away")]
+    ReaderGone,
     /// Exit code 4: no connection, or it broke.
     #[error("{0:#}")]
     Connection(#[from] anyhow::Error),
@@ -44,16 +53,14 @@ impl Failure {
     /// As documented in `--help`.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Absent(_) | Self::Damaged(_) => 1,
+            Self::ReaderGone => 0,
+            Self::Absent(_) | Self::Damaged(_) | Self::Serve(_) => 1,
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::Connection(_) => 4,
         })
     }
 }
-
-/// Longest time to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest time a health check takes.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,7 +80,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
             Command::Kvs(kvs) => self::kvs(kvs).await,
             Command::Healthcheck(server) => healthcheck(server).await,
             Command::Pool(command) => pool::command::run(command).await,
-            Command::Serve(_) | Command::Config(_) => {
+            Command::Serve(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 unreachable!("main gives client commands only")
             }
         }
@@ -81,17 +88,18 @@ pub fn run(command: Command) -> Result<(), Failure> {
 }
 
 async fn get(get: Get) -> Result<(), Failure> {
-    let path = key_path(&get.target, &get.key);
-    let response = send(&get.target.server, request(Method::GET, &path, Body::empty())?).await?;
-    if response.status() == StatusCode::NOT_FOUND && !is_problem(&response) {
-        return Err(Failure::Absent(format!("no key {:?} in KVS {}", get.key, get.target.kvs)));
+    let path = key_path(&get.target, &get.key)?;
+    let answer = send(&get.target.server, request(Method::GET, &path, "")?).await?;
+    if answer.status == StatusCode::NOT_FOUND && !answer.is_problem() {
+        let key = get.key.key.to_string_lossy();
+        return Err(Failure::Absent(format!("no key {key:?} in KVS {}", get.target.kvs)));
     }
-    print_body(accepted(response).await?).await
+    print_body(answer.accepted().await?).await
 }
 
 async fn put(put: Put) -> Result<(), Failure> {
     let value = match (put.value, put.file) {
-        (Some(value), _) => Bytes::from(value),
+        (Some(value), _) => Bytes::copy_from_slice(value.as_bytes()),
         (None, Some(file)) if file.as_os_str() != "-" => {
             let wrong =
                 |error| Failure::Usage(format!("{} cannot be read: {error}", file.display()));
@@ -104,175 +112,148 @@ async fn put(put: Put) -> Result<(), Failure> {
             Bytes::from(value)
         }
     };
-    let path = key_path(&put.target, &put.key);
+    let path = key_path(&put.target, &put.key)?;
     let path = format!("{path}?durability={}", put.durability.as_str());
-    let request = request(Method::PUT, &path, Body::from(value))?;
-    accepted(send(&put.target.server, request).await?).await.map(drop)
+    let request = request(Method::PUT, &path, value)?;
+    send(&put.target.server, request).await?.accepted().await.map(drop)
 }
 
 async fn del(del: Del) -> Result<(), Failure> {
-    let path = key_path(&del.target, &del.key);
+    let path = key_path(&del.target, &del.key)?;
     let path = format!("{path}?durability={}", del.durability.as_str());
-    let request = request(Method::DELETE, &path, Body::empty())?;
-    accepted(send(&del.target.server, request).await?).await.map(drop)
+    let request = request(Method::DELETE, &path, "")?;
+    send(&del.target.server, request).await?.accepted().await.map(drop)
 }
 
 async fn scan(scan: Scan) -> Result<(), Failure> {
     let mut query = String::new();
-    let mut add = |name: &str, value: &str| {
+    let mut add = |name: &str, value: &[u8]| {
         query.push(if query.is_empty() { '?' } else { '&' });
         query.push_str(name);
         query.push('=');
-        query.push_str(&percent_encode(value.as_bytes()));
+        query.push_str(&percent_encode(value));
     };
-    for (name, value) in [("prefix", scan.prefix), ("start", scan.start), ("end", scan.end)] {
+    for (name, value) in [("prefix", &scan.prefix), ("start", &scan.start), ("end", &scan.end)] {
         if let Some(value) = value {
-            add(name, &value);
+            add(name, value.as_bytes());
         }
     }
     if let Some(limit) = scan.limit {
-        add("limit", &limit.to_string());
+        add("limit", limit.to_string().as_bytes());
     }
     for (name, value, on) in [
         ("reverse", "true", scan.reverse),
         ("keys_only", "true", scan.keys_only),
         ("encoding", "base64", scan.base64),
+        ("key_encoding", "base64url", scan.k64),
     ] {
         if on {
-            add(name, value);
+            add(name, value.as_bytes());
         }
     }
     let path = format!("/v1/kv/{}{query}", percent_encode(scan.target.kvs.as_bytes()));
-    let mut request = request(Method::GET, &path, Body::empty())?;
+    let mut request = request(Method::GET, &path, "")?;
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     request.headers_mut().insert(header::ACCEPT, ndjson);
-    let response = accepted(send(&scan.target.server, request).await?).await?;
-    print_items(response).await
+    print_items(send(&scan.target.server, request).await?.accepted().await?).await
 }
 
 async fn kvs(command: KvsCommand) -> Result<(), Failure> {
     let (method, path, server) = match command {
         KvsCommand::List(server) => (Method::GET, "/v1/kvs".to_owned(), server),
         KvsCommand::Create(one) => (Method::PUT, kvs_path(&one.name), one.server),
-        KvsCommand::Drop(one) => (Method::DELETE, kvs_path(&one.name), one.server),
+        KvsCommand::Drop(drop) => {
+            confirm_drop(&drop)?;
+            (Method::DELETE, kvs_path(&drop.kvs.name), drop.kvs.server)
+        }
     };
-    let response = send(&server, request(method, &path, Body::empty())?).await?;
-    print_body(accepted(response).await?).await
+    print_body(send(&server, request(method, &path, "")?).await?.accepted().await?).await
+}
+
+/// A person is asked for the name; a script has to say --yes.
+fn confirm_drop(drop: &KvsDrop) -> Result<(), Failure> {
+    let name = &drop.kvs.name;
+    if drop.yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!(
+            "this drops KVS {name:?} with everything in it, and nobody can be asked; say --yes"
+        )));
+    }
+    let mut typed = String::new();
+    let asked = write!(
+        io::stderr(),
+        "This drops KVS {name:?} at {} with everything in it. Type its name to go on: ",
+        drop.kvs.server.url
+    );
+    asked
+        .and_then(|()| io::stdin().read_line(&mut typed))
+        .map_err(|error| Failure::Usage(format!("nobody could be asked ({error}); say --yes")))?;
+    if typed.trim_end_matches('\n') == name {
+        return Ok(());
+    }
+    Err(Failure::Usage("that is not its name; nothing was dropped".to_owned()))
 }
 
 async fn healthcheck(server: Server) -> Result<(), Failure> {
-    let request = request(Method::GET, "/readyz", Body::empty())?;
+    let request = request(Method::GET, "/readyz", "")?;
     let asked = tokio::time::timeout(HEALTH_TIMEOUT, send(&server, request));
     let slow = |_| Failure::Absent(format!("no answer within {HEALTH_TIMEOUT:?}"));
-    let response = match asked.await.map_err(slow)? {
-        Ok(response) => response,
+    let answer = match asked.await.map_err(slow)? {
+        Ok(answer) => answer,
         Err(Failure::Connection(error)) => return Err(Failure::Absent(format!("{error:#}"))),
         Err(other) => return Err(other),
     };
-    if response.status().is_success() {
+    if answer.status.is_success() {
         return Ok(());
     }
-    let body = collect(response).await?;
+    let body = answer.collect().await?;
     Err(Failure::Absent(format!("not ready: {}", String::from_utf8_lossy(&body).trim())))
 }
 
-fn key_path(target: &Target, key: &str) -> String {
-    let (kvs, key) = (percent_encode(target.kvs.as_bytes()), percent_encode(key.as_bytes()));
-    format!("/v1/kv/{kvs}/{key}")
+fn key_path(target: &Target, key: &Key) -> Result<String, Failure> {
+    let kvs = percent_encode(target.kvs.as_bytes());
+    Ok(format!("/v1/kv/{kvs}/{}", percent_encode(&key_bytes(&key.key, key.k64)?)))
+}
+
+/// The bytes of a key: those of the argument, or what they are base64url of.
+fn key_bytes(text: &OsStr, k64: bool) -> Result<Vec<u8>, Failure> {
+    if !k64 {
+        return Ok(text.as_bytes().to_owned());
+    }
+    let unpadded = text.as_bytes().strip_suffix(b"==").unwrap_or(text.as_bytes());
+    let unpadded = unpadded.strip_suffix(b"=").unwrap_or(unpadded);
+    BASE64_URL_SAFE_NO_PAD.decode(unpadded).map_err(|error| {
+        let text = text.to_string_lossy();
+        Failure::Usage(format!("{text:?} is no base64url such as k64 of a scan: {error}"))
+    })
 }
 
 fn kvs_path(name: &str) -> String {
     format!("/v1/kvs/{}", percent_encode(name.as_bytes()))
 }
 
-pub(crate) fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, Failure> {
-    let request = Request::builder().method(method).uri(path).body(body);
-    Ok(request.context("the request cannot be written")?)
-}
-
-/// Sends one request on a connection of its own.
-pub(crate) async fn send(
-    server: &Server,
-    mut request: Request<Body>,
-) -> Result<Response<Incoming>, Failure> {
-    let authority = authority(&server.url)?;
-    let refused =
-        || format!("no server answers at {}; start one with `millpond serve`", server.url);
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&authority));
-    let stream = connecting.await.with_context(refused)?.with_context(refused)?;
-    let host = HeaderValue::from_str(&authority).context("the URL is no host name")?;
-    request.headers_mut().insert(header::HOST, host);
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(refused)?;
-    // Its end is seen by the request.
-    tokio::spawn(async move { drop(connection.await) });
-    let broken = || format!("the connection to {} broke", server.url);
-    Ok(sender.send_request(request).await.with_context(broken)?)
-}
-
-/// `host:port` of a URL.
-fn authority(url: &str) -> Result<String, Failure> {
-    let wrong = |why: &str| {
-        Failure::Usage(format!("--url {url:?} {why}; it looks like http://127.0.0.1:7300"))
-    };
-    let parsed: Uri = url.parse().map_err(|_| wrong("is no URL"))?;
-    if parsed.scheme_str() != Some("http") {
-        return Err(wrong("does not begin with http://"));
-    }
-    if !matches!(parsed.path(), "" | "/") {
-        return Err(wrong("has a path"));
-    }
-    let authority = parsed.authority().ok_or_else(|| wrong("has no host"))?;
-    Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
-}
-
-fn is_problem(response: &Response<Incoming>) -> bool {
-    let kind = response.headers().get(header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind == "application/problem+json")
-}
-
-/// The response, if the server did what it was asked for.
-pub(crate) async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let body = collect(response).await?;
-    let problem: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-    Err(Failure::Refused(match detail {
-        Some(detail) => format!("{detail} (status {})", status.as_u16()),
-        None => format!("the server answered {status}"),
-    }))
-}
-
-pub(crate) async fn collect(response: Response<Incoming>) -> Result<Bytes, Failure> {
-    let collected = response.into_body().collect().await;
-    Ok(collected.context("the answer broke off")?.to_bytes())
-}
-
-async fn print_body(response: Response<Incoming>) -> Result<(), Failure> {
-    let mut body = response.into_body();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.context("the answer broke off")?.into_data() {
-            print(&data)?;
-        }
+async fn print_body(mut answer: Answer) -> Result<(), Failure> {
+    while let Some(data) = answer.next().await? {
+        print(&data)?;
     }
     Ok(())
 }
 
-pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
+/// Writes to standard output.
+pub fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    let written = out.write_all(bytes).and_then(|()| out.flush());
-    Ok(written.context("standard output cannot be written")?)
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ReaderGone),
+        written => Ok(written.context("standard output cannot be written")?),
+    }
 }
 
 /// Prints the items of a stream; its last line says whether it is whole.
-async fn print_items(response: Response<Incoming>) -> Result<(), Failure> {
-    let mut body = response.into_body();
+async fn print_items(mut answer: Answer) -> Result<(), Failure> {
     let mut lines = Lines::default();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.context("the scan broke off")?.into_data() else { continue };
+    while let Some(data) = answer.next().await? {
         print(lines.add(&data))?;
     }
     lines.finish()
@@ -315,18 +296,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_name_a_host() {
-        for (url, want) in [
-            ("http://127.0.0.1:7300", Some("127.0.0.1:7300")),
-            ("http://pond/", Some("pond:80")),
-            ("http://[::1]:7300", Some("[::1]:7300")),
-            ("https://pond", None),
-            ("http://pond/v1", None),
-            ("pond:7300", None),
-            ("", None),
-        ] {
-            assert_eq!(authority(url).ok().as_deref(), want, "{url}");
+    fn keys_are_bytes() {
+        let bytes = OsStr::from_bytes(b"\xff\x00=");
+        assert_eq!(key_bytes(bytes, false).unwrap(), b"\xff\x00=");
+        for text in ["_wA", "_wA="] {
+            assert_eq!(key_bytes(OsStr::new(text), true).unwrap(), b"\xff\x00", "{text}");
         }
+        let error = key_bytes(OsStr::new("a/b"), true).unwrap_err().to_string();
+        assert!(error.contains("a/b") && error.contains("k64"), "{error}");
     }
 
     #[test]

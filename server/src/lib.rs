@@ -26,7 +26,6 @@ mod routes;
 pub mod serve;
 pub mod target;
 pub mod telemetry;
-pub mod units;
 
 /// The commit this was built from, if the build said so in `MILLPOND_COMMIT`.
 pub const COMMIT: &str = match option_env!("MILLPOND_COMMIT") {

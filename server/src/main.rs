@@ -3,25 +3,44 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a binary")]
 
-use clap::Parser;
-use millpond::cli::{Cli, Command, ConfigCommand, Serve};
+use clap::FromArgMatches;
+use millpond::cli::{Cli, Command, ConfigCommand, Man, Serve};
+use millpond::client::{self, Failure, print};
 use millpond::config::Config;
-use millpond::{client, serve};
+use millpond::{cli, serve};
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Serve(flags) => load(&flags).and_then(|config| serve::run(&config)),
-        Command::Config(ConfigCommand::Print(flags)) => print(&flags),
-        command => return run_client(command),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("{error:#}"));
-            ExitCode::FAILURE
+    match cli::command().map_err(Failure::from).and_then(run) {
+        // The reader of standard output has seen enough.
+        Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.to_string());
+            failure.exit_code()
         }
+    }
+}
+
+fn run(mut line: clap::Command) -> Result<(), Failure> {
+    let matches = line.get_matches_mut();
+    let parsed = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match parsed.command {
+        Command::Serve(flags) => {
+            let served = load(&flags).and_then(|config| serve::run(&config));
+            served.map_err(Failure::Serve)
+        }
+        Command::Config(ConfigCommand::Print(flags)) => {
+            let text = load(&flags).and_then(|config| config.to_toml());
+            print(text.map_err(Failure::Serve)?.as_bytes())
+        }
+        Command::Completions(completions) => {
+            let mut script = Vec::new();
+            clap_complete::generate(completions.shell, &mut line, "millpond", &mut script);
+            print(&script)
+        }
+        Command::Man(man) => pages(line, &man),
+        command => client::run(command),
     }
 }
 
@@ -29,19 +48,13 @@ fn load(flags: &Serve) -> anyhow::Result<Config> {
     Config::load(flags.config.as_deref(), &flags.settings)
 }
 
-fn print(flags: &Serve) -> anyhow::Result<()> {
-    let text = load(flags)?.to_toml()?;
-    Ok(std::io::stdout().write_all(text.as_bytes())?)
-}
-
-fn run_client(command: Command) -> ExitCode {
-    match client::run(command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure.to_string());
-            failure.exit_code()
-        }
-    }
+fn pages(line: clap::Command, man: &Man) -> Result<(), Failure> {
+    let written =
+        std::fs::create_dir_all(&man.dir).and_then(|()| clap_mangen::generate_to(line, &man.dir));
+    let said = man.dir.display();
+    written
+        .map_err(|error| Failure::Usage(format!("pages cannot be written to {said}: {error}")))?;
+    print(format!("millpond.1 and a page for each command are in {said}\n").as_bytes())
 }
 
 fn complain(message: &str) {

@@ -143,7 +143,7 @@ fn the_client_commands_do_what_they_say() {
     assert_eq!(missing.status.code(), Some(1), "{}", text(&missing.stderr));
     assert!(run(&["kvs", "create", "users"], b"").status.success());
     assert!(text(&run(&["kvs", "list"], b"").stdout).contains("users"));
-    assert!(run(&["kvs", "drop", "users"], b"").status.success());
+    assert!(run(&["kvs", "drop", "users", "--yes"], b"").status.success());
     let refused = run(&["get", "a", "--kvs", "users"], b"");
     assert_eq!(refused.status.code(), Some(3));
     assert!(text(&refused.stderr).contains("PUT /v1/kvs/users"), "{}", text(&refused.stderr));

@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mpool::ReaperPolicy;
 use std::path::PathBuf;
 use std::time::Duration;
+use units::Size;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,7 +19,7 @@ Examples:
   ycsb verify --target embedded --data /data/mp -p recordcount=1000000 --threads 4
   ycsb compare --a embedded --b rocksdb --workloads load,b,c -p recordcount=1000000 \\
             --threads 4 --seconds 30 --rounds 3 --json compare.json
-  ycsb reaper -p recordcount=8000000 --memory 2GiB --threads 4,8 --dir /data/bench \
+  ycsb reaper -p recordcount=8000000 --memory 2GiB --threads 4,8 --dir /data/bench \\
             --json reaper.json --svg reaper.svg";
 
 /// The Yahoo! Cloud Serving Benchmark for Millpond: the original's workloads and distributions,
@@ -389,20 +390,9 @@ fn parse_size(text: &str) -> Result<u64> {
     Ok(size)
 }
 
-/// A number of bytes: 4096, 64KiB, 512MiB, 2GiB; a unit may be short (2G).
+/// A number of bytes: 4096, 64KiB, 1.5GiB, 2G; a unit may be short.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        unit => bail!("{text}: unknown unit {unit:?}; known are KiB, MiB, GiB and TiB"),
-    };
-    let number: u64 = digits.trim().parse().with_context(|| format!("{text} is not a size"))?;
-    let scaled = number.checked_mul(1 << shift);
-    scaled.with_context(|| format!("{text} is more than 64 bits can count"))
+    Ok(text.parse::<Size>()?.0)
 }
 
 #[cfg(test)]
@@ -417,12 +407,17 @@ mod tests {
 
     #[test]
     fn sizes_are_read() {
-        for (text, expect) in
-            [("0", 0), ("4096", 4096), ("64KiB", 65_536), ("2GiB", 2 << 30), ("2g", 2 << 30)]
-        {
+        for (text, expect) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("64KiB", 65_536),
+            ("2GiB", 2 << 30),
+            ("2g", 2 << 30),
+            ("2GB", 2_000_000_000),
+        ] {
             assert_eq!(parse_bytes(text).unwrap(), expect, "{text}");
         }
-        for text in ["", "GiB", "2GB", "-1", "99999999TiB"] {
+        for text in ["", "GiB", "2XB", "-1", "99999999TiB"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
         assert!(parse_size("1MiB").unwrap_err().to_string().contains("16MiB"));

@@ -10,7 +10,6 @@ use crate::app::Limits;
 use crate::connection::Timeouts;
 use crate::listener::ConnectionLimits;
 use crate::telemetry::LogFormat;
-use crate::units::{Size, Span};
 use anyhow::{Context, bail};
 use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
@@ -18,6 +17,10 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use units::{Size, Span};
+
+/// Most threads that serve connections: far more than help on any machine.
+const WORKERS_MAX: usize = 1024;
 
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +151,9 @@ impl Config {
                 bail!("option {name} is {count}, must be in 1..=1000000");
             }
         }
+        if self.workers > WORKERS_MAX {
+            bail!("option workers is {}, must be in 0..={WORKERS_MAX}", self.workers);
+        }
         for (name, span) in [
             ("header_timeout", self.header_timeout),
             ("idle_timeout", self.idle_timeout),
@@ -171,10 +177,14 @@ impl Config {
              # (MILLPOND_...), then flags.\n",
         );
         for argument in command.get_arguments() {
-            let Some(value) = values.get(argument.get_id().as_str()) else { continue };
             let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-            let flag = argument.get_long().unwrap_or_default();
-            writeln!(text, "\n# {help}.\n# Flag --{flag}.\n{} = {value}", argument.get_id())?;
+            let (id, flag) = (argument.get_id(), argument.get_long().unwrap_or_default());
+            writeln!(text, "\n# {help}.\n# Flag --{flag}.")?;
+            match values.get(id.as_str()) {
+                Some(value) => writeln!(text, "{id} = {value}")?,
+                // What is not said depends on other options.
+                None => writeln!(text, "#{id} =")?,
+            }
         }
         Ok(text)
     }
@@ -273,6 +283,8 @@ mod tests {
             ("value_max = \"17MiB\"", "value_max"),
             ("body_memory = \"1MiB\"", "body_memory"),
             ("streams = 0", "streams"),
+            ("workers = 1025", "workers"),
+            ("listen = \"nowhere\"", "nowhere"),
             ("header_timeout = \"0s\"", "header_timeout"),
             ("io = \"aio\"", "aio"),
             ("reaper = \"lru\"", "lru"),
@@ -281,6 +293,30 @@ mod tests {
             let error = Config::resolve(file, &Settings::default()).unwrap_err();
             assert!(format!("{error:#}").contains(want), "{file}: {error:#}");
         }
+    }
+
+    /// A new option without a line there is found here.
+    #[test]
+    fn the_file_to_begin_with_has_every_option_and_its_default() {
+        let file = include_str!("../../../deploy/config/millpond.toml");
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        for argument in Explained::command().get_arguments() {
+            let id = argument.get_id().as_str();
+            let begin = format!("#{id} = ");
+            let line = file.lines().find_map(|line| line.strip_prefix(&begin));
+            let line = line.unwrap_or_else(|| panic!("{id} is not in deploy/config/millpond.toml"));
+            if let Some(default) = defaults.get(id) {
+                assert_eq!(line, default.to_string(), "{id}");
+            }
+        }
+        let all: String = file
+            .lines()
+            .filter_map(|line| line.strip_prefix('#'))
+            .filter(|line| {
+                line.split_once(" = ").is_some_and(|(name, _)| defaults.contains_key(name))
+            })
+            .fold(String::new(), |all, line| all + line + "\n");
+        assert_eq!(Config::resolve(&all, &Settings::default()).unwrap(), Config::default());
     }
 
     #[test]

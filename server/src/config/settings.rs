@@ -4,10 +4,11 @@
 //! `--help` and `config print` show.
 
 use crate::telemetry::LogFormat;
-use crate::units::{Size, Span};
-use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use units::{Size, Span};
 
 /// How the store talks to the drive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -61,9 +62,10 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_DATA", value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
-    /// Address and port to listen on; port 0 picks a free one
-    #[arg(long, env = "MILLPOND_LISTEN", value_name = "ADDR:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Address or host name, and port, to listen on; port 0 picks a free one. Of a name's addresses
+    /// the first counts, those of IPv4 before those of IPv6
+    #[arg(long, env = "MILLPOND_LISTEN", value_name = "HOST:PORT", value_parser = resolve)]
+    #[serde(default, deserialize_with = "listen", skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
     /// How to talk to the drive: `auto` takes `io_uring` where it is permitted
     #[arg(long, env = "MILLPOND_IO", value_enum)]
@@ -118,7 +120,7 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_SLOW_REQUEST", value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_request: Option<Span>,
-    /// Threads that serve connections; 0 is one for each CPU
+    /// Threads that serve connections, at most 1024; 0 is one for each CPU
     #[arg(long, env = "MILLPOND_WORKERS", value_name = "N", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
@@ -170,4 +172,35 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_DRAIN_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<Span>,
+}
+
+/// The address that a text names: an address, or a host's name, with a port.
+fn resolve(text: &str) -> Result<SocketAddr, String> {
+    let wrong = |why: &dyn std::fmt::Display| {
+        format!("{text:?} is no HOST:PORT such as 127.0.0.1:7300 or localhost:7300: {why}")
+    };
+    let found = text.to_socket_addrs().map_err(|error| wrong(&error))?;
+    found.min_by_key(SocketAddr::is_ipv6).ok_or_else(|| wrong(&"the name has no address"))
+}
+
+fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    resolve(&text).map(Some).map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_addresses_or_names() {
+        assert_eq!(resolve("0.0.0.0:80").unwrap().to_string(), "0.0.0.0:80");
+        assert_eq!(resolve("[::1]:80").unwrap().to_string(), "[::1]:80");
+        let local = resolve("localhost:7300").unwrap();
+        assert!(local.ip().is_loopback() && local.port() == 7300, "{local}");
+        for text in ["here", "7300", "127.0.0.1", "127.0.0.1:99999", ""] {
+            let error = resolve(text).unwrap_err();
+            assert!(error.contains("localhost:7300"), "{text}: {error}");
+        }
+    }
 }

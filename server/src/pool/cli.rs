@@ -1,10 +1,13 @@
 //! The command line of `millpond pool`.
 
-use crate::units::{Size, UnitError};
-use clap::{Args, Subcommand};
+use crate::cli::Server;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use mpool::{MediaClass, VolumeKind};
 use std::path::PathBuf;
 use std::str::FromStr;
+use units::{Size, Span, UnitError};
 
 /// What to do with the pool that holds the data.
 #[derive(Debug, Subcommand)]
@@ -43,6 +46,7 @@ pub(crate) const POOL_HELP: &str = "\
 Two ways to reach a pool:
   --data DIR   the data directory of a server that is not running (default ./millpond-data)
   --url URL    a running server, which must serve /v1/admin (see millpond serve --admin)
+A flag counts more than MILLPOND_DATA and MILLPOND_URL, and of these two MILLPOND_URL counts.
 A directory whose server runs is locked: the command says so and changes nothing.
 
 Exit codes: 0 done   1 damage found   2 wrong usage   3 refused   4 no connection";
@@ -89,19 +93,72 @@ const POOL_DESTROY: &str = "\
 Asks for confirmation: give --yes, or the pool's name or UUID as `millpond pool info` shows it.
 Files of the pool are deleted, devices are wiped where their labels are.";
 
-/// Which pool.
-#[derive(Clone, Debug, Args)]
+/// Which pool: one in a data directory, or that of a running server.
+#[derive(Clone, Debug)]
 pub struct PoolPlace {
+    /// The data directory, if no server is asked.
+    pub data: PathBuf,
+    /// The server to ask.
+    pub server: Option<Server>,
+    pub allow_buffered: bool,
+}
+
+/// How a [`PoolPlace`] is said.
+#[derive(Clone, Debug, Args)]
+struct PlaceFlags {
     /// Data directory of a server that is not running
     #[arg(long, env = "MILLPOND_DATA", value_name = "DIR", default_value = "./millpond-data")]
-    pub data: PathBuf,
+    data: PathBuf,
     /// Ask this running server instead
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    #[arg(long, env = "MILLPOND_URL", value_name = "URL")]
+    url: Option<String>,
+    /// With a server: longest time in which nothing comes from it or goes to it; 0s is for ever
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    timeout: Span,
     /// Use the page cache where the file system refuses direct I/O; for tests
     #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true",
           default_value_t = false)]
-    pub allow_buffered: bool,
+    allow_buffered: bool,
+}
+
+impl Args for PoolPlace {
+    fn augment_args(command: Command) -> Command {
+        PlaceFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        PlaceFlags::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for PoolPlace {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let flags = PlaceFlags::from_arg_matches(matches)?;
+        let [data, url] = ["data", "url"].map(|id| weight(matches.value_source(id)));
+        if data == 2 && url == 2 {
+            let text = "give --data or --url, not both: a directory or a running server\n";
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+        }
+        let PlaceFlags { data: directory, url: address, timeout, allow_buffered } = flags;
+        let address = address.filter(|_| url >= data);
+        let server = address.map(|url| Server { url, timeout });
+        Ok(Self { data: directory, server, allow_buffered })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// A flag weighs more than the environment, which weighs more than a default. Of two variables of
+/// the environment the server's address counts.
+fn weight(source: Option<ValueSource>) -> u8 {
+    match source {
+        Some(ValueSource::CommandLine) => 2,
+        Some(ValueSource::EnvVariable) => 1,
+        _ => 0,
+    }
 }
 
 /// Which data directory; these commands are not for running servers.
@@ -168,9 +225,10 @@ pub struct PoolAdd {
     /// Take it although something else is on it, which is then lost
     #[arg(long)]
     pub force: bool,
-    /// Permissions of a new file, in octal; with --url the server's are 0600
-    #[arg(long, value_name = "MODE", default_value = "0600", conflicts_with = "url")]
-    pub mode: FileMode,
+    /// Permissions of a new file, in octal [default: 0600]; not with a running server, whose files
+    /// have that
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<FileMode>,
     #[command(flatten)]
     pub place: PoolPlace,
 }
@@ -306,6 +364,12 @@ impl FromStr for VolumeSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileMode(pub u32);
 
+impl Default for FileMode {
+    fn default() -> Self {
+        Self(0o600)
+    }
+}
+
 impl FromStr for FileMode {
     type Err = String;
 
@@ -345,5 +409,13 @@ mod tests {
         for bad in ["", "8", "1777", "0400", "rw"] {
             assert!(bad.parse::<FileMode>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn flags_count_more_than_the_environment() {
+        let (flag, env) = (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable));
+        let default = Some(ValueSource::DefaultValue);
+        assert!(weight(flag) > weight(env) && weight(env) > weight(default));
+        assert_eq!(weight(None), weight(default));
     }
 }

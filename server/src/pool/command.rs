@@ -3,8 +3,8 @@
 use super::cli::{PoolAdd, PoolCommand, PoolEvacuate, PoolPlace, PoolScrub};
 use super::{offline, table};
 use crate::cli::Server;
-use crate::client::{Failure, accepted, collect, print, request, send};
-use axum::body::Body;
+use crate::client::transport::{request, send};
+use crate::client::{Failure, print};
 use axum::http::Method;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
@@ -24,15 +24,15 @@ pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
         }
         PoolCommand::Destroy(destroy) => print(offline::destroy(&destroy)?.as_bytes()),
         PoolCommand::Info(shown) => {
-            let info = match &shown.place.url {
-                Some(url) => ask(url, Method::GET, "", None).await?,
+            let info = match &shown.place.server {
+                Some(server) => ask(server, Method::GET, "", None).await?,
                 None => offline::info(&shown.place)?,
             };
             show(&info, shown.json, table::info)
         }
-        PoolCommand::Maps(shown) => match &shown.place.url {
-            Some(url) => {
-                let maps = ask(url, Method::GET, "/maps", None).await?;
+        PoolCommand::Maps(shown) => match &shown.place.server {
+            Some(server) => {
+                let maps = ask(server, Method::GET, "/maps", None).await?;
                 show(&maps, shown.json, table::maps)
             }
             None => {
@@ -51,22 +51,24 @@ pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
 /// Commands that change the pool at once and then show it.
 async fn change(command: &PoolCommand) -> Result<Value, Failure> {
     match command {
-        PoolCommand::Grow(grow) => match &grow.place.url {
-            Some(url) => {
+        PoolCommand::Grow(grow) => match &grow.place.server {
+            Some(server) => {
                 let path = format!("/volumes/{}/grow", volume(&grow.volume)?);
-                ask(url, Method::POST, &path, Some(json!({ "capacity": grow.capacity.0 }))).await
+                ask(server, Method::POST, &path, Some(json!({ "capacity": grow.capacity.0 }))).await
             }
             None => offline::grow(grow),
         },
-        PoolCommand::Remove(remove) => match &remove.place.url {
-            Some(url) => {
+        PoolCommand::Remove(remove) => match &remove.place.server {
+            Some(server) => {
                 let path = format!("/volumes/{}", volume(&remove.volume)?);
-                ask(url, Method::DELETE, &path, None).await
+                ask(server, Method::DELETE, &path, None).await
             }
             None => offline::remove(remove),
         },
-        PoolCommand::Rename(rename) => match &rename.place.url {
-            Some(url) => ask(url, Method::PUT, "/name", Some(json!({ "name": rename.name }))).await,
+        PoolCommand::Rename(rename) => match &rename.place.server {
+            Some(server) => {
+                ask(server, Method::PUT, "/name", Some(json!({ "name": rename.name }))).await
+            }
             None => offline::rename(rename),
         },
         _ => unreachable!("run gives these only"),
@@ -74,8 +76,12 @@ async fn change(command: &PoolCommand) -> Result<Value, Failure> {
 }
 
 async fn add(add: &PoolAdd) -> Result<(), Failure> {
-    let id = match &add.place.url {
-        Some(url) => {
+    let id = match &add.place.server {
+        Some(_) if add.mode.is_some() => {
+            let text = "--mode is for a data directory; the files of a running server have 0600";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        Some(server) => {
             let body = json!({
                 "path": add.path.to_string_lossy(),
                 "kind": add.kind.name(),
@@ -83,7 +89,7 @@ async fn add(add: &PoolAdd) -> Result<(), Failure> {
                 "capacity": add.capacity.0,
                 "force": add.force,
             });
-            let added = ask(url, Method::POST, "/volumes", Some(body)).await?;
+            let added = ask(server, Method::POST, "/volumes", Some(body)).await?;
             added["id"].as_str().unwrap_or_default().to_owned()
         }
         None => offline::add(add)?,
@@ -93,12 +99,12 @@ async fn add(add: &PoolAdd) -> Result<(), Failure> {
 
 async fn evacuate(evacuate: &PoolEvacuate) -> Result<(), Failure> {
     let id = volume(&evacuate.volume)?;
-    match (&evacuate.place.url, evacuate.cancel) {
-        (Some(url), true) => {
+    match (&evacuate.place.server, evacuate.cancel) {
+        (Some(server), true) => {
             let path = format!("/volumes/{id}/cancel");
-            print_info(&ask(url, Method::POST, &path, None).await?)
+            print_info(&ask(server, Method::POST, &path, None).await?)
         }
-        (Some(url), false) => evacuate_online(url, &id).await,
+        (Some(server), false) => evacuate_online(server, &id).await,
         (None, true) => print_info(&offline::cancel(evacuate)?),
         (None, false) => {
             let done = offline::evacuate(evacuate, &mut progress("left"))?;
@@ -108,12 +114,16 @@ async fn evacuate(evacuate: &PoolEvacuate) -> Result<(), Failure> {
 }
 
 /// Asks a running server's `/v1/admin/pool`.
-async fn ask(url: &str, method: Method, path: &str, body: Option<Value>) -> Result<Value, Failure> {
+async fn ask(
+    server: &Server,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Value, Failure> {
     let path = format!("/v1/admin/pool{path}");
-    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
-    let server = Server { url: url.to_owned() };
-    let response = accepted(send(&server, request(method, &path, body)?).await?).await?;
-    let bytes = collect(response).await?;
+    let body = body.map_or_else(String::new, |body| body.to_string());
+    let answer = send(server, request(method, &path, body)?).await?.accepted().await?;
+    let bytes = answer.collect().await?;
     serde_json::from_slice(&bytes)
         .map_err(|_| Failure::Refused("the server's answer is no JSON; is it Millpond?".to_owned()))
 }
@@ -138,13 +148,13 @@ fn verdict(damaged: bool) -> Result<(), Failure> {
     if damaged { Err(Failure::Damaged("something needs attention".to_owned())) } else { Ok(()) }
 }
 
-async fn evacuate_online(url: &str, id: &str) -> Result<(), Failure> {
-    let mut job = ask(url, Method::POST, &format!("/volumes/{id}/evacuate"), None).await?;
+async fn evacuate_online(server: &Server, id: &str) -> Result<(), Failure> {
+    let mut job = ask(server, Method::POST, &format!("/volumes/{id}/evacuate"), None).await?;
     let mut progress = progress("left");
     while job["running"] == true {
         progress(0, job["left"].as_u64().unwrap_or(0));
         tokio::time::sleep(ASK_AGAIN).await;
-        let info = ask(url, Method::GET, "", None).await?;
+        let info = ask(server, Method::GET, "", None).await?;
         job = info["evacuations"][0].clone();
     }
     drop(progress);
@@ -156,8 +166,12 @@ async fn evacuate_online(url: &str, id: &str) -> Result<(), Failure> {
 }
 
 async fn scrub(scrub: &PoolScrub) -> Result<(), Failure> {
-    let seen = match &scrub.place.url {
-        Some(url) => scrub_online(url, scrub).await?,
+    let seen = match &scrub.place.server {
+        Some(server) => scrub_online(server, scrub).await?,
+        None if scrub.stop || scrub.detach => {
+            let text = "--stop and --detach are for a running server: say which with --url";
+            return Err(Failure::Usage(text.to_owned()));
+        }
         None if scrub.status => offline::scrub_status(&scrub.place)?,
         None => offline::scrub(scrub, &mut progress("verified"))?,
     };
@@ -169,23 +183,23 @@ async fn scrub(scrub: &PoolScrub) -> Result<(), Failure> {
     verdict(seen["findings_total"].as_u64().is_some_and(|found| found > 0))
 }
 
-async fn scrub_online(url: &str, scrub: &PoolScrub) -> Result<Value, Failure> {
+async fn scrub_online(server: &Server, scrub: &PoolScrub) -> Result<Value, Failure> {
     if scrub.status {
-        return ask(url, Method::GET, "/scrub", None).await;
+        return ask(server, Method::GET, "/scrub", None).await;
     }
     if scrub.stop {
-        return ask(url, Method::DELETE, "/scrub", None).await;
+        return ask(server, Method::DELETE, "/scrub", None).await;
     }
     let body = json!({ "rate": scrub.rate.0, "from_start": scrub.from_start });
-    let before = ask(url, Method::GET, "/scrub", None).await?;
-    let mut seen = ask(url, Method::POST, "/scrub", Some(body)).await?;
+    let before = ask(server, Method::GET, "/scrub", None).await?;
+    let mut seen = ask(server, Method::POST, "/scrub", Some(body)).await?;
     let mut progress = progress("verified");
     // Until it has begun the answer is of the one before.
     let mut begun = seen["running"] == true;
     while !scrub.detach && (seen["running"] == true || !begun) {
         progress(seen["bytes"].as_u64().unwrap_or(0), seen["goal_bytes"].as_u64().unwrap_or(0));
         tokio::time::sleep(ASK_AGAIN).await;
-        seen = ask(url, Method::GET, "/scrub", None).await?;
+        seen = ask(server, Method::GET, "/scrub", None).await?;
         begun |= seen["running"] == true || seen["passes"] != before["passes"];
     }
     Ok(seen)

@@ -9,7 +9,6 @@ use super::document;
 use crate::client::Failure;
 use crate::problem::Chain;
 use crate::routes::pool::parse_volume;
-use crate::units::Size;
 use kvs::Database;
 use mpool::{
     CheckOptions, NewRoot, NewVolume, Options, Pool, ScrubOptions, ScrubOwners, ScrubProgress,
@@ -21,6 +20,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use units::Size;
 
 /// Name of the root volume's file.
 const ROOT: &str = "capacity.vol";
@@ -120,7 +120,7 @@ pub(super) fn add(add: &PoolAdd) -> Result<String, Failure> {
     let (path, kind, class, force) = (add.path.clone(), add.kind, add.class, add.force);
     let new = NewVolume { path, kind, class, capacity_bytes_max, force };
     let id = pool.add_volume(&new).map_err(|error| refused(&add.place, &error))?;
-    set_mode_of_new(&add.place.data, &new, add.mode)?;
+    set_mode_of_new(&add.place.data, &new, add.mode.unwrap_or_default())?;
     Ok(id.to_string())
 }
 

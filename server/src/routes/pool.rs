@@ -11,7 +11,6 @@ use crate::engine::Engine;
 use crate::pool::document;
 use crate::problem::{Answer, Problem};
 use crate::target::Query;
-use crate::units::Size;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, Uri};
@@ -21,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
+use units::Size;
 
 /// Longest body of an administrative request: a path and a few words.
 const BODY_BYTES_MAX: usize = 16 << 10;

@@ -140,8 +140,10 @@ pub(crate) fn metrics(repo: &Repo) -> Vec<Finding> {
 }
 
 fn is_project_path(quoted: &str) -> bool {
-    const FOLDERS: [&str; 9] =
-        ["mpool/", "kvs/", "server/", "ycsb/", "xtask/", "deploy/", "docs/", "fuzz/", ".ci/"];
+    const FOLDERS: [&str; 10] = [
+        "mpool/", "kvs/", "units/", "server/", "ycsb/", "xtask/", "deploy/", "docs/", "fuzz/",
+        ".ci/",
+    ];
     FOLDERS.iter().any(|folder| quoted.starts_with(folder))
         && quoted.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
 }

@@ -1,4 +1,7 @@
-//! Sizes and durations as people write them: `2GiB`, `64KiB`, `10s`, `250ms`.
+//! Sizes and durations as people write them: `2GiB`, `1.5G`, `64KiB`, `10s`, `250ms`.
+//!
+//! All programs of the workspace read them by this crate, so that what one takes, the others take.
+#![forbid(unsafe_code)]
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -22,38 +25,58 @@ pub struct UnitError {
     want: &'static str,
 }
 
-/// Largest first, so that the first that divides a size is the one to print.
-const SIZE_UNITS: [(&str, u64); 10] = [
+/// Units of sizes. The first four are what sizes are printed in, largest first. A bare letter is
+/// binary, as with `dd`, systemd and the JVM.
+const SIZE_UNITS: [(&str, u64); 14] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
     ("KiB", 1 << 10),
+    ("T", 1 << 40),
+    ("G", 1 << 30),
+    ("M", 1 << 20),
+    ("K", 1 << 10),
     ("TB", 1_000_000_000_000),
     ("GB", 1_000_000_000),
     ("MB", 1_000_000),
-    ("kB", 1000),
     ("KB", 1000),
     ("B", 1),
+    ("", 1),
 ];
 
+/// Units of spans, in milliseconds; a bare number is refused.
 const SPAN_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("min", 60_000), ("ms", 1), ("s", 1000)];
 
-fn parse(text: &str, units: &[(&str, u64)], bare: Option<u64>) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.trim().split_at(digits);
+/// Digits behind the point that are read; more mean nothing in any unit.
+const FRACTION_DIGITS_MAX: usize = 12;
+
+/// A whole or decimal number and a unit, scaled: the whole part, and whether something is left
+/// below one.
+fn parse(text: &str, units: &[(&str, u64)]) -> Option<(u64, bool)> {
+    let text = text.trim();
+    let end = text.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+    let (number, unit) = text.split_at(end);
     let unit = unit.trim();
-    let known = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit));
-    let scale = if unit.is_empty() { bare } else { known.map(|(_, scale)| *scale) };
-    number.parse::<u64>().ok()?.checked_mul(scale?)
+    let scale = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    if fraction.is_empty() || fraction.len() > FRACTION_DIGITS_MAX {
+        return None;
+    }
+    let whole: u64 = whole.parse().ok()?;
+    let denominator = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let part = u128::from(fraction.parse::<u64>().ok()?) * u128::from(scale);
+    let scaled = u128::from(whole) * u128::from(scale) + part / denominator;
+    Some((u64::try_from(scaled).ok()?, !part.is_multiple_of(denominator)))
 }
 
 impl FromStr for Size {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let want = "a size such as 64KiB, 512MiB, 2GiB or 1000000";
+        let want = "a size such as 64KiB, 512MiB, 1.5GiB, 2G or 1000000";
         let wrong = || UnitError { got: text.into(), want };
-        parse(text.trim(), &SIZE_UNITS, Some(1)).map(Self).ok_or_else(wrong)
+        // Part of a byte is left off.
+        parse(text, &SIZE_UNITS).map(|(bytes, _)| Self(bytes)).ok_or_else(wrong)
     }
 }
 
@@ -61,10 +84,12 @@ impl FromStr for Span {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let want = "a time such as 250ms, 10s, 5min or 1h";
+        let want = "a time such as 250ms, 1.5s, 5min or 1h, in whole milliseconds";
         let wrong = || UnitError { got: text.into(), want };
-        let millis = parse(text.trim(), &SPAN_UNITS, None);
-        millis.map(|millis| Self(Duration::from_millis(millis))).ok_or_else(wrong)
+        match parse(text, &SPAN_UNITS) {
+            Some((millis, false)) => Ok(Self(Duration::from_millis(millis))),
+            _ => Err(wrong()),
+        }
     }
 }
 
@@ -127,6 +152,12 @@ mod tests {
             ("64 kib", 64 << 10, "64KiB"),
             ("1536MiB", 1536 << 20, "1536MiB"),
             ("1MB", 1_000_000, "1000000B"),
+            ("2G", 2 << 30, "2GiB"),
+            ("2g", 2 << 30, "2GiB"),
+            ("1.5GiB", 1536 << 20, "1536MiB"),
+            ("0.5K", 512, "512B"),
+            ("1.5MB", 1_500_000, "1500000B"),
+            ("0.3B", 0, "0B"),
             ("7", 7, "7B"),
             ("0", 0, "0B"),
         ] {
@@ -139,9 +170,12 @@ mod tests {
 
     #[test]
     fn spans_parse_and_print() {
-        for (text, millis, shown) in
-            [("250ms", 250, "250ms"), ("10s", 10_000, "10s"), ("5min", 300_000, "300s")]
-        {
+        for (text, millis, shown) in [
+            ("250ms", 250, "250ms"),
+            ("10s", 10_000, "10s"),
+            ("1.5s", 1500, "1500ms"),
+            ("5min", 300_000, "300s"),
+        ] {
             let span: Span = text.parse().unwrap();
             assert_eq!(span, Span(Duration::from_millis(millis)), "{text}");
             assert_eq!(span.to_string(), shown);
@@ -150,11 +184,11 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_an_example() {
-        for text in ["", "GiB", "1.5GiB", "2XiB", "-1", "99999999999TiB"] {
+        for text in ["", "GiB", "1.GiB", ".5GiB", "1.2.3G", "2XiB", "-1", "99999999999TiB"] {
             let error = text.parse::<Size>().unwrap_err();
-            assert!(error.to_string().contains("2GiB"), "{text}: {error}");
+            assert!(error.to_string().contains("1.5GiB"), "{text}: {error}");
         }
-        for text in ["10", "s", "1d"] {
+        for text in ["10", "s", "1d", "0.5ms"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

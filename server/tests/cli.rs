@@ -1,0 +1,173 @@
+//! The client commands of the real binary where they meet shells, scripts and servers that hang.
+#![allow(clippy::unwrap_used, reason = "a test")]
+mod support;
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Output, Stdio};
+use support::Server;
+use tempfile::TempDir;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.args(arguments).env_remove("MILLPOND_URL").env_remove("MILLPOND_DATA");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(server: &Server, arguments: &[&str]) -> Output {
+    let url = format!("http://{}", server.address);
+    command(arguments).args(["--url", &url]).output().unwrap()
+}
+
+fn said(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// `scan | head` ended with exit code 4 and a complaint about standard output.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = server.connect();
+    // More than a pipe holds, so that the command is still writing when its reader goes.
+    let value = vec![b'v'; 1 << 20];
+    for key in ["a", "b", "c"] {
+        client.send("PUT", &format!("/v1/kv/default/{key}"), &value).unwrap();
+    }
+    let url = format!("http://{}", server.address);
+    for arguments in [&["scan"][..], &["get", "a"]] {
+        let mut child = command(arguments)
+            .args(["--url", &url])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 1];
+        let mut out = child.stdout.take().unwrap();
+        out.read_exact(&mut first).unwrap();
+        drop(out);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", said(&output));
+        assert_eq!(said(&output), "", "{arguments:?}");
+    }
+    let mut help = command(&["config", "print"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(help.stdout.take());
+    assert_eq!(help.wait().unwrap().code(), Some(0));
+}
+
+/// `get` waited for ever for a server that accepts and says nothing.
+#[test]
+fn a_silent_server_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    for arguments in [&["get", "a"][..], &["put", "a", "b"], &["scan"], &["kvs", "list"]] {
+        let output = command(arguments).args(["--url", &url, "--timeout", "50ms"]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(4), "{arguments:?}");
+        assert!(said(&output).contains("--timeout"), "{arguments:?}: {}", said(&output));
+    }
+    let output = command(&["pool", "info", "--url", &url, "--timeout", "50ms"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+}
+
+/// Keys that a scan prints as `k64` could not be given to any command.
+#[test]
+fn every_key_that_a_scan_prints_can_be_named() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let raw = OsStr::from_bytes(b"\xff\xfe/x");
+    let url = format!("http://{}", server.address);
+    let put = command(&["put", "--url", &url]).arg(raw).arg("odd").output().unwrap();
+    assert!(put.status.success(), "{}", said(&put));
+    let scanned = run(&server, &["scan"]);
+    let item: serde_json::Value = serde_json::from_slice(&scanned.stdout).unwrap();
+    let key = item["k64"].as_str().expect("it is no text");
+    assert_eq!(run(&server, &["get", "--k64", key]).stdout, b"odd");
+    let ranged = run(&server, &["scan", "--k64", "--start", key]);
+    assert_eq!(ranged.stdout, scanned.stdout);
+    assert!(run(&server, &["del", "--k64", key]).status.success());
+    assert_eq!(run(&server, &["get", "--k64", key]).status.code(), Some(1));
+    let wrong = run(&server, &["get", "--k64", "a!"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(said(&wrong).contains("a!"), "{}", said(&wrong));
+}
+
+/// `kvs drop` took a typing mistake at its word.
+#[test]
+fn a_drop_wants_a_yes() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    assert!(run(&server, &["kvs", "create", "users"]).status.success());
+    let unsure = run(&server, &["kvs", "drop", "users"]);
+    assert_eq!(unsure.status.code(), Some(2));
+    assert!(said(&unsure).contains("--yes") && said(&unsure).contains("users"));
+    assert!(run(&server, &["put", "--kvs", "users", "a", "1"]).status.success());
+    assert!(run(&server, &["kvs", "drop", "users", "--yes"]).status.success());
+    assert_eq!(run(&server, &["get", "--kvs", "users", "a"]).status.code(), Some(3));
+}
+
+/// `pool` asked the directory although `MILLPOND_URL` named a server.
+#[test]
+fn the_environment_names_the_server_for_pool_too() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let url = format!("http://{}", server.address);
+    let pool = |arguments: &[&str]| {
+        command(arguments)
+            .env("MILLPOND_URL", &url)
+            .env("MILLPOND_DATA", "/nowhere")
+            .output()
+            .unwrap()
+    };
+    let shown = pool(&["pool", "info"]);
+    assert!(shown.status.success(), "{}", said(&shown));
+    // A flag counts more.
+    let data = directory.path().to_str().unwrap();
+    let locked = pool(&["pool", "info", "--data", data, "--allow-buffered"]);
+    assert_eq!(locked.status.code(), Some(3));
+    assert!(said(&locked).contains("in use"), "{}", said(&locked));
+    let both = pool(&["pool", "info", "--data", data, "--url", &url]);
+    assert_eq!(both.status.code(), Some(2));
+    let mode = pool(&["pool", "add", "x.vol", "--mode", "0640"]);
+    assert_eq!(mode.status.code(), Some(2), "{}", said(&mode));
+}
+
+#[test]
+fn a_host_name_is_an_address_to_listen_on() {
+    let directory = TempDir::new().unwrap();
+    let mut child = command(&["serve", "--listen", "localhost:0", "--allow-buffered", "--data"])
+        .arg(directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.starts_with("listening on http://127.0.0.1:"), "{line}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_made() {
+    for (shell, word) in
+        [("bash", "complete -F"), ("zsh", "#compdef millpond"), ("fish", "complete -c millpond")]
+    {
+        let script = command(&["completions", shell]).output().unwrap();
+        assert!(script.status.success(), "{shell}");
+        let script = String::from_utf8(script.stdout).unwrap();
+        assert!(script.contains(word) && script.contains("healthcheck"), "{shell}");
+    }
+    let directory = TempDir::new().unwrap();
+    let pages = directory.path().join("man1");
+    let made = command(&["man", "--dir", pages.to_str().unwrap()]).output().unwrap();
+    assert!(made.status.success(), "{}", said(&made));
+    let serve = std::fs::read_to_string(pages.join("millpond-serve.1")).unwrap();
+    assert!(serve.contains("memtable") && serve.contains("[default: 64MiB]"), "{serve}");
+    for page in ["millpond.1", "millpond-get.1", "millpond-pool-check.1"] {
+        assert!(pages.join(page).is_file(), "{page}");
+    }
+}
