@@ -39,7 +39,7 @@ fn run(mut line: clap::Command) -> Result<(), Failure> {
             clap_complete::generate(completions.shell, &mut line, "millpond", &mut script);
             print(&script)
         }
-        Command::Man(man) => pages(line, &man),
+        Command::Man(man) => pages(&man),
         command => client::run(command),
     }
 }
@@ -48,7 +48,12 @@ fn load(flags: &Serve) -> anyhow::Result<Config> {
     Config::load(flags.config.as_deref(), &flags.settings)
 }
 
-fn pages(line: clap::Command, man: &Man) -> Result<(), Failure> {
+/// Writes a page for each command, but none for the help of each.
+fn pages(man: &Man) -> Result<(), Failure> {
+    fn without_help(command: clap::Command) -> clap::Command {
+        command.disable_help_subcommand(true).mut_subcommands(without_help)
+    }
+    let line = without_help(cli::command()?);
     let written =
         std::fs::create_dir_all(&man.dir).and_then(|()| clap_mangen::generate_to(line, &man.dir));
     let said = man.dir.display();

@@ -170,4 +170,5 @@ fn completions_and_manual_pages_are_made() {
     for page in ["millpond.1", "millpond-get.1", "millpond-pool-check.1"] {
         assert!(pages.join(page).is_file(), "{page}");
     }
+    assert!(!pages.join("millpond-pool-help.1").exists(), "help needs no page");
 }
