@@ -22,9 +22,11 @@
 //! Version 1 writes no reserved bit and refuses to read one. A later entry for a key replaces an
 //! earlier one: entries keep their order, and the memtable lets the last of one revision win.
 
-use crate::db::Kvs;
 use crate::error::{Error, Result};
+use crate::handle::Kvs;
 use crate::key::{KEY_BYTES_MAX, KvsId, VALUE_BYTES_MAX};
+use crate::owner::Owner;
+use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -47,7 +49,8 @@ const _: () = assert!(size_of::<RawEntry>() == ENTRY_HEAD_LEN);
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
 
-/// Writes over any KVSs of one database, applied all or none.
+/// Writes over any KVSs of one database, applied all or none. The first handle says of which
+/// database; handles of another are refused, and so is the batch by another.
 ///
 /// ```no_run
 /// # fn main() -> kvs::Result<()> {
@@ -64,6 +67,8 @@ const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
 pub struct WriteBatch {
     body: Vec<u8>,
     entries: usize,
+    /// Of the first handle; `None` for what the log or a handle itself has filled.
+    owner: Option<Arc<Owner>>,
 }
 
 /// What a batch does to a key.
@@ -82,12 +87,37 @@ impl WriteBatch {
     /// Adds a write. Limits are checked at once: a bad entry is an error here and leaves the batch
     /// as it was. A later entry for a key replaces an earlier one.
     pub fn put(&mut self, kvs: &Kvs, key: &[u8], value: &[u8]) -> Result<()> {
-        self.put_id(kvs.id(), key, value)
+        self.check_handle(kvs)?;
+        self.put_id(kvs.id(), key, value)?;
+        self.keep_owner(kvs);
+        Ok(())
     }
 
     /// Adds a deletion, with the checks of [`put`](Self::put). Deleting an absent key is no error.
     pub fn delete(&mut self, kvs: &Kvs, key: &[u8]) -> Result<()> {
-        self.delete_id(kvs.id(), key)
+        self.check_handle(kvs)?;
+        self.delete_id(kvs.id(), key)?;
+        self.keep_owner(kvs);
+        Ok(())
+    }
+
+    fn check_handle(&self, kvs: &Kvs) -> Result<()> {
+        self.owner.as_ref().map_or(Ok(()), |owner| {
+            let what =
+                || format!("a handle of KVS {:?}, put into a batch begun elsewhere,", kvs.name());
+            kvs.owner().check(owner, what)
+        })
+    }
+
+    fn keep_owner(&mut self, kvs: &Kvs) {
+        if self.owner.is_none() {
+            self.owner = Some(Arc::clone(kvs.owner()));
+        }
+    }
+
+    /// Refuses the batch where `here` is another database than its handles'.
+    pub(crate) fn check_owner(&self, here: &Arc<Owner>) -> Result<()> {
+        self.owner.as_ref().map_or(Ok(()), |owner| owner.check(here, || "a batch".to_owned()))
     }
 
     /// Entries, counting every one that a later entry replaces.
@@ -137,7 +167,7 @@ impl WriteBatch {
             })?;
             entries += 1;
         }
-        Ok(Self { body, entries })
+        Ok(Self { body, entries, owner: None })
     }
 
     pub(crate) fn body(&self) -> &[u8] {

@@ -1,28 +1,26 @@
 //! The database: named KVSs on one pool.
 //!
 //! [`Database`] and [`Kvs`] are handles: clone them freely, send them anywhere. The last one to go
-//! closes the database, or [`Database::close`] does at once.
+//! closes the database, or [`Database::close`] does at once. What one KVS is read and written by
+//! stands in `handle`.
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::frequencies;
-use crate::iter::bounded::Range;
-use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, key_hash};
+use crate::handle::Kvs;
+use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
-use crate::read::get::{self, Cold, Entry};
 use crate::recover;
 use crate::scrub;
-use crate::snapshot::{Cursor, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::store::{Store, dereference};
 use crate::tree::Tree;
 use crate::view::View;
 use crate::work;
 use crate::write::group::{CommitQueue, Done};
-use arc_swap::Guard;
-use bytes::Bytes;
-use mpool::{MemoryConsumer, Pool, Priority};
+use mpool::{MemoryConsumer, Pool};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -104,7 +102,31 @@ impl Database {
         &self.open.commits
     }
 
-    /// Creates a KVS; durable on return.
+    /// The KVS of this name; created, durably, if there is none.
+    pub fn kvs(&self, name: &str) -> Result<Kvs> {
+        loop {
+            match self.open_kvs(name) {
+                Err(Error::NoSuchKvs { .. }) => {}
+                found => return found,
+            }
+            match self.create_kvs(name) {
+                // Another thread was faster.
+                Err(Error::KvsExists { .. }) => {}
+                created => return created,
+            }
+        }
+    }
+
+    /// The KVS of this name; [`Error::NoSuchKvs`] if there is none.
+    pub fn open_kvs(&self, name: &str) -> Result<Kvs> {
+        self.store().check_open()?;
+        let view = self.store().view.load();
+        let tree = view.trees.values().find(|tree| &*tree.name == name);
+        let tree = tree.ok_or_else(|| Error::NoSuchKvs { name: name.to_owned() })?;
+        Ok(Kvs::new(&self.open, tree.kvs, Arc::clone(&tree.name)))
+    }
+
+    /// Creates a KVS, durably; [`Error::KvsExists`] if the name is taken.
     pub fn create_kvs(&self, name: &str) -> Result<Kvs> {
         check_name(name)?;
         let store = self.store();
@@ -122,16 +144,7 @@ impl Database {
         let tree = Tree::new(kvs, name);
         let name = Arc::clone(&tree.name);
         store.update_view(|view| view.with_tree(tree));
-        Ok(Kvs { open: Arc::clone(&self.open), id: kvs, name })
-    }
-
-    /// The KVS of this name.
-    pub fn kvs(&self, name: &str) -> Result<Kvs> {
-        self.store().check_open()?;
-        let view = self.store().view.load();
-        let tree = view.trees.values().find(|tree| &*tree.name == name);
-        let tree = tree.ok_or_else(|| Error::NoSuchKvs { name: name.to_owned() })?;
-        Ok(Kvs { open: Arc::clone(&self.open), id: tree.kvs, name: Arc::clone(&tree.name) })
+        Ok(Kvs::new(&self.open, kvs, name))
     }
 
     /// Drops a KVS with everything in it; durable on return. Its handles answer
@@ -189,9 +202,14 @@ impl Database {
         }
     }
 
+    pub(crate) fn of(open: &Arc<Open>) -> Self {
+        Self { open: Arc::clone(open) }
+    }
+
     fn check_batch(&self, batch: &WriteBatch) -> Result<()> {
         let store = self.store();
         store.check_writable()?;
+        batch.check_owner(&store.owner)?;
         let (len, max) = (batch.len_bytes(), store.options.batch_bytes_max());
         if len > max {
             return Err(Error::BatchLength { len, max });
@@ -285,141 +303,7 @@ impl Drop for Open {
     }
 }
 
-/// A named key space of a database. Clone = another handle; it keeps the database open.
-#[derive(Clone)]
-pub struct Kvs {
-    open: Arc<Open>,
-    id: KvsId,
-    name: Arc<str>,
-}
-
-impl Kvs {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its id, unique for the life of the database.
-    pub fn id(&self) -> KvsId {
-        self.id
-    }
-
-    /// The newest entry of `key`; may block on the drive.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
-        let view = self.view_for(key)?;
-        get::get(&view, self.open.store.lookup(self.id, key, self.open.store.visible()))
-    }
-
-    /// The newest entry of `key` if it can be had without blocking, else a [`ColdRead`] to
-    /// complete.
-    pub fn try_get(&self, key: &[u8]) -> Result<TryGet> {
-        let view = self.view_for(key)?;
-        let at = self.open.store.visible();
-        Ok(match get::try_get(&view, self.open.store.lookup(self.id, key, at))? {
-            Ok(entry) => TryGet::Ready(entry),
-            Err(cold) => {
-                let (store, view) = (Arc::clone(&self.open.store), Guard::into_inner(view));
-                let reads = &store.metrics.reads;
-                match cold {
-                    Cold::Index => reads.cold_index.add(1),
-                    Cold::Value { .. } => reads.cold_value.add(1),
-                }
-                let key = Bytes::copy_from_slice(key);
-                TryGet::Cold(ColdRead { store, view, kvs: self.id, key, at, cold })
-            }
-        })
-    }
-
-    fn view_for(&self, key: &[u8]) -> Result<Guard<Arc<View>>> {
-        check_key(key)?;
-        self.open.store.check_open()?;
-        let view = self.open.store.view.load();
-        if view.trees.contains_key(&self.id) { Ok(view) } else { Err(Error::KvsDropped) }
-    }
-
-    /// Writes one entry.
-    pub fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<Revision> {
-        let mut batch = WriteBatch::new();
-        batch.put_id(self.id, key, value)?;
-        self.database().write(batch, durability)
-    }
-
-    /// Deletes one entry; succeeds also where there is none.
-    pub fn delete(&self, key: &[u8], durability: Durability) -> Result<Revision> {
-        let mut batch = WriteBatch::new();
-        batch.delete_id(self.id, key)?;
-        self.database().write(batch, durability)
-    }
-
-    /// A cursor over a snapshot taken now.
-    pub fn cursor(&self, range: Range) -> Result<Cursor> {
-        self.database().snapshot().cursor(self, range)
-    }
-
-    fn database(&self) -> Database {
-        Database { open: Arc::clone(&self.open) }
-    }
-}
-
-/// What a lookup that does not block says.
-pub enum TryGet {
-    /// The answer.
-    Ready(Option<Entry>),
-    /// The drive must be asked.
-    Cold(ColdRead),
-}
-
-/// A lookup that needs the drive. It answers as of the moment it was begun.
-#[must_use = "a cold read does nothing until it is waited for or submitted"]
-pub struct ColdRead {
-    /// Not the handle: completing a read on a thread of the queue must never close the database.
-    store: Arc<Store>,
-    view: Arc<View>,
-    kvs: KvsId,
-    key: Bytes,
-    at: Revision,
-    cold: Cold,
-}
-
-impl ColdRead {
-    /// Completes it on this thread.
-    pub fn wait(self) -> Result<Option<Entry>> {
-        get::get(&self.view, self.store.lookup(self.kvs, &self.key, self.at))
-    }
-
-    /// Completes it on a thread of the pool's IO queue, where `done` runs and must be short.
-    pub fn submit(self, done: Box<dyn FnOnce(Result<Option<Entry>>) + Send>) {
-        let Self { store, view, kvs, key, at, cold } = self;
-        match cold {
-            Cold::Index => {
-                let pool = Arc::clone(&store.pool);
-                let job = move || done(get::get(&view, store.lookup(kvs, &key, at)));
-                pool.queue().run_blocking(Priority::Read, Box::new(job));
-            }
-            Cold::Value { kvset, ptr, revision } => kvset.read_value_async(
-                ptr,
-                Box::new(move |value| {
-                    let lookup = store.lookup(kvs, &key, at);
-                    lookup.metrics.from_kvset.add(1);
-                    let hash = key_hash(kvs, &key);
-                    let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
-                    done(value.map(entry));
-                }),
-            ),
-        }
-    }
-}
-
-/// Keys have 1 to [`KEY_BYTES_MAX`] bytes.
-pub(crate) fn check_key(key: &[u8]) -> Result<()> {
-    if (1..=KEY_BYTES_MAX).contains(&key.len()) {
-        Ok(())
-    } else {
-        Err(Error::KeyLength { len: key.len() })
-    }
-}
-
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if (1..=KVS_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
         Ok(())

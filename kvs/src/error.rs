@@ -58,6 +58,16 @@ pub enum Error {
     /// The KVS was dropped while this handle was in use.
     #[error("the KVS was dropped")]
     KvsDropped,
+    /// A handle was given to another database than its own, or to a later opening of its own.
+    #[error("{what} is of {owner}, and was given to {given_to}; ask that one for a handle")]
+    ForeignHandle {
+        /// The handle.
+        what: Box<str>,
+        /// The open database that made it.
+        owner: Box<str>,
+        /// The open database that was to use it.
+        given_to: Box<str>,
+    },
     /// Writes come faster than they can be stored.
     #[error("writes are stalled by {reason}; try again later")]
     Stalled {
@@ -134,6 +144,7 @@ impl Error {
             | Self::KvsName { .. }
             | Self::KvsLimit
             | Self::KvsDropped
+            | Self::ForeignHandle { .. }
             | Self::Option { .. } => Scope::Call,
             Self::Stalled { .. }
             | Self::Pool(mpool::Error::Full { .. } | mpool::Error::Io { op: "grow", .. }) => {

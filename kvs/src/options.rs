@@ -3,8 +3,11 @@
 //! Plain data with public fields. [`Options::validate`] is the only gate, and
 //! [`Database::open`](crate::Database::open) calls it.
 
+use crate::db::check_name;
 use crate::error::{Error, Result};
+use crate::key::KVS_MAX;
 use crate::placement::MediaPolicy;
+use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
 
@@ -78,6 +81,11 @@ pub struct Options {
 
     /// Bytes of the value cache; `None` lets the memory governor decide.
     pub value_cache_bytes: Option<u64>,
+
+    /// Names of the KVSs that a new database begins with: it has them from its first moment, in the
+    /// same durable step. A database that has had any KVS is left as it is, so what was dropped
+    /// stays dropped. At most 256, default none.
+    pub initial_kvs: Vec<String>,
 }
 
 impl Default for Options {
@@ -94,6 +102,7 @@ impl Default for Options {
             background_threads: 2,
             media_policy: MediaPolicy::Auto,
             value_cache_bytes: None,
+            initial_kvs: Vec::new(),
         }
     }
 }
@@ -108,7 +117,22 @@ impl Options {
         in_range("interval_ms", self.interval_ms, 1, 60_000)?;
         in_range("inline_bytes_max", self.inline_bytes_max, 0, 1024)?;
         in_range("commit_queue_bytes_max", self.commit_queue_bytes_max, MIB, 4096 * MIB)?;
-        in_range("background_threads", self.background_threads, 0, 16)
+        in_range("background_threads", self.background_threads, 0, 16)?;
+        self.check_initial_kvs()
+    }
+
+    fn check_initial_kvs(&self) -> Result<()> {
+        if self.initial_kvs.len() > KVS_MAX {
+            return Err(Error::KvsLimit);
+        }
+        let mut seen = BTreeSet::new();
+        for name in &self.initial_kvs {
+            check_name(name)?;
+            if !seen.insert(name) {
+                return Err(Error::KvsExists { name: name.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// Most bytes one batch may hold: a third of a WAL segment, so that a batch always fits one.

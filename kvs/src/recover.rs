@@ -9,6 +9,10 @@
 //! 6. The WAL is replayed after the floor into memtables. A full memtable is flushed on the way, so
 //!    replay needs no more memory than normal work.
 //! 7. Commits and background work start.
+//!
+//! What is written on the way is housekeeping, and what must be durable before it is shown. The
+//! former never keeps a database from being opened: where it fails, on a full volume say, it is put
+//! off with a warning.
 
 use crate::batch::{Op, WriteBatch};
 use crate::error::{Result, Scope};
@@ -31,13 +35,13 @@ use std::sync::atomic::Ordering;
 
 /// Steps 2 to 6.
 pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, Wal, Replayed)> {
-    let manifest = Manifest::open(&pool)?;
+    let manifest = Manifest::open(&pool, &options.initial_kvs)?;
     let kvsets = open_kvsets(&pool, manifest.live())?;
     let mut mblocks = BTreeMap::new();
     for (_, _, kvset) in &kvsets {
         reference(&mut mblocks, &pool, kvset.meta())?;
     }
-    let orphans = delete_orphans(&pool, &mblocks)?;
+    let orphans = delete_orphans(&pool, &mblocks);
     tracing::info!(
         kvs = manifest.live().kvs.len(),
         kvsets = kvsets.len(),
@@ -72,12 +76,16 @@ fn open_kvsets(pool: &Arc<Pool>, live: &Live) -> Result<Opened> {
     live.kvsets.values().map(open).collect()
 }
 
-fn delete_orphans(pool: &Arc<Pool>, mblocks: &BTreeMap<MblockId, MblockUse>) -> Result<usize> {
+/// Returns how many there were. They cost room only, so what keeps them from being deleted does not
+/// keep the database from being opened.
+fn delete_orphans(pool: &Arc<Pool>, mblocks: &BTreeMap<MblockId, MblockUse>) -> usize {
     let counts = frequencies::mblocks(pool);
     let is_orphan = |id: &MblockId| !mblocks.contains_key(id) && !counts.contains(id);
     let orphans: Vec<MblockId> = pool.mblock_ids().into_iter().filter(is_orphan).collect();
-    delete(pool, &orphans)?;
-    Ok(orphans.len())
+    if let Err(error) = delete(pool, &orphans) {
+        tracing::warn!(orphans = orphans.len(), %error, "orphans stay until the next open");
+    }
+    orphans.len()
 }
 
 fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
@@ -97,12 +105,11 @@ fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
 fn replay(store: &Store, revision: Revision, batch: &WriteBatch) -> Result<()> {
     if store.view.load().active.bytes() as u64 >= store.options.memtable_bytes {
         store.seal();
-        let sealed = store.view.load().sealed.len() as u64;
         match flush::flush_oldest(store) {
-            // A full volume: the memtables stay, as they would at run time, and the database opens.
-            Err(error)
-                if error.scope() == Scope::Moment && sealed <= store.options.memtables_max =>
-            {
+            // A full volume: the memtables stay, as they would at run time, and the database opens,
+            // so that it can be read and deleted from. There may be more of them than
+            // `memtables_max` if they were larger before; the log bounds them.
+            Err(error) if error.scope() == Scope::Moment => {
                 tracing::warn!(%error, "a flush during replay is put off");
             }
             done => {

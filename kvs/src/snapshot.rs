@@ -4,8 +4,9 @@
 //! keeps the memtables and kvsets it was taken with alive, with every version they hold. The price
 //! is space: what a snapshot sees is not freed while it lives.
 
-use crate::db::{Kvs, Open, check_key};
+use crate::db::Open;
 use crate::error::{Error, Result};
+use crate::handle::{Kvs, check_key};
 use crate::iter::bounded::{Advance, Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::Revision;
@@ -61,6 +62,7 @@ impl Snapshot {
     /// A KVS dropped before, or created after, is not in this snapshot.
     fn check(&self, kvs: &Kvs) -> Result<()> {
         self.open.store.check_open()?;
+        kvs.check_owner(&self.open.store.owner)?;
         if self.view.trees.contains_key(&kvs.id()) { Ok(()) } else { Err(Error::KvsDropped) }
     }
 }

@@ -19,6 +19,7 @@ use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::metrics::DbMetrics;
 use crate::options::Options;
+use crate::owner::Owner;
 use crate::placement::{self, Level, Part};
 use crate::read::get::Lookup;
 use crate::tree::{Tree, TreeEdit};
@@ -50,6 +51,8 @@ pub(crate) struct Versions {
 /// The shared state of a database.
 pub(crate) struct Store {
     pub(crate) pool: Arc<Pool>,
+    /// Who its handles belong to.
+    pub(crate) owner: Arc<Owner>,
     pub(crate) options: Options,
     pub(crate) view: ArcSwap<View>,
     /// Held to replace the view.
@@ -136,6 +139,7 @@ impl Store {
             closed: AtomicBool::new(false),
             full: AtomicBool::new(false),
             metrics: DbMetrics::default(),
+            owner: Owner::new(&pool),
             pool,
             options,
         }

@@ -72,7 +72,7 @@ fn check(cut: u64, seed: u64, durability: Durability, promised: Durability) {
         survived.is_some_and(|n| n <= most),
         "{case}: {acked} acknowledged, found {survived:?}"
     );
-    if db.kvs("a").is_err() || db.kvs("b").is_err() {
+    if db.open_kvs("a").is_err() || db.open_kvs("b").is_err() {
         return;
     }
     // Life goes on: a write, a flush, a reopen.

@@ -169,7 +169,7 @@ fn used_drive() -> SimDevice {
 
 /// Overwrites a megabyte of values.
 fn fill(db: &Database) -> kvs::Result<()> {
-    let kvs = db.kvs("fill")?;
+    let kvs = db.open_kvs("fill")?;
     for n in 0..60_u64 {
         kvs.put(&n.to_le_bytes(), &[b'f'; 16_000], Durability::Off)?;
     }
@@ -216,7 +216,7 @@ impl Scenario {
             survived.is_some_and(|n| n <= most),
             "{case}: {acked} acknowledged, found {survived:?}"
         );
-        if db.kvs("a").is_err() || db.kvs("b").is_err() {
+        if db.open_kvs("a").is_err() || db.open_kvs("b").is_err() {
             return;
         }
         self.goes_on(&device, db, &case);

@@ -61,7 +61,7 @@ fn learn(device: &SimDevice, options: &Options) -> BTreeSet<MblockId> {
 /// Asks for cold keys until the cache is full of them, then twice for each hot one; returns how
 /// many of the second requests it answered.
 fn hot_hits(db: &Database) -> u64 {
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     (KEYS / 2..KEYS).for_each(|n| ask(&kvs, n));
     (0..HOT).for_each(|n| ask(&kvs, n));
     let before = metric(db, "value_cache_hits_total");
@@ -92,7 +92,7 @@ fn a_reopened_database_knows_its_hot_keys() {
     assert_eq!(kept(&db, &known), before);
 
     // Newer counts take the place of the old ones.
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     (0..3 * KEYS).for_each(|n| ask(&kvs, n % KEYS));
     db.close().unwrap();
     let db = support::open(&device, &options()).unwrap();
@@ -127,7 +127,7 @@ fn damaged_counts_are_named_by_a_scrub_and_no_harm() {
     let owner = findings[0].owner.as_deref();
     assert_eq!(owner, Some("request counts of the value cache, which can do without"));
     // The next close replaces them, and the damage is gone.
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     (0..3 * KEYS).for_each(|n| ask(&kvs, n % KEYS));
     db.close().unwrap();
     let db = support::open(&device, &options()).unwrap();
@@ -142,7 +142,7 @@ fn a_cache_that_is_off_neither_keeps_nor_loses_counts() {
     let off = Options { value_cache_bytes: Some(0), ..options() };
     let db = support::open(&device, &off).unwrap();
     let before = kept(&db, &known);
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     (0..3 * KEYS).for_each(|n| ask(&kvs, n % KEYS));
     db.close().unwrap();
     let db = support::open(&device, &options()).unwrap();
@@ -162,7 +162,7 @@ fn a_full_volume_keeps_the_old_counts() {
             held.push(writer);
         }
     }
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     (0..3 * KEYS).for_each(|n| ask(&kvs, n % KEYS));
     db.close().unwrap();
     drop((held, kvs, db));

@@ -82,7 +82,7 @@ fn fill_and_empty(place: &Place, options: &Options) {
     db.close().unwrap();
     drop((kvs, db));
     let db = place.open(options).unwrap();
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     for n in (0..keys / 2).step_by(31) {
         assert_eq!(kvs.get(&key(n)).unwrap().unwrap().value, value(n + 1));
     }

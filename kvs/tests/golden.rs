@@ -78,7 +78,7 @@ fn verify(db: &Database, image: &str) {
     let names: Vec<String> = db.list_kvs().iter().map(|kvs| kvs.name.clone()).collect();
     assert_eq!(names, KVSS, "{image}");
     for (at, name) in (0..).zip(KVSS) {
-        let kvs = db.kvs(name).unwrap();
+        let kvs = db.open_kvs(name).unwrap();
         let expected = |n: u64| last_round(at, n).map(|round| value(n, round));
         for n in 0..KEYS {
             let found = kvs.get(&key(n)).unwrap().map(|entry| entry.value.to_vec());
@@ -111,7 +111,7 @@ fn every_image_opens_and_holds_every_acknowledged_write() {
         let fast = ScrubOptions { bytes_per_s: 0, ..ScrubOptions::default() };
         assert_eq!(db.scrub(&fast).unwrap().findings, [], "{name}");
         // What is there is merged with what is written now.
-        let kvs = db.kvs(KVSS[0]).unwrap();
+        let kvs = db.open_kvs(KVSS[0]).unwrap();
         put(&kvs, KEYS, 3);
         db.flush().unwrap();
         db.compact().unwrap();

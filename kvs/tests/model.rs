@@ -201,7 +201,7 @@ impl Run {
         let (kvs, _) = self.kvs.pop().expect("there are more than two");
         self.db().drop_kvs(kvs.name()).unwrap();
         assert!(matches!(kvs.get(b"k"), Err(kvs::Error::KvsDropped)));
-        assert!(matches!(self.db().kvs(kvs.name()), Err(kvs::Error::NoSuchKvs { .. })));
+        assert!(matches!(self.db().open_kvs(kvs.name()), Err(kvs::Error::NoSuchKvs { .. })));
     }
 
     fn reopen(&mut self) {
@@ -214,7 +214,7 @@ impl Run {
         drop(db);
         let db = self.place.open(&self.options).unwrap();
         assert_eq!(db.revision(), revision, "revisions go on where they were");
-        self.kvs = names.iter().map(|name| db.kvs(name).unwrap()).zip(maps).collect();
+        self.kvs = names.iter().map(|name| db.open_kvs(name).unwrap()).zip(maps).collect();
         self.db = Some(db);
     }
 

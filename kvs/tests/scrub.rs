@@ -20,7 +20,7 @@ fn database(device: &SimDevice, options: Options) -> Database {
 }
 
 fn put(db: &Database, key: &str, value: &[u8]) {
-    db.kvs("birds").unwrap().put(key.as_bytes(), value, Durability::Sync).unwrap();
+    db.open_kvs("birds").unwrap().put(key.as_bytes(), value, Durability::Sync).unwrap();
 }
 
 fn findings(db: &Database) -> Vec<Finding> {
@@ -114,7 +114,7 @@ fn a_database_under_load_has_no_findings() {
             let (db, over) = (&db, &over);
             scope.spawn(move || {
                 let mut rng = Rng(thread);
-                let birds = db.kvs("birds").unwrap();
+                let birds = db.open_kvs("birds").unwrap();
                 while !over.load(std::sync::atomic::Ordering::Relaxed) {
                     let len = usize::try_from(rng.below(20_000)).unwrap();
                     let (key, value) = (rng.below(500).to_le_bytes(), rng.bytes(len));
@@ -172,9 +172,9 @@ fn a_volume_is_left_with_log_and_kvsets_and_nothing_is_lost() {
         assert!(staged(&db, id).is_none());
     }
     write(&mut values, &mut rng);
-    let birds = db.kvs("birds").unwrap();
+    let birds = db.open_kvs("birds").unwrap();
     let same = |db: &Database| {
-        let birds = db.kvs("birds").unwrap();
+        let birds = db.open_kvs("birds").unwrap();
         for (key, value) in &values {
             assert_eq!(birds.get(key.as_bytes()).unwrap().unwrap().value, value, "{key}");
         }

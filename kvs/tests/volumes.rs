@@ -132,7 +132,7 @@ fn a_volume_leaves_under_readers_and_writers() {
         drop((kvs, db));
         let db = place.open(&options).unwrap();
         assert_eq!(db.volumes().len(), 1);
-        check(&db.kvs("k").unwrap());
+        check(&db.open_kvs("k").unwrap());
     }
 }
 
@@ -215,7 +215,7 @@ fn the_log_leaves_a_volume_also_when_all_is_quiet() {
         }
         let db = place.open(&support::options()).unwrap();
         assert_eq!(db.revision().get(), 1);
-        assert_eq!(db.kvs("k").is_err(), dropped);
+        assert_eq!(db.open_kvs("k").is_err(), dropped);
     }
 }
 
@@ -237,7 +237,7 @@ fn the_manifest_leaves_with_the_rest() {
     drop((kvs, db));
     let db = place.open(&options).unwrap();
     assert_eq!((db.pool().mdc_ids().len(), db.volumes().len()), (1, 2));
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     for n in 0..KEYS / 4 {
         assert_eq!(round_of(n, &kvs.get(&key(n)).unwrap().unwrap().value), 7);
     }
@@ -275,7 +275,7 @@ fn zones_are_used_again_and_again() {
     db.close().unwrap();
     drop((kvs, db));
     let db = place.open(&support::options()).unwrap();
-    let kvs = db.kvs("k").unwrap();
+    let kvs = db.open_kvs("k").unwrap();
     for n in 0..KEYS {
         assert_eq!(round_of(n, &kvs.get(&key(n)).unwrap().unwrap().value), rounds);
     }

@@ -43,7 +43,7 @@ use crate::{
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
@@ -518,6 +518,11 @@ impl Pool {
     /// without [`crate::Options::background`], which does this on a thread.
     pub fn tidy(&self) -> bool {
         self.tidy.step()
+    }
+
+    /// Where the pool's files are, if it is made of files.
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
     }
 
     /// The asynchronous queue.

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// Name of the KVS that exists from the start.
+/// Name of the KVS that a new store begins with.
 const DEFAULT_KVS: &str = "default";
 
 /// Serves until told to stop.
@@ -62,7 +62,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
         }
     };
     app.shared().open(Arc::clone(&engine));
-    announce(address).context("standard output cannot be written")?;
+    let default_is_there = engine.list_kvs()?.iter().any(|kvs| kvs.name == DEFAULT_KVS);
+    announce(address, default_is_there).context("standard output cannot be written")?;
     tracing::info!(%address, data = %config.data.display(), "serving");
 
     signals.next().await;
@@ -85,9 +86,10 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-/// Opens the store on a thread that may block, and sees to it that the KVS `default` is there.
+/// Opens the store on a thread that may block. A new one begins with the KVS `default`.
 async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     let (directory, mut options) = (config.data.clone(), config.engine_options()?);
+    options.initial_kvs = vec![DEFAULT_KVS.to_owned()];
     let asks_pool = config.capacity.0 == 0;
     let shown = directory.display().to_string();
     let begun = Instant::now();
@@ -99,11 +101,7 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
         {
             options.pool.capacity_bytes_max = capacity;
         }
-        let database = Database::open(&directory, options)?;
-        match database.create_kvs(DEFAULT_KVS) {
-            Ok(_) | Err(Error::KvsExists { .. }) => Ok(database),
-            Err(error) => Err(error),
-        }
+        Database::open(&directory, options)
     });
     let database: Result<Database, Error> = opened.await.context("opening the store failed")?;
     let database = database.with_context(|| format!("the store in {shown} cannot be opened"))?;
@@ -112,7 +110,16 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
 }
 
 /// The lines a person, or a program that started us, waits for.
-fn announce(address: SocketAddr) -> io::Result<()> {
+fn announce(address: SocketAddr, default_is_there: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for line in announcement(address, default_is_there) {
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}
+
+/// Where it listens, and two commands to try.
+fn announcement(address: SocketAddr, default_is_there: bool) -> [String; 3] {
     // A wildcard is no address to connect to.
     let reachable = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
@@ -121,14 +128,14 @@ fn announce(address: SocketAddr) -> io::Result<()> {
         }
         SocketAddr::V4(_) | SocketAddr::V6(_) => address,
     };
-    let mut out = io::stdout().lock();
-    writeln!(out, "listening on http://{address}")?;
-    writeln!(
-        out,
-        "curl -X PUT --data-binary 'hello, pond' http://{reachable}/v1/kv/default/greeting"
-    )?;
-    writeln!(out, "curl http://{reachable}/v1/kv/default/greeting")?;
-    out.flush()
+    let url = format!("http://{reachable}/v1");
+    let [first, second] = if default_is_there {
+        let key = format!("{url}/kv/{DEFAULT_KVS}/greeting");
+        [format!("curl -X PUT --data-binary 'hello, pond' {key}"), format!("curl {key}")]
+    } else {
+        [format!("curl {url}/kvs"), format!("curl -X PUT {url}/kvs/{DEFAULT_KVS}")]
+    };
+    [format!("listening on http://{address}"), first, second]
 }
 
 async fn drain(draining: Draining, time_max: Duration, signals: &mut Signals) {
@@ -170,5 +177,22 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_announced_can_be_tried() {
+        let wildcard = "0.0.0.0:7300".parse().unwrap();
+        let [listening, put, get] = announcement(wildcard, true);
+        assert_eq!(listening, "listening on http://0.0.0.0:7300");
+        assert!(put.ends_with("http://127.0.0.1:7300/v1/kv/default/greeting"), "{put}");
+        assert!(get.ends_with("http://127.0.0.1:7300/v1/kv/default/greeting"), "{get}");
+        let [_, list, create] = announcement("[::]:7300".parse().unwrap(), false);
+        assert_eq!(list, "curl http://[::1]:7300/v1/kvs");
+        assert_eq!(create, "curl -X PUT http://[::1]:7300/v1/kvs/default");
     }
 }

@@ -53,6 +53,39 @@ fn the_first_lines_are_the_address_and_two_commands_that_work() {
     assert_eq!(read.header("etag"), written.header("etag"));
 }
 
+/// With 256 other KVSs, a start that created `default` again was refused for ever.
+#[test]
+fn a_dropped_default_stays_dropped_and_a_full_set_of_kvss_starts() {
+    let directory = TempDir::new().unwrap();
+    let server = start(&directory);
+    let mut client = server.connect();
+    let mut create =
+        |name: &str| client.send("PUT", &format!("/v1/kvs/{name}"), b"").unwrap().status;
+    for n in 1..256 {
+        assert_eq!(create(&format!("kvs{n}")), 201);
+    }
+    assert_eq!(create("kvs256"), 409, "the limit");
+    let mut client = server.connect();
+    assert_eq!(client.send("DELETE", "/v1/kvs/default", b"").unwrap().status, 200);
+    assert_eq!(client.send("PUT", "/v1/kvs/kvs256", b"").unwrap().status, 201);
+    server.terminate();
+    assert!(server.wait().success());
+    let server = start(&directory);
+    let base = format!("http://{}/v1", server.address);
+    assert_eq!(server.announced[1], format!("curl {base}/kvs"), "there is no default to try");
+    let mut client = server.connect();
+    let all = client.send("GET", "/v1/kvs", b"").unwrap().json();
+    assert_eq!(all["kvs"].as_array().unwrap().len(), 256);
+    let refused = client.send("PUT", "/v1/kv/default/a", b"1").unwrap();
+    assert_eq!(refused.status, 404);
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("PUT /v1/kvs/default"), "{detail}");
+    let url = format!("http://{}", server.address);
+    let (code, said) = complaint(&["get", "--url", &url, "a"]);
+    assert_eq!(code, Some(3));
+    assert!(said.contains("\"default\"") && said.contains("create it"), "{said}");
+}
+
 #[test]
 fn the_tour_of_all_routes() {
     let directory = TempDir::new().unwrap();

@@ -13,6 +13,7 @@ pub(crate) mod live;
 pub(crate) mod record;
 
 use crate::error::Result;
+use crate::key::KvsId;
 use live::Live;
 use mpool::{MdcId, MdcRoom, MdcSnapshot, Pool};
 use parking_lot::Mutex;
@@ -24,6 +25,9 @@ const PROPERTY: &str = "kvs.manifest";
 /// Bytes of each of the MDC's two logs. A kvset costs 29 bytes of checkpoint, so this holds tens of
 /// thousands.
 const LOG_BYTES: u64 = 4 << 20;
+
+/// Id of the first KVS.
+const FIRST_KVS: u32 = 1;
 
 /// The journal that the pool's property names, if it names one.
 pub(crate) fn journal(pool: &Pool) -> Option<MdcId> {
@@ -40,15 +44,13 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// Opens the pool's manifest, or starts an empty one in a pool that has none.
-    pub(crate) fn open(pool: &Arc<Pool>) -> Result<Self> {
-        let id = if let Some(raw) = pool.property(PROPERTY) {
-            let raw = raw.as_slice().try_into().map_err(|_| bad("its property is malformed"))?;
-            MdcId::new(u64::from_le_bytes(raw)).ok_or_else(|| bad("its property is zero"))?
-        } else {
-            pool.create_named_mdc(PROPERTY, LOG_BYTES)?
-        };
-        let mut live = Live { next_kvs: 1, next_node: 1, next_kvset: 1, ..Live::default() };
+    /// Opens the pool's manifest, or begins one in a pool that has none. `initial` names the KVSs
+    /// of a database that has never had any.
+    pub(crate) fn open(pool: &Arc<Pool>, initial: &[String]) -> Result<Self> {
+        let Some(raw) = pool.property(PROPERTY) else { return Self::begin(pool, initial) };
+        let raw = raw.as_slice().try_into().map_err(|_| bad("its property is malformed"))?;
+        let id = MdcId::new(u64::from_le_bytes(raw)).ok_or_else(|| bad("its property is zero"))?;
+        let mut live = first_shape();
         let mut failure = None;
         let mdc = pool.open_mdc(id, &mut |record| {
             // The pool's replay has its own error type; ours is kept aside and wins.
@@ -62,11 +64,45 @@ impl Manifest {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        delete_strays(pool, id)?;
+        let mut manifest = Self::of(pool, mdc, live)?;
+        manifest.make_up(initial);
+        Ok(manifest)
+    }
+
+    /// A new manifest. It is filled before the property names it, so a crash leaves a database with
+    /// all its initial KVSs, or none; in that case the MDC is deleted at the next open.
+    fn begin(pool: &Arc<Pool>, initial: &[String]) -> Result<Self> {
+        let mut live = first_shape();
+        let items = creations(initial);
+        items.iter().try_for_each(|item| live.apply(item))?;
+        let id = pool.create_mdc(LOG_BYTES)?;
+        let mdc = pool.open_mdc(id, &mut |_| Ok(()))?;
+        if !items.is_empty() {
+            mdc.append(&encode(&items), &mut Vec::new)?;
+        }
+        // The commit point.
+        pool.set_property(PROPERTY, &id.get().to_le_bytes())?;
+        Self::of(pool, mdc, live)
+    }
+
+    fn of(pool: &Arc<Pool>, mdc: mpool::Mdc, live: Live) -> Result<Self> {
+        delete_strays(pool, mdc.id());
         let live = Arc::new(live);
         let shared = Arc::new(Mutex::new(Arc::clone(&live)));
         rewrite_in_background(&mdc, &shared)?;
         Ok(Self { mdc, live, shared })
+    }
+
+    /// Gives a database that has never had a KVS its first ones: a program that made them in a step
+    /// of their own has been cut off before it, or the database was made without any. Nothing is
+    /// lost without them, so a failure does not keep it from being opened.
+    fn make_up(&mut self, initial: &[String]) {
+        if initial.is_empty() || self.live.next_kvs > FIRST_KVS {
+            return;
+        }
+        if let Err(error) = self.append(&creations(initial)) {
+            tracing::warn!(%error, "the database's first KVSs are not created");
+        }
     }
 
     /// Moves off a volume that is being emptied: another MDC is filled with the shape as it is, the
@@ -132,13 +168,26 @@ fn rewrite_in_background(mdc: &mpool::Mdc, shared: &Arc<Mutex<Arc<Live>>>) -> Re
     Ok(())
 }
 
-/// The pool's other MDCs are of moves that a crash cut off.
-fn delete_strays(pool: &Arc<Pool>, named: MdcId) -> Result<()> {
+/// The shape of a database without anything.
+fn first_shape() -> Live {
+    Live { next_kvs: FIRST_KVS, next_node: 1, next_kvset: 1, ..Live::default() }
+}
+
+/// The edit that creates a database's first KVSs.
+fn creations(names: &[String]) -> Vec<Item> {
+    let ids = (FIRST_KVS..).map(KvsId::new);
+    names.iter().zip(ids).map(|(name, kvs)| Item::KvsCreate { kvs, name: name.clone() }).collect()
+}
+
+/// The pool's other MDCs are of moves, and of beginnings, that a crash cut off. One that cannot be
+/// deleted costs room only, until the next open.
+fn delete_strays(pool: &Arc<Pool>, named: MdcId) {
     for id in pool.mdc_ids().into_iter().filter(|id| *id != named) {
         tracing::info!(%id, "deleting an MDC that is not the manifest");
-        pool.delete_mdc(id)?;
+        if let Err(error) = pool.delete_mdc(id) {
+            tracing::warn!(%id, %error, "it stays until the next open");
+        }
     }
-    Ok(())
 }
 
 /// An edit that removes more than it adds may use the end of the log, so that a database whose
@@ -158,7 +207,7 @@ fn room_for(items: &[Item]) -> MdcRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{KvsId, KvsetId, NodeId, Revision};
+    use crate::key::{KvsetId, NodeId, Revision};
     use mpool::{MblockId, Options, SimDevice};
 
     fn open_pool(device: &SimDevice) -> Arc<Pool> {
@@ -181,7 +230,7 @@ mod tests {
         const EDITS: u64 = 3 * (LOG_BYTES / 4096);
         let device = SimDevice::new(1 << 30);
         let pool = open_pool(&device);
-        let mut manifest = Manifest::open(&pool).unwrap();
+        let mut manifest = Manifest::open(&pool, &[]).unwrap();
         manifest.append(&[Item::KvsCreate { kvs: KvsId::new(1), name: "a".into() }]).unwrap();
         for n in 1..=EDITS {
             let mut items = vec![add(n), Item::Floor { revision: Revision::new(n) }];
@@ -198,7 +247,7 @@ mod tests {
         assert!(manifest.mdc.used_bytes() < LOG_BYTES * 3 / 4);
         drop((manifest, pool));
         let pool = open_pool(&device.after_crash(0));
-        assert_eq!(*Manifest::open(&pool).unwrap().live(), live);
+        assert_eq!(*Manifest::open(&pool, &[]).unwrap().live(), live);
     }
 
     #[test]

@@ -140,7 +140,9 @@ impl Wal {
             self.pool.flush()?;
         }
         (self.last, self.durable) = (replayed.last, replayed.last);
-        self.release(floor)?;
+        if let Err(error) = self.release(floor) {
+            tracing::warn!(%error, "segments that are not needed stay until the next release");
+        }
         Ok(replayed)
     }
 

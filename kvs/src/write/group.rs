@@ -302,7 +302,8 @@ impl<S: CommitSink> Shared<S> {
         let blocking = ticket.is_blocking();
         match self.admit(ticket) {
             Ok(vacant) => vacant && blocking,
-            Err((ticket, error)) => {
+            Err(refused) => {
+                let (ticket, error) = *refused;
                 if matches!(error, Error::Stalled { .. }) {
                     self.counters.stalls.add(1);
                 }
@@ -313,22 +314,22 @@ impl<S: CommitSink> Shared<S> {
     }
 
     /// Queues the batch. true: the post was vacant, and is given to the batch's side.
-    fn admit(&self, ticket: Ticket) -> Result<bool, (Ticket, Error)> {
+    fn admit(&self, ticket: Ticket) -> Result<bool, Box<(Ticket, Error)>> {
         let (len, max) = (ticket.batch().len_bytes(), self.limits.batch_bytes_max);
         if len > max {
-            return Err((ticket, Error::BatchLength { len, max }));
+            return Err(Box::new((ticket, Error::BatchLength { len, max })));
         }
         if let Err(error) = self.check_poison() {
-            return Err((ticket, error));
+            return Err(Box::new((ticket, error)));
         }
         let mut queue = self.queue.lock();
         if queue.closed {
-            return Err((ticket, Error::Closed));
+            return Err(Box::new((ticket, Error::Closed)));
         }
         let bytes = queue.bytes + len + TICKET_BYTES;
         // An idle queue takes any batch, so that none is refused for ever.
         if queue.bytes > 0 && bytes > self.limits.queue_bytes_max {
-            return Err((ticket, Error::Stalled { reason: "commit queue" }));
+            return Err(Box::new((ticket, Error::Stalled { reason: "commit queue" })));
         }
         queue.bytes = bytes;
         let vacant = queue.leader == Leader::Vacant;

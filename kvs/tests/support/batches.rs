@@ -36,7 +36,7 @@ pub fn apply(maps: &mut [Map; 2], n: u64) {
 
 /// Writes batch `n`.
 pub fn write(db: &Database, n: u64, durability: Durability) -> kvs::Result<()> {
-    let kvs = [db.kvs("a")?, db.kvs("b")?];
+    let kvs = [db.open_kvs("a")?, db.open_kvs("b")?];
     let mut all = db.batch();
     for (which, key, value) in batch(n) {
         match value {
@@ -52,7 +52,7 @@ pub fn contents(db: &Database) -> kvs::Result<[Map; 2]> {
     let mut maps = [Map::new(), Map::new()];
     for (map, name) in maps.iter_mut().zip(["a", "b"]) {
         // Before the first batch the KVS may not exist yet.
-        let kvs = match db.kvs(name) {
+        let kvs = match db.open_kvs(name) {
             Err(kvs::Error::NoSuchKvs { .. }) => continue,
             kvs => kvs?,
         };

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 impl Engine for Database {
     fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup> {
-        Ok(match self.kvs(kvs)?.try_get(key)? {
+        Ok(match self.open_kvs(kvs)?.try_get(key)? {
             TryGet::Ready(entry) => Lookup::Ready(entry),
             TryGet::Cold(cold) => Lookup::Cold(Box::new(move |done| cold.submit(done))),
         })
@@ -35,7 +35,7 @@ impl Engine for Database {
     }
 
     fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>> {
-        Ok(Box::new(self.kvs(kvs)?.cursor(range)?))
+        Ok(Box::new(self.open_kvs(kvs)?.cursor(range)?))
     }
 
     fn create_kvs(&self, name: &str) -> Result<()> {
@@ -81,7 +81,7 @@ impl Engine for Database {
 }
 
 fn add(database: &Database, batch: &mut WriteBatch, write: &Write<'_>) -> Result<()> {
-    let kvs = database.kvs(write.kvs)?;
+    let kvs = database.open_kvs(write.kvs)?;
     match write.value {
         Some(value) => batch.put(&kvs, write.key, value),
         None => batch.delete(&kvs, write.key),

@@ -44,10 +44,7 @@ impl Embedded {
         let dir = config.dir.to_owned();
         let database = Database::open(&dir, options)
             .with_context(|| format!("cannot open the database in {}", dir.display()))?;
-        let exists = database.list_kvs().iter().any(|kvs| kvs.name == config.table);
-        let kvs =
-            if exists { database.kvs(config.table) } else { database.create_kvs(config.table) }
-                .with_context(|| format!("table={}", config.table))?;
+        let kvs = database.kvs(config.table).with_context(|| format!("table={}", config.table))?;
         Ok(Self { database, kvs, dir, durability: config.durability })
     }
 }

@@ -1,0 +1,169 @@
+//! A handle of one KVS: its reads and its writes.
+//!
+//! A handle knows the open database it belongs to, and keeps it open; given to another one it is
+//! refused ([`Error::ForeignHandle`]). [`Kvs::get`] may block on the drive; [`Kvs::try_get`] never
+//! does, and hands out a [`ColdRead`] where it would.
+
+use crate::batch::WriteBatch;
+use crate::db::{Database, Open};
+use crate::error::{Error, Result};
+use crate::iter::bounded::Range;
+use crate::key::{KEY_BYTES_MAX, KvsId, Revision, key_hash};
+use crate::options::Durability;
+use crate::owner::Owner;
+use crate::read::get::{self, Cold, Entry};
+use crate::snapshot::Cursor;
+use crate::store::Store;
+use crate::view::View;
+use arc_swap::Guard;
+use bytes::Bytes;
+use mpool::Priority;
+use std::sync::Arc;
+
+/// A named key space of a database. Clone = another handle; it keeps the database open.
+#[derive(Clone)]
+pub struct Kvs {
+    open: Arc<Open>,
+    id: KvsId,
+    name: Arc<str>,
+}
+
+impl Kvs {
+    pub(crate) fn new(open: &Arc<Open>, id: KvsId, name: Arc<str>) -> Self {
+        Self { open: Arc::clone(open), id, name }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its id, unique for the life of the database.
+    pub fn id(&self) -> KvsId {
+        self.id
+    }
+
+    /// The newest entry of `key`; may block on the drive.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
+        let view = self.view_for(key)?;
+        get::get(&view, self.open.store.lookup(self.id, key, self.open.store.visible()))
+    }
+
+    /// The newest entry of `key` if it can be had without blocking, else a [`ColdRead`] to
+    /// complete.
+    pub fn try_get(&self, key: &[u8]) -> Result<TryGet> {
+        let view = self.view_for(key)?;
+        let at = self.open.store.visible();
+        Ok(match get::try_get(&view, self.open.store.lookup(self.id, key, at))? {
+            Ok(entry) => TryGet::Ready(entry),
+            Err(cold) => {
+                let (store, view) = (Arc::clone(&self.open.store), Guard::into_inner(view));
+                let reads = &store.metrics.reads;
+                match cold {
+                    Cold::Index => reads.cold_index.add(1),
+                    Cold::Value { .. } => reads.cold_value.add(1),
+                }
+                let key = Bytes::copy_from_slice(key);
+                TryGet::Cold(ColdRead { store, view, kvs: self.id, key, at, cold })
+            }
+        })
+    }
+
+    /// The open database that it is of.
+    pub(crate) fn owner(&self) -> &Arc<Owner> {
+        &self.open.store.owner
+    }
+
+    /// Refuses the handle where `here` is another database.
+    pub(crate) fn check_owner(&self, here: &Arc<Owner>) -> Result<()> {
+        self.owner().check(here, || format!("a handle of KVS {:?}", self.name))
+    }
+
+    fn view_for(&self, key: &[u8]) -> Result<Guard<Arc<View>>> {
+        check_key(key)?;
+        self.open.store.check_open()?;
+        let view = self.open.store.view.load();
+        if view.trees.contains_key(&self.id) { Ok(view) } else { Err(Error::KvsDropped) }
+    }
+
+    /// Writes one entry.
+    pub fn put(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<Revision> {
+        let mut batch = WriteBatch::new();
+        batch.put_id(self.id, key, value)?;
+        self.database().write(batch, durability)
+    }
+
+    /// Deletes one entry; succeeds also where there is none.
+    pub fn delete(&self, key: &[u8], durability: Durability) -> Result<Revision> {
+        let mut batch = WriteBatch::new();
+        batch.delete_id(self.id, key)?;
+        self.database().write(batch, durability)
+    }
+
+    /// A cursor over a snapshot taken now.
+    pub fn cursor(&self, range: Range) -> Result<Cursor> {
+        self.database().snapshot().cursor(self, range)
+    }
+
+    fn database(&self) -> Database {
+        Database::of(&self.open)
+    }
+}
+
+/// What a lookup that does not block says.
+pub enum TryGet {
+    /// The answer.
+    Ready(Option<Entry>),
+    /// The drive must be asked.
+    Cold(ColdRead),
+}
+
+/// A lookup that needs the drive. It answers as of the moment it was begun.
+#[must_use = "a cold read does nothing until it is waited for or submitted"]
+pub struct ColdRead {
+    /// Not the handle: completing a read on a thread of the queue must never close the database.
+    store: Arc<Store>,
+    view: Arc<View>,
+    kvs: KvsId,
+    key: Bytes,
+    at: Revision,
+    cold: Cold,
+}
+
+impl ColdRead {
+    /// Completes it on this thread.
+    pub fn wait(self) -> Result<Option<Entry>> {
+        get::get(&self.view, self.store.lookup(self.kvs, &self.key, self.at))
+    }
+
+    /// Completes it on a thread of the pool's IO queue, where `done` runs and must be short.
+    pub fn submit(self, done: Box<dyn FnOnce(Result<Option<Entry>>) + Send>) {
+        let Self { store, view, kvs, key, at, cold } = self;
+        match cold {
+            Cold::Index => {
+                let pool = Arc::clone(&store.pool);
+                let job = move || done(get::get(&view, store.lookup(kvs, &key, at)));
+                pool.queue().run_blocking(Priority::Read, Box::new(job));
+            }
+            Cold::Value { kvset, ptr, revision } => kvset.read_value_async(
+                ptr,
+                Box::new(move |value| {
+                    let lookup = store.lookup(kvs, &key, at);
+                    lookup.metrics.from_kvset.add(1);
+                    let hash = key_hash(kvs, &key);
+                    let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
+                    done(value.map(entry));
+                }),
+            ),
+        }
+    }
+}
+
+/// Keys have 1 to [`KEY_BYTES_MAX`] bytes.
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) {
+        Ok(())
+    } else {
+        Err(Error::KeyLength { len: key.len() })
+    }
+}
