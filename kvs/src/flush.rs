@@ -22,7 +22,7 @@ pub(crate) fn flush_oldest(store: &Store) -> Result<bool> {
     let view = store.view.load_full();
     let Some(sealed) = view.sealed.last() else { return Ok(false) };
     loop {
-        match flush(store, sealed) {
+        match store.metrics.flush_jobs.times.time(|| flush(store, sealed)) {
             // A KVS was dropped between the build and the edit: build again without it.
             Err(Error::KvsDropped) => {}
             done => return done.map(|()| true),
@@ -35,9 +35,10 @@ fn flush(store: &Store, sealed: &Arc<Sealed>) -> Result<()> {
     let live: Vec<KvsId> =
         sealed.memtable.kvs_ids().into_iter().filter(|kvs| view.trees.contains_key(kvs)).collect();
     let mut changes = Vec::new();
+    let mut written = 0;
     for kvs in &live {
         if let Some(built) = build(store, &sealed.memtable, *kvs)? {
-            store.metrics.flush_bytes.add(built.meta.kblock_bytes + built.meta.value_bytes);
+            written += built.written_bytes();
             changes.push(Change {
                 kvs: Some(*kvs),
                 add: vec![(NodeId::ROOT, built)],
@@ -52,6 +53,8 @@ fn flush(store: &Store, sealed: &Arc<Sealed>) -> Result<()> {
         live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))
     })?;
     store.metrics.flushes.add(1);
+    store.metrics.flush_bytes.add(written);
+    store.metrics.flush_jobs.sizes.record_bytes(written);
     if let Some(commits) = store.commits.get().and_then(std::sync::Weak::upgrade) {
         commits.release_wal(sealed.last)?;
     }

@@ -1,30 +1,14 @@
 //! Counters of the engine: plain atomics, named once, rendered by whoever serves them.
 //!
-//! Counters live where the fact happens; their names, help and units are declared once, in
+//! Counters live where the fact happens, and are there from the start: whoever computes a rate
+//! must see the zero before the first event. Their names, help and units are declared once, in
 //! `DbMetrics::visit`. Ratios are computed by the reader of the metrics, never stored.
 
 use crate::compact::pick::{Action, Why};
 use crate::write::stall::StallReason;
 use mpool::Pool;
-pub use mpool::{Counter, MetricKind};
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
+pub use mpool::{Counter, Histogram, HistogramCounts, MetricKind, Sample, Value};
 use std::time::Duration;
-
-/// One metric as seen by a visitor.
-#[derive(Clone, Debug)]
-pub struct Sample<'a> {
-    /// Name without the `millpond_` prefix, Prometheus rules (base units, `_total`).
-    pub name: &'static str,
-    /// One sentence.
-    pub help: &'static str,
-    /// Counter or gauge.
-    pub kind: MetricKind,
-    /// Label pairs; the same keys for every sample of a name.
-    pub labels: &'a [(&'static str, &'a str)],
-    /// The value.
-    pub value: f64,
-}
 
 /// Calls a visitor with samples of one kind.
 pub(crate) fn emit(
@@ -36,7 +20,12 @@ pub(crate) fn emit(
 ) {
     // Counts beyond 2^53 lose their last digits, which no dashboard shows.
     #[expect(clippy::cast_precision_loss, reason = "metrics are read as floats")]
-    see(Sample { name, help, kind, labels, value: value as f64 });
+    let number = value as f64;
+    let value = match kind {
+        MetricKind::Counter => Value::Counter(number),
+        MetricKind::Gauge => Value::Gauge(number),
+    };
+    see(Sample { name, help, labels, value });
 }
 
 /// Shows every metric of the pool, and which pool it is.
@@ -48,6 +37,7 @@ pub(crate) fn visit_pool(pool: &Pool, see: &mut dyn FnMut(Sample<'_>)) {
     let mut plain = |name, help, kind, value| emit(see, kind, (name, help), &[], value);
     pool.metrics().visit(&mut plain);
     pool.visit_memory(&mut plain);
+    pool.visit_times(see);
 }
 
 /// Where lookups found their answer.
@@ -63,29 +53,79 @@ pub(crate) struct ReadMetrics {
     pub(crate) filter_false_positives: Counter,
 }
 
-/// What a compaction did, and why.
-type ActionWhy = (&'static str, &'static str);
+/// How long jobs of one kind took, and how much they wrote.
+#[derive(Debug)]
+pub(crate) struct JobMetrics {
+    pub(crate) times: Histogram,
+    pub(crate) sizes: Histogram,
+}
 
-/// Compactions by what and why: how many, and the bytes of kblocks they wrote.
-#[derive(Debug, Default)]
-pub(crate) struct CompactionMetrics(Mutex<BTreeMap<ActionWhy, (u64, u64)>>);
-
-impl CompactionMetrics {
-    pub(crate) fn add(&self, action: Action, why: Why, index_bytes: u64) {
-        let mut counts = self.0.lock();
-        let count = counts.entry((action.as_str(), why.as_str())).or_default();
-        count.0 += 1;
-        count.1 += index_bytes;
+impl Default for JobMetrics {
+    fn default() -> Self {
+        Self { times: Histogram::jobs(), sizes: Histogram::sizes() }
     }
 }
 
-/// Time writers were held back, by reason.
+/// Compactions: how many for each reason, the bytes of kblocks they wrote, and each action's jobs.
 #[derive(Debug, Default)]
-pub(crate) struct StallMetrics(Mutex<BTreeMap<&'static str, Duration>>);
+pub(crate) struct CompactionMetrics {
+    by_why: [[(Counter, Counter); Why::ALL.len()]; Action::NAMES.len()],
+    pub(crate) jobs: [JobMetrics; Action::NAMES.len()],
+}
+
+impl CompactionMetrics {
+    pub(crate) fn add(&self, action: Action, why: Why, index_bytes: u64) {
+        let (count, bytes) = &self.by_why[action.index()][why.index()];
+        count.add(1);
+        bytes.add(index_bytes);
+    }
+
+    fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let compacted = ("compactions_total", "Compactions done, by action and reason.");
+        let written = ("compaction_index_bytes_total", "Bytes of kblocks written by compactions.");
+        for (action, by_why) in Action::NAMES.iter().zip(&self.by_why) {
+            for (why, (count, bytes)) in Why::ALL.iter().zip(by_why) {
+                let labels = [("action", *action), ("reason", why.as_str())];
+                emit(see, MetricKind::Counter, compacted, &labels, count.get());
+                emit(see, MetricKind::Counter, written, &labels, bytes.get());
+            }
+        }
+        for (action, JobMetrics { times, sizes }) in Action::NAMES.iter().zip(&self.jobs) {
+            let labels = &[("action", *action)];
+            see(Sample {
+                name: "compaction_duration_seconds",
+                help: "How long compactions took, by action.",
+                labels,
+                value: Value::Histogram(times.counts()),
+            });
+            see(Sample {
+                name: "compaction_size_bytes",
+                help: "Bytes of kblocks and vblocks that compactions wrote, by action.",
+                labels,
+                value: Value::Histogram(sizes.counts()),
+            });
+        }
+    }
+}
+
+/// Time writers were held back, by reason; microseconds.
+#[derive(Debug, Default)]
+pub(crate) struct StallMetrics([Counter; StallReason::ALL.len()]);
 
 impl StallMetrics {
     pub(crate) fn add(&self, reason: StallReason, held: Duration) {
-        *self.0.lock().entry(reason.as_str()).or_default() += held;
+        self.0[reason.index()].add(u64::try_from(held.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        for (reason, held_us) in StallReason::ALL.iter().zip(&self.0) {
+            see(Sample {
+                name: "write_stall_seconds_total",
+                help: "Time writers were held back, by reason.",
+                labels: &[("reason", reason.as_str())],
+                value: Value::Counter(Duration::from_micros(held_us.get()).as_secs_f64()),
+            });
+        }
     }
 }
 
@@ -98,6 +138,7 @@ pub(crate) struct DbMetrics {
     pub(crate) seals: Counter,
     pub(crate) flushes: Counter,
     pub(crate) flush_bytes: Counter,
+    pub(crate) flush_jobs: JobMetrics,
     pub(crate) job_failures: Counter,
     pub(crate) kvsets_renewed: Counter,
     pub(crate) compactions: CompactionMetrics,
@@ -114,6 +155,7 @@ impl DbMetrics {
             seals,
             flushes,
             flush_bytes,
+            flush_jobs,
             job_failures,
             kvsets_renewed,
             compactions,
@@ -138,22 +180,21 @@ impl DbMetrics {
             "Kvsets opened again because the pool has moved their objects.",
             kvsets_renewed,
         );
-        let compacted = ("compactions_total", "Compactions done, by action and reason.");
-        let written = ("compaction_index_bytes_total", "Bytes of kblocks written by compactions.");
-        for ((action, why), (count, bytes)) in &*compactions.0.lock() {
-            let labels = [("action", *action), ("reason", *why)];
-            emit(see, MetricKind::Counter, compacted, &labels, *count);
-            emit(see, MetricKind::Counter, written, &labels, *bytes);
-        }
-        for (reason, held) in &*stalls.0.lock() {
-            see(Sample {
-                name: "write_stall_seconds_total",
-                help: "Time writers were held back, by reason.",
-                kind: MetricKind::Counter,
-                labels: &[("reason", reason)],
-                value: held.as_secs_f64(),
-            });
-        }
+        let JobMetrics { times, sizes } = flush_jobs;
+        see(Sample {
+            name: "flush_duration_seconds",
+            help: "How long flushes of memtables took.",
+            labels: &[],
+            value: Value::Histogram(times.counts()),
+        });
+        see(Sample {
+            name: "flush_size_bytes",
+            help: "Bytes of kblocks and vblocks that flushes wrote.",
+            labels: &[],
+            value: Value::Histogram(sizes.counts()),
+        });
+        compactions.visit(see);
+        stalls.visit(see);
     }
 }
 
@@ -191,4 +232,37 @@ impl ReadMetrics {
             ("filter_false_positives_total", "Index searches that a filter let pass in vain.");
         emit(see, MetricKind::Counter, lied, &[], filter_false_positives.get());
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counters appeared at their first event, whose rate was then never seen.
+    #[test]
+    fn every_label_is_there_from_the_start() {
+        let metrics = DbMetrics::default();
+        let seen = |metrics: &DbMetrics| {
+            let mut all = std::collections::BTreeSet::new();
+            metrics.visit(&mut |sample| {
+                assert!(all.insert(format!("{}{:?}", sample.name, sample.labels)));
+            });
+            all
+        };
+        let before = seen(&metrics);
+        for why in Why::ALL {
+            assert_eq!(Why::ALL[why.index()], why);
+            for action in [Action::Spill, Action::KCompact, Action::KvCompact, SPLIT] {
+                metrics.compactions.add(action, why, 1);
+            }
+        }
+        for reason in StallReason::ALL {
+            assert_eq!(StallReason::ALL[reason.index()], reason);
+            metrics.stalls.add(reason, Duration::from_millis(1));
+        }
+        assert_eq!(seen(&metrics), before);
+        assert!(before.iter().any(|name| name.contains("log_space")), "{before:?}");
+    }
+
+    const SPLIT: Action = Action::Split { parts: 2 };
 }

@@ -30,7 +30,7 @@ fn metric(db: &Database, name: &str) -> f64 {
     let mut found = None;
     db.visit_metrics(&mut |sample| {
         if sample.name == name {
-            found = Some(sample.value);
+            found = sample.value.number();
         }
     });
     found.unwrap_or_else(|| panic!("there is no metric {name}"))

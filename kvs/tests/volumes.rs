@@ -265,7 +265,7 @@ fn zones_are_used_again_and_again() {
     let mut flushed = 0.0;
     db.visit_metrics(&mut |sample| {
         if sample.name == "flush_bytes_total" {
-            flushed = sample.value;
+            flushed = sample.value.number().expect("a counter");
         }
     });
     let capacity = f64::from(sequential) * f64::from(1 << 20);

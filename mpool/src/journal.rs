@@ -15,7 +15,7 @@ use crate::{
     catalog::Catalog,
     error::{Error, Result},
     features::Features,
-    latency::Start,
+    histogram::Start,
     mdc::{
         MDC_RECORD_BYTES_MAX,
         background::{MdcSnapshot, Owner},

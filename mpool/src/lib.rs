@@ -49,12 +49,12 @@ mod error;
 mod features;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod histogram;
 mod id;
 mod io;
 mod journal;
 mod journal_chore;
 mod label;
-mod latency;
 mod mblock;
 mod mcache;
 mod mdc;
@@ -87,17 +87,17 @@ pub use device::{
 };
 pub use error::{Error, Result, Scope};
 pub use features::{Feature, FeatureKind, Features};
+pub use histogram::{Histogram, HistogramCounts, LatencySummary};
 pub use id::{MblockId, MdcId, SegmentId};
 pub use io::{
     buf::{IO_ALIGN, IoBuf},
     queue::{BufWrite, Done, IoQueue, Job, Priority},
 };
-pub use latency::LatencySummary;
 pub use mblock::{Mblock, MblockWriter};
 pub use mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone};
 pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc, MdcState, background::MdcSnapshot, pair::MdcRoom};
 pub use media::{Lifetime, MediaClass, Placement, VolumeKind};
-pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics};
+pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics, Sample, Value};
 pub use open::NewRoot;
 pub use options::{IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy};
 pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};

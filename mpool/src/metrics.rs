@@ -4,7 +4,10 @@
 //! in [`PoolMetrics::visit`]; whoever renders them knows no metric by name. Ratios are computed by
 //! the reader, never stored. All accesses are relaxed: counters order nothing.
 
-use crate::{io::queue::Priority, latency::Latency};
+use crate::{
+    histogram::{Histogram, HistogramCounts, Start},
+    io::queue::Priority,
+};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A monotone count.
@@ -48,17 +51,54 @@ pub enum MetricKind {
     Gauge,
 }
 
+/// One metric as seen by a visitor.
+#[derive(Clone, Debug)]
+pub struct Sample<'a> {
+    /// Name without the `millpond_` prefix, Prometheus rules (base units, `_total`).
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// Label pairs; the same keys for every sample of a name.
+    pub labels: &'a [(&'static str, &'a str)],
+    /// The value.
+    pub value: Value,
+}
+
+/// What a metric shows, and how it is to be read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Only grows.
+    Counter(f64),
+    /// Goes up and down.
+    Gauge(f64),
+    /// How values are distributed.
+    Histogram(HistogramCounts),
+}
+
+impl Value {
+    /// The number of a counter or gauge.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Self::Counter(number) | Self::Gauge(number) => Some(*number),
+            Self::Histogram(_) => None,
+        }
+    }
+}
+
 /// Operations of one direction and priority.
 #[derive(Debug, Default)]
 pub(crate) struct IoCounters {
     pub(crate) bytes: Counter,
     pub(crate) ops: Counter,
     pub(crate) errors: Counter,
+    pub(crate) times: Histogram,
 }
 
 impl IoCounters {
-    pub(crate) fn record<T, E>(&self, len: usize, outcome: &Result<T, E>) {
+    /// Counts an operation that began at `start` and has ended.
+    pub(crate) fn record<T, E>(&self, start: Start, len: usize, outcome: &Result<T, E>) {
         self.ops.add(1);
+        self.times.end(start);
         match outcome {
             Ok(_) => self.bytes.add(len as u64),
             Err(_) => self.errors.add(1),
@@ -92,12 +132,12 @@ pub struct PoolMetrics {
     pub(crate) mdc_checkpoints_abandoned: Counter,
     pub(crate) mdc_replayed: Counter,
     pub(crate) journal_moves: Counter,
-    pub(crate) commit: Latency,
-    pub(crate) mdc_append: Latency,
-    pub(crate) mdc_wait: Latency,
-    pub(crate) mdc_hold: Latency,
-    pub(crate) pace_waits: Counter,
-    pub(crate) pace_wait_us: Counter,
+    pub(crate) flush: Histogram,
+    pub(crate) commit: Histogram,
+    pub(crate) mdc_append: Histogram,
+    pub(crate) mdc_wait: Histogram,
+    pub(crate) mdc_hold: Histogram,
+    pub(crate) pace_wait: Histogram,
     pub(crate) pace_hurries: Counter,
     pub(crate) pace_bytes_per_second: Gauge,
     pub(crate) scrub_bytes: Counter,
@@ -131,7 +171,8 @@ impl PoolMetrics {
         self.writes.iter().map(|c| c.bytes.get()).sum()
     }
 
-    /// Shows every metric to `see`: name without the `millpond_` prefix, help, kind, value.
+    /// Shows every metric that is a whole number to `see`: name without the `millpond_` prefix,
+    /// help, kind, value. [`Self::visit_times`] shows the others.
     #[rustfmt::skip]
     pub fn visit(&self, see: See<'_>) {
         use MetricKind::{Counter as C, Gauge as G};
@@ -141,9 +182,9 @@ impl PoolMetrics {
             space_refused, space_fallbacks, zones_reset, zones_whole, zones_worn, mblocks_moved,
             moved_bytes,
             mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
-            mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, journal_moves, commit,
-            mdc_append, mdc_wait, mdc_hold,
-            pace_waits, pace_wait_us, pace_hurries, pace_bytes_per_second,
+            mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, journal_moves,
+            flush: _, commit: _, mdc_append: _, mdc_wait: _, mdc_hold: _, pace_wait: _,
+            pace_hurries, pace_bytes_per_second,
             scrub_bytes, scrub_objects, scrub_findings, scrub_passes, scrub_position_bytes,
             scrub_goal_bytes, scrub_completed_s,
         } = self;
@@ -176,12 +217,6 @@ impl PoolMetrics {
         see("mpool_mdc_checkpoints_abandoned_total", "rewritings overtaken or failed", C, mdc_checkpoints_abandoned.get());
         see("mpool_mdc_replayed_total",      "journal records replayed at open", C, mdc_replayed.get());
         see("mpool_journal_moves_total",     "times the pool's journal moved to longer logs", C, journal_moves.get());
-        let latencies = [commit, mdc_append, mdc_wait, mdc_hold];
-        for (latency, names) in latencies.into_iter().zip(&LATENCY_NAMES) {
-            visit_latency(latency, names, see);
-        }
-        see("mpool_pace_waits_total",        "background requests that waited for their turn", C, pace_waits.get());
-        see("mpool_pace_wait_us_total",      "microseconds that they waited", C, pace_wait_us.get());
         see("mpool_pace_hurries_total",      "times the bounds of background requests were lifted because of debt", C, pace_hurries.get());
         see("mpool_pace_bytes_per_second",   "rate that background requests may have", G, pace_bytes_per_second.get());
         see("mpool_scrub_bytes_total",       "bytes verified by scrubs", C, scrub_bytes.get());
@@ -192,68 +227,32 @@ impl PoolMetrics {
         see("mpool_scrub_goal_bytes",        "bytes that the pass verifies, about", G, scrub_goal_bytes.get());
         see("mpool_scrub_completed_seconds", "when the last pass ended, seconds since 1970; 0 = not known", G, scrub_completed_s.get());
     }
-}
 
-/// Names and help of one latency: calls, sum, maximum and buckets.
-struct LatencyNames {
-    count: (&'static str, &'static str),
-    total: (&'static str, &'static str),
-    max: (&'static str, &'static str),
-    within: [(&'static str, &'static str); Latency::BUCKETS],
-}
-
-fn visit_latency(latency: &Latency, names: &LatencyNames, see: See<'_>) {
-    use MetricKind::{Counter as C, Gauge as G};
-    see(names.count.0, names.count.1, C, latency.count());
-    see(names.total.0, names.total.1, C, latency.total_us());
-    see(names.max.0, names.max.1, G, latency.max_us());
-    for ((name, help), within) in names.within.iter().zip(latency.within()) {
-        see(name, help, C, within);
+    /// Shows how long requests and calls took.
+    #[rustfmt::skip]
+    pub fn visit_times(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let mut show = |name, help, labels: &[(&'static str, &str)], times: &Histogram| {
+            see(Sample { name, help, labels, value: Value::Histogram(times.counts()) });
+        };
+        for priority in Priority::ALL {
+            let (labels, at) = ([("priority", priority.as_str())], priority.index());
+            show("mpool_read_duration_seconds",  "reads of the drive, their turn in the queue included", &labels, &self.reads[at].times);
+            show("mpool_write_duration_seconds", "writes to the drive, their turn in the queue included", &labels, &self.writes[at].times);
+        }
+        show("mpool_flush_duration_seconds",      "flushes of the drive", &[], &self.flush);
+        show("mpool_commit_duration_seconds",     "commits of mblocks, with the flush of their data", &[], &self.commit);
+        show("mpool_mdc_append_duration_seconds", "appends to journals, waiting included", &[], &self.mdc_append);
+        show("mpool_mdc_wait_duration_seconds",   "waits of appends for a journal's rewriting", &[], &self.mdc_wait);
+        show("mpool_mdc_hold_duration_seconds",   "times the background kept a journal's appends out", &[], &self.mdc_hold);
+        show("mpool_pace_wait_duration_seconds",  "waits of background requests for their turn", &[], &self.pace_wait);
     }
 }
-
-macro_rules! latency_names {
-    ($name:literal, $what:literal) => {
-        LatencyNames {
-            count: (concat!("mpool_", $name, "_latency_count_total"), $what),
-            total: (
-                concat!("mpool_", $name, "_latency_us_total"),
-                concat!($what, ": time of all together, microseconds"),
-            ),
-            max: (
-                concat!("mpool_", $name, "_latency_max_us"),
-                concat!($what, ": the slowest since the pool was opened, microseconds"),
-            ),
-            within: [
-                latency_names!($name, $what, "100us"),
-                latency_names!($name, $what, "1ms"),
-                latency_names!($name, $what, "10ms"),
-                latency_names!($name, $what, "100ms"),
-                latency_names!($name, $what, "1s"),
-            ],
-        }
-    };
-    ($name:literal, $what:literal, $bound:literal) => {
-        (
-            concat!("mpool_", $name, "_latency_within_", $bound, "_total"),
-            concat!($what, ": those that took at most ", $bound),
-        )
-    };
-}
-
-/// In the order in which [`PoolMetrics::visit`] shows them.
-const LATENCY_NAMES: [LatencyNames; 4] = [
-    latency_names!("commit", "commits of mblocks, with the flush of their data"),
-    latency_names!("mdc_append", "appends to journals, waiting included"),
-    latency_names!("mdc_wait", "appends that waited for a journal's rewriting"),
-    latency_names!("mdc_hold", "times the background kept a journal's appends out"),
-];
 
 /// Name and help of the bytes, operations and errors of one direction and priority.
 type IoNames = [(&'static str, &'static str); 3];
 
 fn visit_io(counters: &IoCounters, names: &IoNames, see: See<'_>) {
-    let IoCounters { bytes, ops, errors } = counters;
+    let IoCounters { bytes, ops, errors, times: _ } = counters;
     for ((name, help), counter) in names.iter().zip([bytes, ops, errors]) {
         see(name, help, MetricKind::Counter, counter.get());
     }
@@ -300,9 +299,10 @@ mod tests {
     #[test]
     fn names_are_unique_and_totals_are_sums() {
         let metrics = PoolMetrics::default();
-        metrics.reads(Priority::Read).record(4096, &Ok::<_, ()>(()));
-        metrics.reads(Priority::Compaction).record(8192, &Ok::<_, ()>(()));
-        metrics.reads(Priority::Compaction).record(8192, &Err::<(), _>(()));
+        let now = Start::now();
+        metrics.reads(Priority::Read).record(now, 4096, &Ok::<_, ()>(()));
+        metrics.reads(Priority::Compaction).record(now, 8192, &Ok::<_, ()>(()));
+        metrics.reads(Priority::Compaction).record(now, 8192, &Err::<(), _>(()));
         assert_eq!(metrics.read_bytes(), 12_288);
         let mut names = BTreeSet::new();
         metrics.visit(&mut |name, help, kind, _| {
@@ -311,5 +311,15 @@ mod tests {
             assert_eq!(kind == MetricKind::Counter, name.ends_with("_total"), "{name}");
         });
         assert!(names.contains("mpool_compaction_read_errors_total"));
+        let mut reads = Vec::new();
+        metrics.visit_times(&mut |sample| {
+            assert!(sample.name.ends_with("_seconds"), "{}", sample.name);
+            let Value::Histogram(counts) = sample.value else { panic!("{}", sample.name) };
+            if sample.name == "mpool_read_duration_seconds" {
+                reads.push((sample.labels[0].1.to_owned(), counts.count));
+            }
+        });
+        let all = [("wal", 0), ("foreground", 1), ("flush", 0), ("compaction", 2)];
+        assert_eq!(reads, all.map(|(priority, count)| (priority.to_owned(), count)));
     }
 }

@@ -18,10 +18,10 @@ use crate::{
     check::name_of,
     error::{Error, Result},
     features::Features,
+    histogram::{LatencySummary, Start},
     id::{MblockId, MdcId, SegmentId},
     io::queue::{IoQueue, Priority},
     journal::{Journal, owner_word},
-    latency::{LatencySummary, Start},
     mblock::{Finished, Mblock, MblockWriter, Sink, sums},
     mcache::{Class, Map, MapStats, Mcache},
     mdc::{
@@ -30,7 +30,7 @@ use crate::{
         record::{Change, PROPERTY_NAME_BYTES_MAX, PROPERTY_VALUE_BYTES_MAX},
     },
     media::{MediaClass, Placement},
-    metrics::{MetricKind, PoolMetrics},
+    metrics::{MetricKind, PoolMetrics, Sample},
     options::{Options, in_range},
     reaper::Reaper,
     scrub::control::Control,
@@ -504,6 +504,13 @@ impl Pool {
     pub fn visit_memory(&self, see: &mut dyn FnMut(&'static str, &'static str, MetricKind, u64)) {
         self.mcache.visit(see);
         self.reaper.visit(see);
+    }
+
+    /// Shows how long things took, with labels and in seconds.
+    pub fn visit_times(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        self.volumes.metrics().visit_times(see);
+        self.mcache.metrics.visit_times(see);
+        self.reaper.visit_times(see);
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     address::{VolumeId, offset_of},
     device::{AppendRing, Device},
     error::{Error, Result},
+    histogram::Start,
     io::{buf::IoBuf, buf_pool::BufPool, pacer::Pacer, queue::Priority},
     metrics::PoolMetrics,
     options::Options,
@@ -208,20 +209,22 @@ impl Volumes {
     }
 
     fn read_piece(&self, address: u64, buf: &mut [u8], priority: Priority) -> Result<()> {
+        let start = Start::now();
         let outcome = self.route(address).and_then(|(m, offset)| m.device.read_at(offset, buf));
-        self.metrics.reads(priority).record(buf.len(), &outcome);
+        self.metrics.reads(priority).record(start, buf.len(), &outcome);
         outcome.map_err(|source| Error::io("read", address, buf.len(), source))
     }
 
     pub(crate) fn write(&self, address: u64, buf: &[u8], priority: Priority) -> Result<()> {
         self.check_writable()?;
         let _ticket = self.pacer.enter(priority, buf.len());
+        let start = Start::now();
         let outcome = self.route(address).and_then(|(volume, offset)| {
             volume.device.write_at(offset, buf)?;
             volume.wrote();
             Ok(())
         });
-        self.metrics.writes(priority).record(buf.len(), &outcome);
+        self.metrics.writes(priority).record(start, buf.len(), &outcome);
         outcome.map_err(|source| Error::io("write", address, buf.len(), source))
     }
 
@@ -233,9 +236,10 @@ impl Volumes {
             .route(address)
             .map_err(|source| Error::io("durable write", address, buf.len(), source))?;
         let ticket = self.pacer.enter(priority, buf.len());
+        let start = Start::now();
         let outcome = volume.device.write_durable_at(offset, buf).inspect_err(|_| self.poison());
         drop(ticket);
-        self.metrics.writes(priority).record(buf.len(), &outcome);
+        self.metrics.writes(priority).record(start, buf.len(), &outcome);
         self.synced(outcome, |source| Error::io("durable write", address, buf.len(), source))
     }
 
@@ -243,12 +247,14 @@ impl Volumes {
     pub(crate) fn flush(&self) -> Result<()> {
         self.check_writable()?;
         for volume in self.all() {
+            let start = Start::now();
             let outcome = volume.flush().inspect_err(|_| {
                 self.poison();
                 self.metrics.flush_errors.add(1);
             });
-            if let Ok(flushed) = &outcome {
-                self.metrics.flushes.add((*flushed).into());
+            if let Ok(true) = &outcome {
+                self.metrics.flushes.add(1);
+                self.metrics.flush.end(start);
             }
             let address = volume.id.address(0);
             self.synced(outcome.map(|_| ()), |source| Error::io("flush", address, 0, source))?;

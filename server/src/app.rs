@@ -277,6 +277,7 @@ impl Shared {
         if problem.slug == "store-failed" && self.phase() == Phase::Ready {
             self.set_phase(Phase::Failed);
         }
+        self.metrics.http.fail(problem);
         if let Some(reason) = problem.stall {
             let rejected = match reason {
                 "blocking_queue" => Rejected::BlockingQueue,

@@ -57,6 +57,9 @@ pub enum Overstay {
 }
 
 impl Overstay {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Header, Self::Idle, Self::Write];
+
     /// As label.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -18,6 +18,10 @@ use std::sync::Arc;
 /// Names the resource that a refused write waits for.
 pub const STALL: HeaderName = HeaderName::from_static("x-millpond-stall");
 
+/// Slugs of problems that are faults of the server or its drives: not of the request, and not of
+/// the load.
+pub const FAULTS: [&str; 5] = ["internal", "storage", "damaged", "store-failed", "timeout"];
+
 /// One error, as told to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {

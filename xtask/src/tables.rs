@@ -154,7 +154,7 @@ pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),
     ("mpool/src/device/file.rs", "what a disk has left is asked for again after a second"),
     ("mpool/src/io/pacer.rs", "pacing compares latencies, and a rate is a promise about time"),
-    ("mpool/src/latency.rs", "the one place that measures how long commits and appends take"),
+    ("mpool/src/histogram.rs", "the one place that measures how long things take"),
     ("mpool/src/reaper/task.rs", "the reaper's tick"),
     ("mpool/src/scrub/reader.rs", "a scrub keeps to a rate"),
     ("mpool/src/scrub/control.rs", "a scrub that waits for its turn can be stopped"),

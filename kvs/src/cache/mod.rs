@@ -44,7 +44,7 @@ mod slab;
 mod table;
 
 use crate::key::{KvsId, Revision};
-use crate::metrics::{MetricKind, Sample};
+use crate::metrics::{MetricKind, Sample, emit};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use record::Incoming;
@@ -227,11 +227,7 @@ impl ValueCache {
         }
         let target = self.target_bytes.load(Ordering::Relaxed);
         let bytes = mpool::MemoryConsumer::used_bytes(self);
-        let mut show = |name, help, kind, value: u64| {
-            #[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
-            let value = value as f64;
-            see(Sample { name, help, kind, labels: &[], value });
-        };
+        let mut show = |name, help, kind, value| emit(see, kind, (name, help), &[], value);
         let counter = MetricKind::Counter;
         show("value_cache_hits_total", "Lookups answered by the value cache.", counter, all.hits);
         show("value_cache_misses_total", "Lookups not in the value cache.", counter, all.misses);

@@ -33,7 +33,7 @@ fn metric(cache: &ValueCache, wanted: &str) -> u64 {
     let mut found = None;
     cache.visit(&mut |sample| {
         if sample.name == wanted {
-            found = Some(sample.value as u64);
+            found = sample.value.number().map(|number| number as u64);
         }
     });
     found.unwrap()

@@ -28,6 +28,11 @@ const KEYS_HINT_MIN: u64 = 10_000;
 
 /// Carries a plan out on the tree it was made for.
 pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
+    let times = &store.metrics.compactions.jobs[plan.action.index()].times;
+    times.time(|| compact(store, kvs, plan))
+}
+
+fn compact(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
     // The plan's nodes are busy, so nothing but a drop of the KVS can have changed them.
     let Some(tree) = store.tree(kvs) else { return Ok(()) };
     let inputs = inputs(&tree, &plan.inputs);
@@ -49,9 +54,12 @@ pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
     }
     drop(merge);
     let change = job.finish()?;
-    let written: u64 = change.add.iter().map(|(_, built)| built.meta.kblock_bytes).sum();
+    let index: u64 = change.add.iter().map(|(_, built)| built.meta.kblock_bytes).sum();
+    let written: u64 = change.add.iter().map(|(_, built)| built.written_bytes()).sum();
     store.install(vec![change], Vec::new(), None, || Ok(()))?;
-    store.metrics.compactions.add(plan.action, plan.why, written);
+    let metrics = &store.metrics.compactions;
+    metrics.add(plan.action, plan.why, index);
+    metrics.jobs[plan.action.index()].sizes.record_bytes(written);
     Ok(())
 }
 

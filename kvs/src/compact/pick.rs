@@ -331,6 +331,27 @@ impl NodeShape {
 }
 
 impl Why {
+    /// All of them, in the order of [`Why::index`].
+    pub(crate) const ALL: [Self; 6] = [
+        Self::RootLength,
+        Self::LeafLength,
+        Self::LeafKeys,
+        Self::Garbage,
+        Self::Scatter,
+        Self::Tombstones,
+    ];
+
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::RootLength => 0,
+            Self::LeafLength => 1,
+            Self::LeafKeys => 2,
+            Self::Garbage => 3,
+            Self::Scatter => 4,
+            Self::Tombstones => 5,
+        }
+    }
+
     /// Its name in metrics and logs.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -345,13 +366,20 @@ impl Why {
 }
 
 impl Action {
+    /// Names in metrics and logs, in the order of [`Action::index`].
+    pub(crate) const NAMES: [&'static str; 4] = ["spill", "k_compact", "kv_compact", "split"];
+
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Spill => 0,
+            Self::KCompact => 1,
+            Self::KvCompact => 2,
+            Self::Split { .. } => 3,
+        }
+    }
+
     /// Its name in metrics and logs.
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Spill => "spill",
-            Self::KCompact => "k_compact",
-            Self::KvCompact => "kv_compact",
-            Self::Split { .. } => "split",
-        }
+        Self::NAMES[self.index()]
     }
 }

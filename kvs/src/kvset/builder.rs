@@ -61,6 +61,13 @@ pub(crate) struct BuiltKvset {
     pub(crate) writers: Vec<MblockWriter>,
 }
 
+impl BuiltKvset {
+    /// Bytes of the objects that were written for it.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.writers.iter().map(MblockWriter::len_bytes).sum()
+    }
+}
+
 /// Sizes of the objects; tests use smaller ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ObjectSizes {

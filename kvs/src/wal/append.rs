@@ -115,21 +115,27 @@ impl Tail {
     /// Puts everything pushed so far on stable storage.
     pub(super) fn sync(&mut self, pool: &Pool) -> Result<()> {
         self.pad();
+        if self.filled == 0 && !self.unflushed {
+            return Ok(());
+        }
+        let metrics = Arc::clone(&self.metrics);
+        metrics.sync_times.time(|| self.make_durable(pool))?;
+        metrics.syncs.add(1);
+        Ok(())
+    }
+
+    fn make_durable(&mut self, pool: &Pool) -> Result<()> {
         if self.filled > 0 && !self.unflushed {
             self.segment.write_durable_at(self.offset, &self.buffer[..self.filled])?;
             self.advance();
-            self.metrics.syncs.add(1);
             return Ok(());
         }
         if self.filled > 0 {
             self.segment.write_at(self.offset, &self.buffer[..self.filled])?;
             self.advance();
         }
-        if self.unflushed {
-            pool.flush()?;
-            self.unflushed = false;
-            self.metrics.syncs.add(1);
-        }
+        pool.flush()?;
+        self.unflushed = false;
         Ok(())
     }
 

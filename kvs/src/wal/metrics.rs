@@ -1,6 +1,6 @@
 //! Counters of the write-ahead log.
 
-use crate::metrics::{Counter, MetricKind, Sample};
+use crate::metrics::{Counter, Histogram, MetricKind, Sample, Value, emit};
 
 /// Shared between the log and those who report on it, so that a report takes no lock.
 #[derive(Debug, Default)]
@@ -10,6 +10,8 @@ pub(crate) struct WalMetrics {
     pub(super) appends: Counter,
     pub(super) frames: Counter,
     pub(super) syncs: Counter,
+    /// Of each sync that had something to do.
+    pub(super) sync_times: Histogram,
     pub(super) replay_bytes: Counter,
     pub(super) segments_created: Counter,
     pub(super) segments_recycled: Counter,
@@ -35,10 +37,13 @@ impl WalMetrics {
             ),
         ];
         for (name, help, counter) in counters {
-            // Exact up to 2^53, which is 9 PB.
-            #[expect(clippy::cast_precision_loss, reason = "samples are floating point")]
-            let value = counter.get() as f64;
-            see(Sample { name, help, kind: MetricKind::Counter, labels: &[], value });
+            emit(see, MetricKind::Counter, (name, help), &[], counter.get());
         }
+        see(Sample {
+            name: "wal_sync_duration_seconds",
+            help: "How long durable writes and flushes of the log took.",
+            labels: &[],
+            value: Value::Histogram(self.sync_times.counts()),
+        });
     }
 }

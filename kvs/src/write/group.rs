@@ -42,7 +42,7 @@ pub(crate) use ticket::Done;
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
-use crate::metrics::{Counter, MetricKind, Sample};
+use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::options::{Durability, Options};
 use crate::wal::{Wal, WalMetrics};
 use members::{Group, with_sources};
@@ -272,9 +272,7 @@ impl<S: CommitSink> CommitQueue<S> {
             ("commit_queue_bytes", "Bytes waiting or being committed.", GAUGE, to_u64(bytes)),
             ("wal_live_bytes", "Bytes of log not yet in kvsets.", GAUGE, live),
         ] {
-            #[expect(clippy::cast_precision_loss, reason = "samples are floating point")]
-            let value = value as f64;
-            see(Sample { name, help, kind, labels: &[], value });
+            emit(see, kind, (name, help), &[], value);
         }
         shared.wal_metrics.visit(see);
     }

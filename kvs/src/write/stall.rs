@@ -152,6 +152,19 @@ fn delay(strain: Strain, write_bytes: u64) -> Duration {
 
 impl StallReason {
     /// Its name in metrics, logs and error bodies.
+    /// All of them, in the order of [`StallReason::index`].
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Memtables, Self::RootLength, Self::FreeSpace, Self::LogSpace];
+
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Memtables => 0,
+            Self::RootLength => 1,
+            Self::FreeSpace => 2,
+            Self::LogSpace => 3,
+        }
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Memtables => "memtables",

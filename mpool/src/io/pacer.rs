@@ -219,8 +219,8 @@ impl Pacer {
                     state.allowance = state.allowance.saturating_sub(taken);
                     drop(state);
                     if let Some(since) = waited {
-                        self.metrics.pace_waits.add(1);
-                        self.metrics.pace_wait_us.add(now_us - since);
+                        let waited = Duration::from_micros(now_us - since);
+                        self.metrics.pace_wait.record_time(waited);
                     }
                     return usize::try_from(bytes).expect("no more than was wanted");
                 }

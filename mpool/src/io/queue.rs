@@ -18,6 +18,7 @@ use super::{
 use crate::{
     device::check_access,
     error::{Error, Result},
+    histogram::Start,
     options::IoBackend,
     sys::uring::{Direction, Transfer},
     volume::{Volume, Volumes},
@@ -41,6 +42,16 @@ impl Priority {
     pub(crate) const COUNT: usize = 4;
     pub(crate) const ALL: [Self; Self::COUNT] =
         [Self::Wal, Self::Read, Self::Flush, Self::Compaction];
+
+    /// Its name in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wal => "wal",
+            Self::Read => "foreground",
+            Self::Flush => "flush",
+            Self::Compaction => "compaction",
+        }
+    }
 
     pub(crate) const fn index(self) -> usize {
         match self {
@@ -88,6 +99,7 @@ pub(crate) struct Request {
 /// What remains to be told of a request once its bytes are with the kernel.
 pub(crate) struct Completion {
     pub(crate) priority: Priority,
+    start: Start,
     direction: Direction,
     address: u64,
     len: usize,
@@ -101,13 +113,13 @@ pub(crate) struct Completion {
 
 impl Completion {
     pub(crate) fn finish(self, outcome: io::Result<IoBuf>) {
-        let Self { priority, direction, address, len, volumes, volume, ticket, done } = self;
+        let Self { priority, start, direction, address, len, volumes, volume, ticket, done } = self;
         drop(ticket);
         let (verb, counters) = match direction {
             Direction::Read => ("read", volumes.metrics().reads(priority)),
             Direction::Write => ("write", volumes.metrics().writes(priority)),
         };
-        counters.record(len, &outcome);
+        counters.record(start, len, &outcome);
         if let (Direction::Write, Some(volume)) = (direction, volume) {
             volume.wrote();
         }
@@ -251,9 +263,10 @@ impl IoQueue {
         }
         let (target, volumes) = (Arc::clone(volume), Arc::clone(&self.volumes));
         let ticket = volumes.pacer().enter(priority, len);
+        let start = Start::now();
         let ended = move |outcome: io::Result<(u64, IoBuf)>| {
             drop(ticket);
-            volumes.metrics().writes(priority).record(len, &outcome);
+            volumes.metrics().writes(priority).record(start, len, &outcome);
             target.wrote();
             let address = target.id().address(0);
             done(outcome.map_err(|source| Error::io("append", address, len, source)));
@@ -280,9 +293,18 @@ impl IoQueue {
         let (volume, offset) = match routed {
             Ok(place) => place,
             Err(refused) => {
-                let (volume, ticket) = (None, None);
-                let completion =
-                    Completion { priority, direction, address, len, volumes, volume, ticket, done };
+                let (volume, ticket, start) = (None, None, Start::now());
+                let completion = Completion {
+                    priority,
+                    start,
+                    direction,
+                    address,
+                    len,
+                    volumes,
+                    volume,
+                    ticket,
+                    done,
+                };
                 return completion.finish(Err(refused));
             }
         };
@@ -291,8 +313,9 @@ impl IoQueue {
         let transfer = Transfer { device, direction, offset, len, buf };
         let volume = Some(volume);
         let ticket = Some(volumes.pacer().enter(priority, len));
+        let start = Start::now();
         let completion =
-            Completion { priority, direction, address, len, volumes, volume, ticket, done };
+            Completion { priority, start, direction, address, len, volumes, volume, ticket, done };
         let request = Request { transfer, completion };
         match &self.reactor {
             Some(reactor) if by_ring => reactor.submit(request),

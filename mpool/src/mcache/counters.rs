@@ -10,7 +10,10 @@ use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-use crate::metrics::{Counter, MetricKind};
+use crate::{
+    histogram::Histogram,
+    metrics::{Counter, MetricKind, Sample, Value},
+};
 
 const SHARDS: usize = 8;
 
@@ -93,6 +96,7 @@ pub(crate) struct McacheMetrics {
     pub(crate) direct_reads: Counter,
     pub(crate) direct_bytes: Counter,
     pub(crate) filled_bytes: Counter,
+    pub(crate) fill: Histogram,
     pub(crate) fill_errors: Counter,
     pub(crate) fills_refused: Counter,
     /// Reads of absent pages that had been asked for often enough to be in memory.
@@ -114,7 +118,8 @@ impl McacheMetrics {
     pub(crate) fn visit(&self, see: &mut dyn FnMut(&'static str, &'static str, MetricKind, u64)) {
         // Exhaustive on purpose: a new field does not compile until it is named here.
         let Self {
-            direct_reads, direct_bytes, filled_bytes, fill_errors, fills_refused, ghost_hits,
+            direct_reads, direct_bytes, filled_bytes, fill: _, fill_errors, fills_refused,
+            ghost_hits,
             preloaded_bytes, verify_failures, evicted_bytes, dead_bytes, purged_bytes,
             kernel_evicted_pages, stray_pages, doubted_pages, lost_pages,
         } = self;
@@ -136,5 +141,11 @@ impl McacheMetrics {
         count("mpool_mcache_stray_pages_total",          "cached pages found that nobody had admitted",         stray_pages);
         count("mpool_mcache_doubted_pages_total",        "verified pages that will be verified again", doubted_pages);
         count("mpool_mcache_lost_pages_total",           "mapped pages lost to drive errors",                   lost_pages);
+    }
+    /// Shows how long admissions took.
+    pub(crate) fn visit_times(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let help = "reads of the drive that bring pages into the page cache";
+        let value = Value::Histogram(self.fill.counts());
+        see(Sample { name: "mpool_mcache_fill_duration_seconds", help, labels: &[], value });
     }
 }

@@ -176,7 +176,7 @@ impl Map {
 
     /// Whether the pages of `span` are in memory now.
     fn populate(&self, mapping: &Mapping, object: &Object, span: Span) -> bool {
-        match mapping.region.populate(span) {
+        match self.mcache.metrics.fill.time(|| mapping.region.populate(span)) {
             Ok(()) => {
                 self.shared.counters.faults.add(span.len / PAGE_BYTES);
                 self.mcache.metrics.filled_bytes.add(span.len);

@@ -27,8 +27,8 @@ pub(crate) mod writer;
 
 use crate::{
     error::{Error, Result},
+    histogram::Start,
     id::MdcId,
-    latency::Start,
     metrics::PoolMetrics,
     options::in_range,
     pool::OpenMdc,

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    latency::Start,
+    histogram::Start,
     space::extent::Extent,
     volume::Volumes,
 };

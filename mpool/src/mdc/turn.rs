@@ -4,7 +4,7 @@
 //! waits for a rewriting, and that is counted (`mdc_wait`), as is how long the background holds the
 //! lock (`mdc_hold`).
 
-use crate::{latency::Start, metrics::PoolMetrics};
+use crate::{histogram::Start, metrics::PoolMetrics};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::{
     Arc,

@@ -36,7 +36,7 @@ use self::{budget::Budget, policy::Pressure, task::Task};
 use crate::{
     error::{Error, Result},
     mcache::Mcache,
-    metrics::{Counter, MetricKind},
+    metrics::{Counter, MetricKind, Sample, Value},
     options::{ReaperOptions, ReaperPolicy},
 };
 
@@ -290,7 +290,7 @@ impl Reaper {
             value_permille,
             urgency,
             dropped_objects,
-            cpu_us,
+            cpu_us: _,
         } = &self.shared.levels;
         let help = "page cache of others in our cgroup, not counted as used";
         see("mpool_reaper_foreign_bytes", help, G, foreign_bytes.load(Relaxed));
@@ -300,11 +300,23 @@ impl Reaper {
         see("mpool_reaper_urgency", help, G, urgency.load(Relaxed));
         let help = "policy mpool: objects dropped for their age";
         see("mpool_reaper_dropped_objects_total", help, C, dropped_objects.get());
-        let help = "policy mpool: microseconds that faults were made to sleep";
+    }
+
+    /// Shows the times it spent and cost.
+    pub(crate) fn visit_times(&self, see: &mut dyn FnMut(Sample<'_>)) {
         let throttled_us = self.shared.mcache.room.throttled_us.get();
-        see("mpool_reaper_throttled_us_total", help, C, throttled_us);
-        let help = "CPU time of the reaper's thread";
-        see("mpool_reaper_cpu_us_total", help, C, cpu_us.load(Relaxed));
+        let cpu_us = self.shared.levels.cpu_us.load(Relaxed);
+        for (name, help, us) in [
+            (
+                "mpool_reaper_throttled_seconds_total",
+                "policy mpool: time that faults were made to sleep",
+                throttled_us,
+            ),
+            ("mpool_reaper_cpu_seconds_total", "CPU time of the reaper's thread", cpu_us),
+        ] {
+            let value = Value::Counter(Duration::from_micros(us).as_secs_f64());
+            see(Sample { name, help, labels: &[], value });
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
 use bytes::Bytes;
-use kvs::metrics::{MetricKind, Sample};
+use kvs::metrics::{Sample, Value};
 use kvs::{
     Durability, Entry, Error, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsInfo, Range,
     Result, Revision, VALUE_BYTES_MAX,
@@ -241,9 +241,8 @@ impl Engine for MemoryEngine {
             see(Sample {
                 name: "kvs_keys",
                 help: "Keys, by KVS.",
-                kind: MetricKind::Gauge,
                 labels: &[("kvs", name)],
-                value,
+                value: Value::Gauge(value),
             });
         }
     }

@@ -2,8 +2,11 @@
 //!
 //! A request touches one counter, one latency histogram, two size histograms and a gauge. The
 //! children of each vector are resolved once and kept in a table indexed by route and method, so
-//! that a request costs atomics and no hashing of labels.
+//! that a request costs atomics and no hashing of labels. Every series that a request of the API
+//! can touch is there from the start, at zero: a rate needs the value before the first event.
 
+use crate::connection::Overstay;
+use crate::problem::{FAULTS, Problem};
 use crate::route::Route;
 use axum::http::{Method, StatusCode};
 use prometheus::{
@@ -37,7 +40,7 @@ const SIZE_BUCKETS: [f64; 10] = [
 const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
 
 /// Statuses resolved ahead of the request; others take the slower way by label.
-const CODES: [u16; 8] = [200, 201, 304, 400, 404, 413, 503, 507];
+const CODES: [u16; 9] = [200, 201, 304, 400, 404, 413, 500, 503, 507];
 
 const ROUTES: usize = Route::ALL.len();
 
@@ -59,6 +62,16 @@ pub enum Rejected {
 }
 
 impl Rejected {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Connections,
+        Self::BlockingQueue,
+        Self::BodyMemory,
+        Self::Streams,
+        Self::Stalled,
+        Self::NotReady,
+    ];
+
     /// As label and in `X-Millpond-Stall`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,6 +96,7 @@ pub struct HttpMetrics {
     pub accepted: IntCounter,
     closed: IntCounterVec,
     rejected: IntCounterVec,
+    failures: IntCounterVec,
     request_bytes: Histogram,
     response_bytes: Histogram,
     counters: Vec<OnceLock<IntCounter>>,
@@ -131,28 +145,44 @@ impl HttpMetrics {
         .buckets(LATENCY_BUCKETS_S.to_vec());
         let durations = HistogramVec::new(latency, &["route", "method"]).expect("valid name");
         registry.register(Box::new(durations.clone())).expect("registered once");
+        let requests = counters(
+            "requests_total",
+            "Requests answered, by route, method and status.",
+            &["route", "method", "code"],
+        );
+        begin_at_zero(&requests, &durations);
         let accepted = IntCounter::with_opts(opts("connections_total", "Connections accepted."))
             .expect("valid name");
         registry.register(Box::new(accepted.clone())).expect("registered once");
         Self {
-            requests: counters(
-                "requests_total",
-                "Requests answered, by route, method and status.",
-                &["route", "method", "code"],
-            ),
+            requests,
             durations,
             in_flight: gauge("inflight_requests", "Requests being answered."),
             connections: gauge("connections", "Open connections."),
             accepted,
-            closed: counters(
-                "connections_closed_total",
-                "Connections closed by the server, by reason.",
-                &["reason"],
+            closed: with_zeros(
+                counters(
+                    "connections_closed_total",
+                    "Connections closed by the server, by reason.",
+                    &["reason"],
+                ),
+                Overstay::ALL.map(Overstay::as_str),
             ),
-            rejected: counters(
-                "rejected_total",
-                "Connections and requests turned away because of load, by reason.",
-                &["reason"],
+            rejected: with_zeros(
+                counters(
+                    "rejected_total",
+                    "Connections and requests turned away because of load, by reason.",
+                    &["reason"],
+                ),
+                Rejected::ALL.map(Rejected::as_str),
+            ),
+            failures: with_zeros(
+                counters(
+                    "failures_total",
+                    "Requests that failed by a fault of the server or its drives, by problem.",
+                    &["problem"],
+                ),
+                FAULTS,
             ),
             request_bytes: sizes("request_size_bytes", "Bodies of writes received."),
             response_bytes: sizes("response_size_bytes", "Bodies sent, streams excepted."),
@@ -203,10 +233,36 @@ impl HttpMetrics {
         self.rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// Counts a request that failed by no fault of its own, if `problem` is of that kind.
+    pub fn fail(&self, problem: &Problem) {
+        if FAULTS.contains(&problem.slug) {
+            self.failures.with_label_values(&[problem.slug]).inc();
+        }
+    }
+
     /// Counts a connection that the server closed.
     pub fn close(&self, reason: &str) {
         self.closed.with_label_values(&[reason]).inc();
     }
+}
+
+/// Every method that a route serves, with every status that is resolved ahead.
+fn begin_at_zero(requests: &IntCounterVec, durations: &HistogramVec) {
+    for route in Route::ALL {
+        for method in route.allow().split(", ").filter(|method| !method.is_empty()) {
+            for code in CODES {
+                requests.with_label_values(&[route.as_str(), method, &code.to_string()]);
+            }
+            durations.with_label_values(&[route.as_str(), method]);
+        }
+    }
+}
+
+fn with_zeros<const N: usize>(vector: IntCounterVec, labels: [&'static str; N]) -> IntCounterVec {
+    for label in labels {
+        vector.with_label_values(&[label]);
+    }
+    vector
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
@@ -262,5 +318,27 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }
         drop(entered);
+    }
+    /// The alert on errors of the server was raised by writes that are not supported.
+    #[test]
+    fn faults_of_the_server_are_counted_apart_and_from_zero() {
+        let registry = Registry::new();
+        let metrics = HttpMetrics::new(&registry);
+        metrics.fail(&Problem::internal());
+        metrics.fail(&Problem::overloaded("streams", "busy"));
+        metrics.fail(&Problem::from(kvs::Error::Poisoned { cause: "c".into() }));
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            r#"millpond_http_failures_total{problem="internal"} 1"#,
+            r#"millpond_http_failures_total{problem="store-failed"} 1"#,
+            r#"millpond_http_failures_total{problem="damaged"} 0"#,
+            r#"millpond_http_rejected_total{reason="stalled"} 0"#,
+            r#"millpond_http_connections_closed_total{reason="idle"} 0"#,
+            r#"millpond_http_requests_total{code="500",method="GET",route="key"} 0"#,
+            r#"millpond_http_request_duration_seconds_count{method="GET",route="scan"} 0"#,
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        assert_eq!(text.matches("millpond_http_failures_total{").count(), FAULTS.len(), "{text}");
     }
 }

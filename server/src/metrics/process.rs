@@ -2,7 +2,7 @@
 //!
 //! Read at scrape time. What cannot be read or parsed is left out of the scrape.
 
-use kvs::metrics::{MetricKind, Sample};
+use kvs::metrics::{Sample, Value};
 use std::fs;
 
 /// Shows the `process_*` metrics, named without that prefix.
@@ -31,14 +31,14 @@ pub fn visit(see: &mut dyn FnMut(Sample<'_>)) {
         ),
     ];
     let cpu = times.map(|times| (times.user + times.system) / hz);
-    let mut show = |name, help, kind, value: Option<f64>| {
+    let mut show = |name, help, value: Option<Value>| {
         if let Some(value) = value {
-            see(Sample { name, help, kind, labels: &[], value });
+            see(Sample { name, help, labels: &[], value });
         }
     };
-    show("cpu_seconds_total", "CPU time, user and system.", MetricKind::Counter, cpu);
+    show("cpu_seconds_total", "CPU time, user and system.", cpu.map(Value::Counter));
     for (name, help, value) in gauges {
-        show(name, help, MetricKind::Gauge, value);
+        show(name, help, value.map(Value::Gauge));
     }
 }
 
@@ -92,7 +92,10 @@ mod tests {
         let mut seen = Vec::new();
         visit(&mut |sample| seen.push((sample.name, sample.value)));
         assert_eq!(seen.len(), 7, "{seen:?}");
-        let value = |name| seen.iter().find(|(other, _)| *other == name).unwrap().1;
+        let value = |name| match seen.iter().find(|(other, _)| *other == name).unwrap().1 {
+            Value::Gauge(value) => value,
+            _ => panic!("{name} is a gauge"),
+        };
         assert!(value("resident_memory_bytes") > 1e6);
         assert!(value("threads") >= 1.0);
         assert!(value("start_time_seconds") > 1.6e9);

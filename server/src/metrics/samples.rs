@@ -8,9 +8,11 @@
 use super::PREFIX;
 use super::process;
 use crate::engine::Engine;
-use kvs::metrics::{MetricKind, Sample};
+use kvs::metrics::{HistogramCounts, Sample, Value};
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
@@ -52,7 +54,7 @@ impl Families {
     fn add(&mut self, prefix: &str, sample: &Sample<'_>) {
         let name = format!("{prefix}_{}", sample.name);
         let metric = metric_of(sample);
-        let kind = type_of(sample.kind);
+        let kind = type_of(&sample.value);
         let family = self.by_name.entry(name).or_insert_with_key(|name| {
             let mut family = MetricFamily::default();
             family.set_name(name.clone());
@@ -72,9 +74,8 @@ impl Families {
         let refused = Sample {
             name: "metrics_refused",
             help: "Samples of this scrape that contradicted others and were left out.",
-            kind: MetricKind::Gauge,
             labels: &[],
-            value: f64::from(self.refused),
+            value: Value::Gauge(f64::from(self.refused)),
         };
         self.add(PREFIX, &refused);
         // A family whose every sample was refused has nothing to show.
@@ -89,10 +90,11 @@ fn is_valid_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
-fn type_of(kind: MetricKind) -> MetricType {
-    match kind {
-        MetricKind::Counter => MetricType::COUNTER,
-        MetricKind::Gauge => MetricType::GAUGE,
+fn type_of(value: &Value) -> MetricType {
+    match value {
+        Value::Counter(_) => MetricType::COUNTER,
+        Value::Gauge(_) => MetricType::GAUGE,
+        Value::Histogram(_) => MetricType::HISTOGRAM,
     }
 }
 
@@ -104,19 +106,34 @@ fn metric_of(sample: &Sample<'_>) -> Metric {
         pair
     });
     let mut metric = Metric::from_label(labels.collect());
-    match sample.kind {
-        MetricKind::Counter => {
+    match &sample.value {
+        Value::Counter(value) => {
             let mut counter = Counter::default();
-            counter.set_value(sample.value);
+            counter.set_value(*value);
             metric.set_counter(counter);
         }
-        MetricKind::Gauge => {
+        Value::Gauge(value) => {
             let mut gauge = Gauge::default();
-            gauge.set_value(sample.value);
+            gauge.set_value(*value);
             metric.set_gauge(gauge);
         }
+        Value::Histogram(counts) => metric.set_histogram(histogram_of(counts)),
     }
     metric
+}
+
+fn histogram_of(counts: &HistogramCounts) -> Histogram {
+    let buckets = counts.within.iter().map(|(bound, within)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(*bound);
+        bucket.set_cumulative_count(*within);
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(counts.count);
+    histogram.set_sample_sum(counts.sum);
+    histogram
 }
 
 #[cfg(test)]
@@ -125,7 +142,7 @@ mod tests {
     use prometheus::TextEncoder;
 
     fn sample<'a>(name: &'static str, labels: &'a [(&'static str, &'a str)]) -> Sample<'a> {
-        Sample { name, help: "Help.", kind: MetricKind::Counter, labels, value: 2.0 }
+        Sample { name, help: "Help.", labels, value: Value::Counter(2.0) }
     }
 
     #[test]
@@ -147,9 +164,27 @@ mod tests {
         families.add(PREFIX, &sample("a_total", &[]));
         families.add(PREFIX, &sample("bad-name", &[]));
         families
-            .add(PREFIX, &Sample { kind: MetricKind::Gauge, ..sample("a_total", &[("x", "y")]) });
+            .add(PREFIX, &Sample { value: Value::Gauge(2.0), ..sample("a_total", &[("x", "y")]) });
         let text = TextEncoder::new().encode_to_string(&families.finish()).unwrap();
         assert_eq!(text.matches("\nmillpond_a_total").count(), 1, "{text}");
         assert!(text.contains("millpond_metrics_refused 3"), "{text}");
+    }
+    #[test]
+    fn a_histogram_has_buckets_a_sum_and_a_count() {
+        let counts = HistogramCounts { within: vec![(0.5, 1), (2.0, 3)], count: 4, sum: 9.5 };
+        let value = Value::Histogram(counts);
+        let mut families = Families::default();
+        families.add(PREFIX, &Sample { value, ..sample("wait_seconds", &[("by", "b")]) });
+        let text = TextEncoder::new().encode_to_string(&families.finish()).unwrap();
+        for line in [
+            "# TYPE millpond_wait_seconds histogram",
+            "millpond_wait_seconds_bucket{by=\"b\",le=\"0.5\"} 1",
+            "millpond_wait_seconds_bucket{by=\"b\",le=\"2\"} 3",
+            "millpond_wait_seconds_bucket{by=\"b\",le=\"+Inf\"} 4",
+            "millpond_wait_seconds_sum{by=\"b\"} 9.5",
+            "millpond_wait_seconds_count{by=\"b\"} 4",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
     }
 }

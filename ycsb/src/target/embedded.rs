@@ -6,7 +6,7 @@
 use super::{Counted, Failure, Rows, Session, Target};
 use anyhow::{Context, Result, anyhow, bail};
 use kvs::{Database, Durability, Kvs, Options, Range, Scope};
-use mpool::{IoBackend, MetricKind};
+use mpool::{IoBackend, Value};
 use std::path::{Path, PathBuf};
 
 /// Options of the engine that `--engine NAME=VALUE` sets; see the engine's own documentation.
@@ -110,12 +110,20 @@ impl Target for Embedded {
         self.database.visit_metrics(&mut |sample| {
             let labels = sample.labels.iter().map(|(name, value)| format!("{name}={value:?}"));
             let labels = labels.collect::<Vec<_>>().join(",");
-            let name = match labels.as_str() {
-                "" => sample.name.to_owned(),
-                labels => format!("{}{{{labels}}}", sample.name),
+            let name = |part: &str| match labels.as_str() {
+                "" => format!("{}{part}", sample.name),
+                labels => format!("{}{part}{{{labels}}}", sample.name),
             };
-            let grows = sample.kind == MetricKind::Counter;
-            all.push(Counted { name, grows, value: sample.value });
+            let mut add = |part, grows, value| all.push(Counted { name: name(part), grows, value });
+            match &sample.value {
+                Value::Counter(value) => add("", true, *value),
+                Value::Gauge(value) => add("", false, *value),
+                Value::Histogram(counts) => {
+                    #[expect(clippy::cast_precision_loss, reason = "counters are floats here")]
+                    add("_count", true, counts.count as f64);
+                    add("_sum", true, counts.sum);
+                }
+            }
         });
         all
     }

@@ -104,7 +104,7 @@ impl Rig {
         let mut found = None;
         self.queue.visit(&mut |sample| {
             if sample.name == name {
-                found = Some(sample.value);
+                found = sample.value.number();
             }
         });
         format!("{:.0}", found.expect("the metric exists")).parse().unwrap()
