@@ -30,7 +30,8 @@ impl Pond {
     }
 
     async fn send(&self, method: &str, target: &str, body: impl ToString) -> (u16, String) {
-        let request = Request::builder().method(method).uri(target);
+        let request = Request::builder().method(method).uri(target).header("host", "pond");
+        let request = request.header("content-type", "application/x-ndjson");
         let response = self.app.answer(request.body(Body::from(body.to_string())).unwrap()).await;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -50,6 +51,7 @@ impl Pond {
 
     fn stream(&self, query: &str) -> impl Future<Output = axum::http::Response<Body>> {
         let request = Request::get(format!("/v1/kv/default?{query}"))
+            .header("host", "pond")
             .header("accept", "text/html, application/x-ndjson;q=0.9")
             .body(Body::empty())
             .unwrap();

@@ -13,6 +13,7 @@ use crate::app::Shared;
 use crate::blocking::Patience;
 use crate::body::{self, BodyLimit};
 use crate::engine::{Engine, Write};
+use crate::head::check_json;
 use crate::problem::{Answer, Problem};
 use crate::target::Query;
 use axum::body::Body;
@@ -35,6 +36,7 @@ const INLINE_BYTES_MAX: usize = 16 << 10;
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
     let (head, body) = request.into_parts();
     let durability = durability(&Query::parse(head.uri.query(), &["durability"])?)?;
+    check_json(&head.headers)?;
     let limit = BodyLimit {
         bytes_max: shared.limits.batch_bytes_max,
         time_max: shared.limits.request_timeout,
