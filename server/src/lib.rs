@@ -24,6 +24,7 @@ pub mod framing;
 mod head;
 pub mod listener;
 pub mod metrics;
+mod object;
 pub mod pool;
 pub mod problem;
 pub mod route;

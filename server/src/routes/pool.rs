@@ -9,6 +9,7 @@ use crate::blocking::Patience;
 use crate::body::{self, BodyLimit};
 use crate::engine::Engine;
 use crate::head::check_json;
+use crate::object::Object;
 use crate::pool::document;
 use crate::problem::{Answer, Problem};
 use crate::target::Query;
@@ -258,6 +259,7 @@ async fn read<T: DeserializeOwned>(shared: &Shared, request: Request<Body>) -> R
     let read = body::read(body, limit, &shared.bodies).await?;
     let text: &[u8] = if read.bytes.is_empty() { b"{}" } else { &read.bytes };
     serde_json::from_slice(text)
+        .map(|Object(parsed)| parsed)
         .map_err(|error| Problem::bad_request(format!("the body is not what it must be: {error}")))
 }
 
