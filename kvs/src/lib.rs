@@ -36,6 +36,7 @@
 mod admin;
 mod batch;
 mod cache;
+mod close;
 mod compact;
 mod db;
 mod error;
@@ -46,6 +47,7 @@ mod iter;
 mod key;
 mod kvset;
 mod manifest;
+mod mark;
 mod memtable;
 pub mod metrics;
 mod moved;
