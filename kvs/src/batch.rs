@@ -52,14 +52,19 @@ const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
 /// Writes over any KVSs of one database, applied all or none. The first handle says of which
 /// database; handles of another are refused, and so is the batch by another.
 ///
-/// ```no_run
+/// ```
 /// # fn main() -> kvs::Result<()> {
-/// # let db = kvs::Database::open(std::path::Path::new("data"), kvs::Options::default())?;
+/// # let dir = tempfile::tempdir().expect("a scratch directory");
+/// # for _again in 0..2 {
+/// # let mut options = kvs::Options::default();
+/// # options.pool.allow_buffered = true;
+/// # let db = kvs::Database::open(dir.path(), options)?;
 /// let users = db.kvs("users")?;
 /// let mut batch = kvs::WriteBatch::new();
 /// batch.put(&users, b"alice", b"1")?;
 /// batch.delete(&users, b"bob")?;
 /// db.write(batch, kvs::Durability::Sync)?;
+/// # }
 /// # Ok(())
 /// # }
 /// ```

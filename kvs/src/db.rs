@@ -6,12 +6,14 @@
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
+use crate::frequencies;
 use crate::handle::Kvs;
 use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
 use crate::recover;
+use crate::scrub;
 use crate::snapshot::Snapshot;
 use crate::store::{Store, dereference};
 use crate::tree::Tree;
@@ -29,13 +31,15 @@ use std::thread::JoinHandle;
 /// ```
 /// # fn main() -> Result<(), kvs::Error> {
 /// # let dir = tempfile::tempdir().expect("a scratch directory");
+/// # for _again in 0..2 {
 /// # let mut options = kvs::Options::default();
 /// # options.pool.allow_buffered = true;
 /// let db = kvs::Database::open(dir.path(), options)?;
-/// let users = db.create_kvs("users")?;
+/// let users = db.kvs("users")?;
 /// users.put(b"ada", b"countess", kvs::Durability::Sync)?;
 /// let entry = users.get(b"ada")?.expect("it was put");
 /// assert_eq!(entry.value, "countess");
+/// # }
 /// # Ok(())
 /// # }
 /// ```
@@ -44,13 +48,13 @@ pub struct Database {
     open: Arc<Open>,
 }
 
-/// An open database; closing it is this value's end (`close`).
+/// An open database; closing it is this value's end.
 pub(crate) struct Open {
     pub(crate) store: Arc<Store>,
     pub(crate) commits: Arc<CommitQueue<Store>>,
-    pub(crate) workers: Mutex<Vec<JoinHandle<()>>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
     /// What this database told the memory governor about.
-    pub(crate) consumers: Vec<Arc<dyn MemoryConsumer>>,
+    consumers: Vec<Arc<dyn MemoryConsumer>>,
 }
 
 /// A KVS and what it holds. Counts are upper bounds: keys that newer kvsets shadow still count.
@@ -269,6 +273,35 @@ impl Database {
     /// nothing. What the value cache has learned is kept for the next open, at most 256 MiB of it.
     pub fn close(&self) -> Result<()> {
         self.open.close()
+    }
+}
+
+impl Open {
+    fn close(&self) -> Result<()> {
+        if !self.store.close_once() {
+            return Ok(());
+        }
+        self.store.ring();
+        scrub::stop(&self.store.pool);
+        let closed = self.commits.close();
+        for consumer in &self.consumers {
+            self.store.pool.reaper().unregister(consumer);
+        }
+        for worker in self.workers.lock().drain(..) {
+            // A worker that panicked has said so; what is acknowledged is in the WAL either way.
+            if worker.join().is_err() {
+                tracing::error!("a background thread panicked");
+            }
+        }
+        closed.inspect(|()| frequencies::keep(&self.store))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "closing the database failed");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A caller asks one question: is it the call, the moment, or the store that is bad?
 //! [`Error::scope`] answers it, so no caller matches on variants to decide.
 
-use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KeyText, VALUE_BYTES_MAX};
 
 /// Result of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -94,6 +94,29 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// What is stored for a key cannot be read; other keys are served.
+    #[error("key {} of KVS {kvs:?} cannot be read; put it again or delete it", KeyText(key))]
+    Damaged {
+        /// Name of the KVS.
+        kvs: Box<str>,
+        /// The key.
+        key: Box<[u8]>,
+        /// What is wrong.
+        source: Box<Error>,
+    },
+    /// A scan cannot say which keys there are in a range; it goes on, and shows of the range what
+    /// other parts of the store hold.
+    #[error("keys of KVS {kvs:?} from {} up to {} are not all listed", KeyText(from), KeyText(to))]
+    DamagedRange {
+        /// Name of the KVS.
+        kvs: Box<str>,
+        /// The first key that may be missing.
+        from: Box<[u8]>,
+        /// The first key after it that is not.
+        to: Box<[u8]>,
+        /// What is wrong.
+        source: Box<Error>,
+    },
     /// The database was written by a newer version.
     #[error(
         "database format {found} is newer than {supported}, the newest this version knows; upgrade Millpond"
@@ -150,7 +173,9 @@ impl Error {
             | Self::Pool(mpool::Error::Full { .. } | mpool::Error::Io { op: "grow", .. }) => {
                 Scope::Moment
             }
-            Self::Corrupt { .. } => Scope::Object,
+            Self::Corrupt { .. } | Self::Damaged { .. } | Self::DamagedRange { .. } => {
+                Scope::Object
+            }
             Self::Format { .. } | Self::Closed | Self::Poisoned { .. } => Scope::Store,
             Self::Pool(error) => match error.scope() {
                 mpool::Scope::Call => Scope::Call,
@@ -158,5 +183,28 @@ impl Error {
                 mpool::Scope::Pool => Scope::Store,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_names_kvs_and_key_and_leaves_the_cause_to_its_source() {
+        let source = || Box::new(Error::Corrupt { what: "page 3".into(), reason: "rot".into() });
+        let (kvs, key) = ("birds".into(), b"he\nron"[..].into());
+        let error = Error::Damaged { kvs, key, source: source() };
+        let text = error.to_string();
+        assert!(text.contains("\"birds\"") && text.contains(r#""he\nron""#), "{text}");
+        assert!(!text.contains("page 3"), "{text}");
+        assert!(
+            std::error::Error::source(&error).is_some_and(|e| e.to_string().contains("page 3"))
+        );
+        let (kvs, from, to) = ("birds".into(), b"a"[..].into(), vec![b'x'; 1344].into());
+        let error = Error::DamagedRange { kvs, from, to, source: source() };
+        assert_eq!(error.scope(), Scope::Object);
+        let text = error.to_string();
+        assert!(text.contains(r#"from "a" up to "xxx"#) && text.len() < 300, "{text}");
     }
 }

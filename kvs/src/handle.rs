@@ -5,6 +5,7 @@
 //! does, and hands out a [`ColdRead`] where it would.
 
 use crate::batch::WriteBatch;
+use crate::cursor::Cursor;
 use crate::db::{Database, Open};
 use crate::error::{Error, Result};
 use crate::iter::bounded::Range;
@@ -12,7 +13,6 @@ use crate::key::{KEY_BYTES_MAX, KvsId, Revision, key_hash};
 use crate::options::Durability;
 use crate::owner::Owner;
 use crate::read::get::{self, Cold, Entry};
-use crate::snapshot::Cursor;
 use crate::store::Store;
 use crate::view::View;
 use arc_swap::Guard;
@@ -152,7 +152,7 @@ impl ColdRead {
                     lookup.metrics.from_kvset.add(1);
                     let hash = key_hash(kvs, &key);
                     let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
-                    done(value.map(entry));
+                    done(value.map(entry).map_err(|error| get::damaged(&view, lookup, error)));
                 }),
             ),
         }

@@ -38,12 +38,6 @@ impl Revision {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
-
-    /// The revision so many after this one.
-    #[must_use]
-    pub(crate) const fn plus(self, count: u64) -> Self {
-        Self(self.0 + count)
-    }
 }
 
 impl fmt::Display for Revision {
@@ -101,6 +95,23 @@ impl NodeId {
 
     pub(crate) const fn get(self) -> u64 {
         self.0
+    }
+}
+
+/// Most bytes of a key that a message shows.
+const SHOWN_BYTES_MAX: usize = 64;
+
+/// A key in a message: quoted, on one line, in ASCII, not longer than a reader likes.
+pub(crate) struct KeyText<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for KeyText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(SHOWN_BYTES_MAX)];
+        write!(f, "\"{}\"", shown.escape_ascii())?;
+        if shown.len() < self.0.len() {
+            write!(f, "... ({} bytes)", self.0.len())?;
+        }
+        Ok(())
     }
 }
 

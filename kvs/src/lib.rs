@@ -11,24 +11,36 @@
 //! later write, a flush or a close takes it along. A crash loses no more than that, and always a
 //! suffix: if a batch survives, so do all before it.
 //!
+//! # Damage
+//!
+//! What comes from the medium is checked. A key whose value cannot be read is [`Error::Damaged`],
+//! which names it; a scan reports it in its place and goes on ([`Cursor`]).
+//!
 //! # Example
+//!
+//! Run it as often as you like: [`Database::open`] and [`Database::kvs`] open what is there, and
+//! create what is not. `kvs/examples/starter.rs` is a longer one.
 //!
 //! ```
 //! # fn main() -> Result<(), kvs::Error> {
 //! # let dir = tempfile::tempdir().expect("a scratch directory");
+//! # for _again in 0..2 {
 //! # let mut options = kvs::Options::default();
 //! # options.pool.allow_buffered = true;
 //! use kvs::{Database, Durability, Range};
 //!
 //! let db = Database::open(dir.path(), options)?;
-//! let fruit = db.create_kvs("fruit")?;
+//! let fruit = db.kvs("fruit")?;
 //! let mut batch = db.batch();
 //! batch.put(&fruit, b"apple", b"red")?;
 //! batch.put(&fruit, b"pear", b"green")?;
 //! db.write(batch, Durability::Sync)?;
 //!
-//! let mut cursor = fruit.cursor(Range { reverse: true, ..Range::default() })?;
-//! assert_eq!(cursor.next()?.expect("two fruits").key, "pear");
+//! for item in fruit.cursor(Range { reverse: true, ..Range::default() })? {
+//!     let item = item?;
+//!     println!("{:?} is {:?}", item.key, item.value);
+//! }
+//! # }
 //! # Ok(())
 //! # }
 //! ```
@@ -36,8 +48,8 @@
 mod admin;
 mod batch;
 mod cache;
-mod close;
 mod compact;
+mod cursor;
 mod db;
 mod error;
 mod flush;
@@ -47,7 +59,6 @@ mod iter;
 mod key;
 mod kvset;
 mod manifest;
-mod mark;
 mod memtable;
 pub mod metrics;
 mod moved;
@@ -66,6 +77,7 @@ mod work;
 mod write;
 
 pub use batch::WriteBatch;
+pub use cursor::{Cursor, Item, Keys};
 pub use db::{Database, KvsInfo};
 pub use error::{Error, Result, Scope};
 pub use handle::{ColdRead, Kvs, TryGet};
@@ -74,4 +86,4 @@ pub use key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, VALUE
 pub use options::{Durability, Options};
 pub use placement::MediaPolicy;
 pub use read::get::Entry;
-pub use snapshot::{Cursor, Item, Snapshot};
+pub use snapshot::Snapshot;

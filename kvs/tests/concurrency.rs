@@ -78,10 +78,11 @@ fn reader(db: &Database, kvs: &[Kvs; 2], done: &AtomicBool, id: u64) {
         let snapshot = db.snapshot();
         let mut total = 0;
         for which in kvs {
-            let mut cursor = snapshot
+            let cursor = snapshot
                 .cursor(which, Range { reverse: rng.below(2) == 0, ..Range::default() })
                 .unwrap();
-            while let Some(item) = cursor.next().unwrap() {
+            for item in cursor {
+                let item = item.unwrap();
                 assert!(item.revision <= snapshot.revision());
                 total += amount(&item.value);
             }

@@ -246,12 +246,12 @@ impl Run {
     }
 }
 
-fn collect(mut cursor: Cursor) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut items = Vec::new();
-    while let Some(item) = cursor.next().unwrap() {
-        items.push((item.key.to_vec(), item.value.to_vec()));
-    }
-    items
+fn collect(cursor: Cursor) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let shown = |item: kvs::Result<kvs::Item>| {
+        let item = item.unwrap();
+        (item.key.to_vec(), item.value.to_vec())
+    };
+    cursor.map(shown).collect()
 }
 
 fn expected(map: &Map, range: &Range) -> Vec<(Vec<u8>, Vec<u8>)> {

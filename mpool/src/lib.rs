@@ -26,6 +26,7 @@
 //! # fn main() -> mpool::Result<()> {
 //! # let scratch = tempfile::tempdir().expect("a scratch directory");
 //! # let dir = scratch.path();
+//! # for _again in 0..2 {
 //! # let mut options = Options { allow_buffered: true, reserve_bytes: 0, ..Options::default() };
 //! # options.grow_step_bytes = 1 << 20;
 //! let pool = Pool::open_or_create(dir, &options)?;
@@ -35,6 +36,7 @@
 //! let mut page = IoBuf::zeroed(IO_ALIGN);
 //! mblock.read_at(0, &mut page)?;
 //! assert_eq!(&page[..5], b"hello");
+//! # }
 //! # Ok(())
 //! # }
 //! ```

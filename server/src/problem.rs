@@ -7,9 +7,7 @@
 
 use crate::target::TargetError;
 use axum::body::Body;
-use axum::http::header::{
-    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
-};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvs::{Error, Scope};
@@ -41,30 +39,6 @@ pub struct Problem {
     pub stall: Option<&'static str>,
     /// The methods that would have been right.
     pub allow: Option<&'static str>,
-    /// The body that would have been right.
-    pub accepts: Option<Accepts>,
-}
-
-/// What a body must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepts {
-    /// JSON documents.
-    Json,
-    /// The bytes themselves, without a coding.
-    Plain,
-}
-
-impl Accepts {
-    /// The header field that says so.
-    fn field(self) -> (HeaderName, HeaderValue) {
-        match self {
-            Self::Json => {
-                let kinds = HeaderValue::from_static("application/json, application/x-ndjson");
-                (ACCEPT, kinds)
-            }
-            Self::Plain => (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
-        }
-    }
 }
 
 /// A problem as JSON.
@@ -97,7 +71,6 @@ impl Problem {
             retry_after_s: None,
             stall: None,
             allow: None,
-            accepts: None,
         }
     }
 
@@ -217,7 +190,6 @@ impl IntoResponse for Problem {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
-        headers.extend(self.accepts.map(Accepts::field));
         response.extensions_mut().insert(Arc::new(self));
         response
     }
@@ -289,7 +261,7 @@ impl Problem {
             Scope::Object => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 ("damaged", "Damaged object"),
-                format!("{error}; other keys are served"),
+                format!("{}; other keys are served", Chain(error)),
             ),
             Scope::Store => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -339,6 +311,17 @@ mod tests {
             let problem = Problem::from(error);
             assert_eq!((problem.status.as_u16(), problem.slug), (status, slug), "{problem:?}");
             assert!(!problem.detail.is_empty());
+        }
+    }
+
+    #[test]
+    fn damage_is_told_with_kvs_key_and_cause() {
+        let source = Box::new(Error::Corrupt { what: "vblock 7".into(), reason: "rot".into() });
+        let (kvs, key) = ("birds".into(), b"heron"[..].into());
+        let problem = Problem::from(Error::Damaged { kvs, key, source });
+        assert_eq!((problem.status.as_u16(), problem.slug), (500, "damaged"));
+        for part in ["birds", "heron", "vblock 7", "rot"] {
+            assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
         }
     }
 

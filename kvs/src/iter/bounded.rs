@@ -16,6 +16,7 @@
 use super::{Stored, VersionCursor};
 use crate::error::Result;
 use crate::key::Revision;
+use crate::kvset::KeyRange;
 use bytes::Bytes;
 
 /// Versions of one key that are stepped over one by one before a seek takes the rest.
@@ -176,6 +177,17 @@ impl<C: VersionCursor> Visible<C> {
     pub(crate) fn value(&self) -> Result<Bytes> {
         assert!(self.place == Place::On, "no key is shown");
         self.cursor.value()
+    }
+
+    /// The part of `range` that lies within the bounds.
+    pub(crate) fn within_bounds(&self, range: KeyRange) -> Option<KeyRange> {
+        let KeyRange { from, to } = range;
+        let from = from.max(self.low[..].into());
+        let to = match &self.high {
+            Some(high) => to.min(high[..].into()),
+            None => to,
+        };
+        (from < to).then_some(KeyRange { from, to })
     }
 
     /// Whether there can be any key between the bounds.

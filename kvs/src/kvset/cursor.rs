@@ -7,14 +7,19 @@
 //! [`ReadMode::Mapped`] takes pages and resident values through the maps, and reads other values
 //! ahead once a scan shows. [`ReadMode::Direct`] takes all past the cache in chunks of 256 KiB and
 //! never touches mapped memory, so that compaction neither evicts what readers need nor faults.
+//!
+//! A cursor with [`Holes`] goes past what it cannot read (`damage`); any other fails there.
 
+mod damage;
+
+use super::holes::Holes;
 use super::kblock::leaf::{Leaf, LeafWalk};
 use super::kblock::read::Stop;
 use super::lookup::object_of;
 use super::open::Kvset;
 use super::page::{Decode, PAGE_BYTES, PageHead, is_whole};
 use super::vblock::read::ValueReader;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Scope};
 use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::Revision;
 use bytes::Bytes;
@@ -62,6 +67,8 @@ pub(crate) struct KvsetCursor {
     head: Option<PageHead>,
     walk: LeafWalk,
     valid: bool,
+    /// Takes what could not be read and was passed over.
+    holes: Option<Arc<Holes>>,
 }
 
 impl Kvset {
@@ -80,7 +87,13 @@ impl Kvset {
             head: None,
             walk: LeafWalk::default(),
             valid: false,
+            holes: None,
         }
+    }
+
+    /// A user's cursor: it goes past leaves that cannot be read, and notes them.
+    pub(crate) fn scan(self: &Arc<Self>, holes: &Arc<Holes>) -> KvsetCursor {
+        KvsetCursor { holes: Some(Arc::clone(holes)), ..self.cursor(ReadMode::Mapped) }
     }
 }
 
@@ -128,6 +141,21 @@ impl KvsetCursor {
         Ok(LeafAt { kblock, page })
     }
 
+    /// The leaf of a kblock that holds `key` if anything does; and the last of those after it, as
+    /// far as they cannot be read, where the pages above cannot be read either.
+    fn leaves_of(&mut self, kblock: usize, key: &[u8]) -> Result<(LeafAt, LeafAt)> {
+        match self.leaf_of(kblock, key) {
+            Ok(at) => Ok((at, at)),
+            Err(error) => self.search_leaves(kblock, key, error),
+        }
+    }
+
+    /// Whether a leaf has an entry at or after `key`; the walk stands there, or at the last.
+    fn seek_in(&mut self, at: LeafAt, toward: Toward, key: &[u8]) -> Result<bool> {
+        self.load(at, toward)?;
+        self.walk(|walk, leaf| walk.seek(leaf, key))
+    }
+
     fn after(&self, at: LeafAt) -> Option<LeafAt> {
         if at.page + 1 < self.kvset.kblocks[at.kblock].footer().leaf_pages {
             return Some(LeafAt { page: at.page + 1, ..at });
@@ -148,20 +176,30 @@ impl KvsetCursor {
     }
 
     /// To the first entry of a leaf, or past the end if there is no such leaf.
-    fn enter_first(&mut self, at: Option<LeafAt>) -> Result<()> {
-        let Some(at) = at else { return Ok(()) };
-        self.load(at, Toward::End)?;
-        self.walk(LeafWalk::first)?;
-        self.valid = true;
+    fn enter_first(&mut self, mut at: Option<LeafAt>) -> Result<()> {
+        while let Some(leaf) = at {
+            match self.load(leaf, Toward::End).and_then(|()| self.walk(LeafWalk::first)) {
+                Ok(()) => {
+                    self.valid = true;
+                    return Ok(());
+                }
+                Err(error) => at = self.pass(leaf, error)?.after,
+            }
+        }
         Ok(())
     }
 
     /// To the last entry of a leaf, or before the start if there is no such leaf.
-    fn enter_last(&mut self, at: Option<LeafAt>) -> Result<()> {
-        let Some(at) = at else { return Ok(()) };
-        self.load(at, Toward::Start)?;
-        self.walk(LeafWalk::last)?;
-        self.valid = true;
+    fn enter_last(&mut self, mut at: Option<LeafAt>) -> Result<()> {
+        while let Some(leaf) = at {
+            match self.load(leaf, Toward::Start).and_then(|()| self.walk(LeafWalk::last)) {
+                Ok(()) => {
+                    self.valid = true;
+                    return Ok(());
+                }
+                Err(error) => at = self.pass(leaf, error)?.before,
+            }
+        }
         Ok(())
     }
 
@@ -185,7 +223,11 @@ impl KvsetCursor {
         let mut reader = self.values.borrow_mut();
         let value = match self.kvset.try_read_value(ptr)? {
             Some(value) => value,
-            None if reader.follows(object, ptr) => return reader.read(object, ptr),
+            None if reader.follows(object, ptr) => match reader.read(object, ptr) {
+                // What is read ahead may hold the damage of another value.
+                Err(error) if error.scope() == Scope::Object => self.kvset.read_value(ptr)?,
+                ahead => return ahead,
+            },
             None => self.kvset.read_value(ptr)?,
         };
         reader.passed(object, ptr);
@@ -217,13 +259,18 @@ impl VersionCursor for KvsetCursor {
         if key <= kblocks[kblock].footer().min_key.as_slice() {
             return self.enter_first(Some(LeafAt { kblock, page: 0 }));
         }
-        let at = self.leaf_of(kblock, key)?;
-        self.load(at, Toward::End)?;
-        if self.walk(|walk, leaf| walk.seek(leaf, key))? {
-            self.valid = true;
-            return Ok(());
+        let (at, _) = self.leaves_of(kblock, key)?;
+        match self.seek_in(at, Toward::End, key) {
+            Ok(true) => {
+                self.valid = true;
+                Ok(())
+            }
+            Ok(false) => self.enter_first(self.after(at)),
+            Err(error) => {
+                let sides = self.pass(at, error)?;
+                self.enter_first(sides.after)
+            }
         }
-        self.enter_first(self.after(at))
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
@@ -234,11 +281,23 @@ impl VersionCursor for KvsetCursor {
         if kblocks[kblock].footer().max_key.as_slice() < key {
             return self.enter_last(Some(self.last_leaf(kblock)));
         }
-        let at = self.leaf_of(kblock, key)?;
-        self.load(at, Toward::Start)?;
-        let reached = self.walk(|walk, leaf| walk.seek(leaf, key))?;
-        self.valid = true;
-        if reached { self.prev() } else { Ok(()) }
+        let (at, last) = self.leaves_of(kblock, key)?;
+        match self.seek_in(at, Toward::Start, key) {
+            Ok(true) => {
+                self.valid = true;
+                self.prev()
+            }
+            Ok(false) if last == at => {
+                self.valid = true;
+                Ok(())
+            }
+            // The last one cannot be read, and is passed on the way.
+            Ok(false) => self.enter_last(Some(last)),
+            Err(error) => {
+                let sides = self.pass(at, error)?;
+                self.enter_last(sides.before)
+            }
+        }
     }
 
     fn seek_first(&mut self) -> Result<()> {
@@ -277,11 +336,17 @@ impl VersionCursor for KvsetCursor {
             return Ok(());
         }
         self.valid = false;
-        if self.walk(LeafWalk::next)? {
-            self.valid = true;
-            return Ok(());
+        match self.walk(LeafWalk::next) {
+            Ok(true) => {
+                self.valid = true;
+                Ok(())
+            }
+            Ok(false) => self.enter_first(self.after(self.at)),
+            Err(error) => {
+                let sides = self.pass(self.at, error)?;
+                self.enter_first(sides.after)
+            }
         }
-        self.enter_first(self.after(self.at))
     }
 
     fn prev(&mut self) -> Result<()> {
@@ -289,11 +354,17 @@ impl VersionCursor for KvsetCursor {
             return Ok(());
         }
         self.valid = false;
-        if self.walk(LeafWalk::prev)? {
-            self.valid = true;
-            return Ok(());
+        match self.walk(LeafWalk::prev) {
+            Ok(true) => {
+                self.valid = true;
+                Ok(())
+            }
+            Ok(false) => self.enter_last(self.before(self.at)),
+            Err(error) => {
+                let sides = self.pass(self.at, error)?;
+                self.enter_last(sides.before)
+            }
         }
-        self.enter_last(self.before(self.at))
     }
 
     fn value(&self) -> Result<Bytes> {

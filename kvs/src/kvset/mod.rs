@@ -22,6 +22,7 @@ mod builder;
 mod cursor;
 mod filter;
 mod hblock;
+mod holes;
 mod kblock;
 mod lookup;
 mod open;
@@ -33,6 +34,7 @@ mod vblock;
 
 pub(crate) use builder::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
 pub(crate) use cursor::{KvsetCursor, ReadMode};
+pub(crate) use holes::{Holes, KeyRange};
 pub(crate) use lookup::{Probe, WouldBlock};
 pub(crate) use open::Kvset;
 

@@ -14,7 +14,7 @@
 //! that says how far it came.
 
 use crate::cache::ValueCache;
-use crate::error::Result;
+use crate::error::{Error, Result, Scope};
 use crate::iter::ValuePtr;
 use crate::key::{KvsId, Revision, key_hash};
 use crate::kvset::{Kvset, Probe, WouldBlock};
@@ -60,6 +60,10 @@ enum Step {
 
 /// Looks a key up; may block on the drive.
 pub(crate) fn get(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
+    find(view, lookup).map_err(|error| damaged(view, lookup, error))
+}
+
+fn find(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
     let hash = key_hash(lookup.kvs, lookup.key);
     if let Some(answer) = from_memory(view, lookup, hash) {
         return Ok(answer);
@@ -87,6 +91,10 @@ pub(crate) fn get(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
 
 /// Looks a key up without blocking.
 pub(crate) fn try_get(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Cold>> {
+    try_find(view, lookup).map_err(|error| damaged(view, lookup, error))
+}
+
+fn try_find(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Cold>> {
     let hash = key_hash(lookup.kvs, lookup.key);
     if let Some(answer) = from_memory(view, lookup, hash) {
         return Ok(Ok(answer));
@@ -169,4 +177,24 @@ pub(crate) fn found(
 ) -> Entry {
     lookup.cache.insert(view.epoch, lookup.kvs, lookup.key, hash, &value, revision);
     Entry { value, revision }
+}
+
+/// What an error of an object means to who asked for a key. The caller of [`get`] has it already.
+#[cold]
+pub(crate) fn damaged(view: &View, lookup: Lookup<'_>, error: Error) -> Error {
+    of_key(view, (lookup.kvs, lookup.key), error)
+}
+
+/// The same for a key that a scan stands on.
+#[cold]
+pub(crate) fn of_key(view: &View, (kvs, key): (KvsId, &[u8]), error: Error) -> Error {
+    if error.scope() != Scope::Object || matches!(error, Error::Damaged { .. }) {
+        return error;
+    }
+    Error::Damaged { kvs: name_of(view, kvs), key: key.into(), source: Box::new(error) }
+}
+
+/// What people call a KVS.
+pub(crate) fn name_of(view: &View, kvs: KvsId) -> Box<str> {
+    view.trees.get(&kvs).map_or_else(|| kvs.to_string().into(), |tree| (&*tree.name).into())
 }

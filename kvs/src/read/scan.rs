@@ -2,12 +2,14 @@
 //!
 //! Memtables and root kvsets cover every key, so each is a source of its own; the leaves divide the
 //! keys, so all of them together are one source ([`Leaves`]) that opens only the leaf it stands in.
+//!
+//! Kvsets go past pages that cannot be read, and note what they left out in the scan's [`Holes`].
 
 use crate::error::Result;
 use crate::iter::merge::Merge;
 use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::{KvsId, Revision};
-use crate::kvset::{KvsetCursor, ReadMode};
+use crate::kvset::{Holes, KvsetCursor};
 use crate::memtable::MemtableCursor;
 use crate::tree::Tree;
 use crate::view::View;
@@ -23,13 +25,14 @@ pub(crate) enum Source {
 }
 
 /// All sources of a KVS in a view, newest first, merged.
-pub(crate) fn merged(view: &View, kvs: KvsId) -> Merge<Source> {
+pub(crate) fn merged(view: &View, kvs: KvsId, holes: &Arc<Holes>) -> Merge<Source> {
     let mut sources: Vec<Source> =
         view.memtables().map(|memtable| Source::Memtable(memtable.cursor(kvs))).collect();
     if let Some(tree) = view.trees.get(&kvs) {
-        sources.extend(tree.root.iter().map(|kvset| Source::Kvset(kvset.cursor(ReadMode::Mapped))));
+        sources.extend(tree.root.iter().map(|kvset| Source::Kvset(kvset.scan(holes))));
         if !tree.leaves.is_empty() {
-            sources.push(Source::Leaves(Leaves { tree: Arc::clone(tree), open: None }));
+            let (tree, holes) = (Arc::clone(tree), Arc::clone(holes));
+            sources.push(Source::Leaves(Leaves { tree, holes, open: None }));
         }
     }
     Merge::new(sources)
@@ -38,6 +41,7 @@ pub(crate) fn merged(view: &View, kvs: KvsId) -> Merge<Source> {
 /// The leaves of a tree as one cursor.
 pub(crate) struct Leaves {
     tree: Arc<Tree>,
+    holes: Arc<Holes>,
     /// The leaf the cursor stands in, and the merge of its kvsets. `None`: past an end, or not yet
     /// positioned.
     open: Option<(usize, Merge<KvsetCursor>)>,
@@ -46,7 +50,7 @@ pub(crate) struct Leaves {
 impl Leaves {
     fn open(&self, index: usize) -> Merge<KvsetCursor> {
         let kvsets = &self.tree.leaves[index].kvsets;
-        Merge::new(kvsets.iter().map(|kvset| kvset.cursor(ReadMode::Mapped)).collect())
+        Merge::new(kvsets.iter().map(|kvset| kvset.scan(&self.holes)).collect())
     }
 
     /// The leaf whose range holds `key`; every key has one.

@@ -56,8 +56,8 @@ pub fn contents(db: &Database) -> kvs::Result<[Map; 2]> {
             Err(kvs::Error::NoSuchKvs { .. }) => continue,
             kvs => kvs?,
         };
-        let mut cursor = kvs.cursor(Range::default())?;
-        while let Some(item) = cursor.next()? {
+        for item in kvs.cursor(Range::default())? {
+            let item = item?;
             assert_eq!(kvs.get(&item.key)?.expect("the cursor saw it").value, item.value);
             map.insert(item.key.to_vec(), item.value.to_vec());
         }

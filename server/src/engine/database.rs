@@ -90,11 +90,11 @@ fn add(database: &Database, batch: &mut WriteBatch, write: &Write<'_>) -> Result
 
 impl Walk for Cursor {
     fn next(&mut self) -> Result<Option<Item>> {
-        Self::next(self)
+        Iterator::next(self).transpose()
     }
 
     fn next_key(&mut self) -> Result<Option<(Bytes, Revision)>> {
-        Self::next_key(self)
+        Self::next_key(self).transpose()
     }
 
     fn revision(&self) -> Revision {

@@ -160,7 +160,7 @@ impl Session for Handle {
         let mut cursor = self.kvs.cursor(range).map_err(failure)?;
         rows.clear();
         while rows.len() < limit
-            && let Some(item) = cursor.next().map_err(failure)?
+            && let Some(item) = cursor.next().transpose().map_err(failure)?
         {
             rows.push(&item.key, &item.value);
         }
