@@ -6,14 +6,12 @@
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
-use crate::frequencies;
 use crate::handle::Kvs;
 use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
 use crate::recover;
-use crate::scrub;
 use crate::snapshot::Snapshot;
 use crate::store::{Store, dereference};
 use crate::tree::Tree;
@@ -48,13 +46,13 @@ pub struct Database {
     open: Arc<Open>,
 }
 
-/// An open database; closing it is this value's end.
+/// An open database; closing it is this value's end (`close`).
 pub(crate) struct Open {
     pub(crate) store: Arc<Store>,
     pub(crate) commits: Arc<CommitQueue<Store>>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) workers: Mutex<Vec<JoinHandle<()>>>,
     /// What this database told the memory governor about.
-    consumers: Vec<Arc<dyn MemoryConsumer>>,
+    pub(crate) consumers: Vec<Arc<dyn MemoryConsumer>>,
 }
 
 /// A KVS and what it holds. Counts are upper bounds: keys that newer kvsets shadow still count.
@@ -273,35 +271,6 @@ impl Database {
     /// nothing. What the value cache has learned is kept for the next open, at most 256 MiB of it.
     pub fn close(&self) -> Result<()> {
         self.open.close()
-    }
-}
-
-impl Open {
-    fn close(&self) -> Result<()> {
-        if !self.store.close_once() {
-            return Ok(());
-        }
-        self.store.ring();
-        scrub::stop(&self.store.pool);
-        let closed = self.commits.close();
-        for consumer in &self.consumers {
-            self.store.pool.reaper().unregister(consumer);
-        }
-        for worker in self.workers.lock().drain(..) {
-            // A worker that panicked has said so; what is acknowledged is in the WAL either way.
-            if worker.join().is_err() {
-                tracing::error!("a background thread panicked");
-            }
-        }
-        closed.inspect(|()| frequencies::keep(&self.store))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Err(error) = self.close() {
-            tracing::error!(%error, "closing the database failed");
-        }
     }
 }
 

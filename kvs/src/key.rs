@@ -38,6 +38,12 @@ impl Revision {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// The revision so many after this one.
+    #[must_use]
+    pub(crate) const fn plus(self, count: u64) -> Self {
+        Self(self.0 + count)
+    }
 }
 
 impl fmt::Display for Revision {

@@ -48,6 +48,7 @@
 mod admin;
 mod batch;
 mod cache;
+mod close;
 mod compact;
 mod cursor;
 mod db;
@@ -59,6 +60,7 @@ mod iter;
 mod key;
 mod kvset;
 mod manifest;
+mod mark;
 mod memtable;
 pub mod metrics;
 mod moved;

@@ -62,6 +62,8 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     let (wal, replayed) = Wal::open(&store.pool, &store.options, floor, &mut |revision, batch| {
         replay(&store, revision, batch)
     })?;
+    // Before anybody looks: what is skipped was given out.
+    store.visible.store(replayed.last.get(), Ordering::Release);
     tracing::info!(frames = replayed.frames, bytes = replayed.bytes, last = %store.visible(), "WAL replayed");
     Ok((store, wal, replayed))
 }

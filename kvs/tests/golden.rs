@@ -13,8 +13,9 @@ use kvs::{Database, Durability, Kvs, Options, Range};
 use mpool::{CheckOptions, Pool, ScrubOptions, Severity, sim::image};
 use std::{fs, path::Path};
 
-const IMAGES: [(&str, &[u8]); 2] = [
+const IMAGES: [(&str, &[u8]); 3] = [
     ("version 1, commit 9b63ec4", include_bytes!("golden/version-1.img")),
+    ("before gaps in the log, commit dfbff44", include_bytes!("golden/before-gaps.img")),
     ("today", include_bytes!("golden/today.img")),
 ];
 const KVSS: [&str; 2] = ["birds", "fish"];
@@ -53,8 +54,9 @@ fn put(kvs: &Kvs, n: u64, round: u64) {
     kvs.put(&key(n), &value(n, round), Durability::Sync).unwrap();
 }
 
-/// Kvsets of two generations, one of them compacted, and a log that is not flushed yet.
-fn build(db: &Database) {
+/// Kvsets of two generations, one of them compacted, and a log that is not flushed yet. Its second
+/// part comes `between` two lives, so that the log has a mark of a clean close, or a gap.
+fn build(mut db: Database, between: &dyn Fn(Database) -> Database) -> Database {
     let kvss = KVSS.map(|name| db.create_kvs(name).unwrap());
     db.create_kvs("gone").unwrap();
     for (at, kvs) in (0..).zip(&kvss) {
@@ -64,7 +66,10 @@ fn build(db: &Database) {
         db.flush().unwrap();
         db.compact().unwrap();
     }
+    drop(kvss);
+    db = between(db);
     db.drop_kvs("gone").unwrap();
+    let kvss = KVSS.map(|name| db.kvs(name).unwrap());
     for (at, kvs) in (0..).zip(&kvss) {
         (0..KEYS).filter(|n| last_round(at, *n) == Some(2)).for_each(|n| put(kvs, n, 2));
         db.flush().unwrap();
@@ -72,6 +77,8 @@ fn build(db: &Database) {
             kvs.delete(&key(n), Durability::Sync).unwrap();
         }
     }
+    drop(kvss);
+    db
 }
 
 fn verify(db: &Database, image: &str) {
@@ -135,11 +142,21 @@ fn images_are_small() {
 #[ignore = "writes tests/golden/today.img: for a change of format, after the old image got a name"]
 fn regenerate_the_image_of_today() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Database::open(dir.path(), options()).unwrap();
-    build(&db);
+    let second = tempfile::tempdir().unwrap();
+    let open = |dir: &Path| Database::open(dir, options()).unwrap();
+    let db = build(open(dir.path()), &|db| {
+        db.close().unwrap();
+        drop(db);
+        let db = open(dir.path());
+        put(&db.kvs(KVSS[0]).unwrap(), 2, 0);
+        // Open as it is: what a kill would leave.
+        let image = image::pack(dir.path()).unwrap();
+        image::unpack(&image, second.path()).unwrap();
+        open(second.path())
+    });
     verify(&db, "built");
     // Open as it is: what a kill would leave.
-    let image = image::pack(dir.path()).unwrap();
+    let image = image::pack(second.path()).unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/today.img");
     fs::write(path, image).unwrap();
 }

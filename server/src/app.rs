@@ -5,9 +5,11 @@
 //! straight to their handler; all others pass axum's router. (A router's boxed futures cost a
 //! small request more than the lookup does.)
 
+use crate::access::Access;
 use crate::blocking::{Blocking, Patience};
 use crate::body::BodyBudget;
 use crate::engine::Engine;
+use crate::head;
 use crate::metrics::Metrics;
 use crate::metrics::http::{HttpMetrics, Observation, Rejected};
 use crate::pool::jobs::Jobs;
@@ -97,6 +99,7 @@ impl Phase {
 #[derive(Clone)]
 pub struct App {
     shared: Arc<Shared>,
+    access: Arc<Access>,
     router: Router,
 }
 
@@ -142,7 +145,13 @@ impl App {
             engine,
         });
         let router = routes::router(Arc::clone(&shared));
-        Self { shared, router }
+        Self { shared, access: Arc::default(), router }
+    }
+
+    /// The same application, for those whom `access` lets in.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access: Arc::new(access), ..self }
     }
 
     /// An application on an open store, ready to serve.
@@ -189,6 +198,9 @@ impl App {
     }
 
     async fn dispatch(&self, route: Route, request: Request<Body>) -> Response<Body> {
+        if let Err(problem) = head::check(&request, &self.access) {
+            return problem.into_response();
+        }
         if route == Route::Key {
             return routes::kv::handle(&self.shared, request).await.into_response();
         }

@@ -3,12 +3,14 @@
 //! The binary is thin: [`cli`] parses, [`serve`] runs the server, [`client`] is the HTTP client
 //! behind `millpond get` and its siblings. [`app`] holds what requests share and answers them;
 //! `routes` has one file for each group of routes; [`listener`] and [`connection`] own the
-//! sockets and their time limits.
+//! sockets and their time limits; `head`, [`framing`] and [`access`] refuse what must not be
+//! carried out, before any route sees it.
 //!
 //! The server holds no data and decides no policy: killing it loses nothing that was acknowledged.
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "a binary's inside: its users read the README and --help")]
 
+pub mod access;
 pub mod app;
 pub mod blocking;
 pub mod body;
@@ -17,8 +19,12 @@ pub mod client;
 pub mod config;
 pub mod connection;
 pub mod engine;
+mod etag;
+pub mod framing;
+mod head;
 pub mod listener;
 pub mod metrics;
+mod object;
 pub mod pool;
 pub mod problem;
 pub mod route;

@@ -6,8 +6,10 @@
 
 use crate::app::App;
 use crate::connection::{Activity, Busy, Timeouts, Wire, watch};
+use crate::framing::{FollowLimits, Follower, Heads};
 use crate::metrics::http::Rejected;
 use axum::body::Body;
+use axum::http::uri::PathAndQuery;
 use axum::http::{Method, Request, Response};
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -22,6 +24,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch as signal};
+use tokio_util::io::InspectReader;
 
 /// HTTP/2 streams of one connection.
 const HTTP2_STREAMS_MAX: u32 = 64;
@@ -80,6 +83,7 @@ pub async fn accept(
         let connection = Connection {
             app: app.clone(),
             builder: builder.clone(),
+            follow: FollowLimits { bytes_max: limits.header_bytes_max, fields_max: HEADERS_MAX },
             timeouts: limits.timeouts,
             stop: stop.clone(),
         };
@@ -159,6 +163,7 @@ fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
 struct Connection {
     app: App,
     builder: auto::Builder<TokioExecutor>,
+    follow: FollowLimits,
     timeouts: Timeouts,
     stop: signal::Receiver<bool>,
 }
@@ -172,9 +177,18 @@ impl Connection {
             tracing::debug!(%error, "TCP_NODELAY is refused");
         }
         let activity = Arc::new(Activity::new());
+        let heads = Arc::new(Heads::default());
+        let mut follower = Follower::new(Arc::clone(&heads), self.follow);
+        let stream = InspectReader::new(stream, move |bytes: &[u8]| follower.see(bytes));
         let io = TokioIo::new(Wire::new(stream, Arc::clone(&activity)));
         let (app, noted) = (self.app.clone(), Arc::clone(&activity));
-        let service = service_fn(move |request| answer(app.clone(), Arc::clone(&noted), request));
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let shown = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+            if let Some(hidden) = heads.next(shown) {
+                request.extensions_mut().insert(hidden);
+            }
+            answer(app.clone(), Arc::clone(&noted), request)
+        });
         let mut connection = pin!(self.builder.serve_connection(io, service));
         let mut overstay = pin!(watch(activity, self.timeouts));
         let mut stopping = false;

@@ -7,7 +7,9 @@
 
 use crate::target::TargetError;
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvs::{Error, Scope};
@@ -39,6 +41,30 @@ pub struct Problem {
     pub stall: Option<&'static str>,
     /// The methods that would have been right.
     pub allow: Option<&'static str>,
+    /// The body that would have been right.
+    pub accepts: Option<Accepts>,
+}
+
+/// What a body must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// JSON documents.
+    Json,
+    /// The bytes themselves, without a coding.
+    Plain,
+}
+
+impl Accepts {
+    /// The header field that says so.
+    fn field(self) -> (HeaderName, HeaderValue) {
+        match self {
+            Self::Json => {
+                let kinds = HeaderValue::from_static("application/json, application/x-ndjson");
+                (ACCEPT, kinds)
+            }
+            Self::Plain => (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+        }
+    }
 }
 
 /// A problem as JSON.
@@ -71,6 +97,7 @@ impl Problem {
             retry_after_s: None,
             stall: None,
             allow: None,
+            accepts: None,
         }
     }
 
@@ -190,6 +217,7 @@ impl IntoResponse for Problem {
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
+        headers.extend(self.accepts.map(Accepts::field));
         response.extensions_mut().insert(Arc::new(self));
         response
     }

@@ -49,7 +49,7 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let listener = bind(config.listen).await?;
     let address = listener.local_addr().context("the listening address is unknown")?;
-    let app = App::new(config.limits()?);
+    let app = App::new(config.limits()?).with_access(config.access()?);
     let (stop, stopped) = watch::channel(false);
     let limits = config.connection_limits()?;
     let accepting = tokio::spawn(listener::accept(listener, app.clone(), limits, stopped));

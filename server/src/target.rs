@@ -221,6 +221,15 @@ impl<'a> Query<'a> {
         self.given.iter().find(|(given, _)| *given == name).map(|(_, value)| &**value)
     }
 
+    /// A parameter that is text.
+    pub fn text(&self, name: &'static str) -> Result<Option<&str>, TargetError> {
+        let text = self.bytes(name).map(|raw| {
+            let wrong = |_| TargetError::Utf8 { part: String::from_utf8_lossy(raw).into_owned() };
+            std::str::from_utf8(raw).map_err(wrong)
+        });
+        text.transpose()
+    }
+
     /// One of a set of words. Absent means `default`.
     pub fn choice<T: Copy>(
         &self,

@@ -260,7 +260,7 @@ fn a_first_signal_drains_and_a_second_one_loses_nothing() {
     // A request that never ends keeps the drain waiting.
     let mut stuck = server.connect();
     stuck
-        .write(b"PUT /v1/kv/default/b HTTP/1.1\r\nhost: pond\r\ncontent-length: 9\r\n\r\nha")
+        .write(b"PUT /v1/kv/default/b HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nha")
         .unwrap();
     while !client.send("GET", "/metrics", b"").unwrap().text().contains("inflight_requests 2") {
         std::thread::yield_now();

@@ -38,6 +38,10 @@ impl Fixture {
         body: &str,
     ) -> Seen {
         let mut request = Request::builder().method(method).uri(target);
+        let sent = [("host", "pond"), ("content-type", "application/json")];
+        for (name, value) in sent.iter().filter(|sent| !headers.iter().any(|own| own.0 == sent.0)) {
+            request = request.header(*name, *value);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -214,7 +218,11 @@ async fn conditions_on_reads_are_checked_and_on_writes_refused() {
         ("if-none-match", "\"1\"", 304),
         ("if-none-match", "W/\"1\"", 304),
         ("if-none-match", "\"2\"", 200),
+        ("if-none-match", "\"1,\", \"2\"", 200),
+        ("if-none-match", "\"2\", \"1\"", 304),
+        ("if-none-match", "*", 304),
         ("if-match", "\"1\"", 200),
+        ("if-match", "W/\"1\"", 412),
         ("if-match", "\"2\"", 412),
     ] {
         let seen = fixture.send_with("GET", target, &[(name, value)], "").await;
@@ -232,6 +240,22 @@ async fn conditions_on_reads_are_checked_and_on_writes_refused() {
         let seen = fixture.send_with(method, target, &[(name, value)], "new").await;
         assert_eq!(seen.status, 501, "{method} {name}");
         assert!(seen.problem().1.contains(name), "{seen:?}");
+    }
+    let batch = r#"{"op":"delete","k":"a"}"#;
+    for (method, target, body) in
+        [("POST", "/v1/batch", batch), ("PUT", "/v1/kvs/b", ""), ("DELETE", "/v1/kvs/default", "")]
+    {
+        let seen = fixture.send_with(method, target, &[("if-match", "\"1\"")], body).await;
+        assert_eq!(seen.status, 501, "{method} {target}");
+    }
+    // One list in several lines, and what is none.
+    for (lines, status) in [
+        (&[("if-none-match", "\"2\""), ("if-none-match", "\"1\"")][..], 304),
+        (&[("if-match", "\"2\""), ("if-match", "\"1\"")], 200),
+        (&[("if-none-match", "\"1\", *")], 400),
+        (&[("if-match", "1")], 400),
+    ] {
+        assert_eq!(fixture.send_with("GET", target, lines, "").await.status, status, "{lines:?}");
     }
     assert_eq!(fixture.send("GET", target, "").await.text(), "value of a");
 }

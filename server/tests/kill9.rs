@@ -263,6 +263,43 @@ fn nothing_acknowledged_is_lost_and_nothing_deleted_comes_back() {
     }
 }
 
+/// `a=first` was acknowledged, read by a client, and lost by the kill; `a=SECOND` then had the same
+/// ETag, and the client was told that nothing had changed.
+#[test]
+fn an_etag_that_a_kill_has_lost_is_not_given_again() {
+    const KEY: &str = "/v1/kv/default/a";
+    let directory = TempDir::new().unwrap();
+    let mut seen = BTreeSet::new();
+    for (round, durability) in ["interval", "off", "sync", "interval"].into_iter().enumerate() {
+        // Nothing but a kill ends an interval this long.
+        let server = Server::start(directory.path(), &["--interval", "60s"]);
+        let mut client = server.connect();
+        let put = format!("{KEY}?durability={durability}");
+        let written = client.send("PUT", &put, format!("value {round}").as_bytes()).unwrap();
+        assert_eq!(written.status, 200, "{}", written.text());
+        for old in &seen {
+            let header = format!("if-none-match: {old}\r\n");
+            let read = client.send_with("GET", KEY, &header, b"").unwrap();
+            assert_eq!((read.status, read.text()), (200, &*format!("value {round}")), "{old}");
+        }
+        let read = client.send("GET", KEY, b"").unwrap();
+        let etag = read.header("etag").unwrap().to_owned();
+        assert!(seen.insert(etag.clone()), "{etag} named another value in an earlier round");
+        server.kill();
+    }
+    // A clean stop loses nothing, and skips nothing.
+    let revision = |server: &Server| {
+        let written = server.connect().send("PUT", KEY, b"v").unwrap();
+        let revision: u64 = written.header("x-millpond-revision").unwrap().parse().unwrap();
+        server.terminate();
+        revision
+    };
+    let server = Server::start(directory.path(), &[]);
+    let before = revision(&server);
+    assert!(server.wait().success());
+    assert_eq!(revision(&Server::start(directory.path(), &[])), before + 1);
+}
+
 fn oracle(acknowledged: &[(&str, State)], under_way: &[(&str, State)]) -> Oracle {
     let mut oracle = Oracle::default();
     let owned = |writes: &[(&str, State)]| -> Writes {

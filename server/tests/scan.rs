@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::format_collect, reason = "a test")]
 use axum::body::Body;
 use axum::http::Request;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::BodyExt;
 use kvs::Error;
 use millpond::app::{App, Limits};
@@ -30,7 +32,8 @@ impl Pond {
     }
 
     async fn send(&self, method: &str, target: &str, body: impl ToString) -> (u16, String) {
-        let request = Request::builder().method(method).uri(target);
+        let request = Request::builder().method(method).uri(target).header("host", "pond");
+        let request = request.header("content-type", "application/x-ndjson");
         let response = self.app.answer(request.body(Body::from(body.to_string())).unwrap()).await;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -50,6 +53,7 @@ impl Pond {
 
     fn stream(&self, query: &str) -> impl Future<Output = axum::http::Response<Body>> {
         let request = Request::get(format!("/v1/kv/default?{query}"))
+            .header("host", "pond")
             .header("accept", "text/html, application/x-ndjson;q=0.9")
             .body(Body::empty())
             .unwrap();
@@ -215,4 +219,71 @@ async fn a_large_batch_is_decoded_beside_the_workers() {
     let (status, body) = limited.send("POST", "/v1/batch", "x".repeat(1001)).await;
     assert_eq!(status, 413);
     assert!(body.contains("at most 1000"), "{body}");
+}
+
+#[tokio::test]
+async fn what_a_scan_wrote_can_be_sent_back() {
+    let pond = Pond::new(Limits::default());
+    let all: Vec<Value> = (0..=255_u8)
+        .map(|byte| {
+            let encode = |bytes: [u8; 2]| URL_SAFE_NO_PAD.encode(bytes);
+            json!({"k64": encode([byte, 0]), "v64": encode([7, byte])})
+        })
+        .chain([json!({"k": "text \u{1f986}", "v": ""})])
+        .collect();
+    assert_eq!(pond.send("POST", "/v1/batch", Value::from(all)).await.0, 200);
+    let stream = pond.stream("").await.into_body().collect().await.unwrap().to_bytes();
+    let stream = String::from_utf8(stream.to_vec()).unwrap();
+    let scan = async |kvs: &str, query: &str| {
+        pond.send("GET", &format!("/v1/kv/{kvs}?limit=1000{query}"), "").await.1
+    };
+    let (page, coded) = (scan("default", "").await, scan("default", "&encoding=base64").await);
+    let items = |page: &str| {
+        let page: Value = serde_json::from_str(page).unwrap();
+        let items = page["items"].as_array().unwrap().iter();
+        items.map(|item| [&item["k64"], &item["v64"]].map(Value::to_string)).collect::<Vec<_>>()
+    };
+    for (at, sent) in [stream, page, coded.clone()].into_iter().enumerate() {
+        let kvs = format!("copy-{at}");
+        assert_eq!(pond.send("PUT", &format!("/v1/kvs/{kvs}"), "").await.0, 201);
+        let (status, body) = pond.send("POST", &format!("/v1/batch?kvs={kvs}"), &sent).await;
+        assert_eq!(status, 200, "{body}");
+        let copy = scan(&kvs, "&encoding=base64").await;
+        assert_eq!(items(&copy), items(&coded), "{kvs}");
+        assert_eq!(items(&copy).len(), 257);
+    }
+    let (status, body) = pond.send("POST", "/v1/batch?kvs=nowhere", r#"{"k":"a","v":""}"#).await;
+    assert!(status == 404 && body.contains("nowhere"), "{body}");
+}
+
+#[tokio::test]
+async fn a_scan_that_failed_is_not_sent_back_as_if_it_were_whole() {
+    let pond = Pond::with_keys(3).await;
+    let stream = pond.stream("").await;
+    pond.engine.fail_next_step(Error::Corrupt { what: "vb-7".into(), reason: "checksum".into() });
+    let body = stream.into_body().collect().await.unwrap().to_bytes();
+    let body = String::from_utf8(body.to_vec()).unwrap() + "{\"k\":\"d\",\"v\":\"\"}\n";
+    let (status, answer) = pond.send("POST", "/v1/batch", &body).await;
+    assert_eq!(status, 400, "{body}: {answer}");
+    assert!(answer.contains("not whole"), "{answer}");
+    assert_eq!(pond.keys("").await, "abc");
+}
+
+#[tokio::test]
+async fn fields_are_told_by_their_names() {
+    let pond = Pond::with_keys(1).await;
+    for body in [r#"["put","default","b",null,"1"]"#, r#"[["delete",null,"a"]]"#] {
+        let (status, answer) = pond.send("POST", "/v1/batch", body).await;
+        assert_eq!(status, 400, "{answer}");
+    }
+    assert_eq!(pond.keys("").await, "a");
+    for (method, path, body) in [
+        ("PUT", "name", r#"["south"]"#),
+        ("POST", "volumes", r#"["/tmp/never"]"#),
+        ("POST", "volumes/vol-0/grow", "[1]"),
+        ("POST", "scrub", "[null,true]"),
+    ] {
+        let (status, answer) = pond.send(method, &format!("/v1/admin/pool/{path}"), body).await;
+        assert!(status == 400 && answer.contains("named fields"), "{path}: {status} {answer}");
+    }
 }

@@ -14,6 +14,7 @@ pub(crate) mod record;
 
 use crate::error::Result;
 use crate::key::KvsId;
+use crate::mark::{ManifestEnd, Mark};
 use live::Live;
 use mpool::{MdcId, MdcRoom, MdcSnapshot, Pool};
 use parking_lot::Mutex;
@@ -63,6 +64,9 @@ impl Manifest {
         })?;
         if let Some(failure) = failure {
             return Err(failure);
+        }
+        if let Some(mark) = Mark::read(pool)? {
+            end_of(&mdc).check(mark.manifest)?;
         }
         let mut manifest = Self::of(pool, mdc, live)?;
         manifest.make_up(initial);
@@ -137,6 +141,11 @@ impl Manifest {
         Ok(mdc)
     }
 
+    /// Where it ends, for the mark of a clean close.
+    pub(crate) fn end(&self) -> ManifestEnd {
+        end_of(&self.mdc)
+    }
+
     /// The shape now.
     pub(crate) fn live(&self) -> &Live {
         &self.live
@@ -157,6 +166,11 @@ impl Manifest {
         self.live = next;
         Ok(())
     }
+}
+
+fn end_of(mdc: &mpool::Mdc) -> ManifestEnd {
+    let (generation, seqno) = mdc.end();
+    ManifestEnd { journal: mdc.id().get(), generation, seqno }
 }
 
 fn rewrite_in_background(mdc: &mpool::Mdc, shared: &Arc<Mutex<Arc<Live>>>) -> Result<()> {

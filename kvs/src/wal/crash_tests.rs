@@ -2,17 +2,19 @@
 //!
 //! A step appends a few batches, some of them without asking for durability, and ends with a
 //! durable one; some steps release what came before, so that segments rotate and are recycled.
-//! Recovery checks that revisions are dense, that every step found is whole, and that at most the
+//! Recovery checks that revisions ascend, that every step found is whole, and that at most the
 //! last one is cut short - and then only if it was never acknowledged, which the harness checks.
 
 use super::tests::{options, pool_options};
 use super::*;
 use crate::batch::Op;
 use crate::key::KvsId;
+use crate::mark::ManifestEnd;
 use mpool::SimDevice;
 use mpool::sim::Seeded;
 use mpool::sim::crash::{CrashPlan, Workload, check_every_crash};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
 const KVS: KvsId = KvsId::new(1);
 const FLOOR: &str = "test.floor";
@@ -71,7 +73,7 @@ impl Steps {
         let next = Cell::new(floor.0 + 1);
         let (wal, _) =
             Wal::open(pool, &options(), Revision::new(floor.0), &mut |revision, batch| {
-                assert_eq!(revision.get(), next.replace(revision.get() + 1), "revisions are dense");
+                assert!(revision.get() >= next.replace(revision.get() + 1), "revisions ascend");
                 let (step, last) = decode(batch);
                 assert_eq!(step as usize, ends.len(), "steps are in order");
                 if last {
@@ -134,6 +136,77 @@ fn acknowledged_batches_survive_within_a_segment() {
 fn acknowledged_batches_survive_rotation_and_recycling() {
     let steps = Steps { durable: true, value_len: 1_300_000, release_every: 4 };
     check_every_crash(&steps, CrashPlan { steps: 12, seeds: 1, ..PLAN });
+}
+
+/// What revisions name, by the number of a batch.
+#[derive(Default)]
+struct Given {
+    /// For ever: somebody was told, or a replay has shown it.
+    known: BTreeMap<u64, u64>,
+    /// The power went during the append: nobody was told.
+    unknown: BTreeMap<u64, u64>,
+}
+
+/// Opens the log and writes until the power goes; every batch carries a number of its own.
+fn life(device: &SimDevice, given: &mut Given, random: &mut Seeded) -> Result<()> {
+    let pool = match Pool::open(Arc::new(device.clone()), &pool_options()) {
+        Err(mpool::Error::Unusable { .. }) => {
+            Pool::create(Arc::new(device.clone()), &pool_options())?
+        }
+        other => other?,
+    };
+    let mut found = BTreeMap::new();
+    let (mut wal, replayed) = Wal::open(&pool, &options(), Revision::ZERO, &mut |at, batch| {
+        found.insert(at.get(), number(batch));
+        Ok(())
+    })?;
+    for (revision, number) in found {
+        let unknown = given.unknown.remove(&revision).filter(|is| *is == number);
+        unknown.map(|_| given.known.insert(revision, number));
+        let known = given.known.get(&revision);
+        assert_eq!(known, Some(&number), "revision {revision} names another batch");
+    }
+    given.unknown.clear();
+    let greatest = given.known.last_key_value().map_or(0, |(revision, _)| *revision);
+    assert!(replayed.last.get() >= greatest, "revision {greatest} would be given again");
+    for _ in 0..8 {
+        let number = random.next_u64();
+        let mut batch = WriteBatch::new();
+        let bound = [40, 9000, 1_500_000][below(random, 3)];
+        let value = vec![7; below(random, bound)];
+        batch.put_id(KVS, &number.to_le_bytes(), &value)?;
+        let next = wal.last().next();
+        given.unknown.insert(next.get(), number);
+        wal.append(next, &[&batch], random.below(4) == 0)?;
+        given.unknown.clear();
+        assert_eq!(given.known.insert(next.get(), number), None, "{next} was given before");
+    }
+    let (log, manifest) = (wal.end()?, ManifestEnd::default());
+    Mark { log, manifest }.leave(&pool)
+}
+
+fn number(batch: &WriteBatch) -> u64 {
+    let (_, key, _) = batch.ops().next().expect("one entry each");
+    u64::from_le_bytes(*key.first_chunk().unwrap())
+}
+
+/// Lives that a power cut ends, one after the other on the same medium, and some that end well.
+#[test]
+fn a_revision_never_names_two_batches_wherever_the_power_is_cut() {
+    for cut in 0..60 {
+        let (mut device, mut given) = (SimDevice::new(256 << 20), Given::default());
+        for round in 0..6 {
+            let mut random = Seeded::new(cut * 100 + round);
+            if round % 3 != 2 {
+                device.cut_at(device.calls() + (cut + 7 * round) % 60);
+            }
+            // An error is the power cut.
+            drop(life(&device, &mut given, &mut random));
+            device = device.after_crash(cut + round);
+        }
+        let count = given.known.len();
+        assert!(count > 8, "cut {cut}: {count} revisions were given out");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Formats of the write-ahead log, version 1: the head of a segment and the frame of a batch.
+//! Formats of the write-ahead log: the head of a segment, version 2, and the frame of a batch,
+//! version 1.
 //!
 //! A segment is a fixed extent of the pool, a multiple of 4 KiB. Its first page is the head; frames
 //! follow from the second page on.
@@ -7,12 +8,12 @@
 //! segment head                                   frame
 //! offset  size  field                            offset  size  field
 //!      0     4  magic     "MWSG"                      0     4  magic     "MWFR"
-//!      4     2  version   1                           4     2  version   1
+//!      4     2  version   1, or 2 with a gap         4     2  version   1
 //!      6     2  reserved  zero                        6     2  reserved  zero
 //!      8     8  sequence  1, 2, 3, ...                8     8  sequence  that of the segment
 //!     16     8  first     revision of the first      16     8  revision  of the batch
 //!                         frame                      24     8  durable   see below
-//!     24     4  reserved  zero                       32     4  body_len  of the batch
+//!     24     4  gap       revisions skipped          32     4  body_len  of the batch
 //!     28     4  head_crc  CRC-32C of 0..28           36     4  body_crc  CRC-32C of the body
 //!     32     -  zeros to the end of the page         40     4  reserved  zero
 //!                                                    44     4  head_crc  CRC-32C of 0..44
@@ -34,6 +35,11 @@
 //! acknowledged write was lost, and the log is corrupt; a frame missing after it is a torn tail.
 //! The sequence in each frame tells a segment's present life from an earlier one.
 //!
+//! Within a segment revisions are consecutive. `gap` revisions before `first` are in no frame: a
+//! crash may have lost frames that had them, so they are not given again. Everything up to
+//! `first - 1 - gap` is in the log before this segment, or in kvsets. A head without a gap is of
+//! version 1, which has zero there.
+//!
 //! What a missing frame means is decided by `replay`.
 
 use crate::key::Revision;
@@ -46,7 +52,9 @@ pub(super) const FRAME_HEAD_LEN: usize = 48;
 /// Frames begin at multiples of this, so that a magic never straddles a page.
 pub(super) const FRAME_ALIGN: usize = 8;
 
-pub(super) const VERSION: u16 = 1;
+pub(super) const SEGMENT_VERSION: u16 = 2;
+const SEGMENT_VERSION_WITHOUT_GAP: u16 = 1;
+pub(super) const FRAME_VERSION: u16 = 1;
 const SEGMENT_MAGIC: [u8; 4] = *b"MWSG";
 const FRAME_MAGIC: [u8; 4] = *b"MWFR";
 
@@ -58,7 +66,7 @@ struct RawSegmentHead {
     reserved: U16,
     sequence: U64,
     first: U64,
-    reserved_too: U32,
+    gap: U32,
     head_crc: U32,
 }
 
@@ -100,19 +108,22 @@ pub(super) enum BadHead {
 pub(super) struct SegmentHead {
     pub(super) sequence: u64,
     pub(super) first: Revision,
+    /// Revisions right before `first` that are in no frame.
+    pub(super) gap: u32,
 }
 
 impl SegmentHead {
     pub(super) fn encode(self) -> [u8; SEGMENT_HEAD_LEN] {
         assert!(self.sequence > 0);
-        assert!(self.first > Revision::ZERO);
+        assert!(self.first.get() > u64::from(self.gap));
+        let version = if self.gap == 0 { SEGMENT_VERSION_WITHOUT_GAP } else { SEGMENT_VERSION };
         let mut raw = RawSegmentHead {
             magic: SEGMENT_MAGIC,
-            version: U16::new(VERSION),
+            version: U16::new(version),
             reserved: U16::ZERO,
             sequence: U64::new(self.sequence),
             first: U64::new(self.first.get()),
-            reserved_too: U32::ZERO,
+            gap: U32::new(self.gap),
             head_crc: U32::ZERO,
         };
         raw.head_crc = U32::new(head_crc(raw.as_bytes()));
@@ -131,19 +142,22 @@ impl SegmentHead {
         if raw.head_crc.get() != head_crc(bytes) {
             return Err(BadHead::Checksum);
         }
-        if raw.version.get() != VERSION {
-            return Err(BadHead::Version(raw.version.get()));
-        }
-        if raw.sequence.get() == 0 || raw.first.get() == 0 || raw.reserved_bits() != 0 {
+        let (version, gap) = (raw.version.get(), raw.gap.get());
+        let gap_fits = match version {
+            SEGMENT_VERSION_WITHOUT_GAP => gap == 0,
+            SEGMENT_VERSION => gap > 0,
+            newer => return Err(BadHead::Version(newer)),
+        };
+        let in_range = raw.sequence.get() > 0 && raw.first.get() > gap.into();
+        if !gap_fits || !in_range || raw.reserved.get() != 0 {
             return Err(BadHead::Range);
         }
-        Ok(Self { sequence: raw.sequence.get(), first: Revision::new(raw.first.get()) })
+        Ok(Self { sequence: raw.sequence.get(), first: Revision::new(raw.first.get()), gap })
     }
-}
 
-impl RawSegmentHead {
-    fn reserved_bits(&self) -> u32 {
-        u32::from(self.reserved.get()) | self.reserved_too.get()
+    /// Up to there everything is in the log before this segment, or in kvsets.
+    pub(super) fn after(self) -> Revision {
+        Revision::new(self.first.get() - 1 - u64::from(self.gap))
     }
 }
 
@@ -163,7 +177,7 @@ impl FrameHead {
         assert!(self.durable < self.revision);
         let mut raw = RawFrameHead {
             magic: FRAME_MAGIC,
-            version: U16::new(VERSION),
+            version: U16::new(FRAME_VERSION),
             reserved: U16::ZERO,
             sequence: U64::new(self.sequence),
             revision: U64::new(self.revision.get()),
@@ -189,7 +203,7 @@ impl FrameHead {
         if raw.head_crc.get() != head_crc(bytes) {
             return Err(BadHead::Checksum);
         }
-        if raw.version.get() != VERSION {
+        if raw.version.get() != FRAME_VERSION {
             return Err(BadHead::Version(raw.version.get()));
         }
         let reserved = u32::from(raw.reserved.get()) | raw.reserved_too.get();
@@ -227,7 +241,9 @@ fn head_crc(head: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    const SEGMENT: SegmentHead = SegmentHead { sequence: 0x0102, first: Revision::new(0x0304) };
+    const SEGMENT: SegmentHead =
+        SegmentHead { sequence: 0x0102, first: Revision::new(0x0304), gap: 0 };
+    const AFTER_A_GAP: SegmentHead = SegmentHead { gap: 0x0203, ..SEGMENT };
     const FRAME: FrameHead = FrameHead {
         sequence: 0x0102,
         revision: Revision::new(0x0304),
@@ -242,6 +258,8 @@ mod tests {
         let encoded = SEGMENT.encode();
         assert_eq!(encoded[..28], segment);
         assert_eq!(encoded[28..], crc32c::crc32c(&segment).to_le_bytes());
+        let segment = *b"MWSG\x02\0\0\0\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\x03\x02\0\0";
+        assert_eq!(AFTER_A_GAP.encode()[..28], segment);
 
         let frame = *b"MWFR\x01\0\0\0\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\
             \x06\x05\0\0\x0a\x09\x08\x07\0\0\0\0";
@@ -253,6 +271,9 @@ mod tests {
     #[test]
     fn heads_survive_a_round_trip() {
         assert_eq!(SegmentHead::decode(&SEGMENT.encode()), Ok(SEGMENT));
+        assert_eq!(SegmentHead::decode(&AFTER_A_GAP.encode()), Ok(AFTER_A_GAP));
+        assert_eq!(SEGMENT.after(), Revision::new(0x0303));
+        assert_eq!(AFTER_A_GAP.after(), Revision::new(0x0100));
         assert_eq!(FrameHead::decode(&FRAME.encode()), Ok(FRAME));
     }
 
@@ -280,12 +301,17 @@ mod tests {
 
     #[test]
     fn fields_out_of_range_are_rejected_though_the_checksum_is_right() {
-        assert_eq!(SegmentHead::decode(&forged(SEGMENT.encode(), 4, 2)), Err(BadHead::Version(2)));
+        assert_eq!(SegmentHead::decode(&forged(SEGMENT.encode(), 4, 3)), Err(BadHead::Version(3)));
         assert_eq!(FrameHead::decode(&forged(FRAME.encode(), 4, 9)), Err(BadHead::Version(9)));
         for at in [6, 7, 24, 27] {
             let bytes = forged(SEGMENT.encode(), at, 1);
             assert_eq!(SegmentHead::decode(&bytes), Err(BadHead::Range), "byte {at}");
         }
+        for (at, byte) in [(4, 1), (27, 1)] {
+            let bytes = forged(AFTER_A_GAP.encode(), at, byte);
+            assert_eq!(SegmentHead::decode(&bytes), Err(BadHead::Range), "byte {at}");
+        }
+        assert_eq!(SegmentHead::decode(&forged(SEGMENT.encode(), 4, 2)), Err(BadHead::Range));
         for at in [6, 7, 40, 43] {
             let bytes = forged(FRAME.encode(), at, 1);
             assert_eq!(FrameHead::decode(&bytes), Err(BadHead::Range), "byte {at}");

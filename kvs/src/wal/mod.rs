@@ -16,6 +16,12 @@
 //! are closed segments once they are released; so the log has left when everything in it is
 //! flushed.
 //!
+//! A revision names one batch for ever. Whatever was given out and is in no frame after a crash had
+//! its frame in the tail behind the last one that can be read, for the log before the tail is
+//! durable. So an open skips as many revisions as frames would have fitted there, and the next
+//! segment's head says so. A clean close leaves a mark (`crate::mark`), and the open after it skips
+//! none.
+//!
 //! Cost of a group: one copy of its bytes, one CRC-32C of them, one write padded to 4 KiB.
 //!
 //! An `Err` other than a full pool leaves the log in an unknown state: the owner must not use it
@@ -27,6 +33,8 @@
 mod append;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 mod frame;
 mod metrics;
 mod replay;
@@ -40,9 +48,10 @@ pub(crate) use scrub::{sequence_of, verify};
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
+use crate::mark::{LogEnd, Mark};
 use crate::options::Options;
 use append::Tail;
-use frame::{PAGE_BYTES, SegmentHead, frame_len};
+use frame::{FRAME_HEAD_LEN, PAGE_BYTES, SegmentHead, frame_len};
 use mpool::{Pool, Segment, SegmentId};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,7 +71,9 @@ pub(crate) struct Wal {
     spares: Vec<Segment>,
     /// Greatest sequence number given to a segment.
     sequence: u64,
-    /// Of the last frame.
+    /// Of the last frame, or what kvsets held beyond it at the open.
+    end: Revision,
+    /// The last one in use; greater than `end` until the first append after an open that skipped.
     last: Revision,
     /// Everything up to it is on stable storage.
     durable: Revision,
@@ -74,6 +85,9 @@ pub(crate) struct Wal {
 struct Closed {
     segment: Segment,
     /// Of its last frame.
+    end: Revision,
+    /// The last revision that may have been in it: what the floor must reach before the segment,
+    /// and with it the knowledge of what was skipped, may go.
     last: Revision,
 }
 
@@ -84,14 +98,16 @@ pub(crate) struct Replayed {
     pub(crate) frames: u64,
     /// Bytes of their bodies.
     pub(crate) bytes: u64,
-    /// The last revision in use: of the last frame, or the floor.
+    /// Of the last frame, or the floor where that is greater.
+    pub(crate) end: Revision,
+    /// The last revision in use: `end`, and what is skipped after a crash.
     pub(crate) last: Revision,
 }
 
 impl Wal {
     /// Opens the pool's segments, replays every frame with a revision after `floor` in order into
-    /// `apply`, and is ready to append. A torn tail ends the log; a gap before a frame that proves
-    /// the missing ones durable is [`Error::Corrupt`].
+    /// `apply`, and is ready to append. A torn tail ends the log; a gap before a frame, or before
+    /// the end of a clean close, that proves the missing ones durable is [`Error::Corrupt`].
     pub(crate) fn open(
         pool: &Arc<Pool>,
         options: &Options,
@@ -107,6 +123,7 @@ impl Wal {
             closed: VecDeque::new(),
             spares: Vec::new(),
             sequence: 0,
+            end: floor,
             last: floor,
             durable: floor,
             live: Live::default(),
@@ -122,24 +139,41 @@ impl Wal {
         floor: Revision,
         apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
     ) -> Result<Replayed> {
-        let found = replay::find(&self.pool, floor)?;
-        self.sequence = found.sequence;
+        let closed = Mark::read(&self.pool)?.map(|mark| mark.log);
+        let found = replay::find(&self.pool, floor, closed)?;
+        self.sequence = found.sequence.max(closed.map_or(0, |closed| closed.sequence));
         self.spares = found.spares;
-        let mut replayed = Replayed { last: floor, ..Replayed::default() };
+        let mut replayed = Replayed { end: floor, last: floor, ..Replayed::default() };
         for run in found.runs {
             let walked = replay::walk(&run, floor, apply)?;
             replayed.frames += walked.frames;
             replayed.bytes += walked.bytes;
-            replayed.last = replayed.last.max(walked.last);
-            self.live.advance(walked.end - PAGE_BYTES, replayed.last);
-            self.closed.push_back(Closed { segment: run.segment, last: replayed.last });
+            replayed.end = replayed.end.max(walked.last);
+            replayed.last =
+                replayed.end.max(walked.last.plus(unread_frames(&run.segment, &walked)));
+            self.live.advance(walked.end - PAGE_BYTES, replayed.end);
+            let (end, last) = (walked.last, replayed.end);
+            self.closed.push_back(Closed { segment: run.segment, end, last });
+        }
+        if let Some(closed) = closed {
+            closed.check(replayed.end)?;
+            if found.sequence <= closed.sequence && replayed.end <= closed.end {
+                replayed.last = replayed.end.max(closed.last);
+            }
+        }
+        if let Some(tail) = self.closed.back_mut() {
+            tail.last = replayed.last;
         }
         if replayed.frames > 0 {
             // It may be in the drive's cache only: a killed process, then a power cut, must not
             // lose what this open has shown.
             self.pool.flush()?;
         }
-        (self.last, self.durable) = (replayed.last, replayed.last);
+        (self.end, self.last, self.durable) = (replayed.end, replayed.last, replayed.last);
+        if replayed.last > replayed.end {
+            let (after, last) = (replayed.end, replayed.last);
+            tracing::info!(%after, %last, "revisions are skipped: a crash may have lost writes that had them");
+        }
         if let Err(error) = self.release(floor) {
             tracing::warn!(%error, "segments that are not needed stay until the next release");
         }
@@ -173,6 +207,7 @@ impl Wal {
             tail.push(revision, self.durable, batch.body())?;
             self.last = revision;
         }
+        self.end = self.last;
         if durable {
             tail.sync(&self.pool)?;
             self.durable = self.last;
@@ -197,11 +232,13 @@ impl Wal {
         };
         if let Some(mut tail) = tail {
             tail.sync(&self.pool)?;
-            self.closed.push_back(Closed { segment: tail.into_segment(), last: self.last });
+            let (end, last) = (self.end, self.last);
+            self.closed.push_back(Closed { segment: tail.into_segment(), end, last });
         }
         self.durable = self.last;
         self.sequence += 1;
-        let head = SegmentHead { sequence: self.sequence, first: self.last.next() };
+        let head =
+            SegmentHead { sequence: self.sequence, first: self.last.next(), gap: self.gap() };
         Tail::start(segment, head, Arc::clone(&self.metrics))
     }
 
@@ -252,6 +289,20 @@ impl Wal {
         Ok(())
     }
 
+    /// Revisions before the next one that are in no frame of this log.
+    fn gap(&self) -> u32 {
+        let gap = self.last.get().saturating_sub(self.end.get());
+        u32::try_from(gap).expect("fewer than the frames of a segment of 1 GiB")
+    }
+
+    /// Where it ends, with everything on stable storage; for the mark of a clean close. Nothing may
+    /// be appended after.
+    pub(crate) fn end(&mut self) -> Result<LogEnd> {
+        self.sync()?;
+        let Self { sequence, end, last, .. } = *self;
+        Ok(LogEnd { sequence, end, last })
+    }
+
     /// Revisions up to `floor` are in kvsets: segments that hold nothing later are recycled (a few
     /// kept, the rest deleted). The floor must be durable in the manifest.
     pub(crate) fn release(&mut self, floor: Revision) -> Result<()> {
@@ -289,7 +340,7 @@ impl Wal {
             return Some(self.durable);
         }
         let closed = self.closed.iter().find(|closed| closed.segment.id() == segment);
-        closed.map(|closed| closed.last)
+        closed.map(|closed| closed.end)
     }
 
     /// The last revision appended.
@@ -306,6 +357,12 @@ impl Wal {
     pub(crate) fn metrics(&self) -> &Arc<WalMetrics> {
         &self.metrics
     }
+}
+
+/// Frames that may have been in a segment behind what a walk has read.
+fn unread_frames(segment: &Segment, walked: &replay::Walked) -> u64 {
+    let frame_len_min = u64::try_from(FRAME_HEAD_LEN).expect("48");
+    (segment.len_bytes() - walked.end) / frame_len_min
 }
 
 fn body_len(batch: &WriteBatch) -> u64 {

@@ -6,20 +6,24 @@
 //!
 //! `walk` reads one segment by chunks and gives each frame after the floor to `apply`. In a segment
 //! that is not the last, a missing frame is corruption. In the last it is the end of the log -
-//! unless a later frame says that it was durable. That search looks at the first frame of each
-//! page, which finds the first frame of every write that follows a sync.
+//! unless a later frame, or the mark of a clean close, says that it was durable. That search looks
+//! at the first frame of each page, which finds the first frame of every write that follows a sync.
+//! Frames up to the floor are in kvsets: damage among them is passed over.
 //!
 //! Frames after the end are never read again: the next segment's head says where this one ended.
 //!
 //! Memory: one chunk, and one batch.
 
 use super::frame::{
-    BadHead, FRAME_HEAD_LEN, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN, SegmentHead, VERSION,
+    BadHead, FRAME_HEAD_LEN, FRAME_VERSION, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN,
+    SEGMENT_VERSION, SegmentHead,
 };
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
+use crate::mark::LogEnd;
 use mpool::{IO_ALIGN, IoBuf, Pool, Segment};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Large enough for sequential speed, small beside a memtable.
@@ -40,6 +44,8 @@ pub(super) struct Run {
     head: SegmentHead,
     /// Its last revision, known from the next segment; None for the last segment.
     last: Option<Revision>,
+    /// Up to there everything was durable when the log was last closed.
+    closed_at: Revision,
 }
 
 /// What a walk saw.
@@ -53,7 +59,8 @@ pub(super) struct Walked {
     pub(super) end: u64,
 }
 
-pub(super) fn find(pool: &Arc<Pool>, floor: Revision) -> Result<Found> {
+pub(super) fn find(pool: &Arc<Pool>, floor: Revision, closed: Option<LogEnd>) -> Result<Found> {
+    let closed_at = closed.map_or(Revision::ZERO, |closed| closed.end);
     let mut spares = Vec::new();
     let mut used = Vec::new();
     for id in pool.segment_ids() {
@@ -69,7 +76,7 @@ pub(super) fn find(pool: &Arc<Pool>, floor: Revision) -> Result<Found> {
     // From the newest to the oldest, each knows where it ends from the one before.
     let mut next: Option<SegmentHead> = None;
     for (segment, head) in used.into_iter().rev() {
-        let last = next.map(|next| Revision::new(next.first.get() - 1));
+        let last = next.map(SegmentHead::after);
         if last.is_some_and(|last| last <= floor) {
             spares.push(segment);
             continue;
@@ -77,11 +84,11 @@ pub(super) fn find(pool: &Arc<Pool>, floor: Revision) -> Result<Found> {
         if let Some(next) = next {
             check_neighbours(head, next)?;
         }
-        runs.push(Run { segment, head, last });
+        runs.push(Run { segment, head, last, closed_at });
         next = Some(head);
     }
     runs.reverse();
-    if let Some(run) = runs.first().filter(|run| run.head.first > floor.next()) {
+    if let Some(run) = runs.first().filter(|run| run.head.after() > floor) {
         return Err(Error::Corrupt {
             what: "write-ahead log".to_owned(),
             reason: format!(
@@ -95,7 +102,7 @@ pub(super) fn find(pool: &Arc<Pool>, floor: Revision) -> Result<Found> {
 }
 
 fn check_neighbours(head: SegmentHead, next: SegmentHead) -> Result<()> {
-    if head.sequence + 1 == next.sequence && head.first <= next.first {
+    if head.sequence + 1 == next.sequence && head.first <= next.after().next() {
         return Ok(());
     }
     Err(Error::Corrupt {
@@ -115,7 +122,7 @@ pub(super) fn segment_head(segment: &Segment) -> Result<Option<SegmentHead>> {
     match SegmentHead::decode(bytes) {
         Ok(head) => Ok(Some(head)),
         Err(BadHead::Blank) => Ok(None),
-        Err(BadHead::Version(found)) => Err(newer(found)),
+        Err(BadHead::Version(found)) => Err(newer(found, SEGMENT_VERSION)),
         Err(bad) => Err(Error::Corrupt {
             what: format!("head of write-ahead log segment {}", segment.id().get()),
             reason: format!("{bad:?}"),
@@ -123,8 +130,8 @@ pub(super) fn segment_head(segment: &Segment) -> Result<Option<SegmentHead>> {
     }
 }
 
-fn newer(found: u16) -> Error {
-    Error::Format { found: found.into(), supported: VERSION.into() }
+fn newer(found: u16, supported: u16) -> Error {
+    Error::Format { found: found.into(), supported: supported.into() }
 }
 
 pub(super) fn walk(
@@ -141,7 +148,18 @@ pub(super) fn walk(
     while run.last.is_none_or(|last| walked.last < last) {
         let wanted = walked.last.next();
         let Some((at, head)) = reader.frame_at(walked.end, run.head.sequence, wanted)? else {
-            end_of_log(&mut reader, run, wanted, walked.end)?;
+            let needed = wanted.next()..=floor.next();
+            let resumed = reader.resume(run.head.sequence, walked.end, needed)?;
+            if let Some((at, head)) = resumed {
+                tracing::warn!(
+                    segment = run.head.sequence,
+                    offset = walked.end,
+                    "damaged log is passed over: kvsets hold all of it"
+                );
+                (walked.end, walked.last) = (at, Revision::new(head.revision.get() - 1));
+                continue;
+            }
+            end_of_log(&mut reader, run, wanted.max(floor.next()), walked.end)?;
             break;
         };
         if wanted > floor {
@@ -161,20 +179,24 @@ pub(super) fn walk(
 
 /// Err if `wanted`, which cannot be read, was once durable.
 fn end_of_log(reader: &mut Reader<'_>, run: &Run, wanted: Revision, from: u64) -> Result<()> {
-    let witness = match run.last {
-        Some(last) => Some(last.next()),
-        None => reader.witness(run.head.sequence, wanted, from)?,
+    let proof = if run.last.is_some() {
+        "a later segment follows it".to_owned()
+    } else if let Some(witness) = reader.witness(run.head.sequence, wanted, from)? {
+        format!("revision {witness} follows it")
+    } else if wanted <= run.closed_at {
+        format!("the log was closed at revision {}", run.closed_at)
+    } else {
+        return Ok(());
     };
-    match witness {
-        None => Ok(()),
-        Some(witness) => Err(Error::Corrupt {
-            what: format!("write-ahead log segment {}", run.head.sequence),
-            reason: format!(
-                "revision {wanted} was durable and cannot be read, though revision {witness} \
-                 follows it; restore from a backup"
-            ),
-        }),
-    }
+    let at = reader.behind_padding(from)?;
+    Err(Error::Corrupt {
+        what: format!(
+            "write-ahead log segment {} ({}) at offset {at}",
+            run.head.sequence,
+            run.segment.id()
+        ),
+        reason: format!("revision {wanted} was durable and cannot be read: {proof}"),
+    })
 }
 
 /// Reads a segment front to back through one chunk.
@@ -198,14 +220,9 @@ impl<'a> Reader<'a> {
         sequence: u64,
         wanted: Revision,
     ) -> Result<Option<(u64, FrameHead)>> {
-        let mut at = position;
-        let mut head = self.head(at)?;
-        if head == Err(BadHead::Blank) && !at.is_multiple_of(PAGE_BYTES) {
-            at = at.next_multiple_of(PAGE_BYTES);
-            head = self.head(at)?;
-        }
-        match head {
-            Err(BadHead::Version(found)) => Err(newer(found)),
+        let at = self.behind_padding(position)?;
+        match self.head(at)? {
+            Err(BadHead::Version(found)) => Err(newer(found, FRAME_VERSION)),
             Ok(head)
                 if head.sequence == sequence
                     && head.revision == wanted
@@ -215,6 +232,13 @@ impl<'a> Reader<'a> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Where a frame begins that was written after what ends at `at`: there, or on the next page if
+    /// zeros pad this one.
+    pub(super) fn behind_padding(&mut self, at: u64) -> Result<u64> {
+        let padded = self.head(at)? == Err(BadHead::Blank);
+        Ok(if padded { at.next_multiple_of(PAGE_BYTES) } else { at })
     }
 
     /// What stands at `at`; blank past the end of the segment.
@@ -246,6 +270,29 @@ impl<'a> Reader<'a> {
                 return Ok(Some(head.revision));
             }
             at += PAGE_BYTES;
+        }
+        Ok(None)
+    }
+
+    /// The first frame of a page behind `at` that belongs to this log and has one of `revisions`.
+    pub(super) fn resume(
+        &mut self,
+        sequence: u64,
+        at: u64,
+        revisions: RangeInclusive<Revision>,
+    ) -> Result<Option<(u64, FrameHead)>> {
+        if revisions.is_empty() {
+            return Ok(None);
+        }
+        let mut start = (at + 1).next_multiple_of(PAGE_BYTES);
+        while start < self.segment.len_bytes() {
+            if let Ok(head) = self.head(start)?
+                && head.sequence == sequence
+                && revisions.contains(&head.revision)
+            {
+                return Ok(Some((start, head)));
+            }
+            start += PAGE_BYTES;
         }
         Ok(None)
     }

@@ -4,7 +4,7 @@
 //! where the log ended, this tells damage in the last frame from an append that was cut short.
 //! Padding and what lies behind the last frame is nobody's.
 
-use super::frame::{BadHead, FrameHead, PAGE_BYTES};
+use super::frame::PAGE_BYTES;
 use super::replay::{Reader, segment_head};
 use crate::key::Revision;
 use mpool::Segment;
@@ -58,10 +58,8 @@ pub(crate) fn verify(
             continue;
         }
         // Behind padding the frame began on the page after it.
-        if reader.head(at).is_ok_and(|head| head == Err(BadHead::Blank)) {
-            at = at.next_multiple_of(PAGE_BYTES);
-        }
-        let next = resume(&mut reader, segment, head.sequence, (at, wanted, last));
+        at = reader.behind_padding(at).unwrap_or(at);
+        let next = reader.resume(head.sequence, at, wanted.next()..=last).ok().flatten();
         let end = next.map_or(at + 1, |(start, _)| start);
         verified.damaged.push(pages(at, end));
         let Some((start, frame)) = next else { break };
@@ -69,26 +67,6 @@ pub(crate) fn verify(
     }
     verified.bytes = at;
     verified
-}
-
-/// The first frame of a later page that belongs to this log and lies behind what cannot be read.
-fn resume(
-    reader: &mut Reader<'_>,
-    segment: &Segment,
-    sequence: u64,
-    (at, wanted, last): (u64, Revision, Revision),
-) -> Option<(u64, FrameHead)> {
-    let mut start = (at + 1).next_multiple_of(PAGE_BYTES);
-    while start < segment.len_bytes() {
-        if let Ok(Ok(head)) = reader.head(start)
-            && head.sequence == sequence
-            && (wanted.next()..=last).contains(&head.revision)
-        {
-            return Some((start, head));
-        }
-        start += PAGE_BYTES;
-    }
-    None
 }
 
 /// The pages that `start..end` lies in, as offset and length.

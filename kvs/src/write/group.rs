@@ -30,6 +30,7 @@
 //! what the log holds. A full pool refuses the group alone, for nothing of it was logged; but not
 //! before what the log holds has been flushed, which makes room where the log is all that is full.
 
+mod ending;
 mod members;
 mod post;
 mod ticket;
@@ -230,25 +231,6 @@ impl<S: CommitSink> CommitQueue<S> {
         f()
     }
 
-    /// Refuses new writes, commits what is queued, syncs, stops the thread. Idempotent.
-    pub(crate) fn close(&self) -> Result<()> {
-        let thread = self.thread.lock().take();
-        let on_thread = self.thread_id == std::thread::current().id();
-        {
-            let mut queue = self.shared.queue.lock();
-            queue.closed = true;
-            self.shared.work.notify_one();
-            // The commit thread cannot wait for itself: it drains the queue after this callback.
-            while !on_thread && !queue.is_drained() {
-                self.shared.drained.wait(&mut queue);
-            }
-        }
-        if let Some(thread) = thread.filter(|_| !on_thread) {
-            thread.join().expect("the commit thread does not panic");
-        }
-        self.shared.sync().map(|_| ())
-    }
-
     /// Counters of the queue and of the log.
     pub(crate) fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
         let shared = &self.shared;
@@ -280,13 +262,6 @@ impl<S: CommitSink> CommitQueue<S> {
 
 const COUNTER: MetricKind = MetricKind::Counter;
 const GAUGE: MetricKind = MetricKind::Gauge;
-
-impl<S: CommitSink> Drop for CommitQueue<S> {
-    fn drop(&mut self) {
-        // Nobody is left to hear of an error; who wants to know calls `close`.
-        let _ = self.close();
-    }
-}
 
 impl Queue {
     fn is_drained(&self) -> bool {

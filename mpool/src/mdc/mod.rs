@@ -150,6 +150,13 @@ impl Mdc {
         Ok(())
     }
 
+    /// Where it ends: the generation of its last frame, and that frame's number in the generation.
+    /// Later ends are greater, compared in this order.
+    pub fn end(&self) -> (u64, u64) {
+        let position = self.shared.pair.lock().position();
+        (position.generation, position.seqno)
+    }
+
     /// Bytes of the active log in use, frames included.
     pub fn used_bytes(&self) -> u64 {
         self.shared.pair.lock().used_bytes()

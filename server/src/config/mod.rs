@@ -6,6 +6,7 @@
 mod settings;
 
 pub use self::settings::{Io, MediaPolicy, Reaper, Settings};
+use crate::access::Access;
 use crate::app::Limits;
 use crate::connection::Timeouts;
 use crate::listener::ConnectionLimits;
@@ -36,6 +37,8 @@ pub struct Config {
     pub allow_buffered: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<bool>,
+    pub allowed_hosts: Vec<String>,
+    pub allowed_origins: Vec<String>,
     pub interval: Span,
     pub memtable: Size,
     pub log_format: LogFormat,
@@ -77,6 +80,8 @@ impl Default for Config {
             media_policy: MediaPolicy::default(),
             allow_buffered: false,
             admin: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
             interval: Span(Duration::from_millis(100)),
             memtable: Size(64 << 20),
             log_format: LogFormat::default(),
@@ -138,6 +143,7 @@ impl Config {
                 bail!("option {name} is {size}, must be at least {}", Size(min));
             }
         }
+        self.access()?;
         let least = Size(256 << 20);
         if self.capacity.0 > 0 && self.capacity < least {
             bail!("option capacity is {}, must be 0 or at least {least}", self.capacity);
@@ -203,6 +209,12 @@ impl Config {
             admin: self.admin.unwrap_or_else(|| self.listen.ip().is_loopback()),
             ..Limits::default()
         })
+    }
+
+    /// Who is answered.
+    pub fn access(&self) -> anyhow::Result<Access> {
+        Access::new(self.listen.ip(), &self.allowed_hosts, &self.allowed_origins)
+            .map_err(anyhow::Error::msg)
     }
 
     /// Limits on connections.
@@ -286,6 +298,8 @@ mod tests {
             ("workers = 1025", "workers"),
             ("listen = \"nowhere\"", "nowhere"),
             ("header_timeout = \"0s\"", "header_timeout"),
+            ("allowed_hosts = [\"http://pond\"]", "allowed_hosts"),
+            ("allowed_origins = [\"pond\"]", "allowed_origins"),
             ("io = \"aio\"", "aio"),
             ("reaper = \"lru\"", "lru"),
             ("media_policy = \"pmem_only\"", "pmem_only"),
@@ -332,7 +346,8 @@ mod tests {
 
     #[test]
     fn what_is_printed_reads_back_as_the_same() {
-        let file = "memory = \"3GiB\"\nallow_buffered = true\nidle_timeout = \"75500ms\"";
+        let file = "memory = \"3GiB\"\nallow_buffered = true\nidle_timeout = \"75500ms\"\n\
+                    allowed_hosts = [\"pond.example\", \"lake:80\"]";
         let config = Config::resolve(file, &Settings::default()).unwrap();
         let printed = config.to_toml().unwrap();
         assert_eq!(Config::resolve(&printed, &Settings::default()).unwrap(), config, "{printed}");

@@ -100,6 +100,16 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_ADMIN", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<bool>,
+    /// Names by which clients may call the server, with a port or for any, * for all names. On a
+    /// loopback address: besides localhost and the like. On others: any name, unless some are given
+    #[arg(long, env = "MILLPOND_ALLOWED_HOSTS", value_name = "HOST,..", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Web pages that may use the server, by their origins (`https://pond.example`), besides those
+    /// that come from the host and port that they ask
+    #[arg(long, env = "MILLPOND_ALLOWED_ORIGINS", value_name = "ORIGIN,..", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allowed_origins: Option<Vec<String>>,
     /// Longest time a write with durability=interval is only in memory
     #[arg(long, env = "MILLPOND_INTERVAL", value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]

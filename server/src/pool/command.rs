@@ -5,7 +5,7 @@ use super::{offline, table};
 use crate::cli::Server;
 use crate::client::transport::{request, send};
 use crate::client::{Failure, print};
-use axum::http::Method;
+use axum::http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -121,8 +121,11 @@ async fn ask(
     body: Option<Value>,
 ) -> Result<Value, Failure> {
     let path = format!("/v1/admin/pool{path}");
+    let said = body.is_some().then(|| HeaderValue::from_static("application/json"));
     let body = body.map_or_else(String::new, |body| body.to_string());
-    let answer = send(server, request(method, &path, body)?).await?.accepted().await?;
+    let mut request = request(method, &path, body)?;
+    request.headers_mut().extend(said.map(|kind| (header::CONTENT_TYPE, kind)));
+    let answer = send(server, request).await?.accepted().await?;
     let bytes = answer.collect().await?;
     serde_json::from_slice(&bytes)
         .map_err(|_| Failure::Refused("the server's answer is no JSON; is it Millpond?".to_owned()))

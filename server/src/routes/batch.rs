@@ -2,17 +2,19 @@
 //!
 //! The body is a JSON array of operations or one operation a line (NDJSON):
 //! `{"op":"put","kvs":"default","k":"a","v":"1"}` and `{"op":"delete","k":"b"}`; `k64` and `v64`
-//! hold base64url instead of text, and `kvs` is `default` where it is missing. Of several
+//! hold base64url instead of text, and `kvs` is that of the query or `default` where it is missing.
+//! Items, pages and streams of a scan are taken, too, as puts (see [`super::item`]). Of several
 //! operations on one key the last one counts. The answer has the revision that all of them got.
 //!
 //! A large body is decoded beside the async workers.
 
-use super::item::{Decoded, Operation};
+use super::item::{Decoded, Document, Documents, OPERATIONS_MAX, Piece, Said};
 use super::{REVISION, durability, json};
 use crate::app::Shared;
 use crate::blocking::Patience;
 use crate::body::{self, BodyLimit};
 use crate::engine::{Engine, Write};
+use crate::head::check_json;
 use crate::problem::{Answer, Problem};
 use crate::target::Query;
 use axum::body::Body;
@@ -20,21 +22,19 @@ use axum::extract::State;
 use axum::http::{HeaderValue, Request, StatusCode};
 use bytes::Bytes;
 use kvs::{Durability, Result, Revision};
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
 use serde_json::json;
-use std::fmt;
 use std::sync::Arc;
 use tokio::sync::oneshot;
-
-/// Most operations of one batch.
-const OPERATIONS_MAX: usize = 100_000;
 
 /// Bodies up to this size are decoded on the async worker: less than the cost of changing thread.
 const INLINE_BYTES_MAX: usize = 16 << 10;
 
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
     let (head, body) = request.into_parts();
-    let durability = durability(&Query::parse(head.uri.query(), &["durability"])?)?;
+    let query = Query::parse(head.uri.query(), &["durability", "kvs"])?;
+    let durability = durability(&query)?;
+    let kvs = query.text("kvs")?.unwrap_or("default").to_owned();
+    check_json(&head.headers)?;
     let limit = BodyLimit {
         bytes_max: shared.limits.batch_bytes_max,
         time_max: shared.limits.request_timeout,
@@ -43,10 +43,10 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     let read = body::read(body, limit, &shared.bodies).await?;
     shared.metrics.http.observe_request_body(read.bytes.len());
     let (count, answer) = if read.bytes.len() <= INLINE_BYTES_MAX {
-        submit(&**shared.engine()?, &read.bytes, durability)?
+        submit(&**shared.engine()?, (&read.bytes, &kvs), durability)?
     } else {
         let bytes: Bytes = read.bytes.clone();
-        let work = move |engine: &dyn Engine| submit(engine, &bytes, durability);
+        let work = move |engine: &dyn Engine| submit(engine, (&bytes, &kvs), durability);
         shared.blocking(Patience::Refusable, work).await?
     };
     let revision = shared.answered(answer, "the batch may or may not take effect").await?;
@@ -60,10 +60,10 @@ type Acknowledgement = oneshot::Receiver<Result<Revision>>;
 /// Decodes a batch and hands it to the engine; says how many operations it has.
 fn submit(
     engine: &dyn Engine,
-    body: &[u8],
+    (body, kvs): (&[u8], &str),
     durability: Durability,
 ) -> Result<(usize, Acknowledgement), Problem> {
-    let operations = decode(body)?;
+    let operations = decode(body, kvs)?;
     let writes: Vec<Write<'_>> = operations
         .iter()
         .map(|operation| Write {
@@ -83,89 +83,113 @@ fn submit(
     Ok((writes.len(), answer))
 }
 
-fn decode(body: &[u8]) -> Result<Vec<Decoded<'_>>, Problem> {
+/// The operations of a batch, on `kvs` where they name none.
+fn decode<'a>(body: &'a [u8], kvs: &'a str) -> Result<Vec<Decoded<'a>>, Problem> {
     let text = std::str::from_utf8(body).map_err(|error| {
         Problem::bad_request(format!(
             "the batch is not UTF-8 at byte {}; send bytes as k64 and v64",
             error.valid_up_to()
         ))
     })?;
-    let operations = if text.trim_start().starts_with('[') {
-        let Bounded(all) = serde_json::from_str(text)
-            .map_err(|error| Problem::bad_request(format!("the batch is malformed: {error}")))?;
-        all.into_iter().enumerate().map(|(at, one)| decode_one(at + 1, one)).collect()
-    } else {
-        decode_lines(text)
-    }?;
-    match operations.len() {
-        0 => Err(Problem::bad_request("the batch is empty; send at least one operation")),
-        1..=OPERATIONS_MAX => Ok(operations),
-        _ => Err(Problem::too_large(format!(
-            "the batch has more than {OPERATIONS_MAX} operations, its limit; send several"
-        ))),
-    }
-}
-
-/// The operations of an array, as far as one more than may be: a body of tiny operations would
-/// otherwise take many times its size in memory before it is refused.
-struct Bounded<'a>(Vec<Operation<'a>>);
-
-impl<'de> Deserialize<'de> for Bounded<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(BoundedVisitor)
-    }
-}
-
-struct BoundedVisitor;
-
-impl<'de> Visitor<'de> for BoundedVisitor {
-    type Value = Bounded<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of operations")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Bounded<'de>, A::Error> {
-        let mut all = Vec::new();
-        while let Some(operation) = seq.next_element()? {
-            if all.len() <= OPERATIONS_MAX {
-                all.push(operation);
+    let mut operations = Vec::new();
+    for piece in serde_json::Deserializer::from_str(text).into_iter::<Piece<'_>>() {
+        let malformed = |error| Problem::bad_request(format!("the batch is malformed: {error}"));
+        match piece.map_err(malformed)? {
+            Piece::One(document) => add(&mut operations, *document, kvs)?,
+            Piece::Several(documents) => {
+                for document in documents.0 {
+                    add(&mut operations, document, kvs)?;
+                }
             }
         }
-        Ok(Bounded(all))
     }
+    if operations.is_empty() {
+        return Err(Problem::bad_request("the batch is empty; send at least one operation"));
+    }
+    Ok(operations)
 }
 
-fn decode_lines(text: &str) -> Result<Vec<Decoded<'_>>, Problem> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .take(OPERATIONS_MAX + 1)
-        .map(|(at, line)| {
-            let operation = serde_json::from_str(line).map_err(|error| {
-                Problem::bad_request(format!("line {} of the batch is malformed: {error}", at + 1))
-            })?;
-            decode_one(at + 1, operation)
-        })
-        .collect()
-}
-
-fn decode_one(number: usize, operation: Operation<'_>) -> Result<Decoded<'_>, Problem> {
-    let named = |error| Problem::bad_request(format!("operation {number}: {error}"));
-    operation.decode().map_err(named)
+fn add<'a>(
+    operations: &mut Vec<Decoded<'a>>,
+    document: Document<'a>,
+    kvs: &'a str,
+) -> Result<(), Problem> {
+    let number = operations.len() + 1;
+    let said = document.said(kvs);
+    match said.map_err(|error| Problem::bad_request(format!("operation {number}: {error}")))? {
+        Said::Write(_) if number > OPERATIONS_MAX => {
+            return Err(Problem::too_large(format!(
+                "the batch has more than {OPERATIONS_MAX} operations, its limit; send several"
+            )));
+        }
+        Said::Write(decoded) => operations.push(decoded),
+        Said::Page(Documents(items)) => {
+            for item in items {
+                add(operations, item, kvs)?;
+            }
+        }
+        Said::End => {}
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn decoded(body: &[u8]) -> Result<Vec<Decoded<'_>>, Problem> {
+        decode(body, "default")
+    }
+
     #[test]
     fn arrays_and_lines_mean_the_same() {
         let array = br#" [{"op":"put","k":"a","v":"1"},{"op":"delete","kvs":"x","k64":"YQ"}]"#;
         let lines = b"{\"op\":\"put\",\"k\":\"a\",\"v\":\"1\"}\n\n{\"op\":\"delete\",\"kvs\":\"x\",\"k64\":\"YQ\"}\n";
-        let decoded = decode(array).unwrap();
-        assert_eq!(decoded, decode(lines).unwrap());
-        assert_eq!(decoded[1].kvs, "x");
-        assert_eq!(decoded[1].value, None);
+        let operations = decoded(array).unwrap();
+        assert_eq!(operations, decoded(lines).unwrap());
+        assert_eq!(operations[1].kvs, "x");
+        assert_eq!(operations[1].value, None);
+    }
+
+    #[test]
+    fn what_a_scan_wrote_is_puts() {
+        let (a, b) = (r#"{"k":"a","v":"1","rev":7}"#, r#"{"k64":"_w","v64":"_w","rev":8}"#);
+        let end = r#"{"end":true,"count":2,"revision":9}"#;
+        let page = format!("{{\"items\":[\n{a},\n{b}],\"cursor\":\"Zg\",\"revision\":9}}\n");
+        let half = format!("{{\"items\":[\n{a}],\"revision\":9}}\n");
+        for body in [
+            format!("{a}\n{b}\n{end}\n"),
+            format!("{a}\n{end}\n{b}\n{end}\n"),
+            format!("[{a},{b},{end}]"),
+            page.clone(),
+            format!("{half}{b}"),
+            format!("[{}]", page.trim()),
+        ] {
+            let operations = decode(body.as_bytes(), "birds").unwrap();
+            let seen: Vec<_> =
+                operations.iter().map(|one| (&*one.kvs, &*one.key, one.value.as_deref())).collect();
+            let want = [
+                ("birds", &b"a"[..], Some(&b"1"[..])),
+                ("birds", &b"\xff"[..], Some(&b"\xff"[..])),
+            ];
+            assert_eq!(seen, want, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_a_limit_in_any_form() {
+        let one = "{\"op\":\"delete\",\"k\":\"a\"}";
+        let all = vec![one; OPERATIONS_MAX].join(",");
+        assert_eq!(decoded(format!("[{all}]").as_bytes()).unwrap().len(), OPERATIONS_MAX);
+        for body in [
+            format!("[{all},{one}]"),
+            format!("[{all}]{one}"),
+            format!("{{\"items\":[{all},{one}]}}"),
+            vec![one; OPERATIONS_MAX + 1].join("\n"),
+        ] {
+            let refused = decoded(body.as_bytes()).unwrap_err();
+            assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", refused.detail);
+        }
     }
 
     #[test]
@@ -173,12 +197,17 @@ mod tests {
         for (body, want) in [
             (&b""[..], "empty"),
             (b"[]", "empty"),
+            (b"{\"items\":[],\"revision\":1}", "empty"),
             (b"\xff", "not UTF-8 at byte 0"),
             (b"{\"op\":\"put\",\"k\":\"a\",\"v\":\"1\"}\n{oops", "line 2"),
             (b"[{\"op\":\"delete\"}]", "operation 1: the key is missing"),
             (b"[1]", "malformed"),
+            (b"1", "malformed"),
+            (b"[[\"put\",\"default\",\"a\",null,\"1\"]]", "named fields"),
+            (b"[\"delete\",null,\"a\"]", "malformed"),
+            (b"{\"items\":[[\"delete\",null,\"a\"]]}", "named fields"),
         ] {
-            let problem = decode(body).unwrap_err();
+            let problem = decoded(body).unwrap_err();
             assert!(problem.detail.contains(want), "{want}: {}", problem.detail);
         }
     }

@@ -3,16 +3,26 @@
 //! JSON strings cannot hold arbitrary bytes, so each of key and value has two fields and exactly
 //! one of them is present: `k` and `v` hold text, `k64` and `v64` hold base64url without padding.
 //! What is written is `k` and `v` where the bytes are UTF-8, else the other; `encoding=base64`
-//! asks for the latter always. What is read may be either, so that what a scan wrote can be sent
-//! back in a batch.
+//! asks for the latter always. What is read may be either.
+//!
+//! What a scan wrote can be sent back in a batch: its items are puts, its page is an array of them,
+//! and the last line of a stream changes nothing. What a scan could not read is an error there.
 
+use crate::object::Object;
 use crate::problem::Problem;
 use crate::target::{BASE64URL, Query};
 use base64::Engine as _;
 use bytes::Bytes;
 use kvs::Revision;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// Most operations of one batch.
+pub(crate) const OPERATIONS_MAX: usize = 100_000;
 
 /// How bytes are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,11 +75,11 @@ pub(crate) fn append(
     serde_json::to_writer(out, &written).expect("writing strings and numbers to memory succeeds");
 }
 
-/// One operation of a batch, as it is read.
+/// One document of a batch, as it is read: an operation, or what a scan wrote.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Operation<'a> {
-    op: Kind,
+pub(crate) struct Document<'a> {
+    op: Option<Kind>,
     #[serde(borrow)]
     kvs: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -83,6 +93,17 @@ pub(crate) struct Operation<'a> {
     /// Where a scan's items come from; without meaning for a write.
     #[serde(rename = "rev")]
     _rev: Option<u64>,
+    /// What a scan says where it could not go on, or could not read a value.
+    error: Option<IgnoredAny>,
+    /// The items of a page.
+    #[serde(borrow)]
+    items: Option<Documents<'a>>,
+    /// On the last line of a stream.
+    end: Option<bool>,
+    count: Option<IgnoredAny>,
+    /// On the last line of a stream, and of a page.
+    revision: Option<IgnoredAny>,
+    cursor: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -90,6 +111,16 @@ pub(crate) struct Operation<'a> {
 enum Kind {
     Put,
     Delete,
+}
+
+/// What a document of a batch says.
+pub(crate) enum Said<'a> {
+    /// An operation in the engine's terms.
+    Write(Decoded<'a>),
+    /// A page of a scan.
+    Page(Documents<'a>),
+    /// A stream was whole.
+    End,
 }
 
 /// An operation in the engine's terms.
@@ -100,18 +131,105 @@ pub(crate) struct Decoded<'a> {
     pub(crate) value: Option<Cow<'a, [u8]>>,
 }
 
-impl<'a> Operation<'a> {
-    /// Decodes keys and values; the error says what is missing or contradictory.
-    pub(crate) fn decode(self) -> Result<Decoded<'a>, String> {
+impl<'a> Document<'a> {
+    /// What it says, of `kvs` where it names none; the error says what is missing or
+    /// contradictory.
+    pub(crate) fn said(self, kvs: &'a str) -> Result<Said<'a>, String> {
+        if self.error.is_some() {
+            return Err("this is an error that a scan has met, not an item, so that what was \
+                        scanned is not whole; leave it out to write the rest"
+                .into());
+        }
+        let of_key = self.op.is_some() || self.k.is_some() || self.k64.is_some();
+        let of_key = of_key || self.v.is_some() || self.v64.is_some() || self.kvs.is_some();
+        let of_scan = self.count.is_some() || self.revision.is_some() || self.cursor.is_some();
+        match (self.items, self.end) {
+            (Some(items), None) if !of_key => return Ok(Said::Page(items)),
+            (None, Some(true)) if !of_key => return Ok(Said::End),
+            (None, None) if !of_scan => {}
+            _ => {
+                return Err("it must be an operation, an item, a page or the end of a scan, and \
+                            is of several kinds"
+                    .into());
+            }
+        }
         let key = one_of("k", self.k, self.k64)?.ok_or("the key is missing: give k or k64")?;
         let value = one_of("v", self.v, self.v64)?;
         match (self.op, &value) {
-            (Kind::Put, None) => return Err("a put needs a value: give v or v64".into()),
-            (Kind::Delete, Some(_)) => return Err("a delete takes no value".into()),
-            (Kind::Put, Some(_)) | (Kind::Delete, None) => {}
+            (Some(Kind::Put), None) => return Err("a put needs a value: give v or v64".into()),
+            (Some(Kind::Delete), Some(_)) => return Err("a delete takes no value".into()),
+            (None, None) => {
+                return Err("it has neither op nor value: give op, or v or v64 as a scan does \
+                            without keys_only"
+                    .into());
+            }
+            (Some(Kind::Put) | None, Some(_)) | (Some(Kind::Delete), None) => {}
         }
-        let kvs = self.kvs.unwrap_or(Cow::Borrowed("default"));
-        Ok(Decoded { kvs, key, value })
+        let kvs = self.kvs.unwrap_or(Cow::Borrowed(kvs));
+        Ok(Said::Write(Decoded { kvs, key, value }))
+    }
+}
+
+/// Documents of an array, as far as one more than a batch may have: a body of tiny operations would
+/// otherwise take many times its size in memory before it is refused.
+#[derive(Debug)]
+pub(crate) struct Documents<'a>(pub(crate) Vec<Document<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Documents<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(DocumentsVisitor(PhantomData))
+    }
+}
+
+struct DocumentsVisitor<'a>(PhantomData<&'a ()>);
+
+impl<'de: 'a, 'a> Visitor<'de> for DocumentsVisitor<'a> {
+    type Value = Documents<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of operations or items")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Documents<'a>, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Object(document)) = seq.next_element()? {
+            if all.len() <= OPERATIONS_MAX {
+                all.push(document);
+            }
+        }
+        Ok(Documents(all))
+    }
+}
+
+/// What a batch is made of: documents, one after the other, or in arrays.
+#[derive(Debug)]
+pub(crate) enum Piece<'a> {
+    One(Box<Document<'a>>),
+    Several(Documents<'a>),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Piece<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PieceVisitor(PhantomData))
+    }
+}
+
+struct PieceVisitor<'a>(PhantomData<&'a ()>);
+
+impl<'de: 'a, 'a> Visitor<'de> for PieceVisitor<'a> {
+    type Value = Piece<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an operation or an item, or an array of them")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Piece<'a>, A::Error> {
+        let document = Document::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Piece::One(Box::new(document)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Piece<'a>, A::Error> {
+        DocumentsVisitor(PhantomData).visit_seq(seq).map(Piece::Several)
     }
 }
 
@@ -138,7 +256,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn decode(line: &str) -> Result<Decoded<'_>, String> {
-        serde_json::from_str::<Operation<'_>>(line).map_err(|error| error.to_string())?.decode()
+        let read = serde_json::from_str::<Object<Document<'_>>>(line);
+        match read.map_err(|error| error.to_string())?.0.said("other")? {
+            Said::Write(decoded) => Ok(decoded),
+            Said::Page(_) => Err("a page".into()),
+            Said::End => Err("the end".into()),
+        }
     }
 
     #[test]
@@ -163,6 +286,16 @@ mod tests {
             (r#"{"op":"put","k64":"!","v":"1"}"#, "k64 is not base64url"),
             (r#"{"op":"incr","k":"a"}"#, "incr"),
             (r#"{"op":"put","k":"a","v":"1","ttl":3}"#, "ttl"),
+            (r#"{"k":"a","rev":3}"#, "neither op nor value"),
+            (r#"{"k":"a","rev":3,"error":{"detail":"damaged"}}"#, "not whole"),
+            (r#"{"error":{"detail":"damaged"}}"#, "not whole"),
+            (r#"{"end":true,"count":1,"revision":1,"k":"a"}"#, "several kinds"),
+            (r#"{"end":false}"#, "several kinds"),
+            (r#"{"k":"a","v":"1","items":[]}"#, "several kinds"),
+            (r#"{"k":"a","v":"1","cursor":"x"}"#, "several kinds"),
+            (r#"{"items":[],"cursor":"x","revision":1}"#, "a page"),
+            (r#"{"end":true,"count":1,"revision":1,"cursor":"x"}"#, "the end"),
+            (r#"["put",null,"a",null,"1"]"#, "named fields"),
         ] {
             let error = decode(line).unwrap_err();
             assert!(error.contains(want), "{line}: {error}");
@@ -180,11 +313,11 @@ mod tests {
             let (key, value) = (Bytes::from(key), Bytes::from(value));
             let mut out = Vec::new();
             append(&mut out, encoding, (&key, Some(&value), Revision::new(1)));
-            let line = String::from_utf8(out).unwrap().replacen('{', r#"{"op":"put","#, 1);
+            let line = String::from_utf8(out).unwrap();
             let decoded = decode(&line).unwrap();
             prop_assert_eq!(&*decoded.key, &*key);
             prop_assert_eq!(&*decoded.value.unwrap(), &*value);
-            prop_assert_eq!(&*decoded.kvs, "default");
+            prop_assert_eq!(&*decoded.kvs, "other");
         }
     }
 }

@@ -13,13 +13,13 @@ use super::{REVISION, durability, entity_tag};
 use crate::app::Shared;
 use crate::body::{self, BodyLimit};
 use crate::engine::{Lookup, Write};
+use crate::etag::{self, Comparison, EntityTag};
 use crate::problem::{Answer, Problem};
 use crate::route::Route;
 use crate::target::{Query, key_bytes, percent_decode, percent_decode_text, split_key_path};
 use axum::body::Body;
 use axum::http::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH,
-    IF_UNMODIFIED_SINCE,
+    CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
 };
 use axum::http::request::Parts;
 use axum::http::{Method, Request, Response, StatusCode};
@@ -76,15 +76,15 @@ async fn read(shared: &Shared, head: &Parts, entity: Entity) -> Answer {
             shared.answered(answer, "nothing was changed").await?
         }
     };
-    Ok(match found {
+    match found {
         Some(entry) => found_response(&entry, &head.headers, entity),
-        None => missing_response(),
-    })
+        None => Ok(missing_response()),
+    }
 }
 
-fn found_response(entry: &Entry, headers: &HeaderMap, entity: Entity) -> Response<Body> {
+fn found_response(entry: &Entry, headers: &HeaderMap, entity: Entity) -> Answer {
     let tag = entity_tag(entry.revision);
-    let refused = precondition(headers, &tag);
+    let refused = precondition(headers, &tag)?;
     let body = match (refused, entity) {
         (None, Entity::Whole) => Body::from(entry.value.clone()),
         _ => Body::empty(),
@@ -99,7 +99,7 @@ fn found_response(entry: &Entry, headers: &HeaderMap, entity: Entity) -> Respons
         out.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         out.insert(CONTENT_LENGTH, HeaderValue::from(entry.value.len()));
     }
-    response
+    Ok(response)
 }
 
 fn missing_response() -> Response<Body> {
@@ -109,28 +109,29 @@ fn missing_response() -> Response<Body> {
     response
 }
 
-/// The status of a read whose condition does not hold (RFC 9110, 13.2.2).
-fn precondition(headers: &HeaderMap, tag: &HeaderValue) -> Option<StatusCode> {
-    if let Some(wanted) = headers.get(IF_MATCH)
-        && !names_tag(wanted, tag)
-    {
-        return Some(StatusCode::PRECONDITION_FAILED);
+/// The status of a read whose condition does not hold (RFC 9110, 13.2.2). A value has no date, so
+/// that conditions about one are not looked at.
+fn precondition(headers: &HeaderMap, tag: &HeaderValue) -> Result<Option<StatusCode>, Problem> {
+    if let Some(false) = names(headers, &IF_MATCH, (tag, Comparison::Strong))? {
+        return Ok(Some(StatusCode::PRECONDITION_FAILED));
     }
-    let known = headers.get(IF_NONE_MATCH)?;
-    names_tag(known, tag).then_some(StatusCode::NOT_MODIFIED)
+    let known = names(headers, &IF_NONE_MATCH, (tag, Comparison::Weak))? == Some(true);
+    Ok(known.then_some(StatusCode::NOT_MODIFIED))
 }
 
-/// Whether a list of entity tags has `tag` or is `*`. A revision names one value, so that weak
-/// tags compare as strong ones.
-fn names_tag(list: &HeaderValue, tag: &HeaderValue) -> bool {
-    let Ok(list) = list.to_str() else { return false };
-    list.split(',')
-        .map(str::trim)
-        .any(|one| one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes())
+/// Whether the lines of a field name `tag`, or any; `None` where there are none.
+fn names(
+    headers: &HeaderMap,
+    field: &HeaderName,
+    (tag, comparison): (&HeaderValue, Comparison),
+) -> Result<Option<bool>, Problem> {
+    let ours = EntityTag::parse(tag.as_bytes()).expect("the tag of a revision is one");
+    let lines = headers.get_all(field).iter().map(HeaderValue::as_bytes);
+    etag::names(lines, ours, comparison)
+        .map_err(|error| Problem::bad_request(format!("the header {field}: {error}")))
 }
 
 async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
-    refuse_conditions(&head.headers)?;
     let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
     let durability = durability(&query)?;
     let place = place(head.uri.path(), &query)?;
@@ -145,7 +146,6 @@ async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
 }
 
 async fn remove(shared: &Shared, head: &Parts) -> Answer {
-    refuse_conditions(&head.headers)?;
     let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
     let durability = durability(&query)?;
     let place = place(head.uri.path(), &query)?;
@@ -177,40 +177,38 @@ pub(crate) fn written_response(revision: Revision) -> Response<Body> {
     response
 }
 
-/// A condition that cannot be checked atomically with the write is refused rather than ignored:
-/// whoever sends one relies on it.
-fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
-    let conditions = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE];
-    let Some(found) = conditions.iter().find(|name| headers.contains_key(*name)) else {
-        return Ok(());
-    };
-    Err(Problem::new(
-        StatusCode::NOT_IMPLEMENTED,
-        ("conditional-write", "Conditional writes are not supported"),
-        format!(
-            "the header {found} makes this write conditional, which this version cannot do \
-             atomically; nothing was written; send it without the header"
-        ),
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_tags_are_searched() {
-        let tag = HeaderValue::from_static("\"1f\"");
-        for (list, want) in [
-            ("\"1f\"", true),
-            ("*", true),
-            ("W/\"1f\"", true),
-            ("\"a\", \"1f\"", true),
-            ("\"1\"", false),
-            ("1f", false),
-            ("", false),
+    fn conditions_decide_in_the_order_of_the_standard() {
+        let decide = |lines: &[(HeaderName, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(name, HeaderValue::from_static(value));
+            }
+            let decided = precondition(&headers, &HeaderValue::from_static("\"1f\""));
+            decided.map_or(400, |status| status.map_or(200, |status| status.as_u16()))
+        };
+        for (lines, want) in [
+            (&[][..], 200),
+            (&[(IF_MATCH, "\"1f\"")], 200),
+            (&[(IF_MATCH, "*")], 200),
+            (&[(IF_MATCH, "W/\"1f\"")], 412),
+            (&[(IF_MATCH, "\"2\""), (IF_MATCH, "\"1f\"")], 200),
+            (&[(IF_NONE_MATCH, "W/\"1f\"")], 304),
+            (&[(IF_NONE_MATCH, "*")], 304),
+            (&[(IF_NONE_MATCH, "\"2\""), (IF_NONE_MATCH, "\"1f\"")], 304),
+            (&[(IF_NONE_MATCH, "\"a,\", \"1f\"")], 304),
+            (&[(IF_NONE_MATCH, "\"1f,\"")], 200),
+            (&[(IF_MATCH, "\"2\""), (IF_NONE_MATCH, "\"1f\"")], 412),
+            (&[(IF_MATCH, "\"1f\""), (IF_NONE_MATCH, "\"1f\"")], 304),
+            (&[(IF_NONE_MATCH, "\"1f\", *")], 400),
+            (&[(IF_NONE_MATCH, "1f")], 400),
+            (&[(IF_MATCH, "")], 400),
         ] {
-            assert_eq!(names_tag(&HeaderValue::from_static(list), &tag), want, "{list}");
+            assert_eq!(decide(lines), want, "{lines:?}");
         }
     }
 }

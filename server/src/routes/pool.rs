@@ -8,6 +8,8 @@ use crate::app::Shared;
 use crate::blocking::Patience;
 use crate::body::{self, BodyLimit};
 use crate::engine::Engine;
+use crate::head::check_json;
+use crate::object::Object;
 use crate::pool::document;
 use crate::problem::{Answer, Problem};
 use crate::target::Query;
@@ -17,7 +19,7 @@ use axum::http::{Request, StatusCode, Uri};
 use mpool::{MediaClass, NewVolume, Pool, ScrubOptions, VolumeId, VolumeKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
 use units::Size;
@@ -241,23 +243,23 @@ fn check_allowed(shared: &Shared) -> Result<(), Problem> {
     ))
 }
 
-/// The body as JSON; an empty one is an empty object.
+/// The body as a JSON object; an empty one is an empty object.
 async fn read<T: DeserializeOwned>(shared: &Shared, request: Request<Body>) -> Result<T, Problem> {
     check_allowed(shared)?;
     let (head, body) = request.into_parts();
     Query::parse(head.uri.query(), &[])?;
+    if hyper::body::Body::size_hint(&body).exact() != Some(0) {
+        check_json(&head.headers)?;
+    }
     let limit = BodyLimit {
         bytes_max: BODY_BYTES_MAX,
         time_max: shared.limits.request_timeout,
         what: "request",
     };
     let read = body::read(body, limit, &shared.bodies).await?;
-    let parsed = if read.bytes.is_empty() {
-        serde_json::from_value(Value::Object(serde_json::Map::new()))
-    } else {
-        serde_json::from_slice(&read.bytes)
-    };
-    parsed
+    let text: &[u8] = if read.bytes.is_empty() { b"{}" } else { &read.bytes };
+    serde_json::from_slice(text)
+        .map(|Object(parsed)| parsed)
         .map_err(|error| Problem::bad_request(format!("the body is not what it must be: {error}")))
 }
 

@@ -40,6 +40,8 @@ impl Reply {
 /// One connection.
 pub(crate) struct Client {
     stream: BufReader<TcpStream>,
+    /// What it calls the server.
+    host: String,
 }
 
 impl Client {
@@ -49,7 +51,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self { stream: BufReader::new(stream), host: address.to_string() })
     }
 
     /// One request and its answer.
@@ -57,7 +59,8 @@ impl Client {
         self.send_with(method, target, "", body)
     }
 
-    /// One request with headers (`name: value\r\n` each) and its answer.
+    /// One request with headers (`name: value\r\n` each) and its answer. A `Host` and the type of a
+    /// body are sent where they are not among them.
     pub(crate) fn send_with(
         &mut self,
         method: &str,
@@ -70,9 +73,16 @@ impl Client {
         } else {
             format!("content-length: {}\r\n", body.len())
         };
+        let given = |name: &str| {
+            headers.lines().any(|line| {
+                line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+            })
+        };
+        let host = if given("host:") { String::new() } else { format!("host: {}\r\n", self.host) };
+        let typed = method == "POST" && !given("content-type:");
+        let kind = if typed { "content-type: application/json\r\n" } else { "" };
         let mut request =
-            format!("{method} {target} HTTP/1.1\r\nhost: pond\r\n{length}{headers}\r\n")
-                .into_bytes();
+            format!("{method} {target} HTTP/1.1\r\n{host}{kind}{length}{headers}\r\n").into_bytes();
         request.extend_from_slice(body);
         self.write(&request)?;
         self.reply(method)

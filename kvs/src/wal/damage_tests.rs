@@ -1,0 +1,204 @@
+//! The log with bytes changed on the medium: what is noticed, and what ends the log.
+
+use super::append::BUFFER_BYTES;
+use super::frame::{FRAME_HEAD_LEN, FrameHead, SEGMENT_HEAD_LEN};
+use super::tests::{append, batch, blank, close, open, options, revisions};
+use super::*;
+use crate::key::KvsId;
+use mpool::IoBuf;
+
+const KVS: KvsId = KvsId::new(1);
+
+/// Reads a segment's head; None if blank.
+fn head_of(segment: &Segment) -> Option<SegmentHead> {
+    let mut page = IoBuf::zeroed(4096);
+    segment.read_at(0, &mut page).unwrap();
+    SegmentHead::decode(page.first_chunk::<SEGMENT_HEAD_LEN>().unwrap()).ok()
+}
+
+fn segment_with(pool: &Arc<Pool>, sequence: u64) -> Segment {
+    let ids = pool.segment_ids().into_iter();
+    ids.map(|id| pool.open_segment(id).unwrap())
+        .find(|segment| head_of(segment).is_some_and(|head| head.sequence == sequence))
+        .expect("the segment exists")
+}
+
+fn rewrite(segment: &Segment, offset: u64, change: impl FnOnce(&mut [u8])) {
+    let mut page = IoBuf::zeroed(4096);
+    segment.read_at(offset, &mut page).unwrap();
+    change(&mut page);
+    segment.write_at(offset, &page).unwrap();
+}
+
+/// Where frames begin when each is written alone: one page each.
+fn frame_offset(revision: u64) -> u64 {
+    revision * PAGE_BYTES
+}
+
+#[test]
+fn any_flipped_bit_of_a_durable_frame_is_noticed() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    for _ in 0..4 {
+        append(&mut wal, &[20], true);
+    }
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    let len = FRAME_HEAD_LEN + batch(2, 20).len_bytes();
+    for bit in 0..len * 8 {
+        let flip = |page: &mut [u8]| page[bit / 8] ^= 1 << (bit % 8);
+        rewrite(&segment, frame_offset(2), flip);
+        match open(&pool, 0) {
+            Err(Error::Corrupt { reason, .. }) => {
+                assert!(reason.contains("revision 2 was durable"), "bit {bit}: {reason}");
+            }
+            other => panic!("bit {bit}: {:?}", other.map(|(_, seen)| seen)),
+        }
+        rewrite(&segment, frame_offset(2), flip);
+    }
+    assert_eq!(revisions(&open(&pool, 0).unwrap().1), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_bad_last_frame_ends_the_log() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    append(&mut wal, &[20], true);
+    drop(wal);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[60] ^= 1);
+    let (mut wal, seen) = open(&pool, 0).unwrap();
+    assert_eq!(revisions(&seen), [1]);
+    let next = wal.last().next().get();
+    append(&mut wal, &[30], true);
+    drop(wal);
+    assert_eq!(open(&pool, 0).unwrap().1, [(1, 20), (next, 30)]);
+}
+
+/// Which a torn tail is not: the last write of a clean close was silently gone.
+#[test]
+fn any_flipped_bit_of_the_last_frame_is_noticed_after_a_clean_close() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    append(&mut wal, &[20], true);
+    close(wal);
+    let segment = segment_with(&pool, 1);
+    let len = FRAME_HEAD_LEN + batch(2, 20).len_bytes();
+    for bit in 0..len * 8 {
+        let flip = |page: &mut [u8]| page[bit / 8] ^= 1 << (bit % 8);
+        rewrite(&segment, frame_offset(2), flip);
+        match open(&pool, 0) {
+            Err(Error::Corrupt { what, reason }) => {
+                assert!(what.contains("segment 1 (seg-1) at offset 8192"), "bit {bit}: {what}");
+                assert!(reason.contains("revision 2 was durable"), "bit {bit}: {reason}");
+                assert!(reason.contains("closed at revision 2"), "bit {bit}: {reason}");
+            }
+            other => panic!("bit {bit}: {:?}", other.map(|(_, seen)| seen)),
+        }
+        assert!(open(&pool, 2).is_ok(), "kvsets have it");
+        rewrite(&segment, frame_offset(2), flip);
+    }
+    pool.delete_segment(segment.id()).unwrap();
+    assert!(matches!(open(&pool, 1), Err(Error::Corrupt { .. })), "the whole segment is gone");
+    assert!(open(&pool, 2).is_ok());
+}
+
+#[test]
+fn damage_among_what_kvsets_hold_is_passed_over() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    for _ in 0..5 {
+        append(&mut wal, &[20], true);
+    }
+    close(wal);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[60] ^= 1);
+    rewrite(&segment_with(&pool, 1), frame_offset(3), |page| page[7] ^= 1);
+    assert!(open(&pool, 2).is_err(), "3 is needed");
+    assert_eq!(revisions(&open(&pool, 3).unwrap().1), [4, 5]);
+}
+
+#[test]
+fn a_torn_frame_before_one_that_was_never_durable_is_a_tail() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    // Two large writes without a sync between: the drive may keep the second alone.
+    append(&mut wal, &[BUFFER_BYTES, 10], false);
+    append(&mut wal, &[BUFFER_BYTES, 10], false);
+    wal.sync().unwrap();
+    drop(wal);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page.fill(0));
+    assert_eq!(revisions(&open(&pool, 0).unwrap().1), [1]);
+}
+
+#[test]
+fn a_missing_frame_in_an_earlier_segment_is_corrupt() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    append(&mut wal, &[20], true);
+    while wal.sequence < 2 {
+        append(&mut wal, &[500_000], false);
+    }
+    wal.sync().unwrap();
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    rewrite(&segment, frame_offset(2), |page| page.fill(0));
+    assert!(matches!(open(&pool, 0), Err(Error::Corrupt { .. })));
+    pool.delete_segment(segment.id()).unwrap();
+    assert!(matches!(open(&pool, 0), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_newer_format_is_told_from_rot() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    let set_version = |page: &mut [u8], head_len: usize| {
+        page[4] = 3;
+        let crc = crc32c::crc32c(&page[..head_len - 4]).to_le_bytes();
+        page[head_len - 4..head_len].copy_from_slice(&crc);
+    };
+    let saved = |offset| {
+        let mut page = IoBuf::zeroed(4096);
+        segment.read_at(offset, &mut page).unwrap();
+        page
+    };
+    for (offset, head_len) in [(0, SEGMENT_HEAD_LEN), (frame_offset(1), FRAME_HEAD_LEN)] {
+        let before = saved(offset);
+        rewrite(&segment, offset, |page| set_version(page, head_len));
+        let error = open(&pool, 0).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::Format { found: 3, supported: 1 | 2 }), "{error}");
+        segment.write_at(offset, &before).unwrap();
+    }
+    rewrite(&segment, 0, |page| page[9] ^= 1);
+    assert!(matches!(open(&pool, 0), Err(Error::Corrupt { .. })));
+}
+
+#[test]
+fn a_body_that_looks_like_a_frame_is_not_one() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    let fake = FrameHead {
+        sequence: 1,
+        revision: Revision::new(2),
+        durable: Revision::new(1),
+        body_len: 0,
+        body_crc: crc32c::crc32c(&[]),
+    };
+    let mut batch = WriteBatch::new();
+    batch.put_id(KVS, &[1], &fake.encode().repeat(300)).unwrap();
+    wal.append(Revision::new(1), &[&batch], true).unwrap();
+    drop(wal);
+    let mut frames = 0;
+    let apply = &mut |_, found: &WriteBatch| {
+        assert_eq!(found.body(), batch.body());
+        frames += 1;
+        Ok(())
+    };
+    Wal::open(&pool, &options(), Revision::ZERO, apply).unwrap();
+    assert_eq!(frames, 1);
+}

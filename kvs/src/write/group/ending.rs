@@ -1,0 +1,49 @@
+//! The end of a queue: what is in it is committed, and nothing more is taken.
+
+use super::members::with_sources;
+use super::{CommitQueue, CommitSink};
+use crate::error::Result;
+use crate::mark::LogEnd;
+
+impl<S: CommitSink> CommitQueue<S> {
+    /// Refuses new writes, commits what is queued, syncs, stops the thread. Idempotent.
+    pub(crate) fn close(&self) -> Result<()> {
+        let thread = self.thread.lock().take();
+        let on_thread = self.thread_id == std::thread::current().id();
+        {
+            let mut queue = self.shared.queue.lock();
+            queue.closed = true;
+            self.shared.work.notify_one();
+            // The commit thread cannot wait for itself: it drains the queue after this callback.
+            while !on_thread && !queue.is_drained() {
+                self.shared.drained.wait(&mut queue);
+            }
+        }
+        if let Some(thread) = thread.filter(|_| !on_thread) {
+            thread.join().expect("the commit thread does not panic");
+        }
+        self.shared.sync().map(|_| ())
+    }
+
+    /// Where the log ends, for the mark of a clean close; `None` if batches may still come, because
+    /// the commit thread itself has closed the queue.
+    pub(crate) fn log_end(&self) -> Result<Option<LogEnd>> {
+        let shared = &self.shared;
+        {
+            let queue = shared.queue.lock();
+            if !queue.closed || !queue.is_drained() {
+                return Ok(None);
+            }
+        }
+        let mut log = shared.log.lock();
+        shared.check_poison()?;
+        log.end().map(Some).map_err(|error| shared.poison(with_sources(&error)))
+    }
+}
+
+impl<S: CommitSink> Drop for CommitQueue<S> {
+    fn drop(&mut self) {
+        // Nobody is left to hear of an error; who wants to know calls `close`.
+        let _ = self.close();
+    }
+}

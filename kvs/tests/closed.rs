@@ -1,0 +1,77 @@
+//! What a clean close has left is whole at the next open, or its absence is told: the ends of logs,
+//! where rot looks like an append that was cut short, too.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use kvs::{Durability, Error};
+use mpool::{Device, IoBuf, SimDevice};
+
+const PAGE: usize = 4096;
+/// Stands in the last frame of the manifest.
+const NAME: &str = "the-last-kvs-that-was-made";
+/// Stands in the last frame of the write-ahead log.
+const VALUE: &[u8] = b"the last value that was put";
+
+/// A database that was closed in order.
+fn closed() -> SimDevice {
+    let device = SimDevice::new(1 << 30);
+    let db = support::create(&device, &support::options()).unwrap();
+    let kvs = db.create_kvs("a").unwrap();
+    kvs.put(b"k", b"v", Durability::Sync).unwrap();
+    db.flush().unwrap();
+    db.create_kvs(NAME).unwrap();
+    kvs.put(b"k", VALUE, Durability::Sync).unwrap();
+    db.close().unwrap();
+    device
+}
+
+/// The one page of the device that holds these bytes.
+fn page_with(device: &SimDevice, bytes: &[u8]) -> (u64, IoBuf) {
+    let mut found = None;
+    for offset in (0..device.geometry().len_bytes).step_by(PAGE) {
+        let mut page = IoBuf::zeroed(PAGE);
+        device.read_at(offset, &mut page).unwrap();
+        if page.windows(bytes.len()).any(|window| window == bytes) {
+            assert!(found.is_none(), "one page has it");
+            found = Some((offset, page));
+        }
+    }
+    found.expect("a page has it")
+}
+
+/// Flips each bit of the frame that holds `bytes`, and opens.
+fn check_every_flip(bytes: &[u8], what: &str) {
+    let device = closed();
+    let (offset, mut page) = page_with(&device, bytes);
+    let last = page.iter().rposition(|byte| *byte != 0).expect("it holds something");
+    for bit in 0..=last * 8 {
+        page[bit / 8] ^= 1 << (bit % 8);
+        device.write_durable_at(offset, &page).unwrap();
+        match support::open(&device, &support::options()) {
+            Err(Error::Corrupt { what: found, .. }) => {
+                assert!(found.contains(what), "bit {bit}: {found}");
+            }
+            // The journal itself may say so.
+            Err(error @ Error::Pool(_)) => assert!(error.to_string().contains("mdc-"), "{error}"),
+            other => panic!("bit {bit}: {:?}", other.map(|db| db.list_kvs())),
+        }
+        page[bit / 8] ^= 1 << (bit % 8);
+    }
+    device.write_durable_at(offset, &page).unwrap();
+    let db = support::open(&device, &support::options()).unwrap();
+    assert!(db.kvs(NAME).is_ok());
+    assert_eq!(db.kvs("a").unwrap().get(b"k").unwrap().unwrap().value, VALUE);
+}
+
+#[test]
+fn any_flipped_bit_of_the_logs_last_frame_is_told() {
+    check_every_flip(VALUE, "write-ahead log segment 1");
+}
+
+/// The KVS was gone without a word, and so was what the log held for it.
+#[test]
+fn any_flipped_bit_of_the_manifests_last_frame_is_told() {
+    check_every_flip(NAME.as_bytes(), "manifest");
+}

@@ -1,0 +1,301 @@
+//! What the HTTP library takes from a request without a word, seen in the bytes as they come.
+//!
+//! The library cuts a target at its `#`, so that `PUT /v1/kv/default/a#1` would write `a`; and of
+//! a `Content-Length` beside a `Transfer-Encoding` it shows neither that it was there nor what it
+//! said. Neither can be asked for afterwards. So a [`Follower`] reads along, in the same task and
+//! before the library sees the bytes: it finds the heads by the rules of HTTP/1.1 ([`http1`]) or
+//! HTTP/2 ([`http2`]), and leaves in [`Heads`] what it finds wrong with one. Who answers a request
+//! asks there, and refuses it.
+//!
+//! It keeps nothing but an unfinished head, and lets everything pass. Where it loses the thread
+//! (the library does, too, and ends the connection), every later request is refused, so that a head
+//! it could not see is never carried out.
+
+mod http1;
+mod http2;
+
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What is wrong with a head that the library shows as if nothing were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Hidden {
+    /// The target has a fragment.
+    #[error(
+        "the request target has a `#`, and whatever follows it would be left out; nothing was \
+         done: write it as %23 where it belongs to a key, or leave it out"
+    )]
+    Fragment,
+    /// The length of the body is given in two ways.
+    #[error(
+        "content-length and transfer-encoding are both given, which leaves open where the body \
+         ends; nothing was done: send one of them"
+    )]
+    TwoLengths,
+    /// Something before it was not HTTP.
+    #[error(
+        "something that came before on this connection could not be read as HTTP; nothing was \
+         done: send the request on another connection"
+    )]
+    Unclear,
+}
+
+/// Targets with a `#` that are kept of one HTTP/2 connection; with one more all requests count.
+const CUT_MAX: usize = 64;
+
+/// What was found wrong on one connection.
+///
+/// All accesses to the numbers are `Relaxed`: the follower and the library run in one task.
+#[derive(Debug, Default)]
+pub struct Heads {
+    /// Requests that were asked about.
+    asked: AtomicU64,
+    /// Whether there is anything in `wrong`.
+    any: AtomicBool,
+    wrong: Mutex<Wrong>,
+}
+
+#[derive(Debug, Default)]
+struct Wrong {
+    /// By the number of the request, from 0: HTTP/1 requests come in order.
+    numbered: Vec<(u64, Hidden)>,
+    /// What the library has left of targets with a `#`: HTTP/2 streams have no order that the one
+    /// who answers could see, so that every later request for the same is refused.
+    cut: Vec<Box<[u8]>>,
+    /// Of every request from now on.
+    all: Option<Hidden>,
+}
+
+impl Heads {
+    /// What is wrong with the next request, which the library shows with this target.
+    pub fn next(&self, shown: &str) -> Option<Hidden> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        if !self.any.load(Ordering::Relaxed) {
+            return None;
+        }
+        let wrong = self.wrong.lock();
+        let numbered = wrong.numbered.iter().find(|(wrong, _)| *wrong == number);
+        let cut = wrong.cut.iter().any(|left| **left == *shown.as_bytes());
+        numbered.map(|(_, hidden)| *hidden).or(cut.then_some(Hidden::Fragment)).or(wrong.all)
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Wrong)) {
+        let mut wrong = self.wrong.lock();
+        note(&mut wrong);
+        self.any.store(true, Ordering::Relaxed);
+    }
+
+    fn note_request(&self, number: u64, hidden: Hidden) {
+        let asked = self.asked.load(Ordering::Relaxed);
+        self.note(|wrong| {
+            wrong.numbered.retain(|(old, _)| *old >= asked);
+            wrong.numbered.push((number, hidden));
+        });
+    }
+
+    fn note_cut(&self, left: &[u8]) {
+        // As the library shows an empty path.
+        let left = if left.is_empty() { b"/" } else { left };
+        self.note(|wrong| {
+            if wrong.cut.len() == CUT_MAX {
+                wrong.all = Some(Hidden::Fragment);
+            } else {
+                wrong.cut.push(left.into());
+            }
+        });
+    }
+
+    fn note_lost(&self) {
+        self.note(|wrong| wrong.all = Some(Hidden::Unclear));
+    }
+}
+
+/// Reads along on one connection.
+pub struct Follower {
+    heads: Arc<Heads>,
+    limits: FollowLimits,
+    speaks: Speaks,
+}
+
+/// What the library takes of a head; beyond it, it ends the connection.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowLimits {
+    /// Most bytes.
+    pub bytes_max: usize,
+    /// Most header fields.
+    pub fields_max: usize,
+}
+
+enum Speaks {
+    /// Up to the first byte that HTTP/2's preface does not have; how much of it has come.
+    Unknown(usize),
+    Http1(http1::Stream),
+    Http2(http2::Stream),
+    /// Nothing is looked at any more.
+    Lost,
+}
+
+/// A stream could not be followed.
+struct Lost;
+
+impl Follower {
+    /// Of a new connection; leaves what it finds in `heads`.
+    pub fn new(heads: Arc<Heads>, limits: FollowLimits) -> Self {
+        Self { heads, limits, speaks: Speaks::Unknown(0) }
+    }
+
+    /// The next bytes of the connection.
+    pub fn see(&mut self, bytes: &[u8]) {
+        let followed = match &mut self.speaks {
+            Speaks::Unknown(seen) => {
+                let seen = *seen;
+                return self.begin(seen, bytes);
+            }
+            Speaks::Http1(stream) => stream.see(bytes, &self.heads),
+            Speaks::Http2(stream) => stream.see(bytes, &self.heads),
+            Speaks::Lost => Ok(()),
+        };
+        if let Err(Lost) = followed {
+            self.heads.note_lost();
+            self.speaks = Speaks::Lost;
+        }
+    }
+
+    fn begin(&mut self, seen: usize, bytes: &[u8]) {
+        let expected = &http2::PREFACE[seen..];
+        let same = expected.iter().zip(bytes).take_while(|(want, got)| want == got).count();
+        if same == expected.len() {
+            self.speaks = Speaks::Http2(http2::Stream::new());
+            self.see(&bytes[same..]);
+        } else if same == bytes.len() {
+            self.speaks = Speaks::Unknown(seen + same);
+        } else {
+            self.speaks = Speaks::Http1(http1::Stream::new(self.limits));
+            self.see(&http2::PREFACE[..seen]);
+            self.see(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: FollowLimits = FollowLimits { bytes_max: 8 << 10, fields_max: 100 };
+
+    /// What is wrong with each request of a stream of `count`, that comes in pieces of `step`.
+    fn follow(stream: &[u8], count: usize, step: usize) -> Vec<Option<Hidden>> {
+        let heads = Arc::new(Heads::default());
+        let mut follower = Follower::new(Arc::clone(&heads), LIMITS);
+        for piece in stream.chunks(step) {
+            follower.see(piece);
+        }
+        (0..count).map(|_| heads.next("/")).collect()
+    }
+
+    fn always(stream: &[u8], want: &[Option<Hidden>]) {
+        for step in [1, 2, 3, 7, stream.len()] {
+            let shown = String::from_utf8_lossy(stream);
+            assert_eq!(follow(stream, want.len(), step), want, "steps of {step}: {shown}");
+        }
+    }
+
+    const FRAGMENT: Option<Hidden> = Some(Hidden::Fragment);
+    const UNCLEAR: Option<Hidden> = Some(Hidden::Unclear);
+
+    #[test]
+    fn a_fragment_is_found_wherever_its_head_stands() {
+        always(b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n", &[None, None]);
+        always(b"GET /a#1 HTTP/1.1\r\nhost: x\r\n\r\n", &[FRAGMENT, None]);
+        always(b"P /a?b#1 HTTP/1.1\n\nP /a HTTP/1.1\n\n", &[FRAGMENT, None]);
+        always(b"\r\nPRI /# HTTP/1.1\r\n\r\n", &[FRAGMENT]);
+        let body = b"PUT /a HTTP/1.1\r\ncontent-length: 28\r\n\r\n\
+                     GET /#1 HTTP/1.1\r\nhost: x\r\n\
+                     GET /#2 HTTP/1.0\r\n\r\nGET /3 HTTP/1.1\r\n\r\n";
+        always(body, &[None, FRAGMENT, None]);
+        let chunked =
+            b"PUT /a HTTP/1.1\r\nTransfer-Encoding: gzip\r\ntransfer-encoding: Chunked\r\n\r\n\
+                        10;n=v\r\n#GET /# HTTP/1.1\r\n5 \r\n\r\n#\r\n\r\n0\r\nx: #\r\n\r\n\
+                        GET /#2 HTTP/1.1\r\n\r\n";
+        always(chunked, &[None, FRAGMENT, None]);
+    }
+
+    #[test]
+    fn two_lengths_are_found() {
+        let stream = b"PUT /a HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n\
+                       1\r\n#\r\n0\r\n\r\nGET /a HTTP/1.1\r\n\r\n";
+        always(stream, &[Some(Hidden::TwoLengths), None]);
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_from_there_on() {
+        for lost in [
+            &b"GET /a\r\n\r\nGET /a HTTP/1.1\r\n\r\n"[..],
+            b"PUT /a HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            b"PUT /a HTTP/1.1\r\ncontent-length: +1\r\n\r\n",
+            b"PUT /a HTTP/1.1\r\ntransfer-encoding: chunked, gzip\r\n\r\n",
+            b"PUT /a HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
+        ] {
+            always(lost, &[UNCLEAR, UNCLEAR]);
+        }
+        let chunks = |chunks: &str| {
+            format!("PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{chunks}").into_bytes()
+        };
+        for wrong in ["x\r\n", "1\r\n#x\r\n", "1\r\n##\r\n", "1\n#\r\n", "\r\n", "1;a\nb\r\n"] {
+            always(&chunks(wrong), &[UNCLEAR]);
+        }
+        let long = format!("GET /a HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(9 << 10));
+        assert_eq!(follow(long.as_bytes(), 1, 100), [UNCLEAR]);
+        let many = format!("GET /a HTTP/1.1\r\n{}\r\n", "x: 1\r\n".repeat(101));
+        assert_eq!(follow(many.as_bytes(), 1, 100), [UNCLEAR]);
+    }
+
+    proptest! {
+        #[test]
+        fn requests_in_any_pieces_are_followed(
+            requests in prop::collection::vec(
+                (any::<bool>(), 0..3_u8, prop::collection::vec(any::<u8>(), 0..40)),
+                1..6,
+            ),
+            step in 1..80_usize,
+        ) {
+            let mut stream = Vec::new();
+            for (fragment, kind, body) in &requests {
+                let target = if *fragment { "/a#b" } else { "/a" };
+                stream.extend_from_slice(format!("PUT {target} HTTP/1.1\r\nhost: x\r\n").as_bytes());
+                match kind {
+                    0 => stream.extend_from_slice(b"\r\n"),
+                    1 => {
+                        let length = format!("content-length: {}\r\n\r\n", body.len());
+                        stream.extend_from_slice(length.as_bytes());
+                        stream.extend_from_slice(body);
+                    }
+                    _ => {
+                        stream.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n");
+                        for chunk in body.chunks(9) {
+                            stream.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+                            stream.extend_from_slice(chunk);
+                            stream.extend_from_slice(b"\r\n");
+                        }
+                        stream.extend_from_slice(b"0\r\n\r\n");
+                    }
+                }
+            }
+            let want = |(fragment, ..): &(bool, u8, Vec<u8>)| fragment.then_some(Hidden::Fragment);
+            let want: Vec<_> = requests.iter().map(want).collect();
+            prop_assert_eq!(follow(&stream, want.len(), step), want);
+        }
+
+        #[test]
+        fn no_bytes_panic(
+            http2 in any::<bool>(),
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            step in 1..50_usize,
+        ) {
+            let preface: &[u8] = if http2 { http2::PREFACE } else { b"" };
+            follow(&[preface, &bytes].concat(), 3, step);
+        }
+    }
+}
