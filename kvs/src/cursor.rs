@@ -9,7 +9,7 @@
 //! other kvsets hold too. So a key that lies in such a hole is looked up before it is shown, as a
 //! read of that key alone would: mostly the filter says that the page does not matter to it.
 //!
-//! [`Cursor::advance`] is the same in steps that a caller can leave between two keys, with the value
+//! [`Cursor::advance`] is the same in steps that a caller can leave between two keys; the value is
 //! read only when it is asked for.
 
 use crate::db::Open;

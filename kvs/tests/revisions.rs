@@ -25,8 +25,9 @@ fn open(device: &SimDevice) -> kvs::Result<Database> {
 /// What the database shows is named by its revision as it was the first time.
 fn look(db: &Database, named: &mut Named) {
     let Ok(kvs) = db.kvs("a") else { return };
-    let mut cursor = kvs.cursor(Range::default()).unwrap();
-    while let Some(item) = cursor.next().unwrap() {
+    let cursor = kvs.cursor(Range::default()).unwrap();
+    for item in cursor {
+        let item = item.unwrap();
         let entry = (item.key.to_vec(), item.value.to_vec());
         let revision = item.revision.get();
         assert_eq!(*named.entry(revision).or_insert_with(|| entry.clone()), entry, "{revision}");
