@@ -1,11 +1,15 @@
 //! The command line.
 
+use crate::bound::BoundArgs;
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use mpool::ReaperPolicy;
 use std::path::PathBuf;
 use std::time::Duration;
 use units::Size;
+
+/// Of `ycsb demo`: what a disk has room for.
+const RECORDS_MAX: u64 = 1_000_000_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +49,9 @@ pub(crate) enum Command {
     Reaper(ReaperArgs),
     /// See it work: a server on a temporary directory, 200,000 records, B and C
     Demo(DemoArgs),
+    /// Become another program, which is told to stop when the process that asked dies
+    #[command(hide = true)]
+    Bound(BoundArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -108,6 +115,15 @@ impl IoArg {
     }
 }
 
+/// Whether a comparison reads all records before each run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FillArg {
+    /// Where they take no more than 3/5 of --memory (or of the machine's free memory)
+    Auto,
+    Always,
+    Never,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people
@@ -132,7 +148,7 @@ pub(crate) struct WorkloadArgs {
     pub(crate) threads: Option<usize>,
 
     /// Run so long, however many operations that is
-    #[arg(long, value_name = "S", value_parser = parse_seconds)]
+    #[arg(long, value_name = "S", value_parser = parse_measured)]
     pub(crate) seconds: Option<Duration>,
 
     /// Run so long before measuring begins
@@ -221,9 +237,14 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) engine: Vec<String>,
 
-    /// embedded: let flushes and compactions finish, before a run and after a load
+    /// embedded and rocksdb: let flushes and compactions finish, before a run and after a load
     #[arg(long)]
     pub(crate) settle: bool,
+
+    /// Before a run, read all records until they are in memory, or until that does not help any
+    /// more. For data that fits: what does not is shuffled through the caches
+    #[arg(long)]
+    pub(crate) fill: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -251,6 +272,10 @@ pub(crate) struct CompareArgs {
     /// Times that everything is done on each side
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
+
+    /// Whether all records are read before each run, until they are in memory
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) fill: FillArg,
 
     /// Both sides' data goes below this directory and is removed [default: a temporary one]
     #[arg(long, value_name = "DIR")]
@@ -356,16 +381,20 @@ pub(crate) struct ReaperArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Records to load
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(
+        long,
+        default_value_t = 200_000,
+        value_parser = value_parser!(u64).range(1..=RECORDS_MAX)
+    )]
     pub(crate) records: u64,
 
     /// Seconds of each of B and C
-    #[arg(long, default_value = "10", value_parser = parse_seconds)]
+    #[arg(long, default_value = "10", value_parser = parse_measured)]
     pub(crate) seconds: Duration,
 
     /// Clients at a time
-    #[arg(long, default_value_t = 16)]
-    pub(crate) threads: usize,
+    #[arg(long, default_value_t = 16, value_parser = value_parser!(u16).range(1..=10_000))]
+    pub(crate) threads: u16,
 
     /// The server program [default: the millpond beside this program, built if need be]
     #[arg(long, value_name = "PATH")]
@@ -377,8 +406,23 @@ pub(crate) struct DemoArgs {
 }
 
 fn parse_seconds(text: &str) -> Result<Duration> {
+    /// Thirty years.
+    const MAX: f64 = 1e9;
     let seconds: f64 = text.trim_end_matches('s').parse().context("must be a number of seconds")?;
-    Duration::try_from_secs_f64(seconds).context("must be a number of seconds, 0 or more")
+    // NaN is in no range.
+    if !(0.0..=MAX).contains(&seconds) {
+        bail!("must be a number of seconds from 0 to {MAX}");
+    }
+    Duration::try_from_secs_f64(seconds).context("must be a number of seconds")
+}
+
+/// Seconds in which something is to be measured.
+fn parse_measured(text: &str) -> Result<Duration> {
+    let time = parse_seconds(text)?;
+    if time.is_zero() {
+        bail!("in 0 seconds nothing can be measured");
+    }
+    Ok(time)
 }
 
 fn parse_size(text: &str) -> Result<u64> {
@@ -427,7 +471,10 @@ mod tests {
     fn seconds_are_read() {
         assert_eq!(parse_seconds("1.5").unwrap(), Duration::from_millis(1500));
         assert_eq!(parse_seconds("10s").unwrap(), Duration::from_secs(10));
-        assert!(parse_seconds("-1").is_err() && parse_seconds("soon").is_err());
+        for text in ["-1", "soon", "NaN", "inf", "1e18", ""] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+        assert!(parse_measured("0").is_err() && parse_measured("0.1").is_ok());
     }
 
     #[test]

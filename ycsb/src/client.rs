@@ -7,6 +7,7 @@
 
 use crate::dist::counter::Acknowledged;
 use crate::dist::{Keys, Lengths};
+use crate::interrupt;
 use crate::measure::Recorder;
 use crate::random::Rng;
 use crate::row::{BadRow, Content, key_hash};
@@ -74,7 +75,8 @@ impl<'a> Client<'a> {
         let mut attempts = 0;
         let result = loop {
             let result = self.write();
-            if result.is_ok() || attempts >= self.workload.retries.limit {
+            let given_up = attempts >= self.workload.retries.limit;
+            if result.is_ok() || given_up || interrupt::pending().is_some() {
                 break result;
             }
             attempts += 1;
@@ -123,6 +125,16 @@ impl<'a> Client<'a> {
                 self.recorder.add(Operation::Read, latency);
                 self.check(found)
             }
+        }
+    }
+
+    /// Reads the record of `number`, so that it is in memory. Nothing is measured.
+    pub(crate) fn fill(&mut self, number: u64) -> Done {
+        self.workload.keys.write(number, &mut self.key);
+        match self.fetch() {
+            Err(failure) => self.failed(Operation::Read, &failure),
+            Ok(false) => self.bad(Operation::Read, &BadRow::Missing),
+            Ok(true) => Done::Well,
         }
     }
 
@@ -310,6 +322,9 @@ fn patiently<T>(
                 if began.get_or_insert_with(Instant::now).elapsed() > BUSY_MAX {
                     return Err(Failure::Busy(format!("{why} (for {} s)", BUSY_MAX.as_secs())));
                 }
+                if interrupt::pending().is_some() {
+                    return Err(Failure::Busy(format!("{why} (interrupted)")));
+                }
                 *retries += 1;
                 pause(wait);
                 wait = (wait * 2).min(BUSY_PAUSE_MAX);
@@ -319,11 +334,15 @@ fn patiently<T>(
     }
 }
 
-/// Waits at least `time`: a benchmark's clients have nothing else to wait on.
+/// Waits at least `time`, or until a signal asks for the end: a benchmark's clients have nothing
+/// else to wait on.
 fn pause(time: Duration) {
     let until = Instant::now() + time;
     while let Some(left) = until.checked_duration_since(Instant::now()).filter(|l| !l.is_zero()) {
-        std::thread::park_timeout(left);
+        if interrupt::pending().is_some() {
+            return;
+        }
+        std::thread::park_timeout(left.min(BUSY_PAUSE_MAX));
     }
 }
 

@@ -4,6 +4,7 @@ use crate::cli::{
     DemoArgs, DurabilityArg, Format, IoArg, RunArgs, StoreArgs, TargetKind, WorkloadArgs,
 };
 use crate::driver::Phase;
+use crate::interrupt;
 use crate::progress::say;
 use crate::report::Report;
 use crate::server_process::{ServerOptions, ServerProcess};
@@ -22,6 +23,7 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<bool> {
         program: args.server.clone(),
         args: vec!["--allow-buffered=true".into()],
         data: Some(scratch.path().join("data")),
+        bound_by: Some(std::env::current_exe().context("cannot tell where this program is")?),
     };
     let server = ServerProcess::start(&options, None)?;
     say(&format!("started a server at {}, data in {}", server.url(), scratch.path().display()));
@@ -36,6 +38,9 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<bool> {
         let report = session::execute(phase, &run_args(args, &server, file))?;
         clean &= report.is_clean();
         say(&verdict(&report));
+        if interrupt::pending().is_some() {
+            break;
+        }
     }
     server.stop()?;
     say("\nthe server has stopped; its data is removed");
@@ -57,7 +62,7 @@ fn run_args(args: &DemoArgs, server: &ServerProcess, file: &str) -> RunArgs {
         workload: WorkloadArgs {
             files: vec![file.into()],
             properties: vec![format!("recordcount={}", args.records)],
-            threads: Some(args.threads),
+            threads: Some(args.threads.into()),
             seconds: Some(args.seconds),
             warmup: Duration::from_secs(1),
             rate: None,
@@ -76,6 +81,7 @@ fn run_args(args: &DemoArgs, server: &ServerProcess, file: &str) -> RunArgs {
             allow_buffered: false,
             engine: Vec::new(),
             settle: false,
+            fill: false,
         },
         format: Format::Table,
         by_second: false,

@@ -25,8 +25,17 @@ pub(crate) fn cpu_model() -> Option<String> {
 }
 
 pub(crate) fn memory_bytes() -> Option<u64> {
+    memory("MemTotal:")
+}
+
+/// What could be taken without swapping.
+pub(crate) fn available_memory_bytes() -> Option<u64> {
+    memory("MemAvailable:")
+}
+
+fn memory(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let rest = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
     kib.checked_mul(1024)
 }

@@ -76,6 +76,11 @@ impl Recorder {
         }
     }
 
+    /// Without latencies and counts of what went well.
+    pub(crate) fn without_latencies(self) -> Self {
+        Self { latencies: Default::default(), ..self }
+    }
+
     pub(crate) fn latencies(&self, operation: Operation) -> Option<&Latencies> {
         self.latencies[operation.index()].as_deref()
     }

@@ -9,15 +9,17 @@
 
 use crate::block::{BlockDevice, DriveCounts};
 use crate::cgroup::{MemoryGroup, MemoryMeasured};
-use crate::resources::{Meter, Usage};
+use crate::resources::Usage;
 use crate::target::{Counted, Target};
 use std::collections::BTreeMap;
+
+/// The counter by which a store tells its own CPU time.
+const CPU: &str = "process_cpu_seconds_total";
 
 /// Everything that can be looked at.
 pub(crate) struct Observer<'a> {
     target: &'a dyn Target,
     group: Option<&'a MemoryGroup>,
-    meter: Meter,
     device: Option<BlockDevice>,
 }
 
@@ -34,16 +36,18 @@ pub(crate) struct Observation {
 impl<'a> Observer<'a> {
     pub(crate) fn new(target: &'a dyn Target, group: Option<&'a MemoryGroup>) -> Self {
         let device = target.data_dir().and_then(BlockDevice::under);
-        Self { target, group, meter: Meter::new(target.server_pid()), device }
+        Self { target, group, device }
     }
 
     pub(crate) fn look(&self) -> Observation {
         let drive = self.device.as_ref().and_then(|d| Some((d.to_string(), d.counts()?)));
+        let counters = self.target.counters();
+        let own_cpu = counters.iter().find(|counted| counted.name == CPU).map(|c| c.value);
         Observation {
-            usage: self.meter.read(),
+            usage: Usage::read(self.target.place(), own_cpu),
             drive,
             memory: self.group.map(MemoryGroup::look),
-            counters: self.target.counters(),
+            counters,
         }
     }
 }

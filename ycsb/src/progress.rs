@@ -40,6 +40,7 @@ impl Progress {
         let verb = match phase {
             Phase::Load => "loading",
             Phase::Run => "running",
+            Phase::Fill => "filling",
             Phase::Verify => "verifying",
         };
         Self { bar, goal, verb, shown: None, warmed: true, was_warming: false }

@@ -2,13 +2,15 @@
 //!
 //! They come from the ready-made workloads, from files (`-P`) and from the command line (`-p`),
 //! the later replacing the earlier. A name nobody knows is an error that lists its neighbours: a
-//! misspelt property silently left at its default has cost many a benchmark its meaning.
+//! misspelt property silently left at its default has cost many a benchmark its meaning. The
+//! original passes over such names. Those that only the original uses are in
+//! [`unsupported`](mod@unsupported).
 
+use crate::unsupported::{self, Verdict};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::Path;
-use std::str::FromStr;
 
 /// Every name that means something here, sorted.
 const KNOWN: &[&str] = &[
@@ -65,6 +67,8 @@ const READY: &[(&str, &str)] = &[
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Properties {
     values: BTreeMap<String, String>,
+    /// What was passed over, and why.
+    notes: Vec<String>,
 }
 
 impl Properties {
@@ -119,6 +123,14 @@ impl Properties {
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        match unsupported::verdict(name, value) {
+            Some(Verdict::Passed(why)) => {
+                self.notes.push(format!("{name}={value} changes nothing: {why}"));
+                return Ok(());
+            }
+            Some(Verdict::Refused(why)) => bail!("{name}={value} is not offered: {why}"),
+            None => {}
+        }
         if !KNOWN.contains(&name) {
             bail!("no property is named {name:?}; {}", advice(name));
         }
@@ -127,21 +139,37 @@ impl Properties {
     }
 
     pub(crate) fn text<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
-        debug_assert!(KNOWN.contains(&name), "{name} is read but not known");
-        self.values.get(name).map_or(default, String::as_str)
+        self.given(name).unwrap_or(default)
     }
 
-    /// The value of `name` if it is set.
-    pub(crate) fn number<T>(&self, name: &str) -> Result<Option<T>>
-    where
-        T: FromStr<Err: Display>,
-    {
-        debug_assert!(KNOWN.contains(&name), "{name} is read but not known");
-        let Some(text) = self.values.get(name) else { return Ok(None) };
-        match text.parse() {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => bail!("{name}={text}: {error}"),
+    /// A whole number in `range`, if it is set.
+    pub(crate) fn whole(&self, name: &str, range: RangeInclusive<u64>) -> Result<Option<u64>> {
+        let Some(text) = self.given(name) else { return Ok(None) };
+        match text.parse().ok().filter(|value| range.contains(value)) {
+            Some(value) => Ok(Some(value)),
+            None => bail!(
+                "{name}={text}: must be a whole number from {} to {}",
+                range.start(),
+                range.end()
+            ),
         }
+    }
+
+    /// A number in `range`, if it is set.
+    pub(crate) fn real(&self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
+        let Some(text) = self.given(name) else { return Ok(None) };
+        // NaN is in no range.
+        match text.parse().ok().filter(|value| range.contains(value)) {
+            Some(value) => Ok(Some(value)),
+            None => {
+                bail!("{name}={text}: must be a number from {} to {}", range.start(), range.end())
+            }
+        }
+    }
+
+    fn given(&self, name: &str) -> Option<&str> {
+        debug_assert!(KNOWN.contains(&name), "{name} is read but not known");
+        self.values.get(name).map(String::as_str)
     }
 
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
@@ -154,11 +182,12 @@ impl Properties {
 
     /// A share between 0 and 1.
     pub(crate) fn share(&self, name: &str, default: f64) -> Result<f64> {
-        let share = self.number(name)?.unwrap_or(default);
-        if !(0.0..=1.0).contains(&share) {
-            bail!("{name}={share}: must be between 0 and 1");
-        }
-        Ok(share)
+        Ok(self.real(name, 0.0..=1.0)?.unwrap_or(default))
+    }
+
+    /// What was passed over, and why.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// All that was set, by name.
@@ -218,9 +247,9 @@ mod tests {
     fn files_are_read_as_java_properties() {
         let p =
             parsed("# a comment\n! another\n\n recordcount = 10 \nreadproportion:0.5\n").unwrap();
-        assert_eq!(p.number::<u64>("recordcount").unwrap(), Some(10));
+        assert_eq!(p.whole("recordcount", 1..=10).unwrap(), Some(10));
         assert!((p.share("readproportion", 1.0).unwrap() - 0.5).abs() < 1e-9);
-        assert_eq!(p.number::<u64>("operationcount").unwrap(), None);
+        assert_eq!(p.whole("operationcount", 1..=10).unwrap(), None);
     }
 
     #[test]
@@ -248,14 +277,39 @@ mod tests {
             let error = format!("{:#}", parsed(text).unwrap_err());
             assert!(error.contains(say), "{text:?}: {error}");
         }
-        let p = parsed("recordcount=ten\nreadproportion=1.5\ndataintegrity=yes").unwrap();
-        assert!(
-            p.number::<u64>("recordcount").unwrap_err().to_string().contains("recordcount=ten")
-        );
-        assert!(
-            p.share("readproportion", 0.0).unwrap_err().to_string().contains("between 0 and 1")
-        );
-        assert!(p.flag("dataintegrity", false).unwrap_err().to_string().contains("true or false"));
+        let p =
+            parsed("recordcount=ten\nreadproportion=1.5\ntarget=NaN\ndataintegrity=yes").unwrap();
+        for (error, say) in [
+            (p.whole("recordcount", 1..=9).unwrap_err(), "recordcount=ten: must be a whole number"),
+            (p.share("readproportion", 0.0).unwrap_err(), "must be a number from 0 to 1"),
+            (p.real("target", 0.0..=9.0).unwrap_err(), "target=NaN: must be a number from 0 to 9"),
+            (p.flag("dataintegrity", false).unwrap_err(), "true or false"),
+        ] {
+            assert!(error.to_string().contains(say), "{error}");
+        }
+    }
+
+    /// The template that the original ships, with all that is set or commented out in it.
+    #[test]
+    fn every_property_of_the_originals_template_is_taken_or_refused_by_name() {
+        let template = include_str!("../tests/golden/template_properties.txt");
+        for line in template.lines().filter(|line| !line.is_empty()) {
+            let (set, line) = match line.strip_prefix('#') {
+                Some(line) => (false, line),
+                None => (true, line),
+            };
+            match parsed(line) {
+                Ok(_) => {}
+                Err(error) if set => panic!("{line}: {error:#}"),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    assert!(error.contains("is not offered: "), "{line}: {error}");
+                }
+            }
+        }
+        let p = parsed("histogram.buckets=1000\nrecordcount=5").unwrap();
+        assert_eq!(p.entries().len(), 1);
+        assert!(p.notes()[0].contains("histogram.buckets=1000 changes nothing"), "{:?}", p.notes());
     }
 
     #[test]

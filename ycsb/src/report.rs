@@ -1,7 +1,11 @@
-//! The report of one run: as JSON, as a table, and as the original prints it.
+//! The report of one run: as JSON and as a table.
 //!
 //! [`Report`] is the schema `millpond-ycsb/1` (README.md describes each field). Adding a field
 //! keeps the version; changing or removing one raises it.
+
+mod text;
+
+pub(crate) use text::{bytes, short};
 
 use crate::block::DriveCounts;
 use crate::cgroup::MemoryUse;
@@ -9,12 +13,14 @@ use crate::driver::Outcome;
 use crate::measure::{Latencies, Recorder};
 use crate::number::{float, ratio};
 use crate::resources::Process;
-use crate::workload::{Operation, Workload};
-use comfy_table::{CellAlignment, Table, presets};
+use crate::target::Place;
+use crate::warm;
+use crate::workload::Operation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
+/// What `store` says of one that this program neither is nor sees.
+const ELSEWHERE: &str = "elsewhere";
 pub(crate) const SCHEMA: &str = "millpond-ycsb/1";
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,7 +40,7 @@ pub(crate) struct Report {
     pub(crate) verified: u64,
     pub(crate) mismatches: u64,
     pub(crate) mismatch_examples: Vec<String>,
-    /// Client and server together, as are the next five.
+    /// Client and store together, as are the next five; unknown of a store that is out of sight.
     pub(crate) cpu_user_s: Option<f64>,
     pub(crate) cpu_sys_s: Option<f64>,
     pub(crate) cpu_us_per_op: Option<f64>,
@@ -43,8 +49,20 @@ pub(crate) struct Report {
     pub(crate) storage_read_bytes_per_op: Option<f64>,
     pub(crate) storage_write_bytes_per_op: Option<f64>,
     pub(crate) client: Process,
-    /// The server's process, where this program started one.
+    /// The server's process. Of one elsewhere, what it says itself.
     pub(crate) server: Option<Process>,
+    /// `own process`, `server process`, or `elsewhere`, of which `client` says nothing.
+    #[serde(default)]
+    pub(crate) store: String,
+    /// Processor time of others during the measured part, per cent of all there is.
+    #[serde(default)]
+    pub(crate) others_cpu_pct: Option<f64>,
+    /// Reads of the drive, at most: how warm the store was.
+    #[serde(default)]
+    pub(crate) drive_reads_per_op: Option<f64>,
+    /// Passes over all records before the run, with `--fill`.
+    #[serde(default)]
+    pub(crate) fill: Option<Fill>,
     /// The block device under the data, where it can be known.
     pub(crate) drive: Option<Drive>,
     /// The memory cgroup, where `--memory` was given.
@@ -57,6 +75,19 @@ pub(crate) struct Report {
     pub(crate) close_seconds: f64,
     /// A thread gave up after too many failures in a row.
     pub(crate) aborted: bool,
+    /// Where it was when a signal broke it off: loading, warm-up, measuring or verifying.
+    #[serde(default)]
+    pub(crate) interrupted: Option<String>,
+}
+
+/// What reading all records before a run came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Fill {
+    /// `resident`, `not resident`, or `unknown`.
+    pub(crate) outcome: String,
+    pub(crate) seconds: f64,
+    /// Of each pass; null where nobody counts.
+    pub(crate) drive_reads_per_record: Vec<Option<f64>>,
 }
 
 /// Everything one must know to repeat the run.
@@ -167,12 +198,12 @@ impl Latency {
 
 impl Report {
     pub(crate) fn new(setting: Setting, outcome: &Outcome) -> Self {
-        let Outcome { recorder, seconds: by_second, operations, elapsed, observed, aborted } =
-            outcome;
+        let Outcome { recorder, seconds: by_second, operations, elapsed, observed, .. } = outcome;
         let usage = &observed.usage;
         let (ops, seconds, total) = (*operations, elapsed.as_secs_f64(), usage.total());
         let per_op = |x: f64| ratio(x, float(ops));
-        let cpu = total.cpu_user_s.zip(total.cpu_sys_s).map(|(user, sys)| user + sys);
+        let all_s = seconds * float(u64::try_from(setting.cpus).expect("a count of processors"));
+        let device_reads = observed.drive.as_ref().map(|(_, counts)| counts.reads);
         Self {
             schema: SCHEMA.into(),
             setting,
@@ -188,19 +219,28 @@ impl Report {
             mismatch_examples: recorder.mismatch_examples.clone(),
             cpu_user_s: total.cpu_user_s,
             cpu_sys_s: total.cpu_sys_s,
-            cpu_us_per_op: cpu.map(|s| per_op(s * 1e6)),
+            cpu_us_per_op: total.cpu_s.map(|s| per_op(s * 1e6)),
             storage_read_bytes: total.read_bytes,
             storage_write_bytes: total.write_bytes,
             storage_read_bytes_per_op: total.read_bytes.map(|n| per_op(float(n))),
             storage_write_bytes_per_op: total.write_bytes.map(|n| per_op(float(n))),
             client: usage.client,
             server: usage.server,
+            store: match usage.place {
+                Place::Here => "own process".into(),
+                Place::Process(_) => "server process".into(),
+                Place::Elsewhere => ELSEWHERE.into(),
+            },
+            others_cpu_pct: usage.others_cpu_s().map(|others| ratio(others, all_s) * 100.0),
+            drive_reads_per_op: warm::reads_per_op(device_reads, total.read_bytes, ops),
+            fill: None,
             drive: observed.drive.as_ref().map(|(device, counts)| drive(device, *counts)),
             memory: None,
             counters: observed.counters.iter().map(|c| (c.name.clone(), c.value)).collect(),
             by_second: (0..).zip(by_second).map(|(at, recorder)| second(at, recorder)).collect(),
             close_seconds: 0.0,
-            aborted: *aborted,
+            aborted: outcome.aborted,
+            interrupted: outcome.interrupted.map(|part| part.name().into()),
         }
     }
 
@@ -211,120 +251,6 @@ impl Report {
             && !self.aborted
             && self.memory.is_none_or(|memory| memory.oom_kills.unwrap_or(0) == 0)
     }
-
-    /// For people.
-    pub(crate) fn table(&self) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN).set_header([
-            "operation",
-            "count",
-            "errors",
-            "mean us",
-            "p50",
-            "p90",
-            "p99",
-            "p99.9",
-            "p99.99",
-            "max",
-        ]);
-        for operation in Operation::ALL {
-            let Some(l) = self.operations.get(operation.name()) else { continue };
-            let mut row =
-                vec![operation.name().to_owned(), l.count.to_string(), l.errors.to_string()];
-            let times = [l.mean_us, l.p50_us, l.p90_us, l.p99_us, l.p999_us, l.p9999_us, l.max_us];
-            row.extend(times.map(short));
-            table.add_row(row);
-        }
-        table.column_iter_mut().skip(1).for_each(|c| c.set_cell_alignment(CellAlignment::Right));
-        let mut text = self.headline();
-        let _infallible = writeln!(text, "{table}");
-        text.push_str(&self.footer());
-        text
-    }
-
-    fn headline(&self) -> String {
-        let s = &self.setting;
-        let open = s.rate.map_or(String::new(), |rate| format!(", {} ops/s offered", short(rate)));
-        format!(
-            "{} on {}: {} ops in {:.1} s = {} ops/s ({} threads{open}, {} records, durability {})\n",
-            s.phase,
-            s.target,
-            self.ops,
-            self.seconds,
-            short(self.ops_per_s),
-            s.threads,
-            s.records,
-            s.durability,
-        )
-    }
-
-    fn footer(&self) -> String {
-        let mut lines = Vec::new();
-        if let (Some(user), Some(sys), Some(each)) =
-            (self.cpu_user_s, self.cpu_sys_s, self.cpu_us_per_op)
-        {
-            lines.push(format!("CPU {user:.1} s user, {sys:.1} s system ({each:.1} us/op)"));
-        }
-        if let (Some(read), Some(write)) = (self.storage_read_bytes, self.storage_write_bytes) {
-            lines.push(format!("storage {} read, {} written", bytes(read), bytes(write)));
-        }
-        if let Some(memory) = &self.memory {
-            lines.push(memory.sentence());
-        }
-        if self.verified > 0 {
-            lines.push(format!("{} records verified, {} wrong", self.verified, self.mismatches));
-        }
-        if self.retries > 0 {
-            lines.push(format!("{} retries of an overloaded store", self.retries));
-        }
-        if let Some(rate) = self.setting.rate.filter(|rate| self.ops_per_s < rate * 0.99) {
-            lines.push(format!("the store did not keep up with {} ops/s", short(rate)));
-        }
-        if self.errors > 0 {
-            lines.push(format!("{} errors", self.errors));
-        }
-        if self.aborted {
-            lines.push("gave up: too many failures in a row".into());
-        }
-        let examples = self.error_examples.iter().chain(&self.mismatch_examples);
-        lines.extend(examples.map(|example| format!("  for example {example}")));
-        lines.push(String::new());
-        lines.join("\n")
-    }
-}
-
-/// The lines that the original prints, for the scripts that plot them.
-pub(crate) fn original_lines(report: &Report, recorder: &Recorder, workload: &Workload) -> String {
-    let mut text = String::new();
-    let mut line = |section: &str, name: &str, value: &str| {
-        let _infallible = writeln!(text, "[{section}], {name}, {value}");
-    };
-    line("OVERALL", "RunTime(ms)", &format!("{:.0}", report.seconds * 1000.0));
-    line("OVERALL", "Throughput(ops/sec)", &report.ops_per_s.to_string());
-    for operation in Operation::ALL {
-        let (name, errors) = (operation.name(), recorder.errors(operation));
-        if let Some(of) = recorder.latencies(operation) {
-            let us = |ns: u64| (ns / 1000).to_string();
-            line(name, "Operations", &of.len().to_string());
-            line(name, "AverageLatency(us)", &(of.mean() / 1000.0).to_string());
-            line(name, "MinLatency(us)", &us(of.min()));
-            line(name, "MaxLatency(us)", &us(of.max()));
-            for percentile in &workload.percentiles {
-                let at = us(of.value_at_percentile(*percentile));
-                line(name, &format!("{percentile}thPercentileLatency(us)"), &at);
-            }
-            line(name, "Return=OK", &of.len().to_string());
-        }
-        if errors > 0 {
-            line(name, "Return=ERROR", &errors.to_string());
-        }
-    }
-    if report.verified > 0 {
-        line("VERIFY", "Operations", &report.verified.to_string());
-        line("VERIFY", "Return=OK", &(report.verified - report.mismatches).to_string());
-        line("VERIFY", "Return=UNEXPECTED_STATE", &report.mismatches.to_string());
-    }
-    text
 }
 
 fn drive(device: &str, counts: DriveCounts) -> Drive {
@@ -349,43 +275,29 @@ fn by_name(recorder: &Recorder) -> BTreeMap<String, Latency> {
         .collect()
 }
 
-/// Three digits that matter.
-pub(crate) fn short(x: f64) -> String {
-    match x {
-        x if x >= 100.0 => format!("{x:.0}"),
-        x if x >= 10.0 => format!("{x:.1}"),
-        x => format!("{x:.2}"),
-    }
-}
-
-/// A number of bytes for people.
-pub(crate) fn bytes(n: u64) -> String {
-    let mut x = float(n);
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if x < 1024.0 {
-            return format!("{} {unit}", short(x));
-        }
-        x /= 1024.0;
-    }
-    format!("{} TiB", short(x))
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::driver::Part;
     use crate::observe::Observation;
-    use crate::property::Properties;
     use crate::resources::Usage;
     use std::time::Duration;
 
-    fn outcome() -> Outcome {
+    pub(crate) fn outcome() -> Outcome {
         let mut recorder = Recorder::default();
         (1..=1000).for_each(|us| recorder.add(Operation::Read, Duration::from_micros(us)));
         recorder.fail(Operation::Update, "no");
         recorder.verified = 900;
         let usage = Usage {
-            client: Process { cpu_user_s: Some(1.0), cpu_sys_s: Some(1.0), ..Process::default() },
-            server: None,
+            client: Process {
+                cpu_s: Some(2.0),
+                cpu_user_s: Some(1.0),
+                cpu_sys_s: Some(1.0),
+                read_bytes: Some(1001 * 4096),
+                ..Process::default()
+            },
+            machine_cpu_s: Some(3.0),
+            ..Usage::default()
         };
         Outcome {
             recorder,
@@ -393,7 +305,7 @@ mod tests {
             elapsed: Duration::from_secs(2),
             observed: Observation {
                 usage,
-                drive: Some(("vda".into(), DriveCounts::default())),
+                drive: Some(("vda".into(), DriveCounts { reads: 2002, ..DriveCounts::default() })),
                 ..Observation::default()
             },
             ..Outcome::default()
@@ -414,6 +326,7 @@ mod tests {
     fn the_schema_is_frozen() {
         let mut report = Report::new(Setting::default(), &outcome());
         report.memory = Some(MemoryUse::default());
+        report.fill = Some(Fill::default());
         let mut names = Vec::new();
         outline(&serde_json::to_value(&report).unwrap(), "", &mut names);
         let golden = include_str!("../tests/golden/report_schema.txt");
@@ -447,29 +360,49 @@ mod tests {
     }
 
     #[test]
-    fn the_original_format_is_the_originals() {
-        let outcome = outcome();
+    fn a_driver_is_not_taken_for_a_server_that_is_elsewhere() {
+        let mut outcome = outcome();
+        outcome.observed.usage.place = Place::Elsewhere;
         let report = Report::new(Setting::default(), &outcome);
-        let workload = Workload::new(&Properties::default()).unwrap();
-        let text = original_lines(&report, &outcome.recorder, &workload);
-        for line in [
-            "[OVERALL], RunTime(ms), 2000",
-            "[OVERALL], Throughput(ops/sec), 500.5",
-            "[READ], Operations, 1000",
-            "[READ], MinLatency(us), 1",
-            "[READ], 50thPercentileLatency(us), 500",
-            "[READ], 99thPercentileLatency(us), 990",
-            "[READ], Return=OK, 1000",
-            "[UPDATE], Return=ERROR, 1",
-            "[VERIFY], Return=OK, 900",
+        assert_eq!((report.cpu_us_per_op, report.storage_read_bytes), (None, None));
+        assert_eq!((report.store.as_str(), report.client.cpu_s), ("elsewhere", Some(2.0)));
+        let text = report.table();
+        assert!(text.contains("CPU of this driver 2.0 s") && !text.contains(" read, "), "{text}");
+        assert!(text.contains("--server-pid PID"), "{text}");
+        outcome.observed.usage.server = Some(Process { cpu_s: Some(4.0), ..Process::default() });
+        let report = Report::new(Setting::default(), &outcome);
+        assert!((report.cpu_us_per_op.unwrap() / (6e6 / 1001.0) - 1.0).abs() < 1e-9);
+        let text = report.table();
+        assert!(text.contains("CPU of the server 4.0 s (3996.0 us/op), by its /metrics"), "{text}");
+    }
+
+    #[test]
+    fn an_interrupted_run_says_so() {
+        for (part, say) in [
+            (Part::Measuring, "INTERRUPTED while measuring: these are the figures up to then"),
+            (Part::WarmUp, "INTERRUPTED during the warm-up: nothing was measured"),
         ] {
-            assert!(text.lines().any(|got| got == line), "{line:?} is not in:\n{text}");
+            let outcome = Outcome { interrupted: Some(part), ..outcome() };
+            let text = Report::new(Setting::default(), &outcome).table();
+            assert!(text.contains(say), "{text}");
         }
     }
 
     #[test]
     fn the_table_names_what_matters() {
-        let text = Report::new(Setting::default(), &outcome()).table();
+        let setting = Setting { cpus: 2, ..Setting::default() };
+        let mut report = Report::new(setting, &outcome());
+        // A second of four was somebody else's.
+        assert!((report.others_cpu_pct.unwrap() - 25.0).abs() < 1e-9, "{report:?}");
+        report.fill = Some(Fill {
+            outcome: "resident".into(),
+            seconds: 3.0,
+            drive_reads_per_record: vec![Some(1.0), Some(0.0)],
+        });
+        let text = report.table();
+        for part in ["1.0000 reads of the drive per operation", "record: 1.000, 0.000)"] {
+            assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
         for part in ["1001 ops in 2.0 s", "READ", "UPDATE", "p99.99", "1 errors", "UPDATE: no"] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }

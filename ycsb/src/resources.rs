@@ -5,26 +5,26 @@
 //! | CPU | `/proc/PID/stat` | 14 and 15, ticks of 10 ms |
 //! | storage | `/proc/PID/io` | `read_bytes`, `write_bytes`: what reached the block layer |
 //! | memory | `/proc/PID/status` | `VmHWM`, the peak of resident memory |
+//! | CPU of all | `/proc/stat` | the first line without idle, iowait and guests, ticks |
 //!
-//! The client's process is always counted, the server's too where this program started it.
-//! Elsewhere than on Linux all are unknown.
+//! The client's process is always counted, the server's too where this program started it or its
+//! process is named. Of a server elsewhere the CPU is what it says itself
+//! (`process_cpu_seconds_total`); what is not known of the store is not known of both together.
 
 use crate::number::float;
+use crate::target::Place;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Linux' `USER_HZ`: the unit of CPU times in `/proc`, 100 on every architecture in use.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Reads the counters of the processes that matter.
-#[derive(Clone, Debug)]
-pub(crate) struct Meter {
-    server: Option<u32>,
-}
-
 /// Counters of one process. Absent where the system does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Process {
+    /// User and system together.
+    #[serde(default)]
+    pub(crate) cpu_s: Option<f64>,
     pub(crate) cpu_user_s: Option<f64>,
     pub(crate) cpu_sys_s: Option<f64>,
     pub(crate) read_bytes: Option<u64>,
@@ -35,39 +35,64 @@ pub(crate) struct Process {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
+    pub(crate) place: Place,
     pub(crate) client: Process,
     pub(crate) server: Option<Process>,
-}
-
-impl Meter {
-    pub(crate) fn new(server: Option<u32>) -> Self {
-        Self { server }
-    }
-
-    pub(crate) fn read(&self) -> Usage {
-        Usage {
-            client: Process::read("self"),
-            server: self.server.map(|pid| Process::read(&pid.to_string())),
-        }
-    }
+    /// CPU of everybody on this machine.
+    pub(crate) machine_cpu_s: Option<f64>,
 }
 
 impl Usage {
-    pub(crate) fn since(&self, before: &Self) -> Self {
-        let server = self.server.map(|now| now.since(&before.server.unwrap_or_default()));
-        Self { client: self.client.since(&before.client), server }
+    /// `cpu_s` is what a store says about its own CPU time.
+    pub(crate) fn read(place: Place, cpu_s: Option<f64>) -> Self {
+        let machine = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        Self {
+            place,
+            client: Process::read("self"),
+            server: match place {
+                Place::Here => None,
+                Place::Process(pid) => Some(Process::read(&pid.to_string())),
+                Place::Elsewhere => cpu_s.map(|_| Process { cpu_s, ..Process::default() }),
+            },
+            machine_cpu_s: busy_ticks(&machine).map(|ticks| float(ticks) / TICKS_PER_SECOND),
+        }
     }
 
-    /// Client and server together.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let server = self.server.map(|now| now.since(&before.server.unwrap_or_default()));
+        Self {
+            place: self.place,
+            client: self.client.since(&before.client),
+            server,
+            machine_cpu_s: both(self.machine_cpu_s, before.machine_cpu_s, |a, b| (a - b).max(0.0)),
+        }
+    }
+
+    /// Client and store together.
     pub(crate) fn total(&self) -> Process {
-        let (a, Some(b)) = (self.client, self.server) else { return self.client };
+        let b = match (self.place, self.server) {
+            (Place::Here, _) => return self.client,
+            (_, Some(server)) => server,
+            (_, None) => return Process::default(),
+        };
+        let a = self.client;
         Process {
+            cpu_s: both(a.cpu_s, b.cpu_s, |a, b| a + b),
             cpu_user_s: both(a.cpu_user_s, b.cpu_user_s, |a, b| a + b),
             cpu_sys_s: both(a.cpu_sys_s, b.cpu_sys_s, |a, b| a + b),
             read_bytes: both(a.read_bytes, b.read_bytes, |a, b| a + b),
             write_bytes: both(a.write_bytes, b.write_bytes, |a, b| a + b),
             rss_peak_bytes: both(a.rss_peak_bytes, b.rss_peak_bytes, |a, b| a + b),
         }
+    }
+
+    /// CPU of those who are neither client nor store; the kernel's own threads are among them.
+    /// Unknown where the store may be one of them.
+    pub(crate) fn others_cpu_s(&self) -> Option<f64> {
+        let known = self.place != Place::Elsewhere;
+        both(self.machine_cpu_s, self.total().cpu_s.filter(|_| known), |all, ours| {
+            (all - ours).max(0.0)
+        })
     }
 }
 
@@ -77,9 +102,11 @@ impl Process {
         let cpu = file("stat").and_then(|text| cpu_ticks(&text));
         let io = file("io").unwrap_or_default();
         let status = file("status").unwrap_or_default();
+        let seconds = |ticks: u64| float(ticks) / TICKS_PER_SECOND;
         Self {
-            cpu_user_s: cpu.map(|(user, _)| float(user) / TICKS_PER_SECOND),
-            cpu_sys_s: cpu.map(|(_, sys)| float(sys) / TICKS_PER_SECOND),
+            cpu_s: cpu.map(|(user, sys)| seconds(user + sys)),
+            cpu_user_s: cpu.map(|(user, _)| seconds(user)),
+            cpu_sys_s: cpu.map(|(_, sys)| seconds(sys)),
             read_bytes: number_of(&io, "read_bytes"),
             write_bytes: number_of(&io, "write_bytes"),
             rss_peak_bytes: number_of(&status, "VmHWM").map(|kib| kib * 1024),
@@ -88,6 +115,7 @@ impl Process {
 
     fn since(&self, before: &Self) -> Self {
         Self {
+            cpu_s: both(self.cpu_s, before.cpu_s, |a, b| (a - b).max(0.0)),
             cpu_user_s: both(self.cpu_user_s, before.cpu_user_s, |a, b| (a - b).max(0.0)),
             cpu_sys_s: both(self.cpu_sys_s, before.cpu_sys_s, |a, b| (a - b).max(0.0)),
             read_bytes: both(self.read_bytes, before.read_bytes, u64::saturating_sub),
@@ -106,6 +134,13 @@ fn both<T>(a: Option<T>, b: Option<T>, f: impl FnOnce(T, T) -> T) -> Option<T> {
 fn cpu_ticks(stat: &str) -> Option<(u64, u64)> {
     let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+/// Ticks that all processors were not idle: user, nice, system, irq, softirq, steal.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let words = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = words.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    Some(ticks.get(..3)?.iter().sum::<u64>() + ticks.get(5..8)?.iter().sum::<u64>())
 }
 
 /// The number on the line of `name`, whatever follows it.
@@ -145,10 +180,32 @@ mod tests {
 
     #[test]
     fn totals_add_client_and_server() {
-        let one = Process { cpu_user_s: Some(1.5), write_bytes: Some(3), ..Process::default() };
-        let usage = Usage { client: one, server: Some(one) };
-        assert_eq!(usage.total().write_bytes, Some(6));
-        assert_eq!(usage.total().cpu_user_s, Some(3.0));
-        assert_eq!(Usage { client: one, server: None }.total(), one);
+        let one = Process { cpu_s: Some(1.5), write_bytes: Some(3), ..Process::default() };
+        let of = |place, server| Usage { place, client: one, server, machine_cpu_s: Some(9.0) };
+        let both = of(Place::Process(7), Some(one));
+        assert_eq!((both.total().write_bytes, both.total().cpu_s), (Some(6), Some(3.0)));
+        assert_eq!(both.others_cpu_s(), Some(6.0));
+        let here = of(Place::Here, None);
+        assert_eq!((here.total(), here.others_cpu_s()), (one, Some(7.5)));
+    }
+
+    /// The driver's own bytes are not the store's.
+    #[test]
+    fn of_a_store_elsewhere_nothing_is_made_up() {
+        let own = Process { cpu_s: Some(1.5), read_bytes: Some(3), ..Process::default() };
+        let of =
+            |server| Usage { place: Place::Elsewhere, client: own, server, machine_cpu_s: None };
+        assert_eq!(of(None).total(), Process::default());
+        let told = of(Some(Process { cpu_s: Some(2.0), ..Process::default() }));
+        assert_eq!((told.total().cpu_s, told.total().read_bytes), (Some(3.5), None));
+        assert_eq!(told.others_cpu_s(), None);
+        assert_eq!(Usage::read(Place::Elsewhere, None).server, None);
+    }
+
+    #[test]
+    fn idle_time_is_not_busy() {
+        let stat = "cpu  10 20 30 1000 2000 1 2 3 500 600\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
+        assert_eq!(busy_ticks(stat), Some(66));
+        assert_eq!((busy_ticks(""), busy_ticks("cpu  1 2 3")), (None, None));
     }
 }

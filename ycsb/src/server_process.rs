@@ -3,12 +3,13 @@
 //! The program is, in this order: what `--server` names; when run by cargo, what cargo makes of
 //! the workspace right now (so that it is never an older build than we are); the `millpond`
 //! beside this program. It listens on a port of its choice and says which on its first line:
-//! `listening on http://ADDR:PORT`.
+//! `listening on http://ADDR:PORT`. If this program dies, the server is told to stop
+//! ([`bound`](crate::bound)).
 
 use crate::cgroup::MemoryGroup;
 use crate::progress::say;
+use crate::{bound, interrupt};
 use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -20,6 +21,8 @@ use tempfile::TempDir;
 const START_MAX: Duration = Duration::from_mins(5);
 /// A server flushes what it holds before it goes.
 const STOP_MAX: Duration = Duration::from_mins(2);
+/// Between two looks at whether a signal has come.
+const PATIENCE: Duration = Duration::from_millis(100);
 const LISTENING: &str = "listening on ";
 
 /// What to start.
@@ -29,6 +32,8 @@ pub(crate) struct ServerOptions {
     pub(crate) args: Vec<String>,
     /// None for a directory that goes when the server does.
     pub(crate) data: Option<PathBuf>,
+    /// This program, which binds the server's life to its own; None for a server of its own right.
+    pub(crate) bound_by: Option<PathBuf>,
 }
 
 /// A running server. Dropped without [`ServerProcess::stop`], it is killed.
@@ -53,7 +58,10 @@ impl ServerProcess {
         let data = options.data.clone().or_else(|| Some(scratch.as_ref()?.path().into()));
         let data = data.expect("one of the two is there");
         let log = tempfile::tempfile().context("cannot make a temporary file")?;
-        let mut command = Command::new(&program);
+        let mut command = match &options.bound_by {
+            Some(own) => bound::command(own, &program),
+            None => Command::new(&program),
+        };
         command.arg("serve").arg("--data").arg(&data).args(["--listen", "127.0.0.1:0"]);
         command.args(&options.args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(log.try_clone()?);
@@ -85,10 +93,7 @@ impl ServerProcess {
 
     /// Asks it to stop and waits until it has.
     pub(crate) fn stop(mut self) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.context("a process id is positive")?;
-        // A server that is gone already shows below how it went.
-        let _gone = kill_process(pid, Signal::TERM);
+        bound::terminate(&self.child)?;
         let status = self.wait_for_exit()?;
         self.stopped = true;
         if status.success() {
@@ -116,15 +121,22 @@ impl ServerProcess {
         // Reads on to the end, so that a server that prints never blocks on a full pipe. Ends
         // with the server.
         std::thread::spawn(move || listen(stdout, &found));
-        match url.recv_timeout(START_MAX) {
-            Ok(url) => Ok(url),
-            Err(RecvTimeoutError::Timeout) => {
-                bail!("the server does not listen after {} s", START_MAX.as_secs())
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                let status = self.wait_for_exit()?;
-                self.stopped = true;
-                Err(anyhow!("the server ended with {status} at once{}", self.last_words()))
+        let began = Instant::now();
+        loop {
+            match url.recv_timeout(PATIENCE) {
+                Ok(url) => return Ok(url),
+                Err(RecvTimeoutError::Timeout) if began.elapsed() < START_MAX => {
+                    interrupt::check()?;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("the server does not listen after {} s", START_MAX.as_secs())
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.wait_for_exit()?;
+                    self.stopped = true;
+                    let words = self.last_words();
+                    return Err(anyhow!("the server ended with {status} at once{words}"));
+                }
             }
         }
     }
@@ -217,7 +229,8 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let data = Some(dir.path().join("data"));
-        (dir, ServerOptions { program: Some(program), args: vec!["--flag".into()], data })
+        let args = vec!["--flag".into()];
+        (dir, ServerOptions { program: Some(program), args, data, bound_by: None })
     }
 
     #[test]

@@ -3,29 +3,59 @@
 use crate::cgroup::{MemoryGroup, MemoryUse};
 use crate::cli::{DurabilityArg, Format, IoArg, RunArgs, TargetKind};
 use crate::driver::{Outcome, Phase, Plan, drive};
+use crate::interrupt;
 use crate::machine;
+use crate::original::original_lines;
+use crate::output::{self, Output};
 use crate::page_cache;
-use crate::progress::{Goal, Progress};
+use crate::progress::{Goal, Progress, say};
 use crate::property::Properties;
-use crate::report::{Report, Setting, original_lines};
+use crate::report::{Fill, Report, Setting};
 use crate::server_process::{ServerOptions, ServerProcess};
 use crate::target::Target;
 use crate::target::embedded::{Config, Embedded};
 use crate::target::http::Http;
 use crate::target::memory::Memory;
 use crate::verify::verify_scan;
+use crate::warm::{self, Filling};
 use crate::workload::Workload;
 use anyhow::{Context, Result, bail};
 use kvs::Durability;
 use mpool::IoBackend;
-use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Does what the arguments say, prints the result and returns the report.
-pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
+/// What can be known of a run before there is a store.
+pub(crate) struct Checked {
+    properties: Properties,
+    pub(crate) workload: Workload,
+    plan: Plan,
+}
+
+/// Refuses what could not be run to its end, before anything is opened, made or loaded.
+pub(crate) fn check(phase: Phase, args: &RunArgs) -> Result<Checked> {
     let properties = properties(args)?;
     let workload = Workload::new(&properties)?;
+    let plan = plan(phase, args, &workload);
+    plan.check()?;
+    match args.target {
+        TargetKind::Embedded => Embedded::check(&args.store.engine)?,
+        TargetKind::Rocksdb => check_rocksdb(args)?,
+        TargetKind::Http if !args.store.engine.is_empty() => {
+            bail!("--engine is for embedded and rocksdb; give a server its options by --server-arg")
+        }
+        TargetKind::Http | TargetKind::Memory => {}
+    }
+    Ok(Checked { properties, workload, plan })
+}
+
+/// Does what the arguments say, prints the result and returns the report.
+pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
+    let checked = check(phase, args)?;
+    let Checked { properties, workload, .. } = &checked;
+    properties.notes().iter().for_each(|note| say(note));
+    let json = Output::reserve_given("--json", args.workload.json.as_deref())?;
     let group = args.workload.memory.map(MemoryGroup::create).transpose()?;
     if let Some(dir) = args.data.as_deref().filter(|_| group.is_some()) {
         page_cache::drop_files(dir);
@@ -34,22 +64,10 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
     if let Some(group) = group.as_ref().filter(|_| !server_is_bounded) {
         group.enter()?;
     }
-    let target = open(phase, args, &workload, group.as_ref())?;
-    if args.target == TargetKind::Memory && phase != Phase::Load {
-        measure(&*target, &workload, &plan(Phase::Load, args, &workload), None)?;
-    }
-    if args.store.settle && phase != Phase::Load {
-        target.settle()?;
-    }
-    let plan = plan(phase, args, &workload);
-    let mut outcome = measure(&*target, &workload, &plan, group.as_ref())?;
-    if args.store.settle && phase == Phase::Load {
-        target.settle()?;
-    }
-    if phase == Phase::Verify {
-        verify_scan(&*target, &workload, &mut outcome)?;
-    }
-    let mut report = Report::new(setting(phase, args, &properties, &workload, &*target), &outcome);
+    let target = open(phase, args, workload, group.as_ref())?;
+    let (outcome, fill) = work(args, &checked, &*target, group.as_ref())?;
+    let mut report = Report::new(setting(phase, args, &checked, &*target), &outcome);
+    report.fill = fill;
     let closing = Instant::now();
     target.close()?;
     report.close_seconds = closing.elapsed().as_secs_f64();
@@ -57,8 +75,78 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
         measured: outcome.observed.memory.unwrap_or_default(),
         ..group.usage()
     });
-    print(args, &report, &outcome, &workload)?;
+    publish(args, json, &report, (&outcome, workload))?;
     Ok(report)
+}
+
+/// Everything between opening the store and closing it. A part that is broken off is the last.
+fn work(
+    args: &RunArgs,
+    Checked { workload, plan, .. }: &Checked,
+    target: &dyn Target,
+    group: Option<&MemoryGroup>,
+) -> Result<(Outcome, Option<Fill>)> {
+    let phase = plan.phase;
+    if args.target == TargetKind::Memory && phase != Phase::Load {
+        let load = Plan { phase: Phase::Load, time: None, by_second: false, ..plan.clone() };
+        let loaded = measure(target, workload, &load, None)?;
+        if loaded.interrupted.is_some() {
+            return Ok((loaded, None));
+        }
+    }
+    if args.store.settle && phase != Phase::Load {
+        target.settle()?;
+    }
+    let mut fill = None;
+    if args.store.fill && phase == Phase::Run {
+        let (filled, outcome) = filled(target, workload, plan)?;
+        fill = Some(filled);
+        if outcome.interrupted.is_some() {
+            return Ok((outcome, fill));
+        }
+    }
+    let mut outcome = measure(target, workload, plan, group)?;
+    if outcome.interrupted.is_none() {
+        if args.store.settle && phase == Phase::Load {
+            target.settle()?;
+        }
+        if phase == Phase::Verify {
+            verify_scan(target, workload, &mut outcome)?;
+        }
+    }
+    Ok((outcome, fill))
+}
+
+/// Reads all records until they are in memory, or until that does not help any more
+/// ([`warm`](mod@crate::warm)). The outcome is that of the last pass.
+fn filled(target: &dyn Target, workload: &Workload, plan: &Plan) -> Result<(Fill, Outcome)> {
+    let plan = Plan {
+        phase: Phase::Fill,
+        warmup: Duration::ZERO,
+        time: None,
+        by_second: false,
+        ..plan.clone()
+    };
+    let began = Instant::now();
+    let mut reads = Vec::new();
+    loop {
+        let outcome = measure(target, workload, &plan, None)?;
+        let device = outcome.observed.drive.as_ref().map(|(_, counts)| counts.reads);
+        let process = outcome.observed.usage.total().read_bytes;
+        reads.push(warm::reads_per_op(device, process, outcome.operations));
+        let errors = outcome.recorder.errors_total();
+        if errors > 0 {
+            let example = outcome.recorder.error_examples.first().map_or("", String::as_str);
+            bail!("--fill: {errors} of {} reads failed; {example}", outcome.operations);
+        }
+        let filling = warm::filling(&reads);
+        if outcome.interrupted.is_some() || filling != Filling::Again {
+            let seconds = began.elapsed().as_secs_f64();
+            let fill =
+                Fill { outcome: filling.name().into(), seconds, drive_reads_per_record: reads };
+            return Ok((fill, outcome));
+        }
+    }
 }
 
 /// The workload's properties, with what the command line has options for.
@@ -72,7 +160,7 @@ fn properties(args: &RunArgs) -> Result<Properties> {
         if !(rate > 0.0 && rate.is_finite()) {
             bail!("--rate {rate}: must be a number of operations a second above 0");
         }
-        properties.set("target", &rate.to_string())?;
+        properties.set("target", &rate.to_string()).context("--rate")?;
     }
     if w.verify {
         properties.set("dataintegrity", "true")?;
@@ -88,8 +176,8 @@ fn plan(phase: Phase, args: &RunArgs, workload: &Workload) -> Plan {
         warmup: if phase == Phase::Run { w.warmup } else { Duration::ZERO },
         time: match phase {
             Phase::Run => w.seconds.or(workload.time_max),
-            // A part of the records would be no load, and no verification.
-            Phase::Load | Phase::Verify => None,
+            // A part of the records would be no load, no filling and no verification.
+            Phase::Load | Phase::Fill | Phase::Verify => None,
         },
         operations,
         seed: w.seed,
@@ -104,12 +192,18 @@ fn measure(
     group: Option<&MemoryGroup>,
 ) -> Result<Outcome> {
     let goal = match (plan.phase, plan.time) {
-        (Phase::Load | Phase::Verify, _) => Goal::Operations(workload.insert_count),
+        (Phase::Load | Phase::Fill | Phase::Verify, _) => Goal::Operations(workload.insert_count),
         (Phase::Run, Some(time)) if plan.operations == 0 => Goal::Time(time),
         (Phase::Run, _) => Goal::Operations(plan.operations),
     };
     let mut progress = Progress::new(plan.phase, goal);
-    drive(target, workload, plan, group, &mut |pulse| progress.show(pulse))
+    drive(target, workload, plan, group, &mut |pulse| {
+        progress.show(pulse);
+        match interrupt::pending() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        }
+    })
 }
 
 fn open(
@@ -140,9 +234,6 @@ fn open_http(
     group: Option<&MemoryGroup>,
 ) -> Result<Http> {
     let durability = args.workload.durability.name();
-    if !args.store.engine.is_empty() {
-        bail!("--engine is for embedded and rocksdb; give a server its options by --server-arg");
-    }
     if let Some(url) = &args.store.url {
         let http = Http::remote(url, &workload.table, durability)?;
         return Ok(http.with_pid(args.store.server_pid));
@@ -162,8 +253,14 @@ fn open_http(
         program: args.store.server.clone(),
         args: server_args,
         data: args.data.clone(),
+        bound_by: Some(std::env::current_exe().context("cannot tell where this program is")?),
     };
     Http::own(ServerProcess::start(&options, group)?, &workload.table, durability)
+}
+
+#[cfg(feature = "rocksdb")]
+fn check_rocksdb(args: &RunArgs) -> Result<()> {
+    crate::target::rocksdb::check(&args.store.engine, args.workload.memory)
 }
 
 #[cfg(feature = "rocksdb")]
@@ -180,12 +277,18 @@ fn open_rocksdb(phase: Phase, args: &RunArgs, workload: &Workload) -> Result<Box
 }
 
 #[cfg(not(feature = "rocksdb"))]
-fn open_rocksdb(_: Phase, _: &RunArgs, _: &Workload) -> Result<Box<dyn Target>> {
+fn check_rocksdb(_: &RunArgs) -> Result<()> {
     bail!(
         "this program was built without RocksDB; build it with \
          `cargo build --release -p millpond-ycsb --features rocksdb` (ycsb/README.md says what \
          that needs)"
     )
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn open_rocksdb(_: Phase, args: &RunArgs, _: &Workload) -> Result<Box<dyn Target>> {
+    check_rocksdb(args)?;
+    unreachable!("without RocksDB the check fails")
 }
 
 fn data_dir(args: &RunArgs, phase: Phase) -> Result<&Path> {
@@ -217,8 +320,7 @@ fn backend(arg: IoArg) -> IoBackend {
 fn setting(
     phase: Phase,
     args: &RunArgs,
-    properties: &Properties,
-    workload: &Workload,
+    Checked { properties, workload, .. }: &Checked,
     target: &dyn Target,
 ) -> Setting {
     let device = target.data_dir().and_then(machine::device_of);
@@ -227,7 +329,7 @@ fn setting(
         phase: match phase {
             Phase::Load => "load".into(),
             Phase::Verify => "verify".into(),
-            Phase::Run => "run".into(),
+            Phase::Run | Phase::Fill => "run".into(),
         },
         target: args.target.name().into(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -235,7 +337,7 @@ fn setting(
         target_facts: target.facts().into_iter().collect(),
         properties: properties.entries().clone(),
         records: workload.records,
-        dataset_bytes: workload.insert_count.saturating_mul(workload.record_bytes_max()),
+        dataset_bytes: workload.dataset_bytes(),
         threads: workload.threads,
         rate: workload.rate,
         warmup_seconds: args.workload.warmup.as_secs_f64(),
@@ -250,23 +352,20 @@ fn setting(
     }
 }
 
-fn print(args: &RunArgs, report: &Report, outcome: &Outcome, workload: &Workload) -> Result<()> {
-    let json = args.workload.json.as_deref();
-    let to_stdout = json.is_some_and(|path| path == Path::new("-"));
-    let text = match args.format {
-        _ if to_stdout => serde_json::to_string_pretty(report)? + "\n",
-        Format::Table => report.table(),
-        Format::Ycsb => original_lines(report, &outcome.recorder, workload),
-    };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")?;
-    if let Some(path) = json.filter(|_| !to_stdout) {
-        write_json(path, report)?;
+/// The file comes first: nobody may be reading standard output.
+fn publish(
+    args: &RunArgs,
+    json: Option<Output>,
+    report: &Report,
+    (outcome, workload): (&Outcome, &Workload),
+) -> Result<()> {
+    let instead = json.as_ref().is_some_and(Output::is_stdout);
+    if let Some(json) = json {
+        json.write_json(report)?;
     }
-    Ok(())
-}
-
-/// Writes `value` to the file, readable.
-pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)? + "\n";
-    std::fs::write(path, text).with_context(|| format!("cannot write --json {}", path.display()))
+    match args.format {
+        _ if instead => Ok(()),
+        Format::Table => output::print(&report.table()),
+        Format::Ycsb => output::print(&original_lines(report, &outcome.recorder, workload)),
+    }
 }

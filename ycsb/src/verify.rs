@@ -4,7 +4,8 @@
 //! order, keys that are there twice, and records that were inserted later, whose values must be
 //! right, too.
 
-use crate::driver::Outcome;
+use crate::driver::{Outcome, Part};
+use crate::interrupt;
 use crate::target::{Failure, Rows, Target};
 use crate::workload::{Operation, Workload};
 use anyhow::{Result, bail};
@@ -25,6 +26,11 @@ pub(crate) fn verify_scan(
     // All keys begin with this, and it is below all of them.
     let mut start = b"user".to_vec();
     loop {
+        if interrupt::pending().is_some() {
+            outcome.interrupted = Some(Part::Verifying);
+            outcome.elapsed += began.elapsed();
+            return Ok(());
+        }
         let page_began = Instant::now();
         match session.scan(&start, PAGE, &mut rows) {
             Ok(()) => recorder.add(Operation::Scan, page_began.elapsed()),
@@ -68,6 +74,7 @@ mod tests {
     use crate::property::Properties;
     use crate::target::Session as _;
     use crate::target::memory::Memory;
+    use std::ops::ControlFlow;
     use std::time::Duration;
 
     fn verified(spoil: impl FnOnce(&mut Memory)) -> (u64, Vec<String>) {
@@ -82,7 +89,8 @@ mod tests {
             seed: 1,
             by_second: false,
         };
-        let mut outcome = drive(&memory, &w, &plan, None, &mut |_| {}).unwrap();
+        let mut outcome =
+            drive(&memory, &w, &plan, None, &mut |_| ControlFlow::Continue(())).unwrap();
         spoil(&mut memory);
         verify_scan(&memory, &w, &mut outcome).unwrap();
         (outcome.recorder.verified, outcome.recorder.mismatch_examples)

@@ -12,12 +12,30 @@ use crate::number::{float, floor};
 use crate::property::Properties;
 use crate::random::Rng;
 use crate::row::RowShape;
+use crate::unsupported;
 use anyhow::{Context, Result, anyhow, bail};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest row that a target accepts: the engine's limit for a value.
 const ROW_BYTES_MAX: u64 = 16 << 20;
+/// Records of 1 KB would be a petabyte.
+const RECORDS_MAX: u64 = 1_000_000_000_000;
+/// Years at any speed; and floating point counts so far exactly.
+const OPERATIONS_MAX: u64 = 1_000_000_000_000_000;
+/// Threads beyond this measure the scheduler.
+const THREADS_MAX: u64 = 10_000;
+/// More than a clock that is read for each operation can tell apart.
+const RATE_MAX: f64 = 1e9;
+/// An operation in a quarter of an hour.
+const RATE_MIN: f64 = 1e-3;
+/// Thirty years.
+const SECONDS_MAX: u64 = 1_000_000_000;
+const SCAN_LENGTH_MAX: u64 = 1_000_000_000;
+const RETRIES_MAX: u64 = 1_000_000_000;
+const RETRY_SECONDS_MAX: u64 = 3600;
+/// Keys whose shares of the requests are computed one by one: 2 GiB of them.
+const SHARES_MAX: u64 = 1 << 28;
 
 /// What a client can do. The order is that of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,17 +126,18 @@ enum Request {
 impl Workload {
     pub(crate) fn new(p: &Properties) -> Result<Self> {
         // The original has no default and stops at 0; 1000 is what its workload files say.
-        let records: u64 = p.number("recordcount")?.unwrap_or(1000);
-        let insert_start: u64 = p.number("insertstart")?.unwrap_or(0);
-        let insert_count =
-            p.number("insertcount")?.unwrap_or_else(|| records.saturating_sub(insert_start));
-        let end = insert_start.checked_add(insert_count);
-        if insert_count == 0 || end.is_none_or(|end| end > records) {
+        let records = p.whole("recordcount", 1..=RECORDS_MAX)?.unwrap_or(1000);
+        let insert_start = p.whole("insertstart", 0..=RECORDS_MAX)?.unwrap_or(0);
+        let insert_count = p
+            .whole("insertcount", 1..=RECORDS_MAX)?
+            .unwrap_or_else(|| records.saturating_sub(insert_start));
+        if insert_count == 0 || insert_start + insert_count > records {
             bail!(
                 "recordcount={records}, insertstart={insert_start}, insertcount={insert_count}: \
                  at least one record must be inserted, and none above recordcount"
             );
         }
+        check_choices(p)?;
         let field_lengths = field_lengths(p)?;
         let rows = row_shape(p, &field_lengths)?;
         Ok(Self {
@@ -128,19 +147,17 @@ impl Workload {
             records,
             insert_start,
             insert_count,
-            operations: p.number("operationcount")?.unwrap_or(0),
+            operations: p.whole("operationcount", 0..=OPERATIONS_MAX)?.unwrap_or(0),
             write: if p.flag("writeallfields", false)? { Fields::All } else { Fields::One },
             verify: p.flag("dataintegrity", false)?,
-            threads: positive(p, "threadcount", 1)?,
-            rate: p.number("target")?.filter(|rate| *rate > 0.0),
-            time_max: p.number("maxexecutiontime")?.filter(|s| *s > 0).map(Duration::from_secs),
+            threads: usize::try_from(p.whole("threadcount", 1..=THREADS_MAX)?.unwrap_or(1))?,
+            rate: rate(p)?,
+            time_max: p
+                .whole("maxexecutiontime", 0..=SECONDS_MAX)?
+                .filter(|seconds| *seconds > 0)
+                .map(Duration::from_secs),
             percentiles: percentiles(p)?,
-            retries: Retries {
-                limit: p.number("core_workload_insertion_retry_limit")?.unwrap_or(0),
-                interval: Duration::from_secs(
-                    p.number("core_workload_insertion_retry_interval")?.unwrap_or(3),
-                ),
-            },
+            retries: retries(p)?,
             mix: mix(p)?,
             request: request(p, records)?,
             field_lengths,
@@ -175,9 +192,11 @@ impl Workload {
         }
     }
 
-    /// How often each loaded key is asked for, as a share, where that stays the same.
+    /// How often each loaded key is asked for, as a share, where that stays the same and the keys
+    /// are not too many for memory.
     pub(crate) fn shares(&self) -> Option<Vec<f64>> {
-        self.choose_keys(&Acknowledged::new(self.records)).shares(self.last())
+        let few = self.records <= SHARES_MAX;
+        few.then(|| self.choose_keys(&Acknowledged::new(self.records)).shares(self.last()))?
     }
 
     /// Most bytes that a key and its row have.
@@ -189,6 +208,11 @@ impl Workload {
         4 + digits
             + u64::try_from(names).expect("checked: short")
             + fields * self.field_lengths.max()
+    }
+
+    /// Keys and rows of all records as loaded, at most.
+    pub(crate) fn dataset_bytes(&self) -> u64 {
+        self.insert_count.saturating_mul(self.record_bytes_max())
     }
 
     pub(crate) fn field_lengths(&self) -> Lengths {
@@ -215,11 +239,38 @@ impl Workload {
     }
 }
 
-fn positive(p: &Properties, name: &str, default: usize) -> Result<usize> {
-    match p.number(name)?.unwrap_or(default) {
-        0 => bail!("{name}=0: must be 1 or more"),
-        n => Ok(n),
+/// Refuses properties that choose something which is not there. Reads bring the whole row from any
+/// key-value store, so which fields are asked for changes nothing.
+fn check_choices(p: &Properties) -> Result<()> {
+    for name in ["readallfields", "readallfieldsbyname"] {
+        p.flag(name, true)?;
     }
+    for (name, default, why) in [
+        ("measurementtype", "hdrhistogram", unsupported::measurement_type as fn(&str) -> _),
+        ("workload", "site.ycsb.workloads.CoreWorkload", unsupported::workload_class),
+    ] {
+        let value = p.text(name, default);
+        if let Some(why) = why(value) {
+            bail!("{name}={value} is not offered: {why}");
+        }
+    }
+    Ok(())
+}
+
+/// 0 means as fast as it goes, as in the original.
+fn rate(p: &Properties) -> Result<Option<f64>> {
+    let rate = p.real("target", 0.0..=RATE_MAX)?.filter(|rate| *rate > 0.0);
+    if let Some(rate) = rate.filter(|rate| *rate < RATE_MIN) {
+        bail!("target={rate}: must be 0, or a number from {RATE_MIN} to {RATE_MAX}");
+    }
+    Ok(rate)
+}
+
+fn retries(p: &Properties) -> Result<Retries> {
+    let limit = p.whole("core_workload_insertion_retry_limit", 0..=RETRIES_MAX)?;
+    let seconds = p.whole("core_workload_insertion_retry_interval", 0..=RETRY_SECONDS_MAX)?;
+    let interval = Duration::from_secs(seconds.unwrap_or(3));
+    Ok(Retries { limit: limit.unwrap_or(0), interval })
 }
 
 fn key_names(p: &Properties) -> Result<KeyNames> {
@@ -228,16 +279,14 @@ fn key_names(p: &Properties) -> Result<KeyNames> {
         "ordered" => InsertOrder::Ordered,
         other => bail!("insertorder={other}: must be hashed or ordered"),
     };
-    let zero_padding = p.number("zeropadding")?.unwrap_or(1);
-    if zero_padding > 1000 {
-        bail!("zeropadding={zero_padding}: must be 1000 or less, keys have at most 1,344 bytes");
-    }
+    // Keys have at most 1,344 bytes.
+    let zero_padding = usize::try_from(p.whole("zeropadding", 0..=1000)?.unwrap_or(1))?;
     Ok(KeyNames { zero_padding, order })
 }
 
 fn field_lengths(p: &Properties) -> Result<Lengths> {
-    let max = p.number("fieldlength")?.unwrap_or(100);
-    let min = p.number("minfieldlength")?.unwrap_or(1);
+    let max = p.whole("fieldlength", 0..=ROW_BYTES_MAX)?.unwrap_or(100);
+    let min = p.whole("minfieldlength", 0..=ROW_BYTES_MAX)?.unwrap_or(1);
     match p.text("fieldlengthdistribution", "constant") {
         "constant" => Ok(Lengths::Constant(max)),
         "uniform" | "zipfian" if min > max => {
@@ -260,10 +309,11 @@ fn field_lengths(p: &Properties) -> Result<Lengths> {
 }
 
 fn row_shape(p: &Properties, lengths: &Lengths) -> Result<RowShape> {
-    let count = positive(p, "fieldcount", 10)?;
+    let count = p.whole("fieldcount", 1..=ROW_BYTES_MAX)?.unwrap_or(10);
     let prefix = p.text("fieldnameprefix", "field");
-    let fields = u64::try_from(count)?;
-    let row = lengths.max().saturating_add(40).saturating_mul(fields);
+    // Two lengths of four bytes and the digits of the field's number come with each field.
+    let overhead = u64::try_from(prefix.len())?.saturating_add(16);
+    let row = lengths.max().saturating_add(overhead).saturating_mul(count);
     if row > ROW_BYTES_MAX {
         bail!(
             "fieldcount={count} with fieldlength={}: rows would have up to {row} bytes, \
@@ -307,10 +357,8 @@ fn request(p: &Properties, records: u64) -> Result<Request> {
             operations: p.share("hotspotopnfraction", 0.8)?,
         },
         "exponential" => {
-            let percentile = p.number("exponential.percentile")?.unwrap_or(95.0);
-            if !(percentile > 0.0 && percentile < 100.0) {
-                bail!("exponential.percentile={percentile}: must be between 0 and 100");
-            }
+            // Below, nearly all draws would fall beyond the first key, and be repeated for ever.
+            let percentile = p.real("exponential.percentile", 1.0..=99.999)?.unwrap_or(95.0);
             let fraction = p.share("exponential.frac", 0.857_142_857_1)?;
             Request::Exponential { gamma: exponential_gamma(percentile, float(records) * fraction) }
         }
@@ -322,10 +370,10 @@ fn request(p: &Properties, records: u64) -> Result<Request> {
 }
 
 fn scan_lengths(p: &Properties) -> Result<Lengths> {
-    let min = p.number("minscanlength")?.unwrap_or(1);
-    let max = p.number("maxscanlength")?.unwrap_or(1000);
-    if min > max || min == 0 {
-        bail!("minscanlength={min}, maxscanlength={max}: must be 1 or more, and in this order");
+    let min = p.whole("minscanlength", 1..=SCAN_LENGTH_MAX)?.unwrap_or(1);
+    let max = p.whole("maxscanlength", 1..=SCAN_LENGTH_MAX)?.unwrap_or(1000);
+    if min > max {
+        bail!("minscanlength={min} is above maxscanlength={max}");
     }
     match p.text("scanlengthdistribution", "uniform") {
         "uniform" => Ok(Lengths::Uniform { min, max }),
@@ -345,71 +393,4 @@ fn percentiles(p: &Properties) -> Result<Vec<f64>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn workload(files: &[&str], pairs: &[&str]) -> Result<Workload> {
-        let own = |words: &[&str]| words.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        Workload::new(&Properties::gather(&own(files), &own(pairs))?)
-    }
-
-    fn shares(name: &str) -> Vec<(&'static str, u32)> {
-        let workload = workload(&[name], &[]).unwrap();
-        let mut rng = Rng::new(1, 0);
-        let mut seen = [0_u32; 5];
-        (0..100_000).for_each(|_| seen[workload.operation(&mut rng).index()] += 1);
-        Operation::ALL
-            .iter()
-            .map(|op| (op.name(), (seen[op.index()] + 500) / 1000))
-            .filter(|(_, n)| *n > 0)
-            .collect()
-    }
-
-    #[test]
-    fn ready_made_workloads_have_their_mix() {
-        assert_eq!(shares("a"), [("READ", 50), ("UPDATE", 50)]);
-        assert_eq!(shares("b"), [("READ", 95), ("UPDATE", 5)]);
-        assert_eq!(shares("c"), [("READ", 100)]);
-        assert_eq!(shares("d"), [("READ", 95), ("INSERT", 5)]);
-        assert_eq!(shares("e"), [("INSERT", 5), ("SCAN", 95)]);
-        assert_eq!(shares("f"), [("READ", 50), ("READ-MODIFY-WRITE", 50)]);
-    }
-
-    #[test]
-    fn zipfian_leaves_room_for_inserts() {
-        let w = workload(&["e"], &["recordcount=1000", "operationcount=10000"]).unwrap();
-        let mut keys = w.choose_keys(&Acknowledged::new(1000));
-        let mut rng = Rng::new(1, 0);
-        // 1000 records, twice 500 expected inserts, and the inclusive bound: keys 0..=2000.
-        let most = (0..200_000).map(|_| keys.draw(u64::MAX, &mut rng)).max();
-        assert_eq!(most, Some(2000));
-    }
-
-    #[test]
-    fn errors_name_the_property_and_its_limit() {
-        for (pair, say) in [
-            ("recordcount=0", "at least one record"),
-            ("insertstart=1000", "at least one record"),
-            ("insertcount=1001", "none above recordcount"),
-            ("fieldcount=0", "fieldcount=0: must be 1 or more"),
-            ("fieldlength=99999999", "the limit is 16777216"),
-            ("requestdistribution=zipf", "must be uniform, zipfian"),
-            ("insertorder=random", "hashed or ordered"),
-            ("minscanlength=2000", "in this order"),
-            ("threadcount=0", "threadcount=0"),
-            ("hdrhistogram.percentiles=50,x", "\"x\" is not between"),
-            ("fieldlengthdistribution=histogram", "hist.txt"),
-        ] {
-            let error = format!("{:#}", workload(&[], &[pair]).unwrap_err());
-            assert!(error.contains(say), "{pair}: {error}");
-        }
-        let none = ["readproportion=0", "updateproportion=0"];
-        assert!(workload(&[], &none).unwrap_err().to_string().contains("nothing to do"));
-    }
-
-    #[test]
-    fn proportions_need_not_sum_to_one() {
-        let w = workload(&[], &["readproportion=0.2", "updateproportion=0.2"]).unwrap();
-        assert!((w.mix[0] - 0.5).abs() < 1e-9);
-    }
-}
+mod tests;

@@ -125,8 +125,23 @@ fn wrong_usage_names_the_way_out() {
         ("run --target http -P c", 1, "--url"),
         ("run --target http -P c --url http://127.0.0.1:1", 1, "cannot reach 127.0.0.1:1"),
         ("run --target memory --memory 1KiB", 2, "at least 16777216"),
-        ("run --target memory --memory 2GB", 2, "unknown unit"),
+        ("run --target memory --memory 2XB", 2, "is not a size"),
         ("run --target memory -P c --rate 0", 1, "above 0"),
+        ("run --target memory -P c --rate NaN", 1, "above 0"),
+        ("run --target memory -P c --rate 1e300", 1, "from 0 to 1000000000"),
+        ("run --target memory -P c --seconds 0", 2, "nothing can be measured"),
+        ("run --target memory -P c --seconds inf", 2, "from 0 to 1000000000"),
+        ("load --target memory -p recordcount=18446744073709551615", 1, "to 1000000000000"),
+        ("run --target memory -P c -p target=NaN", 1, "target=NaN"),
+        ("run --target memory -P c -p measurementtype=nonsense", 1, "must be hdrhistogram"),
+        ("run --target memory -P c --threads 0", 1, "from 1 to 10000"),
+        ("run --target memory -P c -p db=x", 1, "the store is chosen by --target"),
+        ("run --target embedded -P c --data /tmp --engine queue_depth=0", 1, "queue_depth"),
+        ("run --target memory -P c --json /nonexistent/x", 1, "/nonexistent is not a directory"),
+        ("verify --target memory --json /", 1, "is a directory"),
+        ("compare --a memory --b memory --seconds 1 --json /nonexistent/x", 1, "not a directory"),
+        ("demo --records 0", 2, "not in 1..="),
+        ("demo --threads 0", 2, "not in 1..="),
         ("compare --a memory --b memory --rounds 0", 1, "something to run"),
     ] {
         let output = ycsb(args);
@@ -138,8 +153,51 @@ fn wrong_usage_names_the_way_out() {
 #[cfg(not(feature = "rocksdb"))]
 #[test]
 fn without_rocksdb_it_says_how_to_get_it() {
-    let output = ycsb("load --target rocksdb --data /nonexistent");
-    assert!(stderr(&output).contains("--features rocksdb"), "{}", stderr(&output));
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().display();
+    for args in [
+        format!("load --target rocksdb --data {here}/data"),
+        format!("compare --a embedded --b rocksdb --seconds 1 --data {here}/data"),
+    ] {
+        let output = ycsb(&args);
+        assert_eq!(output.status.code(), Some(1), "{args}");
+        assert!(stderr(&output).contains("--features rocksdb"), "{}", stderr(&output));
+        assert!(!dir.path().join("data").exists(), "{args}: something was made before");
+    }
+}
+
+/// The template sets them; a plot script's file may.
+#[test]
+fn what_changes_nothing_is_passed_over_and_said() {
+    let output = ycsb("load --target memory -p histogram.buckets=1000 --json -");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("histogram.buckets=1000 changes nothing: "));
+}
+
+/// A result that nobody reads is still in the file.
+#[test]
+fn the_file_is_written_before_standard_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.json");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = Command::new(env!("CARGO_BIN_EXE_ycsb"))
+        .args(["load", "--target", "memory", "--json", path.to_str().unwrap()])
+        .stdout(full)
+        .stderr(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(json(&path)["ops"], 1000);
+}
+
+#[test]
+fn records_are_read_until_they_are_in_memory() {
+    let output = ycsb("run --target memory -P c -p operationcount=100 --fill --json -");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["fill"]["outcome"], "resident", "{report}");
+    assert_eq!(report["fill"]["drive_reads_per_record"].as_array().map(Vec::len), Some(1));
+    assert_eq!(report["operations"]["READ"]["count"], 100, "what was read before is not counted");
+    assert_eq!(report["store"], "own process");
 }
 
 #[test]
@@ -164,6 +222,15 @@ fn compare_runs_both_sides() {
     assert!(ratio("min") <= ratio("median") && ratio("median") <= ratio("max"), "{speed}");
     assert!(report["workloads"]["load"]["INSERT"]["p99_us"]["ratio"]["median"].is_number());
     assert!(stdout(&output).contains("READ"), "{}", stdout(&output));
+    for side in ["a", "b"] {
+        let warmth = &report["warmth"]["c"][side];
+        assert_eq!(warmth["filled"], serde_json::json!(["resident", "resident"]), "{report}");
+    }
+    assert!(report["warmth"]["load"].is_null(), "a load is neither warm nor cold");
+    assert!(speed["mark"].is_null() && report["interrupted"] == false, "{report}");
+    let seed = |run: usize| &report["a"]["runs"][run]["report"]["setting"]["seed"];
+    assert_eq!(seed(0), seed(3), "loads are the same");
+    assert_ne!(seed(1), seed(4), "runs of two rounds ask for different keys");
     // Nothing is left behind but the report.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -167,7 +167,7 @@ fn wrong_usage_names_the_way_out() {
         ("--workloads nowhere".to_owned(), 1, "ready-made"),
         ("--seconds 0".to_owned(), 1, "1 or more"),
         (format!("--svg {here}/no/x.svg"), 1, "is not a directory"),
-        ("--memory 2GB".to_owned(), 2, "unknown unit"),
+        ("--memory 2XB".to_owned(), 2, "is not a size"),
     ] {
         let output = ycsb(&format!("{args} -p recordcount=100"));
         assert_eq!(output.status.code(), Some(code), "{args}: {}", stderr(&output));

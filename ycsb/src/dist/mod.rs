@@ -180,9 +180,13 @@ impl Histogram {
             weights.resize(weights.len().max(at + 1), 0);
             weights[at] = weight;
         }
-        let total = weights.iter().sum();
+        let total = weights.iter().try_fold(0_u64, |sum, weight| sum.checked_add(*weight));
+        let total = total.ok_or("the weights are more than 64 bits can count")?;
+        let buckets = u64::try_from(weights.len()).expect("bounded above");
         if total == 0 {
             Err("no bucket has a weight".into())
+        } else if block.checked_mul(buckets).is_none() {
+            Err(format!("{buckets} buckets of {block} bytes are more than 64 bits can count"))
         } else {
             Ok(Self { block, weights, total })
         }
@@ -298,6 +302,8 @@ mod tests {
             ("BlockSize\t0\n0\t1", "first line"),
             ("BlockSize\t10\nx\t1", "\"x\\t1\""),
             ("BlockSize\t10\n", "no bucket"),
+            ("BlockSize\t10\n0\t18446744073709551615\n1\t1", "the weights are more"),
+            ("BlockSize\t18446744073709551615\n1\t1", "2 buckets of"),
         ] {
             let error = Histogram::parse(text).unwrap_err();
             assert!(error.contains(say), "{text:?}: {error}");

@@ -16,6 +16,9 @@ const SCRAMBLED_ITEMS: u64 = 10_000_000_000 + 1;
 /// zeta(10^10, 0.99), as the original has it precomputed.
 const SCRAMBLED_ZETAN: f64 = 26.469_028_201_783_02;
 
+/// Terms of zeta that are added one by one.
+const ZETA_TERMS: u64 = 1_000_000;
+
 /// Ranks that are followed to their keys when shares are computed, per key.
 const RANKS_PER_KEY: u64 = 4;
 
@@ -35,7 +38,6 @@ pub(crate) struct Zipfian {
 }
 
 impl Zipfian {
-    /// Sums zeta over all items: a second for some ten million.
     pub(crate) fn new(items: u64) -> Self {
         Self::with_zetan(items, zeta(0, items, 0.0))
     }
@@ -102,8 +104,21 @@ impl Zipfian {
 }
 
 /// The sum of 1 / i^theta for i in `from + 1 ..= to`, added to `sum`.
+///
+/// Terms beyond the first [`ZETA_TERMS`] of these are summed by the Euler-Maclaurin formula, whose
+/// error is far below that of the additions it replaces; so that a trillion items take no longer
+/// than a million.
 fn zeta(from: u64, to: u64, sum: f64) -> f64 {
-    (from..to).fold(sum, |sum, i| sum + 1.0 / float(i + 1).powf(THETA))
+    let first = to.min(from.saturating_add(ZETA_TERMS));
+    let sum = (from..first).fold(sum, |sum, i| sum + 1.0 / float(i + 1).powf(THETA));
+    if first == to {
+        return sum;
+    }
+    let (a, b) = (float(first), float(to));
+    let integral = (b.powf(1.0 - THETA) - a.powf(1.0 - THETA)) / (1.0 - THETA);
+    let ends = (b.powf(-THETA) - a.powf(-THETA)) / 2.0;
+    let slopes = THETA * (a.powf(-THETA - 1.0) - b.powf(-THETA - 1.0)) / 12.0;
+    sum + integral + ends + slopes
 }
 
 /// `requestdistribution=zipfian`: popular keys all over the key space.
@@ -193,6 +208,17 @@ mod tests {
         let from_1000 = |n: f64| zeta(0, 1000, 0.0) + tail(n) - tail(1000.0);
         assert!((zeta(0, 1_000_000, 0.0) - from_1000(1e6)).abs() < 1e-6);
         assert!((SCRAMBLED_ZETAN - from_1000(1e10)).abs() < 1e-5, "{}", from_1000(1e10));
+    }
+
+    #[test]
+    fn the_far_terms_are_those_that_adding_gives() {
+        let added = |from: u64, to: u64| {
+            (from..to).fold(0.0, |sum, i| sum + 1.0 / float(i + 1).powf(THETA))
+        };
+        for (from, to) in [(0, 3_000_000), (999_999, 1_000_001), (2_000_000, 2_000_003)] {
+            let (got, expect) = (zeta(from, to, 0.0), added(from, to));
+            assert!((got / expect - 1.0).abs() < 1e-9, "{from} to {to}: {got}, not {expect}");
+        }
     }
 
     #[test]

@@ -11,10 +11,10 @@
 
 use crate::child::{self, Voice};
 use crate::cli::ReaperArgs;
+use crate::interrupt;
 use crate::progress::say;
 use crate::property::Properties;
 use crate::report::{bytes, short};
-use crate::session::write_json;
 use crate::workload::Workload;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ impl Description {
             properties: shape,
             records: workload.records,
             record_bytes,
-            bytes: workload.insert_count.saturating_mul(record_bytes),
+            bytes: workload.dataset_bytes(),
             commit: None,
             load_seconds: 0.0,
             uses: 0,
@@ -126,7 +126,7 @@ impl Dataset {
         let mut description =
             if args.reuse { find(&parent, &asked)? } else { load(args, &parent, asked)? };
         description.uses += 1;
-        write_json(&parent.join(DESCRIPTION), &description)?;
+        describe(&parent.join(DESCRIPTION), &description)?;
         Ok(Self { data, description, reused: args.reuse, _scratch: scratch })
     }
 }
@@ -136,6 +136,15 @@ impl Dataset {
     pub(crate) fn seed(&self, args: &ReaperArgs, turn: u64) -> u64 {
         let uses_before = self.description.uses.saturating_sub(1);
         args.seed.wrapping_add(uses_before.wrapping_mul(SEEDS_PER_USE)).wrapping_add(turn)
+    }
+}
+
+impl Dataset {
+    /// One that is not there yet, to see what runs would make of it.
+    pub(crate) fn planned(args: &ReaperArgs) -> Result<Self> {
+        let properties = Properties::gather(&args.files, &args.properties)?;
+        let description = Description::of(&Workload::new(&properties)?, &properties);
+        Ok(Self { data: DATA.into(), description, reused: false, _scratch: None })
     }
 }
 
@@ -176,6 +185,11 @@ fn find(parent: &Path, asked: &Description) -> Result<Description> {
     Ok(there)
 }
 
+fn describe(path: &Path, description: &Description) -> Result<()> {
+    let text = serde_json::to_string_pretty(description)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
 fn load(args: &ReaperArgs, parent: &Path, mut asked: Description) -> Result<Description> {
     let (data, path) = (parent.join(DATA), parent.join(DESCRIPTION));
     if path.exists() {
@@ -192,12 +206,13 @@ fn load(args: &ReaperArgs, parent: &Path, mut asked: Description) -> Result<Desc
     let began = std::time::Instant::now();
     let report = child::run(&load_words(args, &data), json.path(), Voice::Heard)
         .context("loading the data set")?;
+    interrupt::check()?;
     asked.load_seconds = began.elapsed().as_secs_f64();
     asked.commit.clone_from(&report.setting.commit);
     if !report.is_clean() {
         bail!("the load had {} errors; the data set is not complete", report.errors);
     }
-    write_json(&path, &asked)?;
+    describe(&path, &asked)?;
     let speed = short(report.ops_per_s);
     say(&format!("loaded at {speed} records a second, settled after {:.0} s", asked.load_seconds));
     Ok(asked)

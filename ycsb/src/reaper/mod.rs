@@ -27,23 +27,27 @@ mod publish;
 mod table;
 
 use crate::child::{self, Voice};
-use crate::cli::ReaperArgs;
+use crate::cli::{Cli, Command, ReaperArgs};
+use crate::driver::Phase;
 use crate::ideal::Ideal;
 use crate::number::float;
 use crate::progress::say;
 use crate::property::Properties;
 use crate::report::{Report, short};
 use crate::workload::Workload;
-use anyhow::{Context, Result, bail};
+use crate::{interrupt, session};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Parser as _;
 use dataset::Dataset;
 use mpool::ReaperPolicy;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 /// Rounds from which a spread says something.
 const ROUNDS_MIN: usize = 3;
+
+const ROUNDS_MAX: usize = 1000;
 
 /// The number of the turn that learns; those that are measured follow.
 const LEARN_NUMBER: u64 = 1;
@@ -88,7 +92,9 @@ struct RunRecord {
 /// Runs everything; false if a run had errors or mismatches.
 pub(crate) fn reaper(args: &ReaperArgs) -> Result<bool> {
     check(args)?;
+    let outputs = publish::Outputs::reserve(args)?;
     let (sides, turns) = (sides(args), turns(args));
+    check_runs(args, &sides, &turns)?;
     warn(args, turns.len());
     let ideals = ideals(args)?;
     let dataset = Dataset::prepare(args)?;
@@ -96,7 +102,7 @@ pub(crate) fn reaper(args: &ReaperArgs) -> Result<bool> {
     let mut runs = Vec::new();
     let all = run_all(args, (&dataset, &ideals, &sides), &turns, &mut runs);
     if !runs.is_empty() {
-        publish::publish(args, &dataset, &sides, &runs)?;
+        publish::publish(args, &dataset, &sides, (&runs, outputs))?;
     }
     all?;
     Ok(runs.iter().all(|run| run.report.is_clean()))
@@ -105,6 +111,9 @@ pub(crate) fn reaper(args: &ReaperArgs) -> Result<bool> {
 fn check(args: &ReaperArgs) -> Result<()> {
     if args.rounds == 0 || args.workloads.is_empty() || args.threads.is_empty() {
         bail!("--rounds, --workloads and --threads: there must be something to run");
+    }
+    if args.rounds > ROUNDS_MAX {
+        bail!("--rounds {}: must be {ROUNDS_MAX} or less", args.rounds);
     }
     if args.threads.contains(&0) {
         bail!("--threads 0: must be 1 or more");
@@ -125,12 +134,19 @@ fn check(args: &ReaperArgs) -> Result<()> {
     if let Some((_, policy)) = twice {
         bail!("--policies: {policy} is there twice");
     }
-    for (name, what) in [("json", &args.json), ("svg", &args.svg)] {
-        // An hour of measuring must not end with a file that cannot be written.
-        let parent = what.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
-        if let Some(missing) = parent.filter(|parent| !parent.is_dir()) {
-            bail!("--{name}: {} is not a directory", missing.display());
-        }
+    Ok(())
+}
+
+/// Refuses what any of the runs would refuse, before there is a load that it would come after.
+fn check_runs(args: &ReaperArgs, sides: &[Side], turns: &[Turn]) -> Result<()> {
+    let dataset = Dataset::planned(args)?;
+    for turn in turns.iter().filter(|turn| turn.round == 1) {
+        let words = run_words(args, &dataset, &sides[turn.side], turn);
+        let cli = Cli::try_parse_from(std::iter::once("ycsb".to_owned()).chain(words))
+            .map_err(|error| anyhow!("{}", error.to_string().trim()))?;
+        let Command::Run(run) = &cli.command else { unreachable!("a turn is a run") };
+        session::check(Phase::Run, run)
+            .with_context(|| format!("{} with {}", args.workloads[turn.workload], turn.threads))?;
     }
     Ok(())
 }
@@ -231,6 +247,7 @@ fn learn(args: &ReaperArgs, dataset: &Dataset, sides: &[Side]) -> Result<()> {
     let json = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
     let words = run_words(&args, dataset, side, &turn);
     let report = child::run(&words, json.path(), Voice::Heard).context("learning")?;
+    interrupt::check()?;
     if !report.is_clean() {
         bail!("learning: the run had {} errors", report.errors);
     }
@@ -257,6 +274,8 @@ fn run_all(
         say(&what);
         let words = run_words(args, dataset, side, turn);
         let report = child::run(&words, json.path(), Voice::Heard).with_context(|| what.clone())?;
+        // A run that was cut short is no figure.
+        interrupt::check()?;
         let in_force = report.setting.target_facts.get("reaper_policy").map(String::as_str);
         if in_force != Some(side.policy.name()) {
             bail!("{what}: the policy in force was {}", in_force.unwrap_or("unknown"));
@@ -319,8 +338,7 @@ fn run_words(args: &ReaperArgs, dataset: &Dataset, side: &Side, turn: &Turn) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, Command};
-    use clap::Parser as _;
+    use std::path::Path;
 
     fn args(words: &str) -> ReaperArgs {
         let words = ["ycsb", "reaper"].into_iter().chain(words.split_whitespace());
@@ -403,12 +421,29 @@ mod tests {
             ("--policies off,mpool --learn 5", "only the policy frequency learns"),
             ("--rate 0", "--rate 0: must be"),
             ("--rate inf", "--rate inf: must be"),
-            ("--json /nonexistent/x.json", "--json: /nonexistent is not a directory"),
+            ("--rounds 1001", "1000 or less"),
         ] {
             let error = check(&args(words)).unwrap_err().to_string();
             assert!(error.contains(say), "{words}: {error}");
         }
-        check(&args("--json x.json --svg x.svg")).unwrap();
+        check(&args("--rounds 3")).unwrap();
+    }
+
+    #[test]
+    fn what_a_run_would_refuse_is_refused_before_the_load() {
+        for (words, say) in [
+            ("--threads 4,10001", "b with 10001: threadcount=10001: must be"),
+            ("--engine nonsense=1", "no option is named \"nonsense\""),
+            ("--workloads b,nowhere", "cannot read the workload \"nowhere\""),
+            ("-p recordcount=18446744073709551615", "from 1 to 1000000000000"),
+            ("--memory 18446744073709551615 --durability off -p target=NaN", "target=NaN"),
+        ] {
+            let args = args(words);
+            let error = check_runs(&args, &sides(&args), &turns(&args)).unwrap_err();
+            assert!(format!("{error:#}").contains(say), "{words}: {error:#}");
+        }
+        let args = args("--threads 4,8");
+        check_runs(&args, &sides(&args), &turns(&args)).unwrap();
     }
 
     #[test]

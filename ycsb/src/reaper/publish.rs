@@ -9,15 +9,15 @@ use super::numbers::{Sample, Sheet, drive_reads_source, medians, ratios};
 use super::table::{headline, tables};
 use super::{RunRecord, Side, memtable_bytes};
 use crate::cli::ReaperArgs;
+use crate::interrupt;
 use crate::machine;
+use crate::output::{self, Output};
 use crate::report::SecondLatency;
-use crate::session::write_json;
 use crate::spread::Spread;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
 const SCHEMA: &str = "millpond-ycsb-reaper/1";
 const RATIO_OF: &str = "the policy's number / that of off in the same round; of these the median, \
@@ -38,6 +38,8 @@ struct Published<'a> {
     medians: Value,
     ratios: Value,
     blocks: &'a [Block],
+    /// A signal ended it before all runs were made.
+    interrupted: bool,
     /// Every run, in order: nothing is left out.
     runs: &'a [RunRecord],
 }
@@ -100,25 +102,47 @@ pub(super) struct Block {
     pub(super) ratios: Sheet<Spread>,
 }
 
+/// The files that were asked for.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    json: Option<Output>,
+    svg: Option<Output>,
+}
+
+impl Outputs {
+    pub(super) fn reserve(args: &ReaperArgs) -> Result<Self> {
+        Ok(Self {
+            json: Output::reserve_given("--json", args.json.as_deref())?,
+            svg: Output::reserve_given("--svg", args.svg.as_deref())?,
+        })
+    }
+}
+
 /// Prints the tables and writes the files that were asked for.
 pub(super) fn publish(
     args: &ReaperArgs,
     dataset: &Dataset,
     sides: &[Side],
-    runs: &[RunRecord],
+    (runs, outputs): (&[RunRecord], Outputs),
 ) -> Result<()> {
     let blocks = blocks(runs);
-    let text = tables(args, dataset, sides, (runs, &blocks));
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")?;
-    if let Some(path) = &args.json {
-        write_json(path, &published(args, dataset, sides, (runs, &blocks)))?;
+    let instead = [&outputs.json, &outputs.svg].into_iter().flatten().any(Output::is_stdout);
+    // Files come first: nobody may be reading standard output.
+    if let Some(json) = outputs.json {
+        json.write_json(&published(args, dataset, sides, (runs, &blocks)))?;
     }
-    if let Some(path) = &args.svg {
+    if let Some(svg) = outputs.svg {
         let title = format!("latency by second, {}", headline(args, dataset));
         let names: Vec<String> = sides.iter().map(|side| side.name.clone()).collect();
         let picture = draw(&title, &names, &rows_of_panels(&names, runs))?;
-        std::fs::write(path, picture)
-            .with_context(|| format!("cannot write --svg {}", path.display()))?;
+        svg.write(&picture)?;
+    }
+    if !instead {
+        let mut text = tables(args, dataset, sides, (runs, &blocks));
+        if interrupt::pending().is_some() {
+            text.push_str("INTERRUPTED: these are the figures up to then\n");
+        }
+        output::print(&text)?;
     }
     Ok(())
 }
@@ -195,6 +219,7 @@ fn published<'a>(
         medians: nest(&top.medians),
         ratios: nest(&top.ratios),
         blocks,
+        interrupted: interrupt::pending().is_some(),
         runs,
     }
 }

@@ -34,19 +34,27 @@ pub(crate) struct Config<'a> {
 }
 
 impl Embedded {
+    /// Refuses options that no engine can be opened with.
+    pub(crate) fn check(engine: &[String]) -> Result<()> {
+        options(engine)?.validate().context("--engine")
+    }
+
     pub(crate) fn open(config: &Config<'_>) -> Result<Self> {
-        let mut options = Options::default();
+        let mut options = options(config.engine)?;
         options.pool.io = config.io;
         options.pool.allow_buffered = config.allow_buffered;
-        for pair in config.engine {
-            set(&mut options, pair)?;
-        }
         let dir = config.dir.to_owned();
         let database = Database::open(&dir, options)
             .with_context(|| format!("cannot open the database in {}", dir.display()))?;
         let kvs = database.kvs(config.table).with_context(|| format!("table={}", config.table))?;
         Ok(Self { database, kvs, dir, durability: config.durability })
     }
+}
+
+fn options(engine: &[String]) -> Result<Options> {
+    let mut options = Options::default();
+    engine.iter().try_for_each(|pair| set(&mut options, pair))?;
+    Ok(options)
 }
 
 fn set(options: &mut Options, pair: &str) -> Result<()> {

@@ -11,6 +11,7 @@
 //! | `rocksdb` | RocksDB in this process, with the feature of that name |
 
 pub(crate) mod embedded;
+mod exposition;
 pub(crate) mod http;
 pub(crate) mod memory;
 #[cfg(feature = "rocksdb")]
@@ -49,13 +50,25 @@ pub(crate) trait Session: Send {
     fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure>;
 }
 
+/// Where a store runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In this process.
+    #[default]
+    Here,
+    /// In another one on this machine.
+    Process(u32),
+    /// Out of sight. What it says about itself is all that is known.
+    Elsewhere,
+}
+
 /// One store.
 pub(crate) trait Target: Send + Sync {
     fn session(&self) -> Result<Box<dyn Session>>;
 
-    /// The process whose CPU and I/O are the store's, besides this one.
-    fn server_pid(&self) -> Option<u32> {
-        None
+    /// Whose CPU and I/O are the store's.
+    fn place(&self) -> Place {
+        Place::Here
     }
 
     /// Where the data is, if it is on this machine.

@@ -2,22 +2,26 @@
 //!
 //! | setting | value | why |
 //! |---|---|---|
-//! | reads, flush, compaction | direct I/O | a page cache beside the block cache caches twice |
-//! | block cache | 3/4 of what the memtables leave of `--memory`; else half of the free memory | index and filters live in it, too, with priority; the rest is for compaction buffers, table readers and the allocator |
+//! | reads | direct I/O | a page cache beside the block cache caches twice. `--engine reads=buffered` for the other way |
+//! | flush, compaction | direct I/O | what is written once would push out what is read often |
+//! | block cache | 4/5 of what the memtables leave of the memory; 1/3 with buffered reads | index and filters live in it, too, with priority; the rest is for compaction buffers, table readers and the allocator, or for the page cache |
+//! | memory | `--memory`; else what is free when it is opened | |
 //! | memtables | 3 of 64 MiB | the engine's own default, so both sides buffer alike |
 //! | filters | full Bloom, 10 bits a key | about 1 % false positives |
 //! | compression | none | the rows do not compress; both sides store them as they are |
-//! | WAL | on; synced by `--durability` | `interval` syncs every 100 ms in a thread of ours |
+//! | WAL | on; synced by `--durability` | with `interval` and `off` a write stays in memory until a thread of ours syncs (every 100 ms), or the buffer is full: the promise that the engine makes |
+//! | WAL files | recycled | a sync into blocks that were written before changes no file-system metadata; the engine's log does the same |
 //! | background jobs | 4 | flush and compaction on a few cores |
 //!
 //! `--engine` changes: `block_cache`, `memtable_bytes`, `memtables_max`, `background_jobs`,
-//! `cache=lru|hyper`.
+//! `cache=lru|hyper`, `reads=direct|buffered`.
 
 use super::{Failure, Rows, Session, Target};
 use crate::cli::{DurabilityArg, parse_bytes};
+use crate::machine;
 use ::rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, Error, ErrorKind, Options, ReadOptions,
-    WriteOptions,
+    WaitForCompactOptions, WriteOptions,
 };
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -28,6 +32,10 @@ use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 const SYNC_EVERY: Duration = Duration::from_millis(100);
+/// Logs that are kept for the next ones: as many as there are memtables, and one that is written.
+const LOGS_RECYCLED: usize = 4;
+/// A cache below this holds little more than indexes.
+const CACHE_MIN: u64 = 32 * MIB;
 
 pub(crate) struct Config<'a> {
     pub(crate) dir: &'a Path,
@@ -46,6 +54,20 @@ struct Tuning {
     memtables_max: u64,
     background_jobs: u64,
     hyper_clock: bool,
+    reads: Reads,
+}
+
+/// How blocks are read that are not in the block cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    Direct,
+    /// Through the page cache, which then holds most of the data.
+    Buffered,
+}
+
+/// Refuses options that no database can be opened with.
+pub(crate) fn check(engine: &[String], memory_bytes: Option<u64>) -> Result<()> {
+    Tuning::parse(engine)?.block_cache(memory_bytes).map(drop)
 }
 
 impl Tuning {
@@ -56,6 +78,7 @@ impl Tuning {
             memtables_max: 3,
             background_jobs: 4,
             hyper_clock: false,
+            reads: Reads::Direct,
         };
         for pair in pairs {
             let Some((name, value)) = pair.split_once('=') else {
@@ -69,9 +92,11 @@ impl Tuning {
                 ("background_jobs", _) => tuning.background_jobs = number()?,
                 ("cache", "lru") => tuning.hyper_clock = false,
                 ("cache", "hyper") => tuning.hyper_clock = true,
+                ("reads", "direct") => tuning.reads = Reads::Direct,
+                ("reads", "buffered") => tuning.reads = Reads::Buffered,
                 _ => bail!(
                     "--engine {pair}: known for rocksdb are block_cache, memtable_bytes, \
-                     memtables_max, background_jobs and cache=lru|hyper"
+                     memtables_max, background_jobs, cache=lru|hyper and reads=direct|buffered"
                 ),
             }
         }
@@ -83,12 +108,15 @@ impl Tuning {
         if let Some(given) = self.block_cache_bytes {
             return Ok(given);
         }
-        let Some(memory) = memory_bytes else {
-            return Ok(available_memory().unwrap_or(2048 * MIB) / 2);
-        };
+        let available = || machine::available_memory_bytes().unwrap_or(2048 * MIB);
+        let memory = memory_bytes.unwrap_or_else(available);
         let memtables = self.memtable_bytes.saturating_mul(self.memtables_max);
-        match memory.checked_sub(memtables) {
-            Some(rest) if rest >= 32 * MIB => Ok(rest / 4 * 3),
+        let cache = memory.checked_sub(memtables).map(|rest| match self.reads {
+            Reads::Direct => rest / 5 * 4,
+            Reads::Buffered => rest / 3,
+        });
+        match cache {
+            Some(cache) if cache >= CACHE_MIN => Ok(cache),
             _ => bail!(
                 "--memory {memory} leaves nothing beside {} memtables of {} bytes; give more, or \
                  smaller ones with --engine memtable_bytes=SIZE",
@@ -97,12 +125,6 @@ impl Tuning {
             ),
         }
     }
-}
-
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 pub(crate) struct Rocks {
@@ -119,7 +141,7 @@ impl Rocks {
     pub(crate) fn open(config: &Config<'_>) -> Result<Self> {
         let tuning = Tuning::parse(config.engine)?;
         let block_cache_bytes = tuning.block_cache(config.memory_bytes)?;
-        let options = options(&tuning, block_cache_bytes, config.allow_buffered)?;
+        let options = options(&tuning, block_cache_bytes, config)?;
         // One database a table: its own column family would share the WAL for nothing.
         let dir = config.dir.join(config.table);
         std::fs::create_dir_all(&dir)
@@ -133,7 +155,7 @@ impl Rocks {
     }
 }
 
-fn options(tuning: &Tuning, block_cache_bytes: u64, allow_buffered: bool) -> Result<Options> {
+fn options(tuning: &Tuning, block_cache_bytes: u64, config: &Config<'_>) -> Result<Options> {
     let capacity = usize::try_from(block_cache_bytes)?;
     let cache = if tuning.hyper_clock {
         // 0: the cache measures the size of its entries itself.
@@ -150,14 +172,17 @@ fn options(tuning: &Tuning, block_cache_bytes: u64, allow_buffered: bool) -> Res
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&blocks);
-    options.set_use_direct_reads(!allow_buffered);
-    options.set_use_direct_io_for_flush_and_compaction(!allow_buffered);
+    let direct = !config.allow_buffered;
+    options.set_use_direct_reads(direct && tuning.reads == Reads::Direct);
+    options.set_use_direct_io_for_flush_and_compaction(direct);
     options.set_compression_type(DBCompressionType::None);
     options.set_write_buffer_size(usize::try_from(tuning.memtable_bytes)?);
     options.set_max_write_buffer_number(i32::try_from(tuning.memtables_max)?);
     options.set_max_background_jobs(i32::try_from(tuning.background_jobs)?);
     // Written out as it goes, so that a sync, or the memory cgroup, never meets a heap of it.
     options.set_wal_bytes_per_sync(MIB);
+    options.set_recycle_log_file_num(LOGS_RECYCLED);
+    options.set_manual_wal_flush(config.durability != DurabilityArg::Sync);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_stats_dump_period_sec(0);
     Ok(options)
@@ -203,12 +228,19 @@ impl Target for Rocks {
         facts
     }
 
+    fn settle(&self) -> Result<()> {
+        self.db.flush().context("RocksDB cannot flush before the measurement")?;
+        let done = self.db.wait_for_compact(&WaitForCompactOptions::default());
+        done.context("RocksDB cannot compact before the measurement")
+    }
+
     fn close(self: Box<Self>) -> Result<()> {
         let Self { db, syncing, .. } = *self;
         if let Some((ending, thread)) = syncing {
             drop(ending);
             thread.join().map_err(|_| anyhow::anyhow!("the thread that syncs the WAL panicked"))?;
         }
+        db.flush_wal(true).context("RocksDB cannot sync its WAL")?;
         // The last handle: dropping it waits for background work and closes the database.
         db.cancel_all_background_work(true);
         drop(db);
@@ -270,7 +302,9 @@ mod tests {
     #[test]
     fn the_budget_is_split() {
         let default = tuning(&[]).unwrap();
-        assert_eq!(default.block_cache(Some(2048 * MIB)).unwrap(), (2048 - 192) * MIB / 4 * 3);
+        assert_eq!(default.block_cache(Some(2048 * MIB)).unwrap(), (2048 - 192) * MIB / 5 * 4);
+        let buffered = tuning(&["reads=buffered"]).unwrap();
+        assert_eq!(buffered.block_cache(Some(2048 * MIB)).unwrap(), (2048 - 192) * MIB / 3);
         assert!(default.block_cache(Some(200 * MIB)).is_err());
         let given = tuning(&["block_cache=1GiB", "cache=hyper"]).unwrap();
         assert_eq!(given.block_cache(Some(16 * MIB)).unwrap(), 1024 * MIB);
@@ -294,6 +328,7 @@ mod tests {
             session.write(key.as_bytes(), key.as_bytes()).unwrap();
         }
         drop(session);
+        rocks.settle().unwrap();
         rocks.close().unwrap();
         let rocks = Box::new(Rocks::open(&config).unwrap());
         let mut session = rocks.session().unwrap();
