@@ -89,3 +89,8 @@ pub use options::{Durability, Options};
 pub use placement::MediaPolicy;
 pub use read::get::Entry;
 pub use snapshot::Snapshot;
+
+/// The example of the README is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

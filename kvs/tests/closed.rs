@@ -61,8 +61,8 @@ fn check_every_flip(bytes: &[u8], what: &str) {
     }
     device.write_durable_at(offset, &page).unwrap();
     let db = support::open(&device, &support::options()).unwrap();
-    assert!(db.kvs(NAME).is_ok());
-    assert_eq!(db.kvs("a").unwrap().get(b"k").unwrap().unwrap().value, VALUE);
+    assert!(db.open_kvs(NAME).is_ok());
+    assert_eq!(db.open_kvs("a").unwrap().get(b"k").unwrap().unwrap().value, VALUE);
 }
 
 #[test]

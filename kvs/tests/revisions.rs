@@ -24,7 +24,7 @@ fn open(device: &SimDevice) -> kvs::Result<Database> {
 
 /// What the database shows is named by its revision as it was the first time.
 fn look(db: &Database, named: &mut Named) {
-    let Ok(kvs) = db.kvs("a") else { return };
+    let Ok(kvs) = db.open_kvs("a") else { return };
     let cursor = kvs.cursor(Range::default()).unwrap();
     for item in cursor {
         let item = item.unwrap();
@@ -38,10 +38,7 @@ fn look(db: &Database, named: &mut Named) {
 /// One life of the database, which ends with the power, with a kill, or well.
 fn life(device: &SimDevice, named: &mut Named, rng: &mut Rng) -> kvs::Result<()> {
     let db = open(device)?;
-    let kvs = match db.create_kvs("a") {
-        Err(kvs::Error::KvsExists { .. }) => db.kvs("a")?,
-        made => made?,
-    };
+    let kvs = db.kvs("a")?;
     look(&db, named);
     let greatest = named.last_key_value().map_or(0, |(revision, _)| *revision);
     assert!(db.revision().get() >= greatest, "revision {greatest} would be given again");
@@ -92,7 +89,7 @@ fn nothing_is_skipped_in_a_fresh_store_and_after_a_clean_close() {
     let device = SimDevice::new(1 << 30);
     for n in 1..=4 {
         let db = open(&device).unwrap();
-        let kvs = db.create_kvs("a").or_else(|_| db.kvs("a")).unwrap();
+        let kvs = db.kvs("a").unwrap();
         assert_eq!(kvs.put(b"k", b"v", Durability::Off).unwrap().get(), n);
         if n % 2 == 0 {
             db.flush().unwrap();

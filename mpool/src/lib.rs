@@ -114,3 +114,8 @@ pub use sim::{Faults, SimDevice};
 pub use space::ALLOC_UNIT;
 pub use sys::anonymous::{CHUNK_LEN, Chunk, Pages};
 pub use volumes::{Evacuation, NewVolume, VolumeInfo};
+
+/// The example of the README is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
