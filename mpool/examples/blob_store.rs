@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let [dir, command @ ..] = &words[..] else { return usage() };
-    let options = Options { allow_buffered: true, ..Options::default() };
+    let options = Options { allow_buffered: true, allow_volatile: true, ..Options::default() };
     let pool = Pool::open_or_create(Path::new(dir), &options)?;
     match command {
         ["put", file] => say(&put(&pool, file)?.to_string()),

@@ -7,15 +7,14 @@
 use crate::{
     address::VolumeId,
     check::offline::{find_in, heart, root_in, volumes_of},
-    device::{Device, zoned::sidecar_path},
+    device::{self, Access, Device, zoned::sidecar_path},
     error::{Error, Result},
-    io::buf::{IO_ALIGN, IoBuf},
     label::{self, Found},
     media::VolumeKind,
     open::VOLUME_FILE,
     options::Options,
     pool::Pool,
-    superblock::COPY_OFFSETS,
+    site::{self, mark::MARK_FILE},
 };
 use std::{
     path::{Path, PathBuf},
@@ -35,11 +34,11 @@ impl Pool {
     /// Destroys the pool in DIR, which nobody may have open: nothing of it can be read afterwards.
     /// Files of volumes are deleted, devices are wiped where their labels are. The directory stays.
     pub fn destroy(dir: &Path, options: &Options) -> Result<Destroyed> {
-        let root = root_in(dir, options)?;
+        let root = root_in(dir, options, Access::Write)?;
         let mut done = Destroyed::default();
         match heart(&volumes_of(Arc::clone(&root))) {
             Ok(heart) => {
-                let find = find_in(dir, options);
+                let find = find_in(dir, options, Access::Write);
                 for record in heart.catalog.volumes.values() {
                     if record.id == VolumeId::ROOT {
                         continue;
@@ -62,11 +61,10 @@ impl Pool {
                 done.left.push((dir.to_owned(), text));
             }
         }
-        for offset in COPY_OFFSETS {
-            if offset + IO_ALIGN as u64 <= root.geometry().len_bytes {
-                root.write_durable_at(offset, &IoBuf::zeroed(IO_ALIGN))
-                    .map_err(|source| Error::io("durable write", offset, IO_ALIGN, source))?;
-            }
+        // The second copy of the superblock goes before the first.
+        device::wipe_ends(&*root).map_err(|source| Error::io("durable write", 0, 0, source))?;
+        if let Err(error) = site::remove_mark(dir) {
+            done.left.push((dir.join(MARK_FILE), format!("it cannot be deleted: {error}")));
         }
         // A symbolic link to a device goes, the device stays.
         done.finish(dir.join(VOLUME_FILE), VolumeKind::File);

@@ -21,7 +21,7 @@
 
 use crate::{
     address::VolumeId,
-    device::{Device, ZoneCondition, ZoneLimits},
+    device::{self, Device, ZoneCondition, ZoneLimits, Zoned},
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
     space::extent::Extent,
@@ -155,14 +155,23 @@ pub(crate) fn write(device: &dyn Device, label: &Label) -> Result<()> {
     put(device, &page).map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
 }
 
-/// Takes the label away, so that the volume can be used for something else.
+/// Makes a volume blank, the label last, so that it can be used for something else. Before that,
+/// nothing may live there.
 pub(crate) fn wipe(device: &dyn Device) -> Result<()> {
-    let wiped = if is_appended(device) {
-        device.zones().expect("asked above").reset(0)
-    } else {
-        device.write_durable_at(0, &IoBuf::zeroed(IO_ALIGN))
-    };
+    let wiped = device.zones().map_or(Ok(()), reset_written).and_then(|()| {
+        // Without zones, and in those that can be overwritten.
+        if is_appended(device) { Ok(()) } else { device::wipe_ends(device) }
+    });
     wiped.map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
+}
+
+/// Empties every zone that has something in it, the first one last.
+fn reset_written(zones: &dyn Zoned) -> io::Result<()> {
+    let limits = zones.limits();
+    let first = limits.conventional_zones;
+    let report = zones.report(first, limits.zones - first)?;
+    let written = report.iter().rev().filter(|zone| zone.condition.is_written());
+    written.map(|zone| zone.index).try_for_each(|zone| zones.reset(zone))
 }
 
 fn put(device: &dyn Device, page: &IoBuf) -> io::Result<()> {

@@ -27,7 +27,8 @@
 //! # let scratch = tempfile::tempdir().expect("a scratch directory");
 //! # let dir = scratch.path();
 //! # for _again in 0..2 {
-//! # let mut options = Options { allow_buffered: true, reserve_bytes: 0, ..Options::default() };
+//! # let mut options = Options { reserve_bytes: 0, ..Options::default() };
+//! # (options.allow_buffered, options.allow_volatile) = (true, true);
 //! # options.grow_step_bytes = 1 << 20;
 //! let pool = Pool::open_or_create(dir, &options)?;
 //! let mut writer = pool.allocate(1 << 20, Priority::Flush)?;
@@ -45,6 +46,7 @@ mod address;
 mod anchor;
 mod catalog;
 mod check;
+mod create;
 mod destroy;
 pub mod device;
 mod error;
@@ -72,6 +74,7 @@ mod segment;
 mod shared_map;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod site;
 mod space;
 mod superblock;
 mod sys;
@@ -82,6 +85,7 @@ mod zone_chore;
 
 pub use address::VolumeId;
 pub use check::{CheckOptions, CheckReport, Issue, PoolIdentity, Severity};
+pub use create::NewRoot;
 pub use destroy::Destroyed;
 pub use device::{
     AppendRing, Device, EmulatedZoned, Geometry, Zone, ZoneCondition, ZoneHabits, ZoneLimits,
@@ -100,8 +104,9 @@ pub use mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone};
 pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc, MdcState, background::MdcSnapshot, pair::MdcRoom};
 pub use media::{Lifetime, MediaClass, Placement, VolumeKind};
 pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics, Sample, Value};
-pub use open::NewRoot;
-pub use options::{IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy};
+pub use options::{
+    Create, IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy,
+};
 pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};
 pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats};
 pub use scrub::{

@@ -1,4 +1,4 @@
-//! Creating and opening a pool.
+//! Opening a pool.
 //!
 //! Opening is a list of steps, each of which may be repeated after a crash in any of them:
 //!
@@ -10,34 +10,35 @@
 //! 4. the other volumes, as the catalog names them: each must carry the label that it was given;
 //! 5. space maps: everything that the catalog does not name is free.
 //!
-//! So whatever was not committed has vanished after step 5. Creating writes the journal first and
-//! the superblock last: a pool exists whole or not at all.
+//! So whatever was not committed has vanished after step 5. How a pool is made: `create`; what is
+//! looked at before that, in a directory: `site`.
 
 use crate::{
     address::VolumeId,
     anchor::Anchor,
     catalog::Catalog,
     device::{
-        self, AppendBy, BlockDevice, Device, EmulatedOptions, EmulatedZoned, FileDevice,
-        FileOptions, ZoneLimits, Zoned, ZonedDevice,
+        self, Access, Allow, AppendBy, BlockDevice, Device, EmulatedOptions, EmulatedZoned,
+        FileDevice, FileOptions, ZoneLimits, ZonedDevice, contents::Contents,
     },
     error::{Error, Result},
-    io::queue::{IoQueue, Priority},
-    journal::{self, Journal},
+    io::queue::IoQueue,
+    journal::Journal,
     journal_chore::JournalChore,
     label::{self, Found, Label},
     mblock::Mblock,
     mcache::Mcache,
-    mdc::{pair::LogPair, record::MblockPlace},
+    mdc::record::MblockPlace,
     media::{VolumeKind, VolumeRecord},
     metrics::PoolMetrics,
-    options::{Options, in_range},
+    options::{Create, Options, in_range},
     pool::{OpenMdcs, Pool, Table},
     reaper::Reaper,
     scrub::control::Control,
     segment::Segment,
-    space::{ALLOC_UNIT, Lease, Space, extent::Extent, volume::VolumeSpace},
-    superblock::{self, Election, RESERVED, Superblock},
+    site,
+    space::{Lease, Space, extent::Extent, volume::VolumeSpace},
+    superblock::{self, Election, Superblock},
     tidy::Tidy,
     volume::Volumes,
     volumes::root_record,
@@ -47,7 +48,6 @@ use parking_lot::{Mutex, RwLock};
 use std::{
     fs::File,
     io::Read,
-    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -56,91 +56,15 @@ use std::{
 const EMULATED_BYTES_MIN: u64 = 16 << 20;
 /// The root volume's file within the pool's directory.
 pub(crate) const VOLUME_FILE: &str = "capacity.vol";
-/// The pool's journal takes this share of the capacity for each of its logs, within bounds: at
-/// 36 bytes an object, 8 MiB describe 230,000 objects. With more than half of that it moves to
-/// longer logs (`journal_chore`).
-const LOG_SHARE: u64 = 256;
-const LOG_BYTES_MIN: u64 = 2 * ALLOC_UNIT;
-const LOG_BYTES_MAX: u64 = 8 << 20;
 
 impl Pool {
-    /// Opens the pool in DIR (its root volume is DIR/capacity.vol); creates the directory and the
-    /// pool if there is none. [`Error::InUse`] if locked by another process.
-    pub fn open_or_create(dir: &Path, options: &Options) -> Result<Arc<Self>> {
-        options.validate()?;
-        std::fs::create_dir_all(dir).map_err(|error| Error::Unusable {
-            path: dir.to_owned(),
-            reason: format!("the directory cannot be created: {error}"),
-        })?;
-        let path = dir.join(VOLUME_FILE);
-        let device: Arc<dyn Device> = match open_block_root(&path)? {
-            Some(device) => device,
-            None => Arc::new(FileDevice::open_or_create(&path, &file_options(options))?),
-        };
-        let volume = new_volume(device, options);
-        let pool = match elect(&volume) {
-            Ok(Election::Blank) => {
-                create_on(&volume, options).and_then(|()| open_in(dir, &volume, options))
-            }
-            Ok(Election::Elected { .. }) => open_in(dir, &volume, options),
-            Err(error) => Err(error),
-        };
-        pool.map_err(|error| with_path(error, &path))
-    }
-
     /// Opens the pool in DIR; there must be one.
     pub fn open_dir(dir: &Path, options: &Options) -> Result<Arc<Self>> {
         options.validate()?;
+        site::survey(dir, Create::Never)?;
         let path = dir.join(VOLUME_FILE);
-        let volumes = new_volume(open_root(&path, options)?, options);
+        let volumes = new_volume(open_root(&path, options, Access::Write)?, options);
         open_in(dir, &volumes, options).map_err(|error| with_path(error, &path))
-    }
-
-    /// Creates a pool in DIR whose root volume is a whole block device: DIR/capacity.vol is a
-    /// symbolic link to it, so that the pool is opened like any other. There must be no pool in
-    /// DIR.
-    pub fn create_on_block(dir: &Path, root: &NewRoot, options: &Options) -> Result<Arc<Self>> {
-        options.validate()?;
-        let path = dir.join(VOLUME_FILE);
-        let failed = |error: std::io::Error| Error::Unusable {
-            path: path.clone(),
-            reason: format!("no pool can be begun here: {error}"),
-        };
-        let target = std::path::absolute(&root.device).map_err(failed)?;
-        // Before anything is made or changed: who has the device, and what is on it?
-        let device = device::open_block(&target)?;
-        if root.force {
-            device::wipe_ends(&*device)
-                .map_err(|source| Error::io("durable write", 0, 0, source))?;
-        }
-        let volume = new_volume(device, options);
-        conventional_bytes(&volume).map_err(|error| with_path(error, &target))?;
-        match elect(&volume).map_err(|error| with_path(error, &target))? {
-            Election::Blank => {}
-            Election::Elected { .. } => {
-                return Err(with_path(unusable(HOLDS_A_POOL), &target));
-            }
-        }
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        std::os::unix::fs::symlink(&target, &path).map_err(failed)?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)?;
-        create_on(&volume, options).map_err(|error| with_path(error, &target))?;
-        open_in(dir, &volume, options).map_err(|error| with_path(error, &target))
-    }
-
-    /// Creates a pool on a given device, which must hold neither one nor anything else that is
-    /// known.
-    pub fn create(device: Arc<dyn Device>, options: &Options) -> Result<Arc<Self>> {
-        options.validate()?;
-        let volume = new_volume(device, options);
-        conventional_bytes(&volume)?;
-        match elect(&volume)? {
-            Election::Blank => {
-                create_on(&volume, options)?;
-                open_on(&volume, options, None, &no_others)
-            }
-            Election::Elected { .. } => Err(unusable(HOLDS_A_POOL)),
-        }
     }
 
     /// Opens the pool on a given device, which is its only volume.
@@ -162,49 +86,18 @@ impl Pool {
     }
 }
 
-/// The block device that a new pool begins on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewRoot {
-    /// The device.
-    pub device: PathBuf,
-    /// Take it even though something is on it, which is then lost.
-    pub force: bool,
-}
-
-const HOLDS_A_POOL: &str = "holds a pool already; open it, or --force it and lose what is there";
-
-/// The root volume's device if its path leads to a block device.
-fn open_block_root(path: &Path) -> Result<Option<Arc<dyn Device>>> {
-    let is_block = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
-    if is_block { device::open_block(path).map(Some) } else { Ok(None) }
-}
-
-/// Reads the superblocks. Where there are none, something else may be there, which is named.
-fn elect(volumes: &Volumes) -> Result<Election> {
-    let found = superblock::read(volumes);
-    if !matches!(found, Ok(Election::Blank) | Err(Error::Unusable { .. })) {
-        return found;
-    }
-    let root = volumes.root();
-    match device::signature_on(&**root.device()) {
-        Ok(Some(signature)) => Err(unusable(&signature.refusal())),
-        Ok(None) => found,
-        Err(source) => Err(Error::io("read", 0, 0, source)),
-    }
-}
-
 /// Opens the device of the root volume, which must be there.
-pub(crate) fn open_root(path: &Path, options: &Options) -> Result<Arc<dyn Device>> {
-    match open_block_root(path)? {
-        Some(device) => Ok(device),
-        None => Ok(Arc::new(FileDevice::open(path, &file_options(options))?)),
+pub(crate) fn open_root(path: &Path, options: &Options, access: Access) -> Result<Arc<dyn Device>> {
+    if device::is_block_path(path) {
+        return device::open_block(path, access);
     }
+    Ok(Arc::new(FileDevice::open_for(path, &file_options(options), access)?))
 }
 
 /// Finds the device of a volume that the journal names.
 type FindDevice<'a> = &'a dyn Fn(&VolumeRecord) -> Result<Arc<dyn Device>>;
 
-fn no_others(record: &VolumeRecord) -> Result<Arc<dyn Device>> {
+pub(crate) fn no_others(record: &VolumeRecord) -> Result<Arc<dyn Device>> {
     Err(missing(record))
 }
 
@@ -213,37 +106,42 @@ fn missing(record: &VolumeRecord) -> Error {
     Error::Unusable { path: record.path.clone(), reason }
 }
 
-fn open_in(dir: &Path, volumes: &Arc<Volumes>, options: &Options) -> Result<Arc<Pool>> {
-    open_on(volumes, options, Some(dir), &|record| {
-        open_device(&dir.join(&record.path), record, options, false)
-    })
+pub(crate) fn open_in(dir: &Path, volumes: &Arc<Volumes>, options: &Options) -> Result<Arc<Pool>> {
+    let pool = open_on(volumes, options, Some(dir), &|record| {
+        open_device(&dir.join(&record.path), record, options, Access::Write)
+    })?;
+    site::keep_mark(dir, pool.uuid);
+    Ok(pool)
 }
 
-/// Opens the device of a volume that is not the root; `create` makes a file that is not there.
+/// Opens the device of a volume that is not the root.
 pub(crate) fn open_device(
     path: &Path,
     record: &VolumeRecord,
     options: &Options,
-    create: bool,
+    access: Access,
 ) -> Result<Arc<dyn Device>> {
     let file = FileOptions { len_bytes_max: record.capacity_bytes_max, ..file_options(options) };
     match record.kind {
-        VolumeKind::File if create => Ok(Arc::new(FileDevice::open_or_create(path, &file)?)),
-        VolumeKind::File => Ok(Arc::new(FileDevice::open(path, &file)?)),
-        VolumeKind::Zoned => Ok(Arc::new(ZonedDevice::open(path, AppendBy::Auto)?)),
-        VolumeKind::EmulatedZoned if create && !path.exists() => {
-            let new = emulated_options(record.capacity_bytes_max, options.allow_buffered)?;
+        VolumeKind::File => Ok(Arc::new(FileDevice::open_for(path, &file, access)?)),
+        VolumeKind::Zoned => Ok(Arc::new(ZonedDevice::open_for(path, AppendBy::Auto, access)?)),
+        VolumeKind::EmulatedZoned if access == Access::Create && !path.exists() => {
+            let new = emulated_options(record.capacity_bytes_max, allow(options))?;
             Ok(Arc::new(EmulatedZoned::create(path, &new)?))
         }
         VolumeKind::EmulatedZoned => {
-            Ok(Arc::new(EmulatedZoned::open(path, options.allow_buffered)?))
+            Ok(Arc::new(EmulatedZoned::open_for(path, allow(options), access)?))
         }
-        VolumeKind::Block => Ok(Arc::new(BlockDevice::open(path)?)),
+        VolumeKind::Block => Ok(Arc::new(BlockDevice::open_for(path, access)?)),
     }
 }
 
 /// An emulated drive of this size: zones of up to 64 MiB, and the budgets of usual ZNS drives.
-fn emulated_options(capacity: u64, allow_buffered: bool) -> Result<EmulatedOptions> {
+fn allow(options: &Options) -> Allow {
+    Allow { buffered: options.allow_buffered, volatile: options.allow_volatile }
+}
+
+fn emulated_options(capacity: u64, allow: Allow) -> Result<EmulatedOptions> {
     in_range("capacity of an emulated zoned volume", capacity, EMULATED_BYTES_MIN, 1 << 44)?;
     let zone_bytes = (capacity / 64).next_power_of_two().clamp(1 << 20, 64 << 20);
     let zones = u32::try_from(capacity / zone_bytes).expect("2^18 at most");
@@ -256,28 +154,29 @@ fn emulated_options(capacity: u64, allow_buffered: bool) -> Result<EmulatedOptio
         append_bytes_max: 1 << 20,
         block_bytes: 4096,
     };
-    Ok(EmulatedOptions { limits, capacity: zone_bytes, allow_buffered })
+    Ok(EmulatedOptions { limits, capacity: zone_bytes, allow })
 }
 
-fn file_options(options: &Options) -> FileOptions {
+pub(crate) fn file_options(options: &Options) -> FileOptions {
     FileOptions {
         allow_buffered: options.allow_buffered,
+        allow_volatile: options.allow_volatile,
         len_bytes_max: options.capacity_bytes_max,
         grow_step_bytes: options.grow_step_bytes,
         reserve_bytes: options.reserve_bytes,
     }
 }
 
-fn new_volume(device: Arc<dyn Device>, options: &Options) -> Arc<Volumes> {
+pub(crate) fn new_volume(device: Arc<dyn Device>, options: &Options) -> Arc<Volumes> {
     Arc::new(Volumes::new(device, Arc::new(PoolMetrics::default())).paced(options))
 }
 
-fn unusable(reason: &str) -> Error {
+pub(crate) fn unusable(reason: &str) -> Error {
     Error::Unusable { path: PathBuf::from("volume"), reason: reason.to_owned() }
 }
 
 /// Errors from below the file's name speak of "volume"; the user knows it by its path.
-fn with_path(error: Error, path: &Path) -> Error {
+pub(crate) fn with_path(error: Error, path: &Path) -> Error {
     match error {
         Error::Unusable { path: nameless, reason } if nameless == Path::new("volume") => {
             Error::Unusable { path: path.to_owned(), reason }
@@ -286,65 +185,45 @@ fn with_path(error: Error, path: &Path) -> Error {
     }
 }
 
-/// Bytes of the root that can be overwritten.
-fn conventional_bytes(volumes: &Volumes) -> Result<u64> {
-    let root = volumes.root();
-    match root.device().zones().map(Zoned::limits) {
-        None => Ok(root.device().geometry().len_bytes_max),
-        Some(limits) if limits.conventional_zones > 0 => {
-            Ok(u64::from(limits.conventional_zones) * limits.zone_bytes)
+/// The superblock that counts; a copy that is damaged or old is written again.
+fn elected(volume: &Volumes) -> Result<Superblock> {
+    match superblock::read(volume) {
+        Ok(Election::Elected { superblock, repair }) => {
+            superblock.check_writable()?;
+            if let Some(copy) = repair {
+                tracing::warn!(copy, "superblock copy is damaged or old; writing it again");
+                superblock.write_copy(volume, copy)?;
+            }
+            Ok(superblock)
         }
-        Some(_) => Err(unusable(
-            "has only zones that are written in sequence; a pool begins on a volume that can be \
-             overwritten, and such a device is added to it",
+        Ok(Election::Begun) => Err(unusable(CUT_SHORT)),
+        Ok(Election::Blank) | Err(Error::Unusable { .. }) => Err(no_pool(volume)),
+        Err(error) => Err(error),
+    }
+}
+
+/// A creation that ended before there was a pool.
+pub(crate) const CUT_SHORT: &str = "holds no pool, as its creation was cut short; create it again";
+
+/// That there is no pool on the root volume, and what is there instead.
+pub(crate) fn no_pool(volumes: &Volumes) -> Error {
+    match device::contents::of_device(&**volumes.root().device()) {
+        Ok(Contents::Blank) => unusable("holds no pool; create one first"),
+        Ok(Contents::Taken(taken)) => unusable(&format!(
+            "holds no pool: {taken}; restore it from a backup, or choose another"
         )),
+        Err(source) => Error::io("read", 0, 0, source),
     }
 }
 
-fn create_on(volume: &Arc<Volumes>, options: &Options) -> Result<()> {
-    let root = volume.root();
-    let device = root.device();
-    let capacity = options.capacity_bytes_max.min(conventional_bytes(volume)?);
-    let log_len = (capacity / LOG_SHARE).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX);
-    let log_len = log_len.next_multiple_of(ALLOC_UNIT);
-    let log = |n: u64| Extent { offset: RESERVED.end() + n * log_len, len: log_len };
-    let logs = [log(0), log(1)];
-    let need_bytes = logs[1].end();
-    let fits = need_bytes <= device.geometry().len_bytes;
-    if need_bytes > capacity || !(fits || volume.grow(VolumeId::ROOT, need_bytes)?) {
-        return Err(Error::Full { need_bytes, free_bytes: capacity });
-    }
-    for log in logs {
-        volume.write_zeros(log, Priority::Wal)?;
-    }
-    volume.flush()?;
-    let uuid = new_uuid()?;
-    LogPair::format(Arc::clone(volume), journal::place(uuid, logs))?;
-    let superblock = Superblock::new(uuid, logs);
-    superblock.write_copy(volume, 0)?;
-    superblock.write_copy(volume, 1)?;
-    tracing::info!(device = device.kind(), capacity, "created a pool");
-    Ok(())
-}
-
-fn open_on(
+pub(crate) fn open_on(
     volume: &Arc<Volumes>,
     options: &Options,
     dir: Option<&Path>,
     find: FindDevice<'_>,
 ) -> Result<Arc<Pool>> {
     volume.flush()?;
-    let superblock = match elect(volume)? {
-        Election::Blank => return Err(unusable("holds no pool; create one first")),
-        Election::Elected { superblock, repair } => {
-            superblock.check_writable()?;
-            if let Some(copy) = repair {
-                tracing::warn!(copy, "superblock copy is damaged or old; writing it again");
-                superblock.write_copy(volume, copy)?;
-            }
-            superblock
-        }
-    };
+    let superblock = elected(volume)?;
     let Superblock { uuid, logs, .. } = superblock;
     let anchor = Arc::new(Anchor::new(volume, superblock));
     let poisoned = Arc::clone(volume);

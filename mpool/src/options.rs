@@ -28,6 +28,22 @@ pub enum IoBackend {
     Threads,
 }
 
+/// Where a pool may be made by opening a directory that has none. A pool that is there is opened in
+/// any case; what was a pool, or may be one that is out of sight, is made over by `Force` only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Create {
+    /// Where there is no directory, or an empty one; `lost+found` does not count.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Never,
+    /// Also beside other files, and in a root volume's file of length 0.
+    Always,
+    /// Also where there are signs of a pool, or something else in the root volume's place, which is
+    /// then lost.
+    Force,
+}
+
 /// What a user may choose when opening a pool. Nothing of it is stored on the medium.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -39,6 +55,12 @@ pub struct Options {
     /// Allow page-cache writes where the file system refuses `O_DIRECT` (tmpfs, overlayfs).
     /// Default false: they double the memory traffic and defeat the reaper.
     pub allow_buffered: bool,
+    /// Allow files on file systems that forget: tmpfs and ramfs, which are memory, and overlayfs,
+    /// on which the files of a container end with it. Default false; for tests, and for what may
+    /// be lost.
+    pub allow_volatile: bool,
+    /// Whether opening a directory without a pool makes one. Default `Auto`.
+    pub create: Create,
     /// Upper bound of the root volume. 2 MiB..=4 PiB, default 1 TiB; the map's address range
     /// follows it.
     pub capacity_bytes_max: u64,
@@ -67,6 +89,8 @@ impl Default for Options {
             io: IoBackend::Auto,
             queue_depth: 64,
             allow_buffered: false,
+            allow_volatile: false,
+            create: Create::Auto,
             capacity_bytes_max: 1024 * GIB,
             grow_step_bytes: 256 * MIB,
             reserve_bytes: 512 * MIB,
@@ -223,6 +247,8 @@ impl Options {
             io: _,
             queue_depth,
             allow_buffered: _,
+            allow_volatile: _,
+            create: _,
             capacity_bytes_max,
             grow_step_bytes,
             reserve_bytes,

@@ -27,7 +27,16 @@
 //! writes whole or not at all; the two are written one after the other, each durable, so a crash
 //! damages at most one. How it changes while the pool is open: `anchor`.
 //!
-//! A pool exists once a copy is intact: creation writes it last.
+//! A pool exists once a copy is intact: creation writes it last. Before anything else it writes,
+//! in the second copy's place, one sector that says that a creation is under way, so that one that
+//! was cut short is told from a pool that has lost both copies:
+//!
+//! ```text
+//! offset  size  field
+//!      0     8  magic         "MILLPNEW"
+//!      8   500  reserved      zero
+//!    508     4  crc           CRC-32C of bytes 0..508
+//! ```
 
 use crate::{
     error::{Error, Result},
@@ -54,6 +63,7 @@ pub(crate) const RESERVED: Extent = Extent { offset: 0, len: 2 * ALLOC_UNIT };
 
 pub(crate) const LEN: usize = 512;
 const MAGIC: [u8; 8] = *b"MILLPOND";
+const MAGIC_BEGUN: [u8; 8] = *b"MILLPNEW";
 /// The version of this program, cut to what there is room for.
 const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
@@ -111,6 +121,8 @@ pub(crate) enum Copy {
         unknown: Features,
         program: Program,
     },
+    /// A creation is under way, or was cut short.
+    Begun,
     /// A superblock once, by its magic.
     Damaged,
     /// Something else.
@@ -120,8 +132,10 @@ pub(crate) enum Copy {
 /// What the two copies say together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Election {
-    /// There is no pool here, and nothing else either.
+    /// Zeros where the copies would be; what else there is, is not known here.
     Blank,
+    /// There is no pool here yet: a creation was cut short.
+    Begun,
     /// The pool; `repair` names the copy that must be written again.
     Elected { superblock: Superblock, repair: Option<usize> },
 }
@@ -180,6 +194,21 @@ impl Superblock {
     }
 }
 
+fn encode_begun() -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    bytes[..MAGIC_BEGUN.len()].copy_from_slice(&MAGIC_BEGUN);
+    let crc = crc32c::crc32c(&bytes[..LEN - 4]);
+    bytes[LEN - 4..].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+/// Says durably that a pool is being made here.
+pub(crate) fn write_begun(volume: &Volumes) -> Result<()> {
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    page[..LEN].copy_from_slice(&encode_begun());
+    volume.write_durable(COPY_OFFSETS[1], &page, Priority::Wal)
+}
+
 /// The superblock in a page, if everything in the page is as it was written.
 pub(crate) fn decode_page(page: &[u8]) -> Option<Superblock> {
     let (bytes, rest) = page.split_first_chunk()?;
@@ -192,6 +221,9 @@ pub(crate) fn decode_page(page: &[u8]) -> Option<Superblock> {
 pub(crate) fn decode(bytes: &[u8; LEN]) -> Copy {
     if bytes.iter().all(|b| *b == 0) {
         return Copy::Blank;
+    }
+    if *bytes == encode_begun() {
+        return Copy::Begun;
     }
     let raw: RawSuperblock = zerocopy::transmute!(*bytes);
     if raw.magic != MAGIC {
@@ -259,7 +291,7 @@ pub(crate) fn read(volume: &Volumes) -> Result<Election> {
     }
 }
 
-fn elect(copies: [Copy; 2]) -> Result<Election> {
+pub(crate) fn elect(copies: [Copy; 2]) -> Result<Election> {
     for copy in &copies {
         // A newer program may have been stopped between its two writes: its word counts.
         match copy {
@@ -287,6 +319,7 @@ fn elect(copies: [Copy; 2]) -> Result<Election> {
         [Copy::Intact(superblock), _] => Ok(Election::Elected { superblock, repair: Some(1) }),
         [_, Copy::Intact(superblock)] => Ok(Election::Elected { superblock, repair: Some(0) }),
         [Copy::Blank, Copy::Blank] => Ok(Election::Blank),
+        [Copy::Blank, Copy::Begun] => Ok(Election::Begun),
         [Copy::Foreign, _] | [_, Copy::Foreign] => Err(Error::Unusable {
             path: PathBuf::from("volume"),
             reason: "holds something that is not a Millpond pool; choose another place".to_owned(),
@@ -360,6 +393,25 @@ mod tests {
             assert_eq!(elect(copies).unwrap(), Election::Elected { superblock, repair });
         }
         assert_eq!(elect([Copy::Blank, Copy::Blank]).unwrap(), Election::Blank);
+        let cut_short = elect([Copy::Blank, Copy::Begun]).unwrap();
+        assert_eq!(cut_short, Election::Begun);
+        let whole = elect([intact(1), Copy::Begun]).unwrap();
+        assert_eq!(whole, Election::Elected { superblock: sample(1), repair: Some(1) });
+        for torn in [[Copy::Damaged, Copy::Begun], [Copy::Foreign, Copy::Begun]] {
+            elect(torn).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_creation_under_way_is_told_and_a_flipped_bit_in_it_is_something_else() {
+        let good = encode_begun();
+        assert_eq!(&good[..8], b"MILLPNEW");
+        assert_eq!(decode(&good), Copy::Begun);
+        for bit in 0..LEN * 8 {
+            let mut bytes = good;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&bytes), Copy::Foreign, "bit {bit}");
+        }
     }
 
     #[test]

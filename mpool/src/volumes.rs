@@ -11,7 +11,7 @@
 
 use crate::{
     address::VolumeId,
-    device::{self, Device},
+    device::{self, Access, Device, contents::Contents},
     error::{Error, Result},
     id::MblockId,
     label::{self, Found, Label},
@@ -153,7 +153,7 @@ impl Pool {
             uuid: new_uuid()?,
             path: new.path.clone(),
         };
-        let device = open_device(&path, &record, &self.options, true)?;
+        let device = open_device(&path, &record, &self.options, Access::Create)?;
         if new.kind == VolumeKind::Block {
             record.capacity_bytes_max = device.geometry().len_bytes_max;
         }
@@ -233,17 +233,12 @@ impl Pool {
             }
             _ => {}
         }
-        // A drive of zones alone has nothing at fixed places, and is emptied by its label.
-        if device.zones().is_some_and(|zones| zones.limits().conventional_zones == 0) {
-            let taken = force || found == Found::Blank;
-            return if taken { Ok(()) } else { Err(refused(not_empty())) };
-        }
         let failed = |op| move |source| Error::io(op, 0, 0, source);
-        match device::signature_on(device).map_err(failed("read"))? {
-            Some(signature) if !force => Err(refused(signature.refusal())),
-            None if found == Found::Blank => Ok(()),
-            None if !force => Err(refused(not_empty())),
-            _ => device::wipe_ends(device).map_err(failed("durable write")),
+        match device::contents::of_device(device).map_err(failed("read"))? {
+            Contents::Blank => Ok(()),
+            Contents::Taken(taken) if !force => Err(refused(taken.refusal())),
+            // A drive of zones alone has nothing at fixed places, and is emptied by its label.
+            Contents::Taken(_) => device::wipe_ends(device).map_err(failed("durable write")),
         }
     }
 
@@ -399,12 +394,6 @@ impl Pool {
     fn resolve(&self, path: &Path) -> PathBuf {
         self.dir.as_ref().map_or_else(|| path.to_owned(), |dir| dir.join(path))
     }
-}
-
-fn not_empty() -> String {
-    "is not empty, though nothing known is on it; choose another place, or --force it and lose \
-     what is there"
-        .to_owned()
 }
 
 /// The root volume as long as nothing about it was changed.

@@ -78,7 +78,8 @@ fn with_loop(len_bytes: u64, test: impl FnOnce(&Loop)) {
 }
 
 fn options() -> Options {
-    Options { reserve_bytes: 0, grow_step_bytes: MIB, ..Options::default() }
+    let small = Options { grow_step_bytes: MIB, ..Options::default() };
+    Options { reserve_bytes: 0, allow_volatile: true, ..small }
 }
 
 fn root(device: &Loop, force: bool) -> NewRoot {

@@ -13,6 +13,7 @@ const ROOT: &str = "capacity.vol";
 fn options() -> Options {
     Options {
         allow_buffered: true,
+        allow_volatile: true,
         capacity_bytes_max: 64 << 20,
         grow_step_bytes: 1 << 20,
         reserve_bytes: 0,

@@ -16,6 +16,7 @@ fn options(io: IoBackend) -> Options {
         io,
         queue_depth: 8,
         allow_buffered: true,
+        allow_volatile: true,
         capacity_bytes_max: 64 << 20,
         grow_step_bytes: 1 << 20,
         reserve_bytes: 0,

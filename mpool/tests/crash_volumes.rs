@@ -20,6 +20,7 @@ fn options() -> Options {
         io: IoBackend::Threads,
         queue_depth: 4,
         allow_buffered: true,
+        allow_volatile: true,
         capacity_bytes_max: 64 * MIB,
         grow_step_bytes: MIB,
         reserve_bytes: 0,

@@ -81,6 +81,7 @@ fn options() -> Options {
         io: IoBackend::Threads,
         queue_depth: 2,
         allow_buffered: true,
+        allow_volatile: true,
         capacity_bytes_max: 64 << 20,
         grow_step_bytes: 1 << 20,
         reserve_bytes: 0,

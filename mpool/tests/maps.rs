@@ -29,6 +29,7 @@ const OBJECT_BYTES: usize = 128 << 10;
 fn options() -> Options {
     Options {
         allow_buffered: true,
+        allow_volatile: true,
         capacity_bytes_max: 256 << 20,
         grow_step_bytes: 1 << 20,
         reserve_bytes: 0,

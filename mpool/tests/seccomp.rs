@@ -33,7 +33,7 @@ fn deny(errno: i32) -> Result<(), String> {
 
 fn options(io: IoBackend) -> Options {
     let small = Options { reserve_bytes: 0, grow_step_bytes: 1 << 20, ..Options::default() };
-    Options { io, allow_buffered: true, ..small }
+    Options { io, allow_buffered: true, allow_volatile: true, ..small }
 }
 
 /// Runs the test `name` as a child in which `io_uring` is denied with `errno`.

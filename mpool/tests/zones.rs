@@ -281,7 +281,8 @@ fn a_drive_of_sequential_zones_alone_cannot_be_the_root_and_says_so() {
 #[test]
 fn a_file_that_behaves_as_a_zoned_drive_holds_objects_and_maps() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { allow_buffered: true, grow_step_bytes: 1 << 20, ..options() };
+    let options = Options { allow_buffered: true, allow_volatile: true, ..options() };
+    let options = Options { grow_step_bytes: 1 << 20, ..options };
     let pool = Pool::open_or_create(dir.path(), &options).unwrap();
     let new = mpool::NewVolume {
         path: "zones.vol".into(),

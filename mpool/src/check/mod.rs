@@ -18,7 +18,7 @@ pub(crate) mod places;
 use crate::{
     address::VolumeId,
     catalog::Catalog,
-    device::Device,
+    device::{Access, Device},
     error::{Error, Result},
     features::Features,
     io::buf::IO_ALIGN,
@@ -175,7 +175,7 @@ const RESTORE: &str = "restore the pool from a backup";
 impl Pool {
     /// Reads who the pool in DIR is, without opening it. [`Error::InUse`] if somebody has it open.
     pub fn identify(dir: &Path, options: &Options) -> Result<PoolIdentity> {
-        let volumes = volumes_of(root_in(dir, options)?);
+        let volumes = volumes_of(root_in(dir, options, Access::Read)?);
         let Heart { superblock, catalog, .. } = heart(&volumes)?;
         let others = catalog.volumes.values().filter(|record| record.id != VolumeId::ROOT);
         let others = others.map(|record| record.path.clone());
@@ -196,8 +196,8 @@ impl Pool {
         check: CheckOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<CheckReport> {
-        let root = root_in(dir, options)?;
-        let find = find_in(dir, options);
+        let root = root_in(dir, options, Access::Read)?;
+        let find = find_in(dir, options, Access::Read);
         Check { volumes: volumes_of(root), dir: Some(dir), find: &find, how: check }.run(progress)
     }
 

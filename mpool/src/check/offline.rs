@@ -1,19 +1,21 @@
 //! A pool that is looked at and not opened: nothing is repaired, nothing is written.
 //!
-//! The devices are locked as they are when a pool is opened, so that nobody changes what is being
-//! looked at; between them and everything above stands [`ReadOnly`], which refuses every write.
+//! The devices are opened to be read and nothing else, so they may be write-protected. They are
+//! locked so that others may look, too, and nobody changes what is being looked at. Between them
+//! and everything above stands [`ReadOnly`], which refuses every write.
 
 use crate::{
     catalog::Catalog,
-    device::{Device, Geometry, Zoned},
-    error::{Error, Result},
+    device::{Access, Device, Geometry, Zoned},
+    error::Result,
     features::Features,
     journal::{self, Replayed},
     mdc::pair::Position,
     media::VolumeRecord,
     metrics::PoolMetrics,
-    open::{VOLUME_FILE, open_device, open_root},
+    open::{CUT_SHORT, VOLUME_FILE, no_pool, open_device, open_root, unusable},
     options::Options,
+    site,
     superblock::{self, Election, Superblock},
     volume::Volumes,
 };
@@ -73,18 +75,20 @@ pub(crate) fn volumes_of(root: Arc<dyn Device>) -> Arc<Volumes> {
     Arc::new(Volumes::new(Arc::new(ReadOnly(root)), Arc::new(PoolMetrics::default())))
 }
 
-/// The root device of the pool in `dir`.
-pub(crate) fn root_in(dir: &Path, options: &Options) -> Result<Arc<dyn Device>> {
+/// The root device of the pool in `dir`, which must be there, whatever is on it.
+pub(crate) fn root_in(dir: &Path, options: &Options, access: Access) -> Result<Arc<dyn Device>> {
     options.validate()?;
-    open_root(&dir.join(VOLUME_FILE), options)
+    site::survey_root(dir)?;
+    open_root(&dir.join(VOLUME_FILE), options, access)
 }
 
 /// Opens volumes of the pool in `dir` by the journal's word.
 pub(crate) fn find_in<'a>(
     dir: &'a Path,
     options: &'a Options,
+    access: Access,
 ) -> impl Fn(&VolumeRecord) -> Result<Arc<dyn Device>> + 'a {
-    |record| open_device(&dir.join(&record.path), record, options, false)
+    move |record| open_device(&dir.join(&record.path), record, options, access)
 }
 
 /// What a pool says of itself.
@@ -100,10 +104,8 @@ pub(crate) struct Heart {
 pub(crate) fn heart(volumes: &Volumes) -> Result<Heart> {
     let superblock = match superblock::read(volumes)? {
         Election::Elected { superblock, .. } => superblock,
-        Election::Blank => {
-            let reason = "holds no pool; create one first".to_owned();
-            return Err(Error::Unusable { path: VOLUME_FILE.into(), reason });
-        }
+        Election::Begun => return Err(unusable(CUT_SHORT)),
+        Election::Blank => return Err(no_pool(volumes)),
     };
     let place = journal::place(superblock.uuid, superblock.logs);
     let (Replayed { catalog, needs }, position) = journal::load(volumes, &place)?;

@@ -12,7 +12,7 @@
 //! volume is taken into a pool (`volumes`), by `signature`.
 
 use super::{
-    Device, Geometry, check_access,
+    Access, Device, Geometry, check_access,
     direct::DirectFile,
     file::{LOCK_PAUSE, LOCK_TRIES},
 };
@@ -45,6 +45,10 @@ impl BlockDevice {
     /// Opens the device at `path`; nothing is written to it. [`Error::Unusable`] says who has it,
     /// if somebody does.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_for(path, Access::Write)
+    }
+
+    pub(crate) fn open_for(path: &Path, access: Access) -> Result<Self> {
         let unusable = |reason: String| Error::Unusable { path: path.to_owned(), reason };
         let metadata =
             std::fs::metadata(path).map_err(|e| unusable(format!("cannot be looked at: {e}")))?;
@@ -56,7 +60,7 @@ impl BlockDevice {
             let text = "is a drive of zones that are written in sequence; add it as kind zoned";
             return Err(unusable(text.into()));
         }
-        let file = open_exclusively(path, number)?;
+        let file = open_exclusively(path, number, access)?;
         let sector_bytes = rustix::fs::ioctl_blksszget(&file)
             .map_err(|errno| unusable(format!("does not tell its block size: {errno}")))?;
         if sector_bytes as usize > IO_ALIGN {
@@ -153,9 +157,11 @@ fn len_of(mut file: &File) -> io::Result<u64> {
 
 /// A killed process keeps the device for a moment after its end, until the kernel has cancelled
 /// what its `io_uring` had in flight, so a busy device is tried again unless it is known why.
-fn open_exclusively(path: &Path, number: DeviceNumber) -> Result<File> {
+fn open_exclusively(path: &Path, number: DeviceNumber, access: Access) -> Result<File> {
     let unusable = |reason: String| Error::Unusable { path: path.to_owned(), reason };
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::EXCL | OFlags::DIRECT;
+    // Not CREATE, which with EXCL would ask for something new.
+    let flags = if access.is_read() { OFlags::RDONLY } else { OFlags::RDWR };
+    let flags = flags | OFlags::CLOEXEC | OFlags::EXCL | OFlags::DIRECT;
     for _ in 0..LOCK_TRIES {
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(fd) => return Ok(File::from(fd)),

@@ -8,10 +8,11 @@
 //! Where the file system refuses `O_DIRECT` (tmpfs, some overlays) and the caller allows it, writes
 //! go through the page cache and durable ones are followed by `fdatasync`.
 
-use super::{Device, Geometry, check_access, direct::DirectFile};
+use super::{Access, Device, Geometry, check_access, direct::DirectFile, volatile};
 use crate::{
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
+    site,
 };
 use rustix::{
     fs::{FallocateFlags, FlockOperation, Mode, OFlags},
@@ -20,6 +21,7 @@ use rustix::{
 use std::{
     fs::File,
     io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -42,6 +44,8 @@ const DISK_LOOK: Duration = Duration::from_secs(1);
 pub struct FileOptions {
     /// Fall back to page-cache IO where `O_DIRECT` is refused.
     pub allow_buffered: bool,
+    /// Accept a file system that forgets (`volatile`).
+    pub allow_volatile: bool,
     /// The file never grows beyond this.
     pub len_bytes_max: u64,
     /// It grows in multiples of this.
@@ -68,12 +72,28 @@ pub struct FileDevice {
 impl FileDevice {
     /// Opens an existing volume file.
     pub fn open(path: &Path, options: &FileOptions) -> Result<Self> {
-        Self::open_with(path, options, OFlags::empty())
+        Self::open_for(path, options, Access::Write)
     }
 
-    /// Opens the volume file, creating an empty one where there is none.
+    /// Opens the volume file, creating an empty one where there is none. A link to nothing is
+    /// refused: what it leads to is out of sight, and not to be made anew.
     pub fn open_or_create(path: &Path, options: &FileOptions) -> Result<Self> {
-        let device = Self::open_with(path, options, OFlags::CREATE)?;
+        Self::open_for(path, options, Access::Create)
+    }
+
+    pub(crate) fn open_for(path: &Path, options: &FileOptions, access: Access) -> Result<Self> {
+        if access != Access::Create {
+            return Self::open_with(path, options, (access, OFlags::empty()));
+        }
+        if let Some(target) = site::dangling(path) {
+            let reason = format!(
+                "is a link to {}, which does not exist; is its disk mounted? If it is to be made, \
+                 give its own path",
+                target.display()
+            );
+            return Err(Error::Unusable { path: path.to_owned(), reason });
+        }
+        let device = Self::open_with(path, options, (access, OFlags::empty()))?;
         // The directory entry must survive a crash as well as the file does.
         if let Some(dir) = path.parent() {
             let synced = File::open(dir).and_then(|dir| dir.sync_all());
@@ -82,8 +102,30 @@ impl FileDevice {
         Ok(device)
     }
 
-    fn open_with(path: &Path, options: &FileOptions, extra: OFlags) -> Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | extra;
+    /// Makes the file `new` and empties it, for a volume that is known by `path`, which will be its
+    /// name. Whatever an attempt before has left in `new` is lost.
+    pub(crate) fn open_anew(new: &Path, path: &Path, options: &FileOptions) -> Result<Self> {
+        let mut device = Self::open_with(new, options, (Access::Create, OFlags::NOFOLLOW))?;
+        let failed = |source| Error::Io { op: "open", offset: 0, len: 0, source };
+        // Whoever had the lock before may have given the file its name: then it is theirs.
+        let held = device.io.file().metadata().map_err(failed)?;
+        let is_ours = std::fs::symlink_metadata(new)
+            .is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino()));
+        if !is_ours {
+            return Err(Error::InUse { path: path.to_owned() });
+        }
+        device.io.file().set_len(0).map_err(failed)?;
+        device.len_bytes = AtomicU64::new(0);
+        path.clone_into(&mut device.path);
+        Ok(device)
+    }
+
+    fn open_with(
+        path: &Path,
+        options: &FileOptions,
+        (access, extra): (Access, OFlags),
+    ) -> Result<Self> {
+        let flags = access.flags() | OFlags::CLOEXEC | extra;
         let mode = Mode::RUSR | Mode::WUSR;
         let (fd, buffered) = match rustix::fs::open(path, flags | OFlags::DIRECT, mode) {
             Ok(fd) => (fd, false),
@@ -95,7 +137,10 @@ impl FileDevice {
             Err(errno) => return Err(open_error(path, errno)),
         };
         let file = File::from(fd);
-        lock(&file, path)?;
+        if !(access.is_read() || options.allow_volatile) {
+            volatile::check(&file, path)?;
+        }
+        lock(&file, path, access)?;
         let source = |source| Error::Io { op: "open", offset: 0, len: 0, source };
         let metadata = file.metadata().map_err(source)?;
         if !metadata.is_file() {
@@ -262,9 +307,14 @@ impl Device for FileDevice {
 
 /// Takes the lock. A killed process keeps its own for a moment after its end, until the kernel has
 /// cancelled what its `io_uring` had in flight; so a held lock is asked for again before it counts.
-fn lock(file: &File, path: &Path) -> Result<()> {
+fn lock(file: &File, path: &Path, access: Access) -> Result<()> {
+    let how = if access.is_read() {
+        FlockOperation::NonBlockingLockShared
+    } else {
+        FlockOperation::NonBlockingLockExclusive
+    };
     for _ in 0..LOCK_TRIES {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(file, how) {
             Ok(()) => return Ok(()),
             Err(Errno::WOULDBLOCK) => std::thread::park_timeout(LOCK_PAUSE),
             Err(errno) => {
@@ -281,7 +331,7 @@ fn open_error(path: &Path, errno: Errno) -> Error {
         Errno::INVAL => "this file system refuses direct IO (O_DIRECT); use another one (ext4, \
                          xfs), or accept page-cache writes with --allow-buffered"
             .to_owned(),
-        Errno::NOENT => "does not exist; create the pool first".to_owned(),
+        Errno::NOENT => "does not exist".to_owned(),
         Errno::ACCESS | Errno::PERM => {
             "permission denied; give the pool's files to this user".to_owned()
         }
@@ -297,6 +347,7 @@ mod tests {
     fn options(max: u64) -> FileOptions {
         FileOptions {
             allow_buffered: true,
+            allow_volatile: true,
             len_bytes_max: max,
             grow_step_bytes: 1 << 16,
             reserve_bytes: 0,

@@ -5,16 +5,18 @@
 //! every implementation by one suite (`sim::suite`).
 
 mod block;
+pub(crate) mod contents;
 mod direct;
 mod file;
 mod signature;
+mod volatile;
 pub(crate) mod zoned;
 
 pub use block::BlockDevice;
 pub use file::{FileDevice, FileOptions};
 pub use zoned::{
-    AppendBy, AppendDone, AppendRing, EmulatedOptions, EmulatedZoned, Passthrough, ResetFate, Zone,
-    ZoneCondition, ZoneHabits, ZoneLimits, Zoned, ZonedDevice,
+    Allow, AppendBy, AppendDone, AppendRing, EmulatedOptions, EmulatedZoned, Passthrough,
+    ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned, ZonedDevice,
 };
 
 use crate::{
@@ -22,7 +24,8 @@ use crate::{
     io::buf::{IO_ALIGN, IoBuf},
     media::VolumeKind,
 };
-use signature::{Ends, HEAD_BYTES, Signature, TAIL_BYTES};
+use rustix::fs::OFlags;
+use signature::{HEAD_BYTES, TAIL_BYTES};
 use std::{fs::File, io, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
 
 /// What a device looks like.
@@ -103,6 +106,33 @@ pub trait Device: Send + Sync + 'static {
     }
 }
 
+/// What a device is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To be read. Nothing about it changes, and it may be write-protected; others may read it,
+    /// too, and nobody may write.
+    Read,
+    /// To be read and written, by this process alone.
+    Write,
+    /// The same; a file that is not there is made.
+    Create,
+}
+
+impl Access {
+    pub(crate) fn is_read(self) -> bool {
+        self == Self::Read
+    }
+
+    /// As flags of `open`.
+    pub(crate) fn flags(self) -> OFlags {
+        match self {
+            Self::Read => OFlags::RDONLY,
+            Self::Write => OFlags::RDWR,
+            Self::Create => OFlags::RDWR | OFlags::CREATE,
+        }
+    }
+}
+
 /// Checks alignment and bounds of one access; every implementation starts with it.
 pub(crate) fn check_access(offset: u64, len: usize, device_len: u64) -> io::Result<()> {
     let align = IO_ALIGN as u64;
@@ -137,44 +167,33 @@ pub(crate) fn is_block(device: &dyn Device) -> bool {
     volume_kind(device) == VolumeKind::Block
 }
 
-/// What known signature a device carries.
-pub(crate) fn signature_on(device: &dyn Device) -> io::Result<Option<Signature>> {
-    let len_bytes = device.geometry().len_bytes / IO_ALIGN as u64 * IO_ALIGN as u64;
-    if len_bytes == 0 {
-        return Ok(None);
-    }
-    let read = |offset: u64, len: u64| {
-        let mut buf = IoBuf::zeroed(usize::try_from(len).expect("a piece of an end"));
-        device.read_at(offset, &mut buf).map(|()| buf)
-    };
-    let head = read(0, HEAD_BYTES.min(len_bytes))?;
-    // The last zones of a zoned drive hold nothing at fixed places.
-    let tail_bytes = if device.zones().is_some() { IO_ALIGN as u64 } else { TAIL_BYTES };
-    let tail_bytes = tail_bytes.min(len_bytes);
-    let tail = read(len_bytes - tail_bytes, tail_bytes)?;
-    Ok(signature::find(Ends { head: &head, tail: &tail, len_bytes }))
+/// Whether a path leads to a block device.
+pub(crate) fn is_block_path(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device())
 }
 
 /// Opens a block device of either kind.
-pub(crate) fn open_block(path: &Path) -> Result<Arc<dyn Device>> {
+pub(crate) fn open_block(path: &Path, access: Access) -> Result<Arc<dyn Device>> {
     if zoned::is_zoned(path) {
-        return Ok(Arc::new(ZonedDevice::open(path, AppendBy::Auto)?));
+        return Ok(Arc::new(ZonedDevice::open_for(path, AppendBy::Auto, access)?));
     }
-    Ok(Arc::new(BlockDevice::open(path)?))
+    Ok(Arc::new(BlockDevice::open_for(path, access)?))
 }
 
 /// Overwrites both ends of a device with zeros, durably, so that no signature is left that another
-/// program would take for its own. Of a zoned device only the conventional zones can be.
+/// program would take for its own. The first page goes last: until then it can be told whose the
+/// device is. Of a zoned device only the conventional zones can be.
 pub(crate) fn wipe_ends(device: &dyn Device) -> io::Result<()> {
+    const PAGE: u64 = IO_ALIGN as u64;
     let len_bytes = match device.zones().map(Zoned::limits) {
         Some(limits) => u64::from(limits.conventional_zones) * limits.zone_bytes,
-        None => device.geometry().len_bytes / IO_ALIGN as u64 * IO_ALIGN as u64,
+        None => device.geometry().len_bytes / PAGE * PAGE,
     };
-    for (offset, len) in [(0, HEAD_BYTES), (len_bytes.saturating_sub(TAIL_BYTES), TAIL_BYTES)] {
-        let len = len.min(len_bytes - offset);
-        if len > 0 {
-            let zeros = IoBuf::zeroed(usize::try_from(len).expect("a piece of an end"));
-            device.write_durable_at(offset, &zeros)?;
+    let tail = len_bytes.saturating_sub(TAIL_BYTES).max(PAGE)..len_bytes;
+    for part in [tail, PAGE..HEAD_BYTES.min(len_bytes), 0..PAGE.min(len_bytes)] {
+        if !part.is_empty() {
+            let len = usize::try_from(part.end - part.start).expect("a piece of an end");
+            device.write_durable_at(part.start, &IoBuf::zeroed(len))?;
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! PURE: what is on a device, told by the marks that file systems and volume managers leave.
 //!
 //! Only what is well known and at a fixed place is looked for, so a device without a find may still
-//! hold data; that is what the label's own check (anything but zeros at the start) is for. Reads
-//! nothing: the caller brings the first [`HEAD_BYTES`] and the last [`TAIL_BYTES`] of the device.
+//! hold data; what counts as blank is for `contents` to say. Reads nothing: the caller
+//! brings the first [`HEAD_BYTES`] and the last [`TAIL_BYTES`] of the device.
 //!
 //! ```text
 //! head   0 label, superblock, LUKS, XFS, zonefs, MBR, FAT, NTFS    512 GPT, LVM2 (0 to 1,536)

@@ -23,7 +23,7 @@ use crate::io::buf::IO_ALIGN;
 use std::{io, path::Path};
 
 pub use block::{AppendBy, ZonedDevice};
-pub use emulated::{EmulatedOptions, EmulatedZoned};
+pub use emulated::{Allow, EmulatedOptions, EmulatedZoned};
 pub use passthrough::Passthrough;
 pub use ring::{AppendDone, AppendRing};
 pub use rules::{ResetFate, ZoneHabits};
@@ -74,6 +74,11 @@ impl ZoneCondition {
     /// Counts against [`ZoneLimits::open_max`].
     pub fn is_open(self) -> bool {
         matches!(self, Self::ImplicitOpen | Self::ExplicitOpen)
+    }
+
+    /// Whether something may be in it. A zone that has been given up holds nothing to be kept.
+    pub(crate) fn is_written(self) -> bool {
+        !matches!(self, Self::Conventional | Self::Empty | Self::ReadOnly | Self::Offline)
     }
 
     /// Counts against [`ZoneLimits::active_max`].

@@ -33,6 +33,7 @@ fn fixture(backend: IoBackend, depth: u32) -> Option<Fixture> {
     let dir = tempfile::tempdir().unwrap();
     let options = FileOptions {
         allow_buffered: true,
+        allow_volatile: true,
         len_bytes_max: PAGES * PAGE,
         grow_step_bytes: PAGE,
         reserve_bytes: 0,

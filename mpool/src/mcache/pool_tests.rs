@@ -22,6 +22,7 @@ thread_local! {
 fn options() -> Options {
     Options {
         allow_buffered: true,
+        allow_volatile: true,
         capacity_bytes_max: 1 << 30,
         grow_step_bytes: 1 << 20,
         reserve_bytes: 0,

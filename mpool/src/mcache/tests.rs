@@ -45,6 +45,7 @@ impl World {
         let path = dir.path().join("capacity.vol");
         let options = FileOptions {
             allow_buffered: true,
+            allow_volatile: true,
             len_bytes_max: 1 << 40,
             grow_step_bytes: 1 << 20,
             reserve_bytes: 0,

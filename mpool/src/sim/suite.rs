@@ -91,6 +91,7 @@ mod tests {
     fn file_options(max: u64) -> FileOptions {
         FileOptions {
             allow_buffered: true,
+            allow_volatile: true,
             len_bytes_max: max,
             grow_step_bytes: 1 << 16,
             reserve_bytes: 0,

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Device, IO_ALIGN, ZoneCondition, ZoneHabits, ZoneLimits, Zoned,
-    device::{EmulatedOptions, EmulatedZoned, ResetFate},
+    device::{Allow, EmulatedOptions, EmulatedZoned, ResetFate},
 };
 use ZoneCondition::{Closed, Empty, Full};
 use std::{
@@ -34,8 +34,10 @@ fn sim() -> SimDevice {
     SimDevice::zoned_with_capacity(limits(2), 40 * PAGE)
 }
 
+const ANY: Allow = Allow { buffered: true, volatile: true };
+
 fn emulated(dir: &tempfile::TempDir) -> EmulatedZoned {
-    let options = EmulatedOptions { limits: limits(2), capacity: 40 * PAGE, allow_buffered: true };
+    let options = EmulatedOptions { limits: limits(2), capacity: 40 * PAGE, allow: ANY };
     EmulatedZoned::create(&dir.path().join("zoned"), &options).unwrap()
 }
 
@@ -215,10 +217,10 @@ fn an_emulated_volume_is_found_again_as_it_was_flushed() {
     device.flush().unwrap();
     device.append(3, &page_of(3, 4)).unwrap();
     device.finish(5).unwrap();
-    let second = EmulatedZoned::open(&path, true).unwrap_err();
+    let second = EmulatedZoned::open(&path, ANY).unwrap_err();
     assert!(matches!(second, crate::Error::InUse { .. }), "{second}");
     drop(device);
-    let again = EmulatedZoned::open(&path, true).unwrap();
+    let again = EmulatedZoned::open(&path, ANY).unwrap();
     let report = again.report(3, 4).unwrap();
     let seen: Vec<_> =
         report.iter().map(|z| (z.condition, z.written / PAGE, z.capacity / PAGE)).collect();
@@ -230,7 +232,7 @@ fn an_emulated_volume_is_found_again_as_it_was_flushed() {
     assert!(page[..] == page_of(1, 1)[..]);
     let taken = EmulatedZoned::create(
         &path,
-        &EmulatedOptions { limits: limits(0), capacity: PAGE, allow_buffered: true },
+        &EmulatedOptions { limits: limits(0), capacity: PAGE, allow: ANY },
     );
     assert!(taken.unwrap_err().to_string().contains("exists already"));
 }
@@ -243,11 +245,11 @@ fn a_damaged_zone_table_is_an_error() {
     let mut bytes = std::fs::read(&table).unwrap();
     bytes[512 + 3 * 64] ^= 1;
     std::fs::write(&table, &bytes).unwrap();
-    let error = EmulatedZoned::open(&path, true).unwrap_err();
+    let error = EmulatedZoned::open(&path, ANY).unwrap_err();
     assert!(matches!(error, crate::Error::Corrupt { offset: 704, .. }), "{error}");
     std::fs::write(&table, &bytes[..700]).unwrap();
     assert!(matches!(
-        EmulatedZoned::open(&path, true),
+        EmulatedZoned::open(&path, ANY),
         Err(crate::Error::Corrupt { offset: 700, .. })
     ));
 }

@@ -19,7 +19,7 @@ use super::{
     rules::Refusal, sysfs::Queue, transfer,
 };
 use crate::{
-    device::{Device, Geometry, check_access},
+    device::{Access, Device, Geometry, check_access},
     error::{Error, Result},
     io::buf::IO_ALIGN,
     sys::zones::{self, RawZone, ZoneVerb},
@@ -85,6 +85,10 @@ pub enum AppendBy {
 impl ZonedDevice {
     /// Opens a zoned block device. The error says what it is instead, or who has it.
     pub fn open(path: &Path, append_by: AppendBy) -> Result<Self> {
+        Self::open_for(path, append_by, Access::Write)
+    }
+
+    pub(crate) fn open_for(path: &Path, append_by: AppendBy, access: Access) -> Result<Self> {
         let unusable = |reason: String| Error::Unusable { path: path.to_owned(), reason };
         let queue = Queue::of(path).map_err(|e| unusable(format!("cannot be opened: {e}")))?;
         match queue.text("zoned").as_deref() {
@@ -95,7 +99,7 @@ impl ZonedDevice {
                 return Err(unusable(reason));
             }
         }
-        let file = open_exclusively(path)?;
+        let file = open_exclusively(path, access)?;
         let cannot = |e: io::Error| unusable(format!("its zones cannot be read: {e}"));
         let len_bytes = zones::device_bytes(&file).map_err(cannot)?;
         let limits = limits_of(&file, &queue, len_bytes).map_err(cannot)?;
@@ -109,6 +113,9 @@ impl ZonedDevice {
             pointers,
             poisoned: Arc::default(),
         };
+        if access.is_read() {
+            return Ok(device);
+        }
         let found = match append_by {
             AppendBy::WritePointer => Err(io::Error::other("writes at write pointers are wanted")),
             AppendBy::Auto | AppendBy::ZoneAppend => device.find_passthrough(&queue.name),
@@ -215,8 +222,9 @@ fn stricter(one: u32, other: u32) -> u32 {
     if one == 0 || other == 0 { one.max(other) } else { one.min(other) }
 }
 
-fn open_exclusively(path: &Path) -> Result<File> {
-    let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::EXCL | OFlags::CLOEXEC;
+fn open_exclusively(path: &Path, access: Access) -> Result<File> {
+    let flags = if access.is_read() { OFlags::RDONLY } else { OFlags::RDWR };
+    let flags = flags | OFlags::DIRECT | OFlags::EXCL | OFlags::CLOEXEC;
     for _ in 0..OPEN_TRIES {
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(fd) => return Ok(File::from(fd)),

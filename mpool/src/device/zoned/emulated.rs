@@ -28,7 +28,7 @@ use super::{
     transfer,
 };
 use crate::{
-    device::{Device, FileDevice, FileOptions, Geometry, check_access},
+    device::{Access, Device, FileDevice, FileOptions, Geometry, check_access},
     error::{Error, Result},
     io::buf::IO_ALIGN,
 };
@@ -49,8 +49,17 @@ pub struct EmulatedOptions {
     pub limits: ZoneLimits,
     /// What each sequential zone can hold, in bytes; at most what it spans.
     pub capacity: u64,
+    /// What its file system may be like.
+    pub allow: Allow,
+}
+
+/// What a file system may be like without being refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
     /// Fall back to page-cache IO where `O_DIRECT` is refused.
-    pub allow_buffered: bool,
+    pub buffered: bool,
+    /// Accept one that forgets: tmpfs, ramfs, overlayfs.
+    pub volatile: bool,
 }
 
 /// A zoned volume in a regular file, locked against other openers.
@@ -83,11 +92,11 @@ impl EmulatedZoned {
     pub fn create(path: &Path, options: &EmulatedOptions) -> Result<Self> {
         options.validate()?;
         let limits = options.limits;
-        if path.exists() {
+        if path.symlink_metadata().is_ok() {
             let reason = "exists already; give another path, or open it".to_owned();
             return Err(Error::Unusable { path: path.to_owned(), reason });
         }
-        let volume = open_volume(path, options.allow_buffered, true)?;
+        let volume = open_volume(path, options.allow, Access::Create)?;
         let table = ZoneTable::new(limits, options.capacity);
         let head = Head { limits, salt: std::process::id().into() };
         let made = file_of(&volume)
@@ -97,14 +106,18 @@ impl EmulatedZoned {
         let sidecar = made.map_err(|source| Error::io("grow", 0, 0, source))?;
         drop(volume);
         // Opened again, so that it sees its length, and both directory entries are durable.
-        let volume = open_volume(path, options.allow_buffered, true)?;
+        let volume = open_volume(path, options.allow, Access::Create)?;
         Ok(Self::new(volume, head, table, sidecar))
     }
 
     /// Opens an existing volume, as after a power cut: what was not flushed is gone.
-    pub fn open(path: &Path, allow_buffered: bool) -> Result<Self> {
-        let volume = open_volume(path, allow_buffered, false)?;
-        let (sidecar, head, records) = Sidecar::open(path)?;
+    pub fn open(path: &Path, allow: Allow) -> Result<Self> {
+        Self::open_for(path, allow, Access::Write)
+    }
+
+    pub(crate) fn open_for(path: &Path, allow: Allow, access: Access) -> Result<Self> {
+        let volume = open_volume(path, allow, access)?;
+        let (sidecar, head, records) = Sidecar::open(path, access)?;
         if volume.geometry().len_bytes != len_bytes(&head.limits) {
             let reason = "its length is not that of its zones";
             let what = format!("the zoned volume {}", path.display());
@@ -250,19 +263,16 @@ fn index(zone: u32) -> usize {
     usize::try_from(zone).expect("usize has at least 32 bits")
 }
 
-fn open_volume(path: &Path, allow_buffered: bool, create: bool) -> Result<FileDevice> {
+fn open_volume(path: &Path, allow: Allow, access: Access) -> Result<FileDevice> {
     // It never grows: the zones fix its length.
     let options = FileOptions {
-        allow_buffered,
+        allow_buffered: allow.buffered,
+        allow_volatile: allow.volatile,
         len_bytes_max: 0,
         grow_step_bytes: IO_ALIGN as u64,
         reserve_bytes: 0,
     };
-    if create {
-        FileDevice::open_or_create(path, &options)
-    } else {
-        FileDevice::open(path, &options)
-    }
+    FileDevice::open_for(path, &options, access)
 }
 
 fn file_of(volume: &FileDevice) -> &File {

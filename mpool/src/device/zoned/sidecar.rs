@@ -31,7 +31,10 @@
 //! record says what is durable, so it is written after the bytes it speaks of.
 
 use super::{ZoneCondition, ZoneLimits, rules::ZoneTable};
-use crate::error::{Error, Result};
+use crate::{
+    device::Access,
+    error::{Error, Result},
+};
 use std::{
     fs::{File, OpenOptions},
     io,
@@ -88,9 +91,9 @@ impl Sidecar {
     }
 
     /// Reads the file of an existing volume.
-    pub(super) fn open(volume: &Path) -> Result<(Self, Head, Vec<Record>)> {
+    pub(super) fn open(volume: &Path, access: Access) -> Result<(Self, Head, Vec<Record>)> {
         let path = sidecar_path(volume);
-        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        let opened = OpenOptions::new().read(true).write(!access.is_read()).open(&path);
         let file = opened.map_err(|error| {
             let reason = format!("cannot be opened: {error}; the zones of a volume are there");
             Error::Unusable { path: path.clone(), reason }

@@ -1,0 +1,224 @@
+//! Where a pool is to be: a directory is looked at before anything in it is opened or made.
+//!
+//! What is found is a value (`verdict::Site`), and what to do is decided from it alone
+//! (`verdict::decide`). Looking changes nothing and locks nothing: whether somebody has the pool
+//! open shows when it is opened.
+
+pub(crate) mod mark;
+mod mounts;
+pub(crate) mod verdict;
+
+use crate::{
+    device::contents,
+    error::{Error, Result},
+    io::buf::IO_ALIGN,
+    label::{self, Found},
+    mdc::frame::{FRAME_HEAD_LEN, FrameHead},
+    open::VOLUME_FILE,
+    options::Create,
+    superblock::{self, COPY_OFFSETS, Copy, Election},
+};
+use mark::{MARK_FILE, MARK_FILE_NEW, Mark};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::{FileExt, FileTypeExt},
+    path::{Path, PathBuf},
+};
+use verdict::{Labelled, Other, Root, Site, Verdict, decide};
+
+/// The note that an operator leaves in a directory over which something is to be mounted: while it
+/// can be seen, nothing is.
+pub(crate) const MOUNT_POINT_FILE: &str = "pool.unmounted";
+/// The root volume's file until its pool is whole.
+pub(crate) const VOLUME_FILE_NEW: &str = "capacity.vol.new";
+/// What every ext file system has in its root.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Entries of the directory that are looked at for labels.
+const ENTRIES_MAX: usize = 1000;
+/// How far a root volume without superblocks is searched for a journal.
+const SEARCH_BYTES: u64 = 64 << 20;
+const SEARCH_CHUNK: usize = 1 << 20;
+
+/// Looks at `dir` and decides whether its pool is opened, or one is made; why neither, is the
+/// error.
+pub(crate) fn survey(dir: &Path, create: Create) -> Result<(Site, bool)> {
+    let site = look(dir)?;
+    match decide(&site, create) {
+        Verdict::Open => Ok((site, false)),
+        Verdict::Create => Ok((site, true)),
+        Verdict::Refuse(why) => {
+            Err(Error::Unusable { path: dir.join(VOLUME_FILE), reason: site.refusal(&why) })
+        }
+    }
+}
+
+/// Whether the root volume is there, whatever is on it; that it is missing, is the error.
+pub(crate) fn survey_root(dir: &Path) -> Result<()> {
+    match look_at_root(&dir.join(VOLUME_FILE)) {
+        Root::Absent | Root::Dangling(_) => survey(dir, Create::Never).map(drop),
+        Root::Empty | Root::Begun | Root::Pool(_) | Root::Other(_) => Ok(()),
+    }
+}
+
+/// What is in a directory.
+pub(crate) fn look(dir: &Path) -> Result<Site> {
+    let root = look_at_root(&dir.join(VOLUME_FILE));
+    let mut site = Site {
+        mark: mark::read(dir),
+        is_mount_point: false,
+        not_mounted: None,
+        volumes: Vec::new(),
+        others: Vec::new(),
+        root,
+    };
+    // The rest is of interest where there is no pool only.
+    if !matches!(site.root, Root::Pool(_)) {
+        look_around(dir, &mut site)?;
+    }
+    Ok(site)
+}
+
+/// Leaves the mark of `pool` in its directory, unless it is there. A directory that does not take
+/// it is not in the way of opening the pool.
+pub(crate) fn keep_mark(dir: &Path, pool: [u8; 16]) {
+    if mark::read(dir) == Mark::Of(pool) {
+        return;
+    }
+    if let Err(error) = mark::write(dir, pool) {
+        let dir = dir.display();
+        tracing::warn!(%dir, %error, "the mark {MARK_FILE} cannot be left beside the root volume");
+    }
+}
+
+/// Takes the mark away.
+pub(crate) fn remove_mark(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(dir.join(MARK_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// What `path` leads to, if it is a link and that is not there.
+pub(crate) fn dangling(path: &Path) -> Option<PathBuf> {
+    let target = std::fs::read_link(path).ok()?;
+    let gone = std::fs::metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    gone.then_some(target)
+}
+
+fn look_at_root(path: &Path) -> Root {
+    if let Some(target) = dangling(path) {
+        return Root::Dangling(target);
+    }
+    match read_root(path) {
+        Ok(root) => root,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Root::Absent,
+        // Opening it says why it cannot be read.
+        Err(_) => Root::Pool(None),
+    }
+}
+
+fn read_root(path: &Path) -> io::Result<Root> {
+    let mut file = File::open(path)?;
+    let kind = file.metadata()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Ok(Root::Pool(None));
+    }
+    let len_bytes = file.seek(SeekFrom::End(0))?;
+    if len_bytes == 0 {
+        return Ok(Root::Empty);
+    }
+    let mut copies = [Copy::Blank, Copy::Blank];
+    for (copy, offset) in copies.iter_mut().zip(COPY_OFFSETS) {
+        if offset + IO_ALIGN as u64 <= len_bytes {
+            let mut bytes = [0; superblock::LEN];
+            file.read_exact_at(&mut bytes, offset)?;
+            *copy = superblock::decode(&bytes);
+        }
+    }
+    Ok(match superblock::elect(copies) {
+        Ok(Election::Elected { superblock, .. }) => Root::Pool(Some(superblock.uuid)),
+        Ok(Election::Begun) => Root::Begun,
+        Ok(Election::Blank) | Err(Error::Unusable { .. }) => {
+            let taken = contents::of_file(&file, len_bytes)?;
+            Root::Other(Other { taken, journal_at: find_journal(&file, len_bytes)? })
+        }
+        Err(_) => Root::Pool(None),
+    })
+}
+
+/// The first frame of any journal in the first part of a file.
+fn find_journal(file: &File, len_bytes: u64) -> io::Result<Option<u64>> {
+    let end = len_bytes.min(SEARCH_BYTES) / IO_ALIGN as u64 * IO_ALIGN as u64;
+    let mut chunk = vec![0; SEARCH_CHUNK];
+    for at in (0..end).step_by(SEARCH_CHUNK) {
+        let len = usize::try_from((end - at).min(SEARCH_CHUNK as u64)).expect("a chunk");
+        file.read_exact_at(&mut chunk[..len], at)?;
+        for (n, page) in chunk[..len].chunks(IO_ALIGN).enumerate() {
+            let head: &[u8; FRAME_HEAD_LEN] = page.first_chunk().expect("a page holds a head");
+            if FrameHead::decode(head).is_ok() {
+                return Ok(Some(at + (n * IO_ALIGN) as u64));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Everything but root and mark.
+fn look_around(dir: &Path, site: &mut Site) -> Result<()> {
+    let unusable = |reason: String| Error::Unusable { path: dir.to_owned(), reason };
+    let absolute = settled(dir);
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let (fstab, mountinfo) = (text("/etc/fstab"), text("/proc/self/mountinfo"));
+    site.not_mounted = mounts::not_mounted(&absolute, &fstab, &mountinfo);
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unusable(format!("the directory cannot be listed: {error}"))),
+    };
+    for (n, entry) in entries.enumerate() {
+        let entry = entry.map_err(|e| unusable(format!("the directory cannot be listed: {e}")))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match name.as_str() {
+            MOUNT_POINT_FILE => site.is_mount_point = true,
+            VOLUME_FILE | VOLUME_FILE_NEW | MARK_FILE | MARK_FILE_NEW | LOST_AND_FOUND => {}
+            _ => match (n < ENTRIES_MAX).then(|| label_of(&entry.path())).flatten() {
+                Some(label) => {
+                    site.volumes.push(Labelled { name, id: label.id, pool: label.pool });
+                }
+                None => site.others.push(name),
+            },
+        }
+    }
+    site.volumes.sort_by_key(|volume| volume.id);
+    site.others.sort();
+    Ok(())
+}
+
+/// The label that a file or device carries. Links are followed; what may block is not opened.
+fn label_of(path: &Path) -> Option<label::Label> {
+    let kind = std::fs::metadata(path).ok()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return None;
+    }
+    let mut bytes = [0; label::LEN];
+    File::open(path).ok()?.read_exact(&mut bytes).ok()?;
+    match label::decode(&bytes) {
+        Found::Label(label) => Some(label),
+        _ => None,
+    }
+}
+
+/// The directory without links and relative parts, as far as it is there.
+fn settled(dir: &Path) -> PathBuf {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    for above in absolute.ancestors() {
+        if let Ok(real) = std::fs::canonicalize(above) {
+            let rest = absolute.strip_prefix(above).expect("it is an ancestor");
+            // Joining nothing would add a slash.
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+    }
+    absolute
+}
