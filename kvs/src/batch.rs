@@ -58,6 +58,7 @@ const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
 /// # for _again in 0..2 {
 /// # let mut options = kvs::Options::default();
 /// # options.pool.allow_buffered = true;
+/// # options.pool.allow_volatile = true;
 /// # let db = kvs::Database::open(dir.path(), options)?;
 /// let users = db.kvs("users")?;
 /// let mut batch = kvs::WriteBatch::new();

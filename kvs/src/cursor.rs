@@ -43,6 +43,7 @@ pub struct Item {
 /// # for _again in 0..2 {
 /// # let mut options = kvs::Options::default();
 /// # options.pool.allow_buffered = true;
+/// # options.pool.allow_volatile = true;
 /// let db = kvs::Database::open(dir.path(), options)?;
 /// let birds = db.kvs("birds")?;
 /// birds.put(b"heron", b"grey", kvs::Durability::Sync)?;

@@ -32,6 +32,7 @@ use std::thread::JoinHandle;
 /// # for _again in 0..2 {
 /// # let mut options = kvs::Options::default();
 /// # options.pool.allow_buffered = true;
+/// # options.pool.allow_volatile = true;
 /// let db = kvs::Database::open(dir.path(), options)?;
 /// let users = db.kvs("users")?;
 /// users.put(b"ada", b"countess", kvs::Durability::Sync)?;

@@ -117,6 +117,19 @@ pub enum Error {
         /// What is wrong.
         source: Box<Error>,
     },
+    /// The pool holds something, and no manifest says what.
+    #[error(
+        "the pool holds {mblocks} mblocks, {segments} segments and {journals} journals, and no manifest; \
+         restore it from a backup, or, if it is another program's, use a pool of your own"
+    )]
+    NoManifest {
+        /// Mblocks in the pool.
+        mblocks: u64,
+        /// Segments in it.
+        segments: u64,
+        /// Journals in it.
+        journals: u64,
+    },
     /// The database was written by a newer version.
     #[error(
         "database format {found} is newer than {supported}, the newest this version knows; upgrade Millpond"
@@ -176,7 +189,10 @@ impl Error {
             Self::Corrupt { .. } | Self::Damaged { .. } | Self::DamagedRange { .. } => {
                 Scope::Object
             }
-            Self::Format { .. } | Self::Closed | Self::Poisoned { .. } => Scope::Store,
+            Self::NoManifest { .. }
+            | Self::Format { .. }
+            | Self::Closed
+            | Self::Poisoned { .. } => Scope::Store,
             Self::Pool(error) => match error.scope() {
                 mpool::Scope::Call => Scope::Call,
                 mpool::Scope::Object => Scope::Object,

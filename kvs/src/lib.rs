@@ -27,6 +27,7 @@
 //! # for _again in 0..2 {
 //! # let mut options = kvs::Options::default();
 //! # options.pool.allow_buffered = true;
+//! # options.pool.allow_volatile = true;
 //! use kvs::{Database, Durability, Range};
 //!
 //! let db = Database::open(dir.path(), options)?;

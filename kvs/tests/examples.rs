@@ -11,6 +11,7 @@ use kvs::Options;
 fn options() -> Options {
     let mut options = Options::default();
     options.pool.allow_buffered = true;
+    options.pool.allow_volatile = true;
     options.pool.reserve_bytes = 0;
     options
 }

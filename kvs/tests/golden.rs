@@ -24,6 +24,7 @@ const KEYS: u64 = 60;
 fn options() -> Options {
     let mut options = support::options();
     options.pool.allow_buffered = true;
+    options.pool.allow_volatile = true;
     options.pool.capacity_bytes_max = 256 << 20;
     options.pool.grow_step_bytes = 1 << 20;
     options.pool.reserve_bytes = 0;

@@ -12,7 +12,7 @@
 pub(crate) mod live;
 pub(crate) mod record;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key::KvsId;
 use crate::mark::{ManifestEnd, Mark};
 use live::Live;
@@ -45,8 +45,8 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// Opens the pool's manifest, or begins one in a pool that has none. `initial` names the KVSs
-    /// of a database that has never had any.
+    /// Opens the pool's manifest, or begins one in a pool that holds nothing yet. `initial` names
+    /// the KVSs of a database that has never had any.
     pub(crate) fn open(pool: &Arc<Pool>, initial: &[String]) -> Result<Self> {
         let Some(raw) = pool.property(PROPERTY) else { return Self::begin(pool, initial) };
         let raw = raw.as_slice().try_into().map_err(|_| bad("its property is malformed"))?;
@@ -76,6 +76,7 @@ impl Manifest {
     /// A new manifest. It is filled before the property names it, so a crash leaves a database with
     /// all its initial KVSs, or none; in that case the MDC is deleted at the next open.
     fn begin(pool: &Arc<Pool>, initial: &[String]) -> Result<Self> {
+        check_is_new(pool)?;
         let mut live = first_shape();
         let items = creations(initial);
         items.iter().try_for_each(|item| live.apply(item))?;
@@ -173,6 +174,24 @@ fn end_of(mdc: &mpool::Mdc) -> ManifestEnd {
     ManifestEnd { journal: mdc.id().get(), generation, seqno }
 }
 
+/// A pool without a manifest is a new one if nothing else is in it either but what a crash has left
+/// of [`Manifest::begin`]. Whatever is in another one would count as orphans or strays, and be
+/// deleted.
+fn check_is_new(pool: &Arc<Pool>) -> Result<()> {
+    let count = |len: usize| u64::try_from(len).expect("a count in memory");
+    let mblocks = count(pool.mblock_ids().len());
+    let (segments, journals) = (count(pool.segment_ids().len()), count(pool.mdc_ids().len()));
+    let mut is_new = mblocks + segments == 0;
+    for id in pool.mdc_ids() {
+        drop(pool.open_mdc(id, &mut |record| {
+            let creates = |item: &Item| matches!(item, Item::KvsCreate { .. });
+            is_new &= decode(record).is_ok_and(|items| items.iter().all(creates));
+            Ok(())
+        })?);
+    }
+    if is_new { Ok(()) } else { Err(Error::NoManifest { mblocks, segments, journals }) }
+}
+
 fn rewrite_in_background(mdc: &mpool::Mdc, shared: &Arc<Mutex<Arc<Live>>>) -> Result<()> {
     let state = Arc::clone(shared);
     mdc.compact_in_background(Arc::new(move || {
@@ -236,6 +255,37 @@ mod tests {
         let hblock = MblockId::new(kvset).unwrap();
         let (kvs, node) = (KvsId::new(1), NodeId::ROOT);
         Item::KvsetAdd { kvs, node, kvset: KvsetId::new(kvset), hblock }
+    }
+
+    /// What is in a pool that has lost its manifest would be deleted as orphans.
+    #[test]
+    fn a_pool_that_holds_something_and_no_manifest_is_refused_and_left_as_it_is() {
+        for what in 0..3 {
+            let device = SimDevice::new(1 << 30);
+            let pool = open_pool(&device);
+            match what {
+                0 => {
+                    let mut writer = pool.allocate(1 << 16, mpool::Priority::Flush).unwrap();
+                    writer.append(&[7; 5000]).unwrap();
+                    pool.commit(vec![writer], &[]).unwrap();
+                }
+                1 => drop(pool.create_segment(1 << 20).unwrap()),
+                _ => {
+                    let id = pool.create_mdc(1 << 20).unwrap();
+                    let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
+                    mdc.append(b"another program's", &mut Vec::new).unwrap();
+                }
+            }
+            let Err(error) = Manifest::open(&pool, &[]) else {
+                panic!("it was taken for a new one")
+            };
+            assert!(matches!(error, Error::NoManifest { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("1 ") && text.contains("backup"), "{text}");
+            let left = (pool.mblock_ids().len(), pool.segment_ids().len(), pool.mdc_ids().len());
+            assert_eq!(left.0 + left.1 + left.2, 1, "nothing is deleted or made");
+            assert!(pool.property(PROPERTY).is_none());
+        }
     }
 
     /// More edits than the log has pages: it is rewritten from the shape of the moment, in between.

@@ -7,6 +7,7 @@ use crate::kvset::{Probe, ReadMode};
 fn file_pool(dir: &std::path::Path) -> Arc<Pool> {
     let options = mpool::Options {
         allow_buffered: true,
+        allow_volatile: true,
         grow_step_bytes: 16 << 20,
         capacity_bytes_max: 1 << 30,
         reserve_bytes: 0,

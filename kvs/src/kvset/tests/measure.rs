@@ -31,6 +31,7 @@ fn lookups_in_a_million_keys() {
     let dir = tempfile::tempdir().unwrap();
     let pool_options = mpool::Options {
         allow_buffered: true,
+        allow_volatile: true,
         capacity_bytes_max: 8 << 30,
         reserve_bytes: 0,
         ..mpool::Options::default()
