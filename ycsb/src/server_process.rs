@@ -63,6 +63,8 @@ impl ServerProcess {
             None => Command::new(&program),
         };
         command.arg("serve").arg("--data").arg(&data).args(["--listen", "127.0.0.1:0"]);
+        // What a benchmark has written may go.
+        command.arg("--allow-volatile=true");
         command.args(&options.args).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(log.try_clone()?);
         if let Some(group) = group {

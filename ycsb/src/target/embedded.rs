@@ -43,6 +43,8 @@ impl Embedded {
         let mut options = options(config.engine)?;
         options.pool.io = config.io;
         options.pool.allow_buffered = config.allow_buffered;
+        // What a benchmark has written may go.
+        options.pool.allow_volatile = true;
         let dir = config.dir.to_owned();
         let database = Database::open(&dir, options)
             .with_context(|| format!("cannot open the database in {}", dir.display()))?;
