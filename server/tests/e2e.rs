@@ -218,7 +218,7 @@ fn a_directory_in_use_or_not_writable_is_named() {
     let directory = TempDir::new().unwrap();
     let server = start(&directory);
     let data = directory.path().to_str().unwrap();
-    let buffered = ["--allow-buffered", "--listen", "127.0.0.1:0"];
+    let buffered = ["--allow-buffered", "--allow-volatile", "--listen", "127.0.0.1:0"];
     let serve = |data| complaint(&[&["serve", "--data", data], &buffered[..]].concat());
     let (code, said) = serve(data);
     assert_eq!(code, Some(1));

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 fn pool(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
     command.arg("pool").args(arguments).env("MILLPOND_ALLOW_BUFFERED", "true");
+    command.env("MILLPOND_ALLOW_VOLATILE", "true");
     command.env_remove("MILLPOND_DATA").output().unwrap()
 }
 

@@ -5,7 +5,7 @@
 
 mod settings;
 
-pub use self::settings::{Io, MediaPolicy, Reaper, Settings};
+pub use self::settings::{Create, Io, MediaPolicy, Reaper, Settings};
 use crate::access::Access;
 use crate::app::Limits;
 use crate::connection::Timeouts;
@@ -35,6 +35,8 @@ pub struct Config {
     pub capacity: Size,
     pub media_policy: MediaPolicy,
     pub allow_buffered: bool,
+    pub allow_volatile: bool,
+    pub create: Create,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<bool>,
     pub allowed_hosts: Vec<String>,
@@ -79,6 +81,8 @@ impl Default for Config {
             capacity: Size(0),
             media_policy: MediaPolicy::default(),
             allow_buffered: false,
+            allow_volatile: false,
+            create: Create::default(),
             admin: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -240,6 +244,12 @@ impl Config {
             Io::Threads => mpool::IoBackend::Threads,
         };
         options.pool.allow_buffered = self.allow_buffered;
+        options.pool.allow_volatile = self.allow_volatile;
+        options.pool.create = match self.create {
+            Create::Auto => mpool::Create::Auto,
+            Create::Always => mpool::Create::Always,
+            Create::Never => mpool::Create::Never,
+        };
         if self.capacity.0 > 0 {
             options.pool.capacity_bytes_max = self.capacity.0;
         }
@@ -302,6 +312,7 @@ mod tests {
             ("allowed_origins = [\"pond\"]", "allowed_origins"),
             ("io = \"aio\"", "aio"),
             ("reaper = \"lru\"", "lru"),
+            ("create = \"force\"", "force"),
             ("media_policy = \"pmem_only\"", "pmem_only"),
         ] {
             let error = Config::resolve(file, &Settings::default()).unwrap_err();

@@ -23,6 +23,19 @@ pub enum Io {
     Threads,
 }
 
+/// Where a store is made by serving a directory that has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Create {
+    /// Where there is no directory, or an empty one.
+    #[default]
+    Auto,
+    /// Also beside other files.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
 /// Who decides what leaves memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -58,7 +71,7 @@ pub enum MediaPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Directory of the data; created if there is none
+    /// Directory of the data; created if there is none, as far as `create` allows that
     #[arg(long, env = "MILLPOND_DATA", value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
@@ -95,6 +108,17 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_buffered: Option<bool>,
+    /// Accept a data directory that forgets: on tmpfs or ramfs, which are memory, or on overlayfs,
+    /// which is a container's own layer; for tests, and for data that may go
+    #[arg(long, env = "MILLPOND_ALLOW_VOLATILE", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_volatile: Option<bool>,
+    /// Whether a store is made where there is none: `auto` only where the data directory is absent
+    /// or empty, `always` also beside other files (and without a value), `never`
+    #[arg(long, env = "MILLPOND_CREATE", value_enum, num_args = 0..=1,
+          default_missing_value = "always")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub create: Option<Create>,
     /// Serve /v1/admin, by which whoever reaches the server manages its volumes; if not given, only
     /// when listening on a loopback address
     #[arg(long, env = "MILLPOND_ADMIN", num_args = 0..=1, default_missing_value = "true")]

@@ -12,7 +12,7 @@ use units::{Size, Span, UnitError};
 /// What to do with the pool that holds the data.
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
-    /// Create a pool in an empty data directory
+    /// Create a pool in a data directory that has none
     #[command(after_help = POOL_CREATE)]
     Create(PoolCreate),
     /// Show the pool and its volumes
@@ -57,8 +57,10 @@ Examples:
   millpond pool create --data /srv/pond --root /dev/nvme1n1
   millpond pool create --data /srv/pond --volume /mnt/nvme/fast.vol,class=staging,capacity=50GiB
 
-`millpond serve` creates a pool by itself where there is none; this is for those who want to say
-what it is made of. The files are readable and writable by their owner only (--mode): whoever may
+`millpond serve` creates a pool by itself in a directory that is absent or empty; this is for those
+who want to say what it is made of. Where there are signs of a pool (a mark, labels, a root volume
+that cannot be read) or of a mount that is missing, only --force creates one, and what was there is
+lost. The files are readable and writable by their owner only (--mode): whoever may
 read them may read all data.";
 
 const POOL_ADD: &str = "\
@@ -93,6 +95,19 @@ const POOL_DESTROY: &str = "\
 Asks for confirmation: give --yes, or the pool's name or UUID as `millpond pool info` shows it.
 Files of the pool are deleted, devices are wiped where their labels are.";
 
+/// What the file system of a data directory may be like.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct FileSystem {
+    /// Use the page cache where the file system refuses direct I/O; for tests
+    #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = false)]
+    pub allow_buffered: bool,
+    /// Accept one that forgets (tmpfs, ramfs, overlayfs)
+    #[arg(long, env = "MILLPOND_ALLOW_VOLATILE", num_args = 0..=1, default_missing_value = "true",
+          default_value_t = false)]
+    pub allow_volatile: bool,
+}
+
 /// Which pool: one in a data directory, or that of a running server.
 #[derive(Clone, Debug)]
 pub struct PoolPlace {
@@ -100,7 +115,7 @@ pub struct PoolPlace {
     pub data: PathBuf,
     /// The server to ask.
     pub server: Option<Server>,
-    pub allow_buffered: bool,
+    pub allow: FileSystem,
 }
 
 /// How a [`PoolPlace`] is said.
@@ -115,10 +130,8 @@ struct PlaceFlags {
     /// With a server: longest time in which nothing comes from it or goes to it; 0s is for ever
     #[arg(long, value_name = "TIME", default_value = "60s")]
     timeout: Span,
-    /// Use the page cache where the file system refuses direct I/O; for tests
-    #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true",
-          default_value_t = false)]
-    allow_buffered: bool,
+    #[command(flatten)]
+    allow: FileSystem,
 }
 
 impl Args for PoolPlace {
@@ -139,10 +152,10 @@ impl FromArgMatches for PoolPlace {
             let text = "give --data or --url, not both: a directory or a running server\n";
             return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
         }
-        let PlaceFlags { data: directory, url: address, timeout, allow_buffered } = flags;
+        let PlaceFlags { data: directory, url: address, timeout, allow } = flags;
         let address = address.filter(|_| url >= data);
         let server = address.map(|url| Server { url, timeout });
-        Ok(Self { data: directory, server, allow_buffered })
+        Ok(Self { data: directory, server, allow })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -167,10 +180,8 @@ pub struct PoolDirectory {
     /// Data directory of a server that is not running
     #[arg(long, env = "MILLPOND_DATA", value_name = "DIR", default_value = "./millpond-data")]
     pub data: PathBuf,
-    /// Use the page cache where the file system refuses direct I/O; for tests
-    #[arg(long, env = "MILLPOND_ALLOW_BUFFERED", num_args = 0..=1, default_missing_value = "true",
-          default_value_t = false)]
-    pub allow_buffered: bool,
+    #[command(flatten)]
+    pub allow: FileSystem,
 }
 
 /// Flags of `millpond pool info` and `maps`.

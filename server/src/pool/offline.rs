@@ -1,8 +1,8 @@
 //! `millpond pool` on a data directory that no server has open: the lock says so.
 
 use super::cli::{
-    FileMode, PoolAdd, PoolCheck, PoolCreate, PoolDestroy, PoolDirectory, PoolEvacuate, PoolGrow,
-    PoolPlace, PoolRename, PoolScrub, PoolVolume,
+    FileMode, FileSystem, PoolAdd, PoolCheck, PoolCreate, PoolDestroy, PoolDirectory, PoolEvacuate,
+    PoolGrow, PoolPlace, PoolRename, PoolScrub, PoolVolume,
 };
 use super::command::{refused, refused_at};
 use super::document;
@@ -11,8 +11,8 @@ use crate::problem::Chain;
 use crate::routes::pool::parse_volume;
 use kvs::Database;
 use mpool::{
-    CheckOptions, NewRoot, NewVolume, Options, Pool, ScrubOptions, ScrubOwners, ScrubProgress,
-    VolumeId, VolumeKind, uuid_text,
+    CheckOptions, Create, NewRoot, NewVolume, Options, Pool, ScrubOptions, ScrubOwners,
+    ScrubProgress, VolumeId, VolumeKind, uuid_text,
 };
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -25,8 +25,9 @@ use units::Size;
 /// Name of the root volume's file.
 const ROOT: &str = "capacity.vol";
 
-fn options(allow_buffered: bool) -> Options {
-    let mut options = Options { allow_buffered, ..Options::default() };
+fn options(allow: FileSystem) -> Options {
+    let FileSystem { allow_buffered, allow_volatile } = allow;
+    let mut options = Options { allow_buffered, allow_volatile, ..Options::default() };
     // Nothing is mapped here.
     options.reaper.policy = mpool::ReaperPolicy::Off;
     options
@@ -34,7 +35,7 @@ fn options(allow_buffered: bool) -> Options {
 
 /// Opens the pool as it is: with its own limit, not with a default that would raise it.
 fn open(place: &PoolPlace) -> Result<Arc<Pool>, Failure> {
-    let mut options = options(place.allow_buffered);
+    let mut options = options(place.allow);
     let failed = |error: mpool::Error| refused(place, &error);
     let identity = Pool::identify(&place.data, &options).map_err(failed)?;
     options.capacity_bytes_max = identity.capacity_bytes_max.unwrap_or(options.capacity_bytes_max);
@@ -42,10 +43,11 @@ fn open(place: &PoolPlace) -> Result<Arc<Pool>, Failure> {
 }
 
 pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
-    let PoolDirectory { data, allow_buffered } = &create.place;
+    let PoolDirectory { data, allow } = &create.place;
     let failed = |error: mpool::Error| refused_at(data, &error);
-    let mut options = options(*allow_buffered);
+    let mut options = options(*allow);
     options.capacity_bytes_max = create.capacity.0;
+    options.create = if create.force { Create::Force } else { Create::Always };
     options.validate().map_err(failed)?;
     let root = data.join(ROOT);
     match Pool::identify(data, &options) {
@@ -57,22 +59,14 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
             return Err(Failure::Refused(text));
         }
         Err(error @ mpool::Error::InUse { .. }) => return Err(failed(error)),
-        // An empty file is as good as none.
-        Err(_) if std::fs::metadata(&root).is_ok_and(|file| file.len() > 0) => {
-            if !create.force {
-                let text = format!("{} is not empty; move it away, or use --force", root.display());
-                return Err(Failure::Refused(text));
-            }
-            let removed = std::fs::remove_file(&root);
-            removed.map_err(|error| Failure::Refused(format!("{}: {error}", root.display())))?;
-        }
+        // What is there instead decides below.
         Err(_) => {}
     }
     let pool = if let Some(device) = &create.root {
         let root = NewRoot { device: device.clone(), force: create.force };
         Pool::create_on_block(data, &root, &options).map_err(failed)?
     } else {
-        let pool = Pool::open_or_create(data, &options).map_err(failed)?;
+        let pool = Pool::create_dir(data, &options).map_err(failed)?;
         set_mode(&root, create.mode)?;
         // Written down, so that a server started with other defaults keeps to it.
         pool.grow_volume(VolumeId::ROOT, create.capacity.0).map_err(failed)?;
@@ -172,9 +166,9 @@ pub(super) fn check(
     check: &PoolCheck,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Value, Failure> {
-    let PoolDirectory { data, allow_buffered } = &check.place;
+    let PoolDirectory { data, allow } = &check.place;
     let how = CheckOptions { data: check.full };
-    let report = Pool::check_dir(data, &options(*allow_buffered), how, progress);
+    let report = Pool::check_dir(data, &options(*allow), how, progress);
     Ok(document::check(&report.map_err(|error| refused_at(data, &error))?))
 }
 
@@ -198,7 +192,7 @@ pub(super) fn scrub(
     // A store knows whose objects are, and can read its log; another user's pool is verified too.
     let store = if Database::is_on(&pool) {
         let mut options = kvs::Options::default();
-        options.pool.allow_buffered = scrub.place.allow_buffered;
+        options.pool.allow_buffered = scrub.place.allow.allow_buffered;
         let opened = Database::open_pool(Arc::clone(&pool), options);
         Some(opened.map_err(|error| failed(&error))?)
     } else {
@@ -224,8 +218,8 @@ pub(super) fn scrub(
 }
 
 pub(super) fn destroy(destroy: &PoolDestroy) -> Result<String, Failure> {
-    let PoolDirectory { data, allow_buffered } = &destroy.place;
-    let options = options(*allow_buffered);
+    let PoolDirectory { data, allow } = &destroy.place;
+    let options = options(*allow);
     let failed = |error: mpool::Error| refused_at(data, &error);
     let known = match Pool::identify(data, &options) {
         Ok(identity) => Some(identity),

@@ -185,6 +185,7 @@ impl Server {
     pub(crate) fn start_program(program: &Path, data: &Path, flags: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"]).arg(data);
+        command.arg("--allow-volatile");
         if !takes_direct_io(data) {
             command.arg("--allow-buffered");
         }
