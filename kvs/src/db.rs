@@ -187,7 +187,7 @@ impl Database {
     /// Writes a batch, all of it or nothing, over any KVSs. Blocks until it is acknowledged as
     /// `durability` says. An empty batch changes nothing and gets the last revision.
     pub fn write(&self, batch: WriteBatch, durability: Durability) -> Result<Revision> {
-        self.check_batch(&batch)?;
+        self.check(&batch)?;
         if batch.is_empty() {
             return Ok(self.revision());
         }
@@ -196,7 +196,7 @@ impl Database {
 
     /// Writes a batch without blocking. `done` runs on a thread of the engine and must be short.
     pub fn write_async(&self, batch: WriteBatch, durability: Durability, done: Done) {
-        match self.check_batch(&batch) {
+        match self.check(&batch) {
             Ok(()) if batch.is_empty() => done(Ok(self.revision())),
             Ok(()) => self.open.commits.submit(batch, durability, done),
             Err(error) => done(Err(error)),
@@ -207,7 +207,8 @@ impl Database {
         Self { open: Arc::clone(open) }
     }
 
-    fn check_batch(&self, batch: &WriteBatch) -> Result<()> {
+    /// Whether `batch` would be refused as things are; nothing is written, and nothing waited for.
+    pub fn check(&self, batch: &WriteBatch) -> Result<()> {
         let store = self.store();
         store.check_writable()?;
         batch.check_owner(&store.owner)?;

@@ -9,15 +9,14 @@ use crate::cursor::Cursor;
 use crate::db::{Database, Open};
 use crate::error::{Error, Result};
 use crate::iter::bounded::Range;
-use crate::key::{KEY_BYTES_MAX, KvsId, Revision, key_hash};
+use crate::key::{KEY_BYTES_MAX, KvsId, Revision};
 use crate::options::Durability;
 use crate::owner::Owner;
+use crate::read::cold::{ColdRead, TryGet};
 use crate::read::get::{self, Cold, Entry};
-use crate::store::Store;
 use crate::view::View;
 use arc_swap::Guard;
 use bytes::Bytes;
-use mpool::Priority;
 use std::sync::Arc;
 
 /// A named key space of a database. Clone = another handle; it keeps the database open.
@@ -61,7 +60,7 @@ impl Kvs {
                 let reads = &store.metrics.reads;
                 match cold {
                     Cold::Index => reads.cold_index.add(1),
-                    Cold::Value { .. } => reads.cold_value.add(1),
+                    Cold::Value(_) => reads.cold_value.add(1),
                 }
                 let key = Bytes::copy_from_slice(key);
                 TryGet::Cold(ColdRead { store, view, kvs: self.id, key, at, cold })
@@ -107,55 +106,6 @@ impl Kvs {
 
     fn database(&self) -> Database {
         Database::of(&self.open)
-    }
-}
-
-/// What a lookup that does not block says.
-pub enum TryGet {
-    /// The answer.
-    Ready(Option<Entry>),
-    /// The drive must be asked.
-    Cold(ColdRead),
-}
-
-/// A lookup that needs the drive. It answers as of the moment it was begun.
-#[must_use = "a cold read does nothing until it is waited for or submitted"]
-pub struct ColdRead {
-    /// Not the handle: completing a read on a thread of the queue must never close the database.
-    store: Arc<Store>,
-    view: Arc<View>,
-    kvs: KvsId,
-    key: Bytes,
-    at: Revision,
-    cold: Cold,
-}
-
-impl ColdRead {
-    /// Completes it on this thread.
-    pub fn wait(self) -> Result<Option<Entry>> {
-        get::get(&self.view, self.store.lookup(self.kvs, &self.key, self.at))
-    }
-
-    /// Completes it on a thread of the pool's IO queue, where `done` runs and must be short.
-    pub fn submit(self, done: Box<dyn FnOnce(Result<Option<Entry>>) + Send>) {
-        let Self { store, view, kvs, key, at, cold } = self;
-        match cold {
-            Cold::Index => {
-                let pool = Arc::clone(&store.pool);
-                let job = move || done(get::get(&view, store.lookup(kvs, &key, at)));
-                pool.queue().run_blocking(Priority::Read, Box::new(job));
-            }
-            Cold::Value { kvset, ptr, revision } => kvset.read_value_async(
-                ptr,
-                Box::new(move |value| {
-                    let lookup = store.lookup(kvs, &key, at);
-                    lookup.metrics.from_kvset.add(1);
-                    let hash = key_hash(kvs, &key);
-                    let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
-                    done(value.map(entry).map_err(|error| get::damaged(&view, lookup, error)));
-                }),
-            ),
-        }
     }
 }
 

@@ -83,11 +83,12 @@ pub use batch::WriteBatch;
 pub use cursor::{Cursor, Item, Keys};
 pub use db::{Database, KvsInfo};
 pub use error::{Error, Result, Scope};
-pub use handle::{ColdRead, Kvs, TryGet};
+pub use handle::Kvs;
 pub use iter::bounded::{Advance, Range};
 pub use key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, VALUE_BYTES_MAX};
 pub use options::{Durability, Options};
 pub use placement::MediaPolicy;
+pub use read::cold::{ColdRead, TryGet};
 pub use read::get::Entry;
 pub use snapshot::Snapshot;
 

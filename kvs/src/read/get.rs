@@ -48,13 +48,28 @@ pub(crate) enum Cold {
     /// An index page is not resident: the whole lookup must be done by a thread that may block.
     Index,
     /// The value is known to be here.
-    Value { kvset: Arc<Kvset>, ptr: ValuePtr, revision: Revision },
+    Value(Extern),
+}
+
+/// A value in a vblock.
+pub(crate) struct Extern {
+    pub(crate) kvset: Arc<Kvset>,
+    pub(crate) ptr: ValuePtr,
+    pub(crate) revision: Revision,
+}
+
+/// What the index knows of a key.
+pub(crate) enum Located {
+    /// The answer: there is none, or the value is in memory or in the index.
+    Answer(Option<Entry>),
+    /// The value is here.
+    Value(Extern),
 }
 
 /// What a source says about a key.
 enum Step {
     Answer(Option<Entry>),
-    Extern(Arc<Kvset>, ValuePtr, Revision),
+    Extern(Extern),
     NextSource,
 }
 
@@ -64,11 +79,28 @@ pub(crate) fn get(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
 }
 
 fn find(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
+    match find_place(view, lookup)? {
+        Located::Answer(answer) => Ok(answer),
+        Located::Value(Extern { kvset, ptr, revision }) => {
+            let value = kvset.read_value(ptr)?;
+            lookup.metrics.from_kvset.add(1);
+            let hash = key_hash(lookup.kvs, lookup.key);
+            Ok(Some(found(view, lookup, hash, value, revision)))
+        }
+    }
+}
+
+/// Looks a key up as far as its index entry; may block on the drive.
+pub(crate) fn locate(view: &View, lookup: Lookup<'_>) -> Result<Located> {
+    find_place(view, lookup).map_err(|error| damaged(view, lookup, error))
+}
+
+fn find_place(view: &View, lookup: Lookup<'_>) -> Result<Located> {
     let hash = key_hash(lookup.kvs, lookup.key);
     if let Some(answer) = from_memory(view, lookup, hash) {
-        return Ok(answer);
+        return Ok(Located::Answer(answer));
     }
-    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(None) };
+    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Located::Answer(None)) };
     for kvset in tree.sources(lookup.key) {
         if !kvset.may_contain(lookup.key, hash) {
             continue;
@@ -76,17 +108,13 @@ fn find(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
         lookup.metrics.kvsets_probed.add(1);
         let probe = kvset.probe(lookup.key, hash)?;
         match step(view, lookup, hash, kvset, probe) {
-            Step::Answer(answer) => return Ok(answer),
-            Step::Extern(kvset, ptr, revision) => {
-                let value = kvset.read_value(ptr)?;
-                lookup.metrics.from_kvset.add(1);
-                return Ok(Some(found(view, lookup, hash, value, revision)));
-            }
+            Step::Answer(answer) => return Ok(Located::Answer(answer)),
+            Step::Extern(place) => return Ok(Located::Value(place)),
             Step::NextSource => {}
         }
     }
     lookup.metrics.absent.add(1);
-    Ok(None)
+    Ok(Located::Answer(None))
 }
 
 /// Looks a key up without blocking.
@@ -111,12 +139,12 @@ fn try_find(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Col
         };
         match step(view, lookup, hash, kvset, probe) {
             Step::Answer(answer) => return Ok(Ok(answer)),
-            Step::Extern(kvset, ptr, revision) => {
-                let Some(value) = kvset.try_read_value(ptr)? else {
-                    return Ok(Err(Cold::Value { kvset, ptr, revision }));
+            Step::Extern(place) => {
+                let Some(value) = place.kvset.try_read_value(place.ptr)? else {
+                    return Ok(Err(Cold::Value(place)));
                 };
                 lookup.metrics.from_kvset.add(1);
-                return Ok(Ok(Some(found(view, lookup, hash, value, revision))));
+                return Ok(Ok(Some(found(view, lookup, hash, value, place.revision))));
             }
             Step::NextSource => {}
         }
@@ -160,7 +188,7 @@ fn step(view: &View, lookup: Lookup<'_>, hash: u64, kvset: &Arc<Kvset>, probe: P
             Step::Answer(Some(found(view, lookup, hash, value, revision)))
         }
         Probe::Extern(revision, ptr) if revision <= lookup.at => {
-            Step::Extern(Arc::clone(kvset), ptr, revision)
+            Step::Extern(Extern { kvset: Arc::clone(kvset), ptr, revision })
         }
         // Written after the snapshot; an older kvset of the same view may know an older version.
         Probe::Tombstone(_) | Probe::Inline(..) | Probe::Extern(..) => Step::NextSource,

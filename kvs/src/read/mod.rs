@@ -1,4 +1,5 @@
 //! The two read paths: one key, and a range of keys.
 
+pub(crate) mod cold;
 pub(crate) mod get;
 pub(crate) mod scan;
