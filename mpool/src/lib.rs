@@ -108,7 +108,7 @@ pub use options::{
     Create, IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy,
 };
 pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};
-pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats};
+pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats, memory_budget_bytes};
 pub use scrub::{
     Damage, Finding, ScrubOptions, ScrubOwners, ScrubPart, ScrubProgress, ScrubTarget,
     SegmentScrub, VerifySegment,
@@ -118,6 +118,7 @@ pub use segment::Segment;
 pub use sim::{Faults, SimDevice};
 pub use space::ALLOC_UNIT;
 pub use sys::anonymous::{CHUNK_LEN, Chunk, Pages};
+pub use sys::heap::return_large_allocations;
 pub use volumes::{Evacuation, NewVolume, VolumeInfo};
 
 /// The example of the README is compiled.

@@ -40,6 +40,12 @@ use crate::{
     options::{ReaperOptions, ReaperPolicy},
 };
 
+/// The memory that a pool opened now would have for data: its cgroup's limit, or `wanted_bytes`
+/// where that is less, or a share of what is available; see [`ReaperOptions::budget_bytes`].
+pub fn memory_budget_bytes(wanted_bytes: Option<u64>) -> u64 {
+    Budget::find(wanted_bytes).bytes
+}
+
 /// Someone else who holds memory under the same budget: a value cache, memtables.
 ///
 /// Its methods run on the reaper's thread and must not call the reaper.

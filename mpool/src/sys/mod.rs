@@ -5,6 +5,7 @@ pub(crate) mod anonymous;
 pub(crate) mod append_ring;
 pub(crate) mod cachestat;
 pub(crate) mod faults;
+pub(crate) mod heap;
 pub(crate) mod nvme;
 pub(crate) mod sigbus;
 pub(crate) mod uring;
