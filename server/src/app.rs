@@ -6,8 +6,10 @@
 //! small request more than the lookup does.)
 
 use crate::access::Access;
-use crate::blocking::{Blocking, Patience};
-use crate::body::BodyBudget;
+use crate::blocking::{Blocking, Lanes, Patience};
+use crate::body::Bodies;
+use crate::budget::Budget;
+use crate::connection::Timeouts;
 use crate::engine::Engine;
 use crate::head;
 use crate::metrics::Metrics;
@@ -37,13 +39,19 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Bytes that all request bodies being read may hold.
     pub body_memory_bytes: usize,
+    /// Bytes that all responses may hold, from before they are read until they are sent.
+    pub response_memory_bytes: usize,
+    /// Least rate at which a body comes, bytes per second; 0: none.
+    pub rate_min: u64,
     /// Longest time for a body to arrive, and for the engine to answer.
     pub request_timeout: Duration,
+    /// Longest time that a page of a scan takes, and that a stream takes a thread at once.
+    pub scan_time_max: Duration,
     /// Requests that take longer are logged as slow.
     pub slow_request: Duration,
-    /// Blocking calls of the engine at a time.
+    /// Scans that are walked at a time.
     pub blocking_threads: usize,
-    /// Blocking calls that may wait.
+    /// Blocking calls of one kind that may wait.
     pub blocking_queue_max: usize,
     /// Streams open at a time.
     pub streams_max: usize,
@@ -57,13 +65,26 @@ impl Default for Limits {
             value_bytes_max: kvs::VALUE_BYTES_MAX,
             batch_bytes_max: 32 << 20,
             body_memory_bytes: 256 << 20,
+            response_memory_bytes: 256 << 20,
+            rate_min: Timeouts::default().rate_min,
             request_timeout: Duration::from_secs(30),
+            scan_time_max: Duration::from_millis(500),
             slow_request: Duration::from_secs(1),
             blocking_threads: 8,
             blocking_queue_max: 256,
             streams_max: 256,
             admin: true,
         }
+    }
+}
+
+/// Longest time that a response waits for memory.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+impl Limits {
+    /// Longest time that a response waits for memory.
+    pub(crate) fn room_wait_max(&self) -> Duration {
+        self.request_timeout.min(ROOM_WAIT_MAX)
     }
 }
 
@@ -114,13 +135,15 @@ pub struct Shared {
     /// Limits on requests.
     pub limits: Limits,
     /// Where blocking calls run.
-    pub blocking: Blocking,
-    /// Memory of request bodies.
-    pub bodies: BodyBudget,
+    pub lanes: Lanes,
+    /// Request bodies being read.
+    pub bodies: Bodies,
+    /// Memory of responses.
+    pub responses: Budget,
     /// Permits for open streams.
     pub streams: Arc<Semaphore>,
     /// Permits for lookups that wait for the drive.
-    pub cold_reads: Semaphore,
+    pub cold_reads: Arc<Semaphore>,
     /// Long work on the pool.
     pub jobs: Jobs,
     /// Counters.
@@ -132,15 +155,19 @@ impl App {
     /// An application whose store is not open yet.
     pub fn new(limits: Limits) -> Self {
         let engine = Arc::new(OnceLock::new());
+        let metrics = Metrics::new(Arc::clone(&engine));
+        let (queue_max, wait_max) = (limits.blocking_queue_max, limits.request_timeout);
+        let bodies = metrics.memory.bodies(limits.body_memory_bytes);
         let shared = Arc::new(Shared {
             phase: AtomicU8::new(Phase::Starting as u8),
             limits,
-            blocking: Blocking::new(limits.blocking_threads, limits.blocking_queue_max),
-            bodies: BodyBudget::new(limits.body_memory_bytes),
+            lanes: Lanes::new(limits.blocking_threads, queue_max, wait_max),
+            bodies: Bodies::new(bodies, limits.rate_min),
+            responses: metrics.memory.responses(limits.response_memory_bytes),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
-            cold_reads: Semaphore::new(COLD_READS_MAX),
+            cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
             jobs: Jobs::default(),
-            metrics: Metrics::new(Arc::clone(&engine)),
+            metrics,
             request_ids: RequestIds::new(),
             engine,
         });
@@ -175,10 +202,11 @@ impl App {
         let (verb, uri) = (request.method().clone(), request.uri().clone());
         let given_id = request.headers().get("x-request-id").cloned();
         let _entered = shared.metrics.http.enter();
-        let handler = AssertUnwindSafe(self.dispatch(route, request)).catch_unwind();
-        let mut response = match handler.await {
-            Ok(response) => response,
-            Err(_panic) => Problem::internal().into_response(),
+        let mut response = if shared.phase() == Phase::Draining && !route.is_for_watchers() {
+            Problem::from(kvs::Error::Closed).into_response()
+        } else {
+            let handler = AssertUnwindSafe(self.dispatch(route, request)).catch_unwind();
+            handler.await.unwrap_or_else(|_panic| Problem::internal().into_response())
         };
         let status = response.status();
         let elapsed = started.elapsed();
@@ -241,47 +269,48 @@ impl Shared {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Runs a blocking call of the engine beside the async workers.
+    /// Runs a blocking call of the engine in a lane beside the async workers. Who waits for longer
+    /// than `request_timeout` is told so; the call goes on.
     pub async fn blocking<T: Send + 'static>(
         &self,
+        lane: &Blocking,
         patience: Patience,
         work: impl FnOnce(&dyn Engine) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let engine = Arc::clone(self.engine()?);
-        match self.blocking.run(patience, move || work(&*engine)).await {
-            Ok(outcome) => outcome,
-            Err(_queue_full) => Err(Problem::overloaded(
-                Rejected::BlockingQueue.as_str(),
-                format!(
-                    "{} scans and administrative calls wait already; try again",
-                    self.limits.blocking_queue_max
-                ),
-            )),
-        }
+        let turn = lane.turn(patience).await?;
+        let running = turn.run(move || work(&*engine));
+        self.answered(running, "what was asked for may or may not be done").await?
     }
 
     /// Awaits an answer of the engine that comes through a callback.
-    pub async fn answered<T>(
+    pub async fn engine_answer<T>(
         &self,
         answer: tokio::sync::oneshot::Receiver<kvs::Result<T>>,
         what: &'static str,
     ) -> Result<T, Problem> {
-        match tokio::time::timeout(self.limits.request_timeout, answer).await {
-            Ok(Ok(outcome)) => Ok(outcome?),
-            // The engine drops the callback uncalled only when it goes down.
-            Ok(Err(_dropped)) => Err(Problem::from(kvs::Error::Closed)),
-            Err(_elapsed) => Err(Problem {
+        // The engine drops the callback uncalled only when it goes down.
+        let answered = self.answered(answer, what).await?;
+        Ok(answered.map_err(|_dropped| kvs::Error::Closed)??)
+    }
+
+    /// Awaits an answer for as long as a request may take; `what` says what became of it.
+    pub async fn answered<T>(
+        &self,
+        answer: impl Future<Output = T>,
+        what: &'static str,
+    ) -> Result<T, Problem> {
+        tokio::time::timeout(self.limits.request_timeout, answer).await.map_err(|_elapsed| {
+            let detail = format!(
+                "no answer within {} s (option request_timeout); {what}",
+                self.limits.request_timeout.as_secs()
+            );
+            let kind = ("timeout", "The engine did not answer in time");
+            Problem {
                 retry_after_s: Some(1),
-                ..Problem::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    ("timeout", "The engine did not answer in time"),
-                    format!(
-                        "no answer within {} s (option request_timeout); {what}",
-                        self.limits.request_timeout.as_secs()
-                    ),
-                )
-            }),
-        }
+                ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail)
+            }
+        })
     }
 
     fn note_problem(&self, response: &Response<Body>, id: &str) {
@@ -294,6 +323,7 @@ impl Shared {
             let rejected = match reason {
                 "blocking_queue" => Rejected::BlockingQueue,
                 "body_memory" => Rejected::BodyMemory,
+                "response_memory" => Rejected::ResponseMemory,
                 "streams" => Rejected::Streams,
                 // Counted where it was found.
                 "not_ready" => return,

@@ -8,17 +8,25 @@
 //!   accepted --first byte--> head --request--> busy --response sent--> idle --first byte--> head
 //!      |                      |                 |                       |
 //!   header_timeout      header_timeout    write_timeout           idle_timeout
-//!                                         (peer reads nothing)
+//!                                         (peer reads too slowly)
 //! ```
+//!
+//! A connection is idle since the last *progress*: a request that came or ended, a piece of a
+//! response that was taken. Other bytes are none, or the pings of HTTP/2 would keep it for ever.
+//! Whether the peer reads fast enough each response keeps account of ([`crate::delivery`]); that
+//! nothing at all can be written is seen here, also of what is too small for an account.
 //!
 //! [`watch`] sleeps until the earliest moment at which a limit could be broken and looks again, so
 //! that a request costs a few atomic stores and no timer. HTTP/2 connections have no head phase:
 //! their frames belong to the HTTP library.
 
+use crate::delivery::{Delivery, Protocol};
+use crate::pace::Pace;
+use parking_lot::Mutex;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -30,8 +38,18 @@ pub struct Timeouts {
     pub header: Duration,
     /// Without a request.
     pub idle: Duration,
-    /// Without the peer taking any of the bytes that wait for it.
+    /// Without the peer taking any of the bytes that wait for it; also how far it may be behind the
+    /// least rate.
     pub write: Duration,
+    /// Least rate at which a peer takes a response, bytes per second; 0: none.
+    pub rate_min: u64,
+}
+
+impl Timeouts {
+    /// How fast a peer must read.
+    pub fn pace(&self) -> Pace {
+        Pace { bytes_per_s: self.rate_min, behind_max: self.write }
+    }
 }
 
 impl Default for Timeouts {
@@ -41,6 +59,9 @@ impl Default for Timeouts {
             // Clients that pool connections expect at least a minute.
             idle: Duration::from_secs(90),
             write: Duration::from_mins(1),
+            // Below the slowest links that people use, and 16 MiB still end within a quarter of an
+            // hour.
+            rate_min: 16 << 10,
         }
     }
 }
@@ -52,7 +73,7 @@ pub enum Overstay {
     Header,
     /// There was nothing to do.
     Idle,
-    /// The peer did not read.
+    /// The peer read nothing, or too slowly.
     Write,
 }
 
@@ -83,15 +104,19 @@ pub enum Verdict {
 /// so that zero means "not".
 ///
 /// All accesses are `Relaxed`: the notes are hints for a coarse timer, and publish nothing.
-#[derive(Debug)]
 pub struct Activity {
     accepted: Instant,
     requests: AtomicU64,
-    last_bytes_ms: AtomicU64,
+    progress_ms: AtomicU64,
     head_since_ms: AtomicU64,
     write_blocked_since_ms: AtomicU64,
     http2: AtomicBool,
+    /// Responses on their way; some may be delivered.
+    deliveries: Mutex<Vec<Weak<Delivery>>>,
 }
+
+/// Responses on their way that are noted before those that were delivered are forgotten.
+const DELIVERIES_KEPT: usize = 64;
 
 impl Activity {
     /// Of a connection accepted now. It owes a head from the start.
@@ -99,10 +124,11 @@ impl Activity {
         Self {
             accepted: Instant::now(),
             requests: AtomicU64::new(0),
-            last_bytes_ms: AtomicU64::new(1),
+            progress_ms: AtomicU64::new(1),
             head_since_ms: AtomicU64::new(1),
             write_blocked_since_ms: AtomicU64::new(0),
             http2: AtomicBool::new(false),
+            deliveries: Mutex::new(Vec::new()),
         }
     }
 
@@ -114,20 +140,43 @@ impl Activity {
     pub fn begin_request(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.head_since_ms.store(0, Ordering::Relaxed);
+        self.note_progress();
         Busy { activity: Arc::clone(self) }
     }
 
+    /// Whether a request is under way.
+    pub fn is_busy(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn note_progress(&self) {
+        self.progress_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn look_after(&self, delivery: &Arc<Delivery>) {
+        let mut deliveries = self.deliveries.lock();
+        if deliveries.len() >= DELIVERIES_KEPT {
+            deliveries.retain(|delivery| delivery.strong_count() > 0);
+        }
+        deliveries.push(Arc::downgrade(delivery));
+    }
+
+    /// The response whose peer is nearest to being too slow.
+    pub(crate) fn slowest(&self) -> Option<Arc<Delivery>> {
+        let mut deliveries = self.deliveries.lock();
+        deliveries.retain(|delivery| delivery.strong_count() > 0);
+        let waiting = deliveries.iter().filter_map(Weak::upgrade);
+        let waiting = waiting.filter_map(|one| one.left().map(|left| (left, one)));
+        waiting.min_by_key(|(left, _)| *left).map(|(_, slowest)| slowest)
+    }
+
     fn note_read(&self) {
-        let now = self.now_ms();
-        self.last_bytes_ms.store(now, Ordering::Relaxed);
-        let idle = self.requests.load(Ordering::Relaxed) == 0;
-        if idle && self.head_since_ms.load(Ordering::Relaxed) == 0 {
-            self.head_since_ms.store(now, Ordering::Relaxed);
+        if !self.is_busy() && self.head_since_ms.load(Ordering::Relaxed) == 0 {
+            self.head_since_ms.store(self.now_ms(), Ordering::Relaxed);
         }
     }
 
     fn note_written(&self) {
-        self.last_bytes_ms.store(self.now_ms(), Ordering::Relaxed);
         self.write_blocked_since_ms.store(0, Ordering::Relaxed);
     }
 
@@ -145,7 +194,7 @@ impl Activity {
         };
         Snapshot {
             requests: self.requests.load(Ordering::Relaxed),
-            quiet: since(&self.last_bytes_ms).unwrap_or_default(),
+            quiet: since(&self.progress_ms).unwrap_or_default(),
             head: if self.http2.load(Ordering::Relaxed) {
                 None
             } else {
@@ -196,31 +245,57 @@ fn verdict(seen: Snapshot, timeouts: Timeouts) -> Verdict {
     Verdict::LookAgainIn(next.max(Duration::from_millis(1)))
 }
 
-/// Returns when the connection has overstayed a limit.
-pub async fn watch(activity: Arc<Activity>, timeouts: Timeouts) -> Overstay {
+/// Returns when the connection has overstayed a limit. `cut` is called for each response that was
+/// given up because its peer read nothing, or too slowly.
+pub async fn watch(activity: Arc<Activity>, timeouts: Timeouts, cut: impl Fn()) -> Overstay {
     loop {
-        match activity.verdict(timeouts) {
+        let wait = match activity.verdict(timeouts) {
+            Verdict::Close(Overstay::Write) => {
+                cut();
+                return Overstay::Write;
+            }
             Verdict::Close(overstay) => return overstay,
-            Verdict::LookAgainIn(wait) => tokio::time::sleep(wait).await,
-        }
+            Verdict::LookAgainIn(wait) => wait,
+        };
+        // Bound apart: its lock is not held while this sleeps.
+        let slowest = activity.slowest().and_then(|one| one.left().map(|left| (left, one)));
+        let wait = match slowest {
+            Some((left, slowest)) if left.is_zero() => {
+                cut();
+                match slowest.protocol() {
+                    Protocol::Http1 => return Overstay::Write,
+                    Protocol::Http2 => slowest.cut(),
+                }
+                continue;
+            }
+            Some((left, _)) => wait.min(left),
+            None => wait,
+        };
+        tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
     }
 }
 
 /// Marks its connection as busy while it lives.
-#[derive(Debug)]
 #[must_use = "dropping this ends the request"]
 pub struct Busy {
     activity: Arc<Activity>,
 }
 
+impl Busy {
+    /// Of which connection.
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
+        self.activity.note_progress();
         self.activity.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A stream of bytes whose activity is noted.
-#[derive(Debug)]
 pub struct Wire<S> {
     stream: S,
     activity: Arc<Activity>,
@@ -305,6 +380,7 @@ mod tests {
         header: Duration::from_secs(10),
         idle: Duration::from_secs(90),
         write: Duration::from_mins(1),
+        rate_min: 0,
     };
 
     fn s(seconds: u64) -> Duration {
@@ -361,5 +437,21 @@ mod tests {
         far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         wire.read_exact(&mut [0; 24]).await.unwrap();
         assert_eq!(activity.snapshot().head, None);
+    }
+
+    #[tokio::test]
+    async fn bytes_are_no_progress() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (near, mut far) = tokio::io::duplex(64);
+        let activity = Arc::new(Activity::new());
+        let mut wire = Wire::new(near, Arc::clone(&activity));
+        activity.progress_ms.store(0, Ordering::Relaxed);
+        // A ping of HTTP/2 and its answer.
+        far.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
+        wire.read_exact(&mut [0; 17]).await.unwrap();
+        wire.write_all(&[0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
+        assert_eq!(activity.progress_ms.load(Ordering::Relaxed), 0);
+        drop(activity.begin_request());
+        assert_ne!(activity.progress_ms.load(Ordering::Relaxed), 0);
     }
 }

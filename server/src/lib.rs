@@ -3,8 +3,9 @@
 //! The binary is thin: [`cli`] parses, [`serve`] runs the server, [`client`] is the HTTP client
 //! behind `millpond get` and its siblings. [`app`] holds what requests share and answers them;
 //! `routes` has one file for each group of routes; [`listener`] and [`connection`] own the
-//! sockets and their time limits; `head`, [`framing`] and [`access`] refuse what must not be
-//! carried out, before any route sees it.
+//! sockets and their time limits, [`arrival`] and [`delivery`] bodies on their way in and out, and
+//! [`budget`] the memory they take; `head`, [`framing`] and [`access`] refuse what must not be
+//! carried out, before any route sees it. [`shutdown`] is how it ends.
 //!
 //! The server holds no data and decides no policy: killing it loses nothing that was acknowledged.
 #![forbid(unsafe_code)]
@@ -12,12 +13,15 @@
 
 pub mod access;
 pub mod app;
+pub mod arrival;
 pub mod blocking;
 pub mod body;
+pub mod budget;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod connection;
+pub mod delivery;
 pub mod engine;
 mod etag;
 pub mod framing;
@@ -25,11 +29,13 @@ mod head;
 pub mod listener;
 pub mod metrics;
 mod object;
+pub mod pace;
 pub mod pool;
 pub mod problem;
 pub mod route;
 mod routes;
 pub mod serve;
+pub mod shutdown;
 pub mod target;
 pub mod telemetry;
 

@@ -2,28 +2,33 @@
 //!
 //! Written out rather than taken from `axum::serve`, for what that leaves open: a limit on
 //! connections, time limits on heads, idleness and unread responses ([`crate::connection`]),
-//! `TCP_NODELAY`, a limit on heads, and a shutdown that tells each connection to finish.
+//! `TCP_NODELAY`, a limit on heads, and a shutdown that tells each connection to finish while it
+//! still accepts new ones, so that those who ask hear that the server is going.
 
 use crate::app::App;
-use crate::connection::{Activity, Busy, Timeouts, Wire, watch};
+use crate::arrival;
+use crate::budget::UNCOUNTED_BYTES;
+use crate::connection::{Activity, Timeouts, Wire, watch};
+use crate::delivery::{Protocol, Sent};
 use crate::framing::{FollowLimits, Follower, Heads};
 use crate::metrics::http::Rejected;
 use axum::body::Body;
+use axum::http::header::{CONNECTION, EXPECT, HeaderValue};
 use axum::http::uri::PathAndQuery;
-use axum::http::{Method, Request, Response};
-use bytes::Bytes;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use axum::http::{Method, Request, Response, Version};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::io;
-use std::pin::{Pin, pin};
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch as signal};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, Semaphore, mpsc, watch as signal};
+use tokio::task::AbortHandle;
 use tokio_util::io::InspectReader;
 
 /// HTTP/2 streams of one connection.
@@ -31,6 +36,14 @@ const HTTP2_STREAMS_MAX: u32 = 64;
 
 /// Header fields of a request.
 const HEADERS_MAX: usize = 100;
+
+/// Connections that the kernel keeps until they are accepted; it takes `net.core.somaxconn` if that
+/// is less.
+const BACKLOG: u32 = 4096;
+
+/// What the kernel may hold of what a peer has not read: it doubles the figure, for its own use.
+/// Left alone it goes to 4 MiB a connection.
+const SEND_BUFFER_BYTES: u32 = 512 << 10;
 
 /// Pause after an error of `accept` that is not of one connection, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -52,63 +65,106 @@ impl Default for ConnectionLimits {
     }
 }
 
+/// Takes a port.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart does not wait for the last server's connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    // Accepted connections have it from the socket that listens.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Accepts connections until `stop` turns true, then tells all of them to finish what is under
-/// way and returns a [`Draining`] that ends when they have.
+/// way and returns a [`Draining`] that ends when they have. Until that is dropped connections are
+/// accepted still, for one request each.
 pub async fn accept(
     listener: TcpListener,
     app: App,
     limits: ConnectionLimits,
-    mut stop: signal::Receiver<bool>,
+    stop: signal::Receiver<bool>,
 ) -> Draining {
+    let (open, all_closed) = mpsc::channel::<Infallible>(1);
     let permits = Arc::new(Semaphore::new(limits.connections_max));
     let builder = builder(&limits);
-    let (open, all_closed) = mpsc::channel::<Infallible>(1);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _peer)) => stream,
-            Err(error) => {
-                pause_after(&error).await;
-                continue;
-            }
-        };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            app.shared().metrics.http.reject(Rejected::Connections);
-            turn_away(&stream, limits.connections_max);
-            continue;
-        };
-        let connection = Connection {
-            app: app.clone(),
-            builder: builder.clone(),
-            follow: FollowLimits { bytes_max: limits.header_bytes_max, fields_max: HEADERS_MAX },
-            timeouts: limits.timeouts,
-            stop: stop.clone(),
-        };
-        let open = open.clone();
-        tokio::spawn(async move {
-            connection.serve(stream).await;
-            drop((permit, open));
-        });
+    let door = Door { listener, app, limits, builder, permits, stop: stop.clone() };
+    let mut stopped = stop;
+    tokio::select! {
+        () = door.admit(Some(open)) => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
     }
-    Draining { all_closed }
+    let late = tokio::spawn(async move { door.admit(None).await }).abort_handle();
+    Draining { all_closed, late }
+}
+
+/// Where connections come in.
+struct Door {
+    listener: TcpListener,
+    app: App,
+    limits: ConnectionLimits,
+    builder: auto::Builder<TokioExecutor>,
+    permits: Arc<Semaphore>,
+    stop: signal::Receiver<bool>,
+}
+
+impl Door {
+    /// Accepts connections without end. Each keeps a sender; without one they are late.
+    async fn admit(&self, open: Option<mpsc::Sender<Infallible>>) {
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _peer)) => stream,
+                Err(error) => {
+                    pause_after(&error).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                self.app.shared().metrics.http.reject(Rejected::Connections);
+                turn_away(&stream, self.limits.connections_max);
+                continue;
+            };
+            let connection = Connection {
+                app: self.app.clone(),
+                builder: self.builder.clone(),
+                follow: FollowLimits {
+                    bytes_max: self.limits.header_bytes_max,
+                    fields_max: HEADERS_MAX,
+                },
+                timeouts: self.limits.timeouts,
+                stop: self.stop.clone(),
+                late: open.is_none(),
+            };
+            let open = open.clone();
+            tokio::spawn(async move {
+                connection.serve(stream).await;
+                drop((permit, open));
+            });
+        }
+    }
 }
 
 /// Connections that finish what is under way.
 #[derive(Debug)]
+#[must_use = "dropping this ends the accepting of connections"]
 pub struct Draining {
     /// Closed when the last connection drops its sender.
     all_closed: mpsc::Receiver<Infallible>,
+    late: AbortHandle,
 }
 
 impl Draining {
-    /// Returns when all connections are closed.
-    pub async fn finished(mut self) {
+    /// Returns when all connections are closed that were open when it began.
+    pub async fn finished(&mut self) {
         if let Some(never) = self.all_closed.recv().await {
             match never {}
         }
+    }
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.late.abort();
     }
 }
 
@@ -155,7 +211,6 @@ fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        // No pings of ours: their answers would make an idle connection look busy for ever.
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
     builder
 }
@@ -166,11 +221,14 @@ struct Connection {
     follow: FollowLimits,
     timeouts: Timeouts,
     stop: signal::Receiver<bool>,
+    /// It came when the server was stopping: it is told to finish after its first request.
+    late: bool,
 }
 
 impl Connection {
     async fn serve(mut self, stream: TcpStream) {
         let http = &self.app.shared().metrics.http;
+        let slow_readers = &self.app.shared().metrics.memory.slow_readers;
         http.accepted.inc();
         http.connections.inc();
         if let Err(error) = stream.set_nodelay(true) {
@@ -181,16 +239,23 @@ impl Connection {
         let mut follower = Follower::new(Arc::clone(&heads), self.follow);
         let stream = InspectReader::new(stream, move |bytes: &[u8]| follower.see(bytes));
         let io = TokioIo::new(Wire::new(stream, Arc::clone(&activity)));
-        let (app, noted) = (self.app.clone(), Arc::clone(&activity));
+        let asked = Arc::new(Notify::new());
+        let peer = Peer {
+            app: self.app.clone(),
+            activity: Arc::clone(&activity),
+            timeouts: self.timeouts,
+            late: self.late,
+            asked: Arc::clone(&asked),
+        };
         let service = service_fn(move |mut request: Request<Incoming>| {
             let shown = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
             if let Some(hidden) = heads.next(shown) {
                 request.extensions_mut().insert(hidden);
             }
-            answer(app.clone(), Arc::clone(&noted), request)
+            answer(peer.clone(), request)
         });
         let mut connection = pin!(self.builder.serve_connection(io, service));
-        let mut overstay = pin!(watch(activity, self.timeouts));
+        let mut overstay = pin!(watch(activity, self.timeouts, || slow_readers.inc()));
         let mut stopping = false;
         loop {
             tokio::select! {
@@ -205,7 +270,11 @@ impl Connection {
                     tracing::debug!(reason = why.as_str(), "a connection is closed");
                     break;
                 }
-                _ = self.stop.wait_for(|stop| *stop), if !stopping => {
+                _ = self.stop.wait_for(|stop| *stop), if !stopping && !self.late => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = asked.notified(), if !stopping && self.late => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -215,45 +284,62 @@ impl Connection {
     }
 }
 
-async fn answer(
+/// What the requests of one connection share.
+#[derive(Clone)]
+struct Peer {
     app: App,
     activity: Arc<Activity>,
-    request: Request<Incoming>,
-) -> Result<Response<Sent>, Infallible> {
-    let busy = activity.begin_request();
+    timeouts: Timeouts,
+    late: bool,
+    /// Told of each request.
+    asked: Arc<Notify>,
+}
+
+async fn answer(peer: Peer, request: Request<Incoming>) -> Result<Response<Sent>, Infallible> {
+    let busy = peer.activity.begin_request();
+    peer.asked.notify_one();
+    let protocol = match request.version() {
+        Version::HTTP_2 => Protocol::Http2,
+        _ => Protocol::Http1,
+    };
+    let waits = request.headers().contains_key(EXPECT);
     // A read has no body worth a box.
     let bare =
         matches!(*request.method(), Method::GET | Method::HEAD) && request.body().is_end_stream();
-    let request = if bare { request.map(|_| Body::empty()) } else { request.map(Body::new) };
-    let response = app.answer(request).await;
-    // What has a known length is sent as fast as the peer reads, under the write limit. A stream
-    // keeps its connection busy while it waits for the engine.
-    let streaming = response.body().size_hint().exact().is_none();
-    Ok(response.map(|body| Sent { body, _busy: streaming.then_some(busy) }))
-}
-
-/// A response's body; a stream keeps its connection busy until it ends.
-struct Sent {
-    body: Body,
-    _busy: Option<Busy>,
-}
-
-impl hyper::body::Body for Sent {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    let (head, body) = request.into_parts();
+    let (body, rest) = if bare {
+        (Body::empty(), None)
+    } else {
+        let (body, rest) = arrival::upload(body);
+        (body, Some(rest))
+    };
+    let mut response = peer.app.answer(Request::from_parts(head, body)).await;
+    let mut closes = peer.late;
+    let mut kept = None;
+    if let Some(unread) = rest.and_then(|rest| rest.take()) {
+        closes |= unread.is_beyond_bounds() || (waits && !unread.begun);
+        if waits && !unread.begun {
+            // Asking for it would tell the client to send it.
+            kept = Some(unread);
+        } else {
+            let (busy, pace) = (peer.activity.begin_request(), peer.app.shared().bodies.pace());
+            tokio::spawn(async move {
+                unread.discard(pace).await;
+                drop(busy);
+            });
+        }
     }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+    if closes && protocol == Protocol::Http1 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    // What is small is sent as fast as the peer reads, under the write limit of the connection.
+    let small = response.body().size_hint().upper();
+    let small = small.is_some_and(|bytes| bytes <= UNCOUNTED_BYTES as u64);
+    Ok(response.map(|body| {
+        if small {
+            Sent::plain(body, kept)
+        } else {
+            Sent::watched((body, kept), busy, (protocol, peer.timeouts.pace()))
+        }
+    }))
 }

@@ -13,8 +13,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::command().map_err(Failure::from).and_then(run) {
+        Ok(code) => code,
         // The reader of standard output has seen enough.
-        Ok(()) | Err(Failure::ReaderGone) => ExitCode::SUCCESS,
+        Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure.to_string());
             failure.exit_code()
@@ -22,13 +23,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(mut line: clap::Command) -> Result<(), Failure> {
+fn run(mut line: clap::Command) -> Result<ExitCode, Failure> {
     let matches = line.get_matches_mut();
     let parsed = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match parsed.command {
         Command::Serve(flags) => {
             let served = load(&flags).and_then(|config| serve::run(&config));
-            served.map_err(Failure::Serve)
+            return served.map_err(Failure::Serve);
         }
         Command::Config(ConfigCommand::Print(flags)) => {
             let text = load(&flags).and_then(|config| config.to_toml());
@@ -41,7 +42,8 @@ fn run(mut line: clap::Command) -> Result<(), Failure> {
         }
         Command::Man(man) => pages(&man),
         command => client::run(command),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn load(flags: &Serve) -> anyhow::Result<Config> {

@@ -119,6 +119,11 @@ impl Route {
         }
     }
 
+    /// Whether it is for those who watch the server, who are answered while it shuts down, too.
+    pub fn is_for_watchers(self) -> bool {
+        matches!(self, Self::Livez | Self::Readyz | Self::Metrics | Self::Version)
+    }
+
     /// The methods it serves, as in an `Allow` header.
     pub fn allow(self) -> &'static str {
         match self {

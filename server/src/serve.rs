@@ -4,50 +4,61 @@
 //! While the store recovers, `/livez` and `/readyz` are answered already; the line on standard
 //! output comes when everything is served.
 //!
-//! The first SIGTERM or SIGINT begins to drain: `/readyz` turns 503, no connection is accepted,
-//! requests under way are finished, up to `drain_timeout`. A second one ends the drain at once.
-//! Either way the store is closed in order, and whatever was acknowledged is in its log.
+//! The first SIGTERM or SIGINT begins the end, which [`crate::shutdown`] tells.
 
-use crate::app::{App, Phase};
+use crate::app::App;
+use crate::blocking::Lanes;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::listener::{self, Draining};
+use crate::listener;
+use crate::shutdown::{self, Bounds, Ended, Signals};
 use crate::telemetry;
 use anyhow::{Context, anyhow};
 use kvs::{Database, Error};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// Name of the KVS that a new store begins with.
 const DEFAULT_KVS: &str = "default";
 
-/// Serves until told to stop.
-pub fn run(config: &Config) -> anyhow::Result<()> {
+/// Serves until told to stop; says how the process ends.
+pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     telemetry::start(config.log_format, &config.log)?;
+    // Responses and bodies of megabytes come and go.
+    if !mpool::return_large_allocations() {
+        tracing::debug!("the heap cannot be told to return large blocks");
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder
         .enable_all()
         .thread_name("millpond-http")
-        // Opening and closing the store, and scrapes, run beside the bounded pool.
-        .max_blocking_threads(config.blocking_threads + 4);
+        // Opening and closing the store run beside the lanes.
+        .max_blocking_threads(Lanes::threads(config.blocking_threads) + 4);
     if config.workers > 0 {
         builder.worker_threads(config.workers);
     }
     let runtime = builder.build().context("the async runtime cannot be started")?;
-    let outcome = runtime.block_on(serve(config));
-    // Requests that were cut off by the end of the drain go with the runtime.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    outcome
+    match runtime.block_on(serve(config)) {
+        Ok(Ended::Cut(signal)) => {
+            runtime.shutdown_background();
+            Ok(ExitCode::from(signal.exit_code()))
+        }
+        outcome => {
+            // Requests that were cut off by the end of the drain go with the runtime.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            outcome.map(|_in_order| ExitCode::SUCCESS)
+        }
+    }
 }
 
-async fn serve(config: &Config) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let listener = bind(config.listen).await?;
+async fn serve(config: &Config) -> anyhow::Result<Ended> {
+    let mut signals = Signals::of_process()?;
+    let listener = bind(config.listen)?;
     let address = listener.local_addr().context("the listening address is unknown")?;
     let app = App::new(config.limits()?).with_access(config.access()?);
     let (stop, stopped) = watch::channel(false);
@@ -55,10 +66,10 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let accepting = tokio::spawn(listener::accept(listener, app.clone(), limits, stopped));
     let engine = tokio::select! {
         opened = open(config) => opened?,
-        () = signals.next() => {
+        _ = signals.next() => {
             // Recovery writes nothing that another recovery does not write again.
             tracing::info!("stopped before the store was open");
-            return Ok(());
+            return Ok(Ended::InOrder);
         }
     };
     app.shared().open(Arc::clone(&engine));
@@ -66,17 +77,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     announce(address, default_is_there).context("standard output cannot be written")?;
     tracing::info!(%address, data = %config.data.display(), "serving");
 
-    signals.next().await;
-    tracing::info!("stopping: requests under way are finished; signal again to end them");
-    app.shared().set_phase(Phase::Draining);
-    stop.send_replace(true);
-    let draining = accepting.await.context("the accept loop failed")?;
-    drain(draining, config.drain_timeout.0, &mut signals).await;
-    close(engine).await
+    let signal = signals.next().await;
+    tracing::info!(%signal, "stopping: requests under way are finished; signal again to end now");
+    let bounds = Bounds { drain: config.drain_timeout.0, close: config.close_timeout.0 };
+    shutdown::run((&app, engine), (accepting, stop), bounds, &mut signals).await
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listener::bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
             "port {} of {} is in use; choose another with --listen, or port 0 for a free one",
             address.port(),
@@ -136,48 +144,6 @@ fn announcement(address: SocketAddr, default_is_there: bool) -> [String; 3] {
         [format!("curl {url}/kvs"), format!("curl -X PUT {url}/kvs/{DEFAULT_KVS}")]
     };
     [format!("listening on http://{address}"), first, second]
-}
-
-async fn drain(draining: Draining, time_max: Duration, signals: &mut Signals) {
-    tokio::select! {
-        () = draining.finished() => tracing::info!("all requests are finished"),
-        () = tokio::time::sleep(time_max) => {
-            tracing::warn!(?time_max, "requests still under way are cut off");
-        }
-        () = signals.next() => tracing::warn!("second signal: requests under way are cut off"),
-    }
-}
-
-async fn close(engine: Arc<dyn Engine>) -> anyhow::Result<()> {
-    let closing = tokio::task::spawn_blocking(move || engine.close());
-    closing.await.context("closing the store failed")?.context(
-        "the store could not be closed in order; what was acknowledged is in its log and will be \
-         recovered at the next start",
-    )?;
-    tracing::info!("the store is closed");
-    Ok(())
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?,
-            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -325,8 +325,13 @@ async fn before_the_store_is_open_only_watchers_are_answered() {
     fixture.app.shared().open(Arc::<MemoryEngine>::clone(&fixture.engine));
     assert_eq!(fixture.send("GET", "/readyz", "").await.text(), "ready\n");
     fixture.app.shared().set_phase(Phase::Draining);
-    assert_eq!(fixture.send("GET", "/readyz", "").await.status, 503);
-    assert_eq!(fixture.send("GET", "/v1/kv/default/a", "").await.status, 404);
+    assert_eq!(fixture.send("GET", "/readyz", "").await.text(), "draining\n");
+    for (target, status) in [("/livez", 200), ("/metrics", 200), ("/v1/kv/default/a", 503)] {
+        assert_eq!(fixture.send("GET", target, "").await.status, status, "{target}");
+    }
+    let refused = fixture.send("PUT", "/v1/kv/default/a", "1").await;
+    assert_eq!(refused.json()["type"], "urn:millpond:problem:closing");
+    assert!(refused.header("retry-after").is_some());
 }
 
 #[tokio::test]

@@ -6,50 +6,11 @@ use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use millpond::app::{App, Limits};
+use millpond::app::{Limits, Phase};
 use millpond::connection::Timeouts;
-use millpond::engine::memory::MemoryEngine;
-use millpond::listener::{ConnectionLimits, accept};
-use std::net::SocketAddr;
-use std::sync::{Arc, mpsc};
+use millpond::listener::ConnectionLimits;
 use std::time::Duration;
-use support::Client;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-
-/// A server in this process, on a runtime of its own.
-struct Server {
-    address: SocketAddr,
-    app: App,
-    engine: Arc<MemoryEngine>,
-    stop: watch::Sender<bool>,
-    drained: mpsc::Receiver<()>,
-}
-
-impl Server {
-    fn start(limits: ConnectionLimits) -> Self {
-        let engine = Arc::new(MemoryEngine::new());
-        let app = App::with_engine(Arc::<MemoryEngine>::clone(&engine), Limits::default());
-        let (stop, stopped) = watch::channel(false);
-        let (tell_address, address) = mpsc::channel();
-        let (tell_drained, drained) = mpsc::channel();
-        let served = app.clone();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async {
-                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell_address.send(listener.local_addr().unwrap()).unwrap();
-                accept(listener, served, limits, stopped).await.finished().await;
-                tell_drained.send(()).unwrap();
-            });
-        });
-        Self { address: address.recv().unwrap(), app, engine, stop, drained }
-    }
-
-    fn connect(&self) -> Client {
-        Client::connect(self.address).unwrap()
-    }
-}
+use support::in_process::Server;
 
 /// Limits that a test can reach without waiting long; all others stay far away.
 fn timeouts(header_ms: u64, idle_ms: u64, write_ms: u64) -> ConnectionLimits {
@@ -57,6 +18,7 @@ fn timeouts(header_ms: u64, idle_ms: u64, write_ms: u64) -> ConnectionLimits {
         header: Duration::from_millis(header_ms),
         idle: Duration::from_millis(idle_ms),
         write: Duration::from_millis(write_ms),
+        rate_min: 0,
     };
     ConnectionLimits { timeouts, ..ConnectionLimits::default() }
 }
@@ -199,15 +161,23 @@ fn stopping_finishes_what_is_under_way() {
     while !scrape.send("GET", "/metrics", b"").unwrap().text().contains("inflight_requests 2") {
         std::thread::yield_now();
     }
+    server.app.shared().set_phase(Phase::Draining);
     server.stop.send_replace(true);
     assert_eq!(idle.until_closed(), b"");
     assert_eq!(scrape.until_closed(), b"");
+    // Those who ask are told, on new connections, too.
+    let told = server.connect().send("GET", "/readyz", b"").unwrap();
+    assert_eq!((told.status, told.text()), (503, "draining\n"));
+    assert_eq!(told.header("connection"), Some("close"));
+    let refused = server.connect().send("GET", "/v1/kv/default/a", b"").unwrap();
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains("problem:closing"), "{}", refused.text());
+    assert_eq!(server.connect().send("GET", "/metrics", b"").unwrap().status, 200);
     busy.write(b"llo").unwrap();
     let last = busy.reply("PUT").unwrap();
     assert_eq!((last.status, last.header("connection")), (200, Some("close")));
     server.drained.recv_timeout(Duration::from_mins(1)).expect("all connections end");
     assert!(!server.engine.is_closed());
-    assert!(Client::connect(server.address).is_err(), "nothing listens any more");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The heap's habit of keeping large blocks that were freed.
 //!
-//! glibc takes a large block from the kernel and gives it back when it is freed; but each such block
-//! raises the size from which it does so, up to 32 MiB. After the first few values of 16 MiB all
-//! further ones lie in its arenas, which give back little: a burst of large responses stays in the
-//! process for ever. A threshold that is set by hand stays where it is.
+//! glibc takes a large block from the kernel and gives it back when it is freed; but each such
+//! block raises the size from which it does so, up to 32 MiB. After the first few values of 16 MiB
+//! all further ones lie in its arenas, which give back little: a burst of large responses stays in
+//! the process for ever. A threshold that is set by hand stays where it is.
 
 /// Blocks of at least this size go back when they are freed. Below, what the arenas keep is little,
 /// and a system call for each would be much.

@@ -51,6 +51,8 @@ pub struct Config {
     pub value_max: Size,
     pub batch_max: Size,
     pub body_memory: Size,
+    pub response_memory: Size,
+    pub rate_min: Size,
     pub header_max: Size,
     pub blocking_threads: usize,
     pub streams: usize,
@@ -58,8 +60,17 @@ pub struct Config {
     pub idle_timeout: Span,
     pub write_timeout: Span,
     pub request_timeout: Span,
+    pub scan_time_max: Span,
     pub drain_timeout: Span,
+    pub close_timeout: Span,
 }
+
+/// Of the memory for data, this much may be held by request bodies, and as much by responses,
+/// unless the configuration says otherwise.
+const TRAFFIC_PART: u64 = 8;
+
+/// The least and the most of that: a few of the largest values, and enough for a fast network.
+const TRAFFIC_BYTES: std::ops::RangeInclusive<u64> = 64 << 20..=256 << 20;
 
 fn seconds(seconds: u64) -> Span {
     Span(Duration::from_secs(seconds))
@@ -95,7 +106,9 @@ impl Default for Config {
             connections: connections.connections_max,
             value_max: size(limits.value_bytes_max),
             batch_max: size(limits.batch_bytes_max),
-            body_memory: size(limits.body_memory_bytes),
+            body_memory: Size(0),
+            response_memory: Size(0),
+            rate_min: Size(limits.rate_min),
             header_max: size(connections.header_bytes_max),
             blocking_threads: limits.blocking_threads,
             streams: limits.streams_max,
@@ -103,7 +116,9 @@ impl Default for Config {
             idle_timeout: Span(connections.timeouts.idle),
             write_timeout: Span(connections.timeouts.write),
             request_timeout: Span(limits.request_timeout),
+            scan_time_max: Span(limits.scan_time_max),
             drain_timeout: seconds(25),
+            close_timeout: seconds(60),
         }
     }
 }
@@ -138,16 +153,23 @@ impl Config {
         if self.value_max > value_bytes_max {
             bail!("option value_max is {}, must be at most {value_bytes_max}", self.value_max);
         }
-        for (name, size, min) in [
-            ("header_max", self.header_max, 8 << 10),
-            ("batch_max", self.batch_max, 1 << 10),
-            ("body_memory", self.body_memory, self.value_max.0.max(self.batch_max.0)),
-        ] {
+        for (name, size, min) in
+            [("header_max", self.header_max, 8 << 10), ("batch_max", self.batch_max, 1 << 10)]
+        {
             if size.0 < min {
                 bail!("option {name} is {size}, must be at least {}", Size(min));
             }
         }
         self.access()?;
+        for (name, size, min) in [
+            ("body_memory", self.body_memory, self.value_max.0.max(self.batch_max.0)),
+            // A value is read through a buffer of its size.
+            ("response_memory", self.response_memory, (3 * self.value_max.0).max(1 << 20)),
+        ] {
+            if size.0 > 0 && size.0 < min {
+                bail!("option {name} is {size}, must be 0 or at least {}", Size(min));
+            }
+        }
         let least = Size(256 << 20);
         if self.capacity.0 > 0 && self.capacity < least {
             bail!("option capacity is {}, must be 0 or at least {least}", self.capacity);
@@ -169,6 +191,8 @@ impl Config {
             ("idle_timeout", self.idle_timeout),
             ("write_timeout", self.write_timeout),
             ("request_timeout", self.request_timeout),
+            ("scan_time_max", self.scan_time_max),
+            ("close_timeout", self.close_timeout),
             ("interval", self.interval),
         ] {
             if span.0.is_zero() {
@@ -202,11 +226,17 @@ impl Config {
     /// Limits on requests.
     pub fn limits(&self) -> anyhow::Result<Limits> {
         let bytes = |size: Size| usize::try_from(size.0).context("size beyond the address space");
+        let memory = mpool::memory_budget_bytes((self.memory.0 > 0).then_some(self.memory.0));
+        let share = (memory / TRAFFIC_PART).clamp(*TRAFFIC_BYTES.start(), *TRAFFIC_BYTES.end());
+        let or_share = |size: Size| if size.0 > 0 { size } else { Size(share) };
         Ok(Limits {
             value_bytes_max: bytes(self.value_max)?,
             batch_bytes_max: bytes(self.batch_max)?,
-            body_memory_bytes: bytes(self.body_memory)?,
+            body_memory_bytes: bytes(or_share(self.body_memory))?,
+            response_memory_bytes: bytes(or_share(self.response_memory))?,
+            rate_min: self.rate_min.0,
             request_timeout: self.request_timeout.0,
+            scan_time_max: self.scan_time_max.0,
             slow_request: self.slow_request.0,
             blocking_threads: self.blocking_threads,
             streams_max: self.streams,
@@ -231,6 +261,7 @@ impl Config {
                 header: self.header_timeout.0,
                 idle: self.idle_timeout.0,
                 write: self.write_timeout.0,
+                rate_min: self.rate_min.0,
             },
         })
     }
@@ -304,6 +335,8 @@ mod tests {
             ("memory = 5", "memory"),
             ("value_max = \"17MiB\"", "value_max"),
             ("body_memory = \"1MiB\"", "body_memory"),
+            ("response_memory = \"32MiB\"", "response_memory"),
+            ("scan_time_max = \"0s\"", "scan_time_max"),
             ("streams = 0", "streams"),
             ("workers = 1025", "workers"),
             ("listen = \"nowhere\"", "nowhere"),
@@ -342,6 +375,23 @@ mod tests {
             })
             .fold(String::new(), |all, line| all + line + "\n");
         assert_eq!(Config::resolve(&all, &Settings::default()).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn bodies_and_responses_have_a_part_of_the_memory() {
+        for (file, bodies, responses) in [
+            ("memory = \"256MiB\"", 64 << 20, 64 << 20),
+            ("memory = \"1GiB\"", 128 << 20, 128 << 20),
+            ("memory = \"1TiB\"\nbody_memory = \"32MiB\"", 32 << 20, 256 << 20),
+            ("memory = \"1GiB\"\nresponse_memory = \"1GiB\"", 128 << 20, 1 << 30),
+        ] {
+            let limits = Config::resolve(file, &Settings::default()).unwrap().limits().unwrap();
+            // A cgroup with less bounds the memory.
+            if mpool::memory_budget_bytes(Some(1 << 40)) == 1 << 40 {
+                assert_eq!(limits.body_memory_bytes, bodies, "{file}");
+                assert_eq!(limits.response_memory_bytes, responses, "{file}");
+            }
+        }
     }
 
     #[test]

@@ -170,15 +170,26 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_BATCH_MAX", value_name = "SIZE", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_max: Option<Size>,
-    /// Memory that the bodies of all requests may take together
+    /// Memory that the bodies of all requests may take together; 0 takes an eighth of the memory
+    /// for data, 64MiB to 256MiB. An eighth more is for bodies of up to 64KiB
     #[arg(long, env = "MILLPOND_BODY_MEMORY", value_name = "SIZE", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_memory: Option<Size>,
+    /// Memory that all responses, and reads for them, may take together; 0 takes an eighth of the
+    /// memory for data, 64MiB to 256MiB. An eighth more is for responses of up to 64KiB
+    #[arg(long, env = "MILLPOND_RESPONSE_MEMORY", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_memory: Option<Size>,
+    /// Least bytes per second at which clients send bodies and read responses; who is 10s behind
+    /// with a body, or `write_timeout` with a response, is cut off. 0: whatever moves is enough
+    #[arg(long, env = "MILLPOND_RATE_MIN", value_name = "SIZE", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_min: Option<Size>,
     /// Most bytes of a request's head
     #[arg(long, env = "MILLPOND_HEADER_MAX", value_name = "SIZE", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header_max: Option<Size>,
-    /// Scans and administrative calls at a time
+    /// Scans that are walked at a time; each takes a thread
     #[arg(long, env = "MILLPOND_BLOCKING_THREADS", value_name = "N", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocking_threads: Option<usize>,
@@ -194,7 +205,7 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_IDLE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Span>,
-    /// Longest time a client may leave a response unread
+    /// Longest time a client may leave a response unread, or be behind `rate_min`
     #[arg(long, env = "MILLPOND_WRITE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_timeout: Option<Span>,
@@ -202,10 +213,19 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_REQUEST_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_timeout: Option<Span>,
+    /// Longest time for a page of a scan; then it ends early, with a cursor and fewer items, or
+    /// none
+    #[arg(long, env = "MILLPOND_SCAN_TIME_MAX", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scan_time_max: Option<Span>,
     /// Longest time requests under way may take to finish at shutdown
     #[arg(long, env = "MILLPOND_DRAIN_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<Span>,
+    /// Longest time the store may take to close at shutdown; after it the process ends with 1
+    #[arg(long, env = "MILLPOND_CLOSE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close_timeout: Option<Span>,
 }
 
 /// The address that a text names: an address, or a host's name, with a port.

@@ -7,17 +7,20 @@ use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
 use bytes::Bytes;
 use kvs::metrics::Sample;
 use kvs::{
-    Cursor, Database, Durability, Item, KvsInfo, Range, Result, Revision, TryGet, WriteBatch,
+    Advance, Cursor, Database, Durability, KvsInfo, Range, Result, Revision, TryGet, WriteBatch,
 };
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
 
 impl Engine for Database {
     fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup> {
-        Ok(match self.open_kvs(kvs)?.try_get(key)? {
-            TryGet::Ready(entry) => Lookup::Ready(entry),
-            TryGet::Cold(cold) => Lookup::Cold(Box::new(move |done| cold.submit(done))),
-        })
+        Ok(lookup(self.open_kvs(kvs)?.try_get(key)?))
+    }
+
+    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()> {
+        let mut batch = self.batch();
+        batch.put(&self.open_kvs(kvs)?, key, b"")?;
+        self.check(&batch)
     }
 
     fn write(
@@ -80,6 +83,20 @@ impl Engine for Database {
     }
 }
 
+fn lookup(found: TryGet) -> Lookup {
+    match found {
+        TryGet::Ready(entry) => Lookup::Ready(entry),
+        TryGet::Cold(cold) => match cold.value_len() {
+            Some(value_len) => {
+                Lookup::ColdValue { value_len, ask: Box::new(move |done| cold.submit(done)) }
+            }
+            None => Lookup::ColdIndex(Box::new(move |done: Done<Lookup>| {
+                cold.locate(Box::new(move |found| done(found.map(lookup))));
+            })),
+        },
+    }
+}
+
 fn add(database: &Database, batch: &mut WriteBatch, write: &Write<'_>) -> Result<()> {
     let kvs = database.open_kvs(write.kvs)?;
     match write.value {
@@ -89,12 +106,24 @@ fn add(database: &Database, batch: &mut WriteBatch, write: &Write<'_>) -> Result
 }
 
 impl Walk for Cursor {
-    fn next(&mut self) -> Result<Option<Item>> {
-        Iterator::next(self).transpose()
+    fn advance(&mut self, steps_max: u32) -> Result<Advance> {
+        Self::advance(self, steps_max)
     }
 
-    fn next_key(&mut self) -> Result<Option<(Bytes, Revision)>> {
-        Self::next_key(self).transpose()
+    fn key(&self) -> &[u8] {
+        Self::key(self)
+    }
+
+    fn key_revision(&self) -> Revision {
+        Self::key_revision(self)
+    }
+
+    fn value_len(&self) -> usize {
+        Self::value_len(self)
+    }
+
+    fn value(&self) -> Result<Bytes> {
+        Self::value(self)
     }
 
     fn revision(&self) -> Revision {

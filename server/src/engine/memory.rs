@@ -1,18 +1,19 @@
 //! An engine on ordered maps, for tests and for measuring the server without a store.
 //!
 //! It has the engine's limits and errors, loses everything when dropped, and fails on request:
-//! the next call can be made to fail, and lookups can be made cold.
+//! the next call can be made to fail, lookups can be made cold, walks slow, and the close endless.
 
 use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
 use bytes::Bytes;
 use kvs::metrics::{Sample, Value};
 use kvs::{
-    Durability, Entry, Error, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsInfo, Range,
-    Result, Revision, VALUE_BYTES_MAX,
+    Advance, Durability, Entry, Error, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsInfo,
+    Range, Result, Revision, VALUE_BYTES_MAX,
 };
 use mpool::{Evacuation, ScrubOptions, ScrubProgress, VolumeId};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 type Map = BTreeMap<Bytes, Entry>;
@@ -22,6 +23,17 @@ type Map = BTreeMap<Bytes, Entry>;
 pub struct MemoryEngine {
     state: Mutex<State>,
     fail_next_step: Arc<Mutex<Option<Error>>>,
+    steps: Arc<Steps>,
+    hang_close: AtomicBool,
+}
+
+/// How walks go.
+#[derive(Default)]
+struct Steps {
+    /// No walk ever comes to a key.
+    endless: AtomicBool,
+    /// Pauses so far.
+    paused: AtomicU64,
 }
 
 #[derive(Default)]
@@ -43,8 +55,10 @@ pub enum Cold {
     /// Answer at once.
     #[default]
     Never,
-    /// Answer through [`Lookup::Cold`], and writes, too, from another thread.
+    /// Answer through [`Lookup::ColdValue`], and writes, too, from another thread.
     Always,
+    /// As `Always`, and ask the drive first where the value is.
+    Index,
 }
 
 impl MemoryEngine {
@@ -73,6 +87,21 @@ impl MemoryEngine {
     /// Accepts writes from here on without ever acknowledging them.
     pub fn hold_writes(&self) {
         self.lock().hold_writes = true;
+    }
+
+    /// Makes all walks find nothing but deleted keys, without end.
+    pub fn endless_walks(&self, endless: bool) {
+        self.steps.endless.store(endless, Ordering::SeqCst);
+    }
+
+    /// How often walks have paused.
+    pub fn walk_pauses(&self) -> u64 {
+        self.steps.paused.load(Ordering::SeqCst)
+    }
+
+    /// Makes [`Engine::close`] wait for ever, as it does for a drive that does not answer.
+    pub fn hang_close(&self) {
+        self.hang_close.store(true, Ordering::SeqCst);
     }
 
     /// Whether [`Engine::close`] was called.
@@ -134,13 +163,30 @@ impl Engine for MemoryEngine {
         let state = self.enter()?;
         check_key(key)?;
         let found = state.space(kvs)?.get(key).cloned();
+        let cold_value = |found: Option<Entry>| {
+            let Some(entry) = found else { return Lookup::Ready(None) };
+            let value_len = entry.value.len();
+            // Another thread, as in the engine, so that a missing wake-up shows.
+            let ask = move |done: Done<Option<Entry>>| {
+                std::thread::spawn(move || done(Ok(Some(entry))));
+            };
+            Lookup::ColdValue { value_len, ask: Box::new(ask) }
+        };
         Ok(match state.cold {
             Cold::Never => Lookup::Ready(found),
-            Cold::Always => Lookup::Cold(Box::new(move |done| {
-                // Another thread, as in the engine, so that a missing wake-up shows.
-                std::thread::spawn(move || done(Ok(found)));
+            Cold::Always => cold_value(found),
+            Cold::Index => Lookup::ColdIndex(Box::new(move |done: Done<Lookup>| {
+                std::thread::spawn(move || done(Ok(cold_value(found))));
             })),
         })
+    }
+
+    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()> {
+        let state = self.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        state.check(&Write { kvs, key, value: None })
     }
 
     fn write(
@@ -166,7 +212,9 @@ impl Engine for MemoryEngine {
         drop(state);
         match cold {
             Cold::Never => done(Ok(revision)),
-            Cold::Always => drop(std::thread::spawn(move || done(Ok(revision)))),
+            Cold::Always | Cold::Index => {
+                drop(std::thread::spawn(move || done(Ok(revision))));
+            }
         }
         Ok(())
     }
@@ -196,6 +244,8 @@ impl Engine for MemoryEngine {
             items,
             revision: Revision::new(state.revision),
             fail_next_step: Arc::clone(&self.fail_next_step),
+            here: None,
+            steps: Arc::clone(&self.steps),
         }))
     }
 
@@ -264,6 +314,9 @@ impl Engine for MemoryEngine {
     }
 
     fn close(&self) -> Result<()> {
+        while self.hang_close.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
         self.lock().closed = true;
         Ok(())
     }
@@ -277,16 +330,44 @@ struct MemoryWalk {
     items: Vec<Item>,
     revision: Revision,
     fail_next_step: Arc<Mutex<Option<Error>>>,
+    here: Option<Item>,
+    steps: Arc<Steps>,
+}
+
+impl MemoryWalk {
+    fn here(&self) -> &Item {
+        self.here.as_ref().expect("the walk is on a key")
+    }
 }
 
 impl Walk for MemoryWalk {
-    fn next(&mut self) -> Result<Option<Item>> {
+    fn advance(&mut self, _steps_max: u32) -> Result<Advance> {
         let failure = self.fail_next_step.lock().expect("no holder panics").take();
-        failure.map_or_else(|| Ok(self.items.pop()), Err)
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        if self.steps.endless.load(Ordering::SeqCst) {
+            self.steps.paused.fetch_add(1, Ordering::SeqCst);
+            return Ok(Advance::Paused);
+        }
+        self.here = self.items.pop();
+        Ok(if self.here.is_some() { Advance::Key } else { Advance::End })
     }
 
-    fn next_key(&mut self) -> Result<Option<(Bytes, Revision)>> {
-        Ok(self.next()?.map(|item| (item.key, item.revision)))
+    fn key(&self) -> &[u8] {
+        self.here.as_ref().map_or(b"deleted", |item| &item.key)
+    }
+
+    fn key_revision(&self) -> Revision {
+        self.here().revision
+    }
+
+    fn value_len(&self) -> usize {
+        self.here().value.len()
+    }
+
+    fn value(&self) -> Result<Bytes> {
+        Ok(self.here().value.clone())
     }
 
     fn revision(&self) -> Revision {

@@ -3,30 +3,38 @@
 //! [`kvs::Database`] implements it for real ([`database`]); [`memory::MemoryEngine`] implements it
 //! on a map, with faults on request, so that every status can be tested without a drive.
 //!
-//! Which calls may block is part of the contract: [`Engine::try_get`] and [`Engine::write`] never
-//! do and run on async workers; everything else may, and runs on the blocking pool.
+//! Which calls may block is part of the contract: [`Engine::try_get`], [`Engine::check_write`] and
+//! [`Engine::write`] never do and run on async workers; everything else may, and runs in a lane of
+//! [`crate::blocking`].
 
 pub mod database;
 pub mod memory;
 
 use bytes::Bytes;
 use kvs::metrics::Sample;
-use kvs::{Durability, Entry, Item, KvsInfo, Range, Result, Revision};
+use kvs::{Advance, Durability, Entry, KvsInfo, Range, Result, Revision};
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
 
 /// Called once with the outcome, on a thread of the engine: it must be short.
 pub type Done<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
-/// A lookup that needs the drive: call it with what shall happen when the drive has answered.
-pub type ColdLookup = Box<dyn FnOnce(Done<Option<Entry>>) + Send>;
+/// A question to the drive: call it with what shall happen when the drive has answered.
+pub type Ask<T> = Box<dyn FnOnce(Done<T>) + Send>;
 
 /// Answer of [`Engine::try_get`].
 pub enum Lookup {
     /// The entry, or that there is none.
     Ready(Option<Entry>),
-    /// The drive has to be asked.
-    Cold(ColdLookup),
+    /// The drive has to be asked where the value is. Its answer is never this one.
+    ColdIndex(Ask<Lookup>),
+    /// The drive has to be asked for the value.
+    ColdValue {
+        /// Bytes of the value.
+        value_len: usize,
+        /// Brings the entry.
+        ask: Ask<Option<Entry>>,
+    },
 }
 
 /// One write of a batch, borrowed from the request.
@@ -42,10 +50,16 @@ pub struct Write<'a> {
 
 /// A walk over the keys of one KVS in one snapshot. Blocks on the drive.
 pub trait Walk: Send {
-    /// The next key and value.
-    fn next(&mut self) -> Result<Option<Item>>;
-    /// The next key, without reading its value.
-    fn next_key(&mut self) -> Result<Option<(Bytes, Revision)>>;
+    /// To the next key in at most `steps_max` steps, of which there must be one.
+    fn advance(&mut self, steps_max: u32) -> Result<Advance>;
+    /// The key that was come to; after a pause, the one that is looked at next.
+    fn key(&self) -> &[u8];
+    /// The revision of the key that was come to.
+    fn key_revision(&self) -> Revision;
+    /// Bytes of its value; nothing is read.
+    fn value_len(&self) -> usize;
+    /// Its value.
+    fn value(&self) -> Result<Bytes>;
     /// The revision of the snapshot.
     fn revision(&self) -> Revision;
 }
@@ -64,6 +78,10 @@ pub trait Engine: Send + Sync + 'static {
         durability: Durability,
         done: Done<Revision>,
     ) -> Result<(), WriteRefused>;
+
+    /// Whether a write of `key` would be refused as things are, whatever its value: asked before a
+    /// large body is read. Never blocks.
+    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()>;
 
     /// Opens a cursor on a snapshot taken now. May block.
     fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>>;

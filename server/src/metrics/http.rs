@@ -53,6 +53,8 @@ pub enum Rejected {
     BlockingQueue,
     /// Request bodies hold all the memory they may.
     BodyMemory,
+    /// Responses hold all the memory they may.
+    ResponseMemory,
     /// More streams open than allowed.
     Streams,
     /// The engine stalls writers.
@@ -63,10 +65,11 @@ pub enum Rejected {
 
 impl Rejected {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Connections,
         Self::BlockingQueue,
         Self::BodyMemory,
+        Self::ResponseMemory,
         Self::Streams,
         Self::Stalled,
         Self::NotReady,
@@ -78,6 +81,7 @@ impl Rejected {
             Self::Connections => "connections",
             Self::BlockingQueue => "blocking_queue",
             Self::BodyMemory => "body_memory",
+            Self::ResponseMemory => "response_memory",
             Self::Streams => "streams",
             Self::Stalled => "stalled",
             Self::NotReady => "not_ready",
@@ -201,6 +205,11 @@ impl HttpMetrics {
     pub fn enter(&self) -> InFlight<'_> {
         self.in_flight.inc();
         InFlight { gauge: &self.in_flight }
+    }
+
+    /// Requests being answered.
+    pub fn in_flight(&self) -> i64 {
+        self.in_flight.get()
     }
 
     /// Records an answered request.

@@ -6,11 +6,13 @@
 //! `process_*`, which are named as every other exporter names them.
 
 pub mod http;
+pub mod memory;
 pub mod process;
 pub mod samples;
 
 use crate::engine::Engine;
 use http::HttpMetrics;
+use memory::MemoryMetrics;
 use prometheus::{Gauge, Opts, Registry, TextEncoder};
 use samples::Collected;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +24,8 @@ pub const PREFIX: &str = "millpond";
 pub struct Metrics {
     /// The HTTP layer's metrics.
     pub http: HttpMetrics,
+    /// Metrics of the memory that bodies and responses hold.
+    pub memory: MemoryMetrics,
     registry: Registry,
 }
 
@@ -30,6 +34,7 @@ impl Metrics {
     pub fn new(engine: Arc<OnceLock<Arc<dyn Engine>>>) -> Self {
         let registry = Registry::new();
         let http = HttpMetrics::new(&registry);
+        let memory = MemoryMetrics::new(&registry);
         let opts = Opts::new("millpond_build_info", "Always 1; the labels name the build.")
             .const_label("version", env!("CARGO_PKG_VERSION"))
             .const_label("commit", crate::COMMIT);
@@ -37,7 +42,7 @@ impl Metrics {
         build.set(1.0);
         registry.register(Box::new(build)).expect("registered once");
         registry.register(Box::new(Collected::new(engine))).expect("registered once");
-        Self { http, registry }
+        Self { http, memory, registry }
     }
 
     /// The text of one scrape. May block as long as the engine's visit of its metrics does.

@@ -6,7 +6,7 @@
 //! Items, pages and streams of a scan are taken, too, as puts (see [`super::item`]). Of several
 //! operations on one key the last one counts. The answer has the revision that all of them got.
 //!
-//! A large body is decoded beside the async workers.
+//! A large body is decoded beside the async workers, in a lane of its own: no scan is before it.
 
 use super::item::{Decoded, Document, Documents, OPERATIONS_MAX, Piece, Said};
 use super::{REVISION, durability, json};
@@ -31,6 +31,7 @@ const INLINE_BYTES_MAX: usize = 16 << 10;
 
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
     let (head, body) = request.into_parts();
+    shared.engine()?;
     let query = Query::parse(head.uri.query(), &["durability", "kvs"])?;
     let durability = durability(&query)?;
     let kvs = query.text("kvs")?.unwrap_or("default").to_owned();
@@ -47,9 +48,9 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     } else {
         let bytes: Bytes = read.bytes.clone();
         let work = move |engine: &dyn Engine| submit(engine, (&bytes, &kvs), durability);
-        shared.blocking(Patience::Refusable, work).await?
+        shared.blocking(&shared.lanes.batches, Patience::Refusable, work).await?
     };
-    let revision = shared.answered(answer, "the batch may or may not take effect").await?;
+    let revision = shared.engine_answer(answer, "the batch may or may not take effect").await?;
     let mut response = json(StatusCode::OK, &json!({"revision": revision.get(), "count": count}))?;
     response.headers_mut().insert(REVISION, HeaderValue::from(revision.get()));
     Ok(response)

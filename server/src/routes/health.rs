@@ -32,15 +32,15 @@ pub(crate) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery) -> Answer {
     Query::parse(raw.as_deref(), &[])?;
     let scraped = Arc::clone(&shared);
-    // The engine may ask the kernel for what it counts.
-    let outcome = shared.blocking.run(Patience::Begun, move || scraped.metrics.render()).await;
-    match outcome {
+    // The engine may ask the kernel for what it counts. Nothing else uses this lane.
+    let outcome = shared.lanes.scrapes.run(Patience::Refusable, move || scraped.metrics.render());
+    match outcome.await {
         Ok(Ok(text)) => Ok(([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()),
         Ok(Err(error)) => {
             tracing::error!(%error, "metrics could not be written");
             Err(Problem::internal())
         }
-        Err(_full) => Err(Problem::internal()),
+        Err(full) => Err(full.into()),
     }
 }
 

@@ -12,7 +12,6 @@ use crate::object::Object;
 use crate::problem::Problem;
 use crate::target::{BASE64URL, Query};
 use base64::Engine as _;
-use bytes::Bytes;
 use kvs::Revision;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -67,12 +66,39 @@ struct Written<'a> {
 pub(crate) fn append(
     out: &mut Vec<u8>,
     encoding: Encoding,
-    (key, value, revision): (&Bytes, Option<&Bytes>, Revision),
+    (key, value, revision): (&[u8], Option<&[u8]>, Revision),
 ) {
     let (k, k64) = encoding.split(key);
     let (v, v64) = value.map_or((None, None), |value| encoding.split(value));
     let written = Written { k, k64, v, v64, rev: revision.get() };
     serde_json::to_writer(out, &written).expect("writing strings and numbers to memory succeeds");
+}
+
+/// Appends an item up to where the text of its value begins.
+pub(crate) fn append_head(
+    out: &mut Vec<u8>,
+    (key, key_encoding): (&[u8], Encoding),
+    value_encoding: Encoding,
+) {
+    // The value is between the quotes that end an empty one.
+    let empty = match value_encoding {
+        Encoding::Utf8 => (Some(""), None),
+        Encoding::Base64 => (None, Some(String::new())),
+    };
+    let (k, k64) = key_encoding.split(key);
+    let written = Written { k, k64, v: empty.0, v64: empty.1, rev: 0 };
+    serde_json::to_writer(&mut *out, &written).expect("writing to memory succeeds");
+    out.truncate(out.len() - ITEM_TAIL.len() - "0}".len());
+}
+
+/// Between the text of a value and its revision.
+const ITEM_TAIL: &str = "\",\"rev\":";
+
+/// Appends what comes after the text of a value.
+pub(crate) fn append_tail(out: &mut Vec<u8>, revision: Revision) {
+    out.extend_from_slice(ITEM_TAIL.as_bytes());
+    out.extend_from_slice(revision.get().to_string().as_bytes());
+    out.push(b'}');
 }
 
 /// One document of a batch, as it is read: an operation, or what a scan wrote.
@@ -253,6 +279,7 @@ fn one_of<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn decode(line: &str) -> Result<Decoded<'_>, String> {
@@ -269,7 +296,7 @@ mod tests {
         let write = |encoding, key: &'static [u8], value: &'static [u8]| {
             let mut out = Vec::new();
             let (key, value) = (Bytes::from_static(key), Bytes::from_static(value));
-            append(&mut out, encoding, (&key, Some(&value), Revision::new(7)));
+            append(&mut out, encoding, (&key, Some(&value[..]), Revision::new(7)));
             String::from_utf8(out).unwrap()
         };
         assert_eq!(write(Encoding::Utf8, b"a", b"\xff"), r#"{"k":"a","v64":"_w","rev":7}"#);
@@ -312,7 +339,7 @@ mod tests {
             let encoding = if text { Encoding::Utf8 } else { Encoding::Base64 };
             let (key, value) = (Bytes::from(key), Bytes::from(value));
             let mut out = Vec::new();
-            append(&mut out, encoding, (&key, Some(&value), Revision::new(1)));
+            append(&mut out, encoding, (&key, Some(&value[..]), Revision::new(1)));
             let line = String::from_utf8(out).unwrap();
             let decoded = decode(&line).unwrap();
             prop_assert_eq!(&*decoded.key, &*key);

@@ -9,10 +9,11 @@
 //! parsed in place, lookups answer on the async worker, and a value goes from the cache to the
 //! socket by reference.
 
-use super::{REVISION, durability, entity_tag};
+use super::{REVISION, durability, entity_tag, lookup};
 use crate::app::Shared;
 use crate::body::{self, BodyLimit};
-use crate::engine::{Lookup, Write};
+use crate::budget::UNCOUNTED_BYTES;
+use crate::engine::Write;
 use crate::etag::{self, Comparison, EntityTag};
 use crate::problem::{Answer, Problem};
 use crate::route::Route;
@@ -66,16 +67,7 @@ fn place<'a>(path: &'a str, query: &Query<'_>) -> Result<Place<'a>, Problem> {
 async fn read(shared: &Shared, head: &Parts, entity: Entity) -> Answer {
     let query = Query::parse(head.uri.query(), READ_PARAMETERS)?;
     let place = place(head.uri.path(), &query)?;
-    let found = match shared.engine()?.try_get(&place.kvs, &place.key)? {
-        Lookup::Ready(found) => found,
-        Lookup::Cold(ask_drive) => {
-            let _waits = shared.cold_reads.acquire().await.expect("it is never closed");
-            let (done, answer) = oneshot::channel();
-            // Nobody listens any more if the client went away.
-            ask_drive(Box::new(move |outcome| drop(done.send(outcome))));
-            shared.answered(answer, "nothing was changed").await?
-        }
-    };
+    let found = lookup::entry(shared, (&place.kvs, &place.key)).await?;
     match found {
         Some(entry) => found_response(&entry, &head.headers, entity),
         None => Ok(missing_response()),
@@ -132,9 +124,14 @@ fn names(
 }
 
 async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
+    shared.engine()?;
     let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
     let durability = durability(&query)?;
     let place = place(head.uri.path(), &query)?;
+    if !is_small(&body) {
+        // What would be refused anyway is refused before the body is sent.
+        shared.engine()?.check_write(&place.kvs, &place.key)?;
+    }
     let limit = BodyLimit {
         bytes_max: shared.limits.value_bytes_max,
         time_max: shared.limits.request_timeout,
@@ -143,6 +140,12 @@ async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
     let value = body::read(body, limit, &shared.bodies).await?;
     shared.metrics.http.observe_request_body(value.bytes.len());
     apply(shared, &place, (Some(&value.bytes), durability)).await
+}
+
+/// Whether a body is known to be here soon, so that nothing is gained by asking before it is read.
+fn is_small(body: &Body) -> bool {
+    let most = hyper::body::Body::size_hint(body).upper();
+    most.is_some_and(|bytes| bytes <= UNCOUNTED_BYTES as u64)
 }
 
 async fn remove(shared: &Shared, head: &Parts) -> Answer {
@@ -163,7 +166,7 @@ async fn apply(
     let acknowledge = Box::new(move |outcome| drop(done.send(outcome)));
     let engine = shared.engine()?;
     engine.write(&[write], durability, acknowledge).map_err(|refused| refused.error)?;
-    let revision = shared.answered(answer, "the write may or may not take effect").await?;
+    let revision = shared.engine_answer(answer, "the write may or may not take effect").await?;
     Ok(written_response(revision))
 }
 

@@ -7,9 +7,12 @@ pub(crate) mod batch;
 pub(crate) mod health;
 pub(crate) mod item;
 pub(crate) mod kv;
+pub(crate) mod lookup;
+pub(crate) mod outflow;
 pub(crate) mod pool;
 pub(crate) mod scan;
 pub(crate) mod spaces;
+pub(crate) mod walking;
 
 use crate::app::Shared;
 use crate::problem::{Answer, Problem};

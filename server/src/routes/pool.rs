@@ -227,7 +227,7 @@ async fn with_pool<T: Send + 'static>(
         Some(pool) => work(engine, pool),
         None => Err(Problem::conflict("this store has no pool")),
     };
-    shared.blocking(Patience::Refusable, work).await
+    shared.blocking(&shared.lanes.administration, Patience::Refusable, work).await
 }
 
 fn check_allowed(shared: &Shared) -> Result<(), Problem> {

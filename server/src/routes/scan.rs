@@ -7,13 +7,16 @@
 //!   fast as the client reads. The last line is `{"end":true,"count":n,...}`, or `{"error":...}`;
 //!   a stream without either was cut off.
 //!
-//! Cursors block on the drive, so they are walked in steps on the blocking pool. Between steps a
-//! stream waits for its client without holding a thread.
+//! Cursors block on the drive, so they are walked in the lane for scans ([`super::walking`]), for a
+//! bounded time at once: a page that has taken as long as it may ends early, and may then hold
+//! fewer items, or none, and a cursor. Between steps a stream waits for its client without holding
+//! a thread.
 
-use super::item::{self, Encoding};
+use super::item::Encoding;
+use super::outflow::Outflow;
+use super::walking::{Bounds, Departure, Stop, Walking};
 use crate::app::Shared;
 use crate::blocking::Patience;
-use crate::engine::Walk;
 use crate::metrics::http::Rejected;
 use crate::problem::{Answer, Problem};
 use crate::target::{BASE64URL, Query, percent_decode_text, split_key_path};
@@ -24,12 +27,13 @@ use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use base64::Engine as _;
 use bytes::Bytes;
-use futures_util::stream;
-use kvs::{Range, Revision};
+use futures_util::{StreamExt, stream};
+use kvs::Range;
 use serde::Serialize;
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 
 const PARAMETERS: &[&str] = &[
@@ -58,12 +62,12 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// A scan as asked for.
 #[derive(Debug)]
-struct Plan {
+pub(crate) struct Plan {
     kvs: String,
     range: Range,
     limit: Option<u64>,
-    keys_only: bool,
-    encoding: Encoding,
+    pub(crate) keys_only: bool,
+    pub(crate) encoding: Encoding,
 }
 
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
@@ -115,10 +119,11 @@ fn plan(path: &str, query: &Query<'_>) -> Result<Plan, Problem> {
 const FORWARD: u8 = b'f';
 const REVERSE: u8 = b'r';
 
-/// Forward, a page goes on from the first key not shown; in reverse, below the last key shown.
-fn cursor_text(reverse: bool, last: &[u8], next: &[u8]) -> String {
-    let (direction, key) = if reverse { (REVERSE, last) } else { (FORWARD, next) };
-    BASE64URL.encode([&[direction], key].concat())
+/// What goes on at `next`, the first key not shown. In reverse it holds the bound above it.
+fn cursor_text(reverse: bool, next: &[u8]) -> String {
+    let bytes: [&[u8]; 3] =
+        if reverse { [&[REVERSE], next, &[0]] } else { [&[FORWARD], next, &[]] };
+    BASE64URL.encode(bytes.concat())
 }
 
 fn continue_at(range: &mut Range, cursor: &[u8]) -> Result<(), Problem> {
@@ -138,44 +143,6 @@ fn continue_at(range: &mut Range, cursor: &[u8]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What a walk has shown so far.
-#[derive(Debug, Default)]
-struct Progress {
-    count: u64,
-    last: Bytes,
-}
-
-/// Appends the next item to `out`. False at the end.
-fn show_next(
-    walk: &mut dyn Walk,
-    plan: &Plan,
-    (out, before): (&mut Vec<u8>, &[u8]),
-    progress: &mut Progress,
-) -> kvs::Result<bool> {
-    let (key, value, revision) = if plan.keys_only {
-        let Some((key, revision)) = walk.next_key()? else { return Ok(false) };
-        (key, None, revision)
-    } else {
-        let Some(item) = walk.next()? else { return Ok(false) };
-        (item.key, Some(item.value), item.revision)
-    };
-    out.extend_from_slice(before);
-    item::append(out, plan.encoding, (&key, value.as_ref(), revision));
-    progress.count += 1;
-    progress.last = key;
-    Ok(true)
-}
-
-/// The cursor of what comes after the last item shown, if anything does.
-fn cursor_after(
-    walk: &mut dyn Walk,
-    plan: &Plan,
-    progress: &Progress,
-) -> kvs::Result<Option<String>> {
-    let next = walk.next_key()?;
-    Ok(next.map(|(next, _)| cursor_text(plan.range.reverse, &progress.last, &next)))
-}
-
 async fn page_response(shared: &Shared, plan: Plan) -> Answer {
     if let Some(limit) = plan.limit.filter(|limit| *limit > PAGE_ITEMS_MAX) {
         return Err(Problem::bad_request(format!(
@@ -183,41 +150,65 @@ async fn page_response(shared: &Shared, plan: Plan) -> Answer {
              Accept: application/x-ndjson for a stream without limit"
         )));
     }
-    let work = move |engine: &dyn crate::engine::Engine| {
-        let mut walk = engine.walk(&plan.kvs, plan.range.clone())?;
-        Ok(page(&mut *walk, &plan)?)
-    };
-    let body = shared.blocking(Patience::Refusable, work).await?;
-    let kind = HeaderValue::from_static("application/json");
-    Ok((StatusCode::OK, [(CONTENT_TYPE, kind)], body).into_response())
+    let departure = Departure::default();
+    let (plan, gone) = (Arc::new(plan), departure.flag());
+    let mut out = Outflow::default();
+    out.text(b"{\"items\":[");
+    let mut state = Walking::new(Arc::clone(&plan), out, shared.responses.clone());
+    loop {
+        let bounds = Bounds {
+            items_max: plan.limit.unwrap_or(PAGE_ITEMS),
+            bytes_max: PAGE_BYTES,
+            deadline: Instant::now() + shared.limits.scan_time_max,
+            gone: Arc::clone(&gone),
+            between: (b"\n", b",\n"),
+        };
+        let (kvs, range) = (plan.kvs.clone(), plan.range.clone());
+        let walked = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
+            state.open_with(|| engine.walk(&kvs, range))?;
+            let stop = state.go_on(&bounds)?;
+            Ok((state, stop))
+        });
+        let (walked, stop) = walked.await?;
+        state = walked;
+        let next = match stop {
+            Stop::End => None,
+            Stop::More | Stop::Time => Some(cursor_text(plan.range.reverse, state.key())),
+            Stop::Memory(_) if state.count() > 0 => {
+                Some(cursor_text(plan.range.reverse, state.key()))
+            }
+            // Nothing is held while it waits.
+            Stop::Memory(bytes) => {
+                let share = shared.responses.share(bytes, shared.limits.room_wait_max());
+                state.give_room(share.await?);
+                continue;
+            }
+        };
+        return Ok(page_of(state, next));
+    }
 }
 
-fn page(walk: &mut dyn Walk, plan: &Plan) -> kvs::Result<Vec<u8>> {
-    let limit = plan.limit.unwrap_or(PAGE_ITEMS);
-    let mut out = b"{\"items\":[".to_vec();
-    let mut progress = Progress::default();
-    let mut ended = false;
-    while progress.count < limit && out.len() < PAGE_BYTES && !ended {
-        let before: &[u8] = if progress.count == 0 { b"\n" } else { b",\n" };
-        ended = !show_next(walk, plan, (&mut out, before), &mut progress)?;
-    }
-    let cursor = if ended { None } else { cursor_after(walk, plan, &progress)? };
-    out.extend_from_slice(b"]");
-    if let Some(cursor) = cursor {
+/// The document of a walk that has stopped before the key that `next` says.
+fn page_of(state: Walking, next: Option<String>) -> Response<Body> {
+    let revision = state.revision();
+    let mut out = state.into_out();
+    out.text(b"]");
+    if let Some(cursor) = next {
         // A cursor is base64url: nothing in it needs escaping.
-        out.extend_from_slice(format!(",\"cursor\":\"{cursor}\"").as_bytes());
+        out.text(format!(",\"cursor\":\"{cursor}\"").as_bytes());
     }
-    out.extend_from_slice(format!(",\"revision\":{}}}\n", walk.revision()).as_bytes());
-    Ok(out)
+    out.text(format!(",\"revision\":{revision}}}\n").as_bytes());
+    let kind = HeaderValue::from_static("application/json");
+    (StatusCode::OK, [(CONTENT_TYPE, kind)], out.into_body()).into_response()
 }
 
 /// A stream between two steps.
 struct Streaming {
     shared: Arc<Shared>,
-    walk: Box<dyn Walk>,
-    plan: Plan,
-    progress: Progress,
+    plan: Arc<Plan>,
+    walking: Walking,
     ended: bool,
+    departure: Departure,
     /// Held until the stream is dropped.
     _permit: OwnedSemaphorePermit,
 }
@@ -229,58 +220,76 @@ async fn stream_response(shared: Arc<Shared>, plan: Plan) -> Answer {
             format!("{} streams are open, the limit; try again", shared.limits.streams_max),
         )
     })?;
-    let opened = shared.blocking(Patience::Refusable, move |engine| {
-        let walk = engine.walk(&plan.kvs, plan.range.clone())?;
-        Ok((walk, plan))
+    let plan = Arc::new(plan);
+    let mut walking = Walking::new(Arc::clone(&plan), Outflow::default(), shared.responses.clone());
+    let (kvs, range) = (plan.kvs.clone(), plan.range.clone());
+    let opened = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
+        walking.open_with(|| engine.walk(&kvs, range))?;
+        Ok(walking)
     });
-    let (walk, plan) = opened.await?;
-    let revision = walk.revision();
-    let progress = Progress::default();
-    let state = Streaming { shared, walk, plan, progress, ended: false, _permit: permit };
-    let chunks = stream::unfold(state, |state| async move {
-        if state.ended { None } else { Some(next_chunk(state).await) }
+    let walking = opened.await?;
+    let revision = walking.revision();
+    let departure = Departure::default();
+    let state = Streaming { shared, plan, walking, ended: false, departure, _permit: permit };
+    let steps = stream::unfold(state, |state| async move {
+        if state.ended { None } else { Some(next_step(state).await) }
     });
-    let mut response = Response::new(Body::from_stream(chunks));
+    let pieces = steps.flat_map(|mut out: Outflow| {
+        stream::iter(std::iter::from_fn(move || out.next().map(Ok::<_, Infallible>)))
+    });
+    let mut response = Response::new(Body::from_stream(pieces));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(super::REVISION, HeaderValue::from(revision.get()));
     Ok(response)
 }
 
-async fn next_chunk(state: Streaming) -> (Result<Vec<u8>, Infallible>, Streaming) {
-    let blocking = state.shared.blocking.clone();
-    let step = blocking.run(Patience::Begun, move || {
-        let mut state = state;
-        let chunk = chunk(&mut state);
-        (Ok(chunk), state)
-    });
-    step.await.expect("a stream that began waits its turn")
-}
-
-/// The next piece of a stream. The last one ends with the line that says how it ended.
-fn chunk(state: &mut Streaming) -> Vec<u8> {
-    let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
-    let (walk, plan, progress) = (&mut *state.walk, &state.plan, &mut state.progress);
-    while out.len() < CHUNK_BYTES {
-        let full = plan.limit.is_some_and(|limit| progress.count >= limit);
-        let shown = if full { Ok(false) } else { show_next(walk, plan, (&mut out, b""), progress) };
-        match shown {
-            Ok(true) => out.push(b'\n'),
-            Ok(false) => {
-                let cursor = if full { cursor_after(walk, plan, progress) } else { Ok(None) };
-                let line = cursor.map(|cursor| end_line(walk.revision(), progress.count, cursor));
-                out.extend_from_slice(&line.unwrap_or_else(error_line));
-                state.ended = true;
-                break;
+/// The next part of a stream. The last one ends with the line that says how it ended. Others use
+/// the lane between two steps, also where nothing was found.
+async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
+    let (shared, plan) = (Arc::clone(&state.shared), Arc::clone(&state.plan));
+    loop {
+        let bounds = Bounds {
+            items_max: plan.limit.unwrap_or(u64::MAX),
+            bytes_max: CHUNK_BYTES,
+            deadline: Instant::now() + shared.limits.scan_time_max,
+            gone: state.departure.flag(),
+            between: (b"", b""),
+        };
+        let mut walking = state.walking;
+        let step = shared.lanes.scans.run(Patience::Begun, move || {
+            let stop = walking.go_on(&bounds);
+            (walking, stop)
+        });
+        let (walking, stop) = step.await.expect("a stream that began waits its turn");
+        state.walking = walking;
+        let full = plan.limit.is_some_and(|limit| state.walking.count() >= limit);
+        let line = match stop {
+            Ok(Stop::Memory(bytes)) if state.walking.is_empty() => {
+                match shared.responses.share(bytes, shared.limits.room_wait_max()).await {
+                    Ok(share) => {
+                        state.walking.give_room(share);
+                        continue;
+                    }
+                    Err(problem) => error_line(&problem),
+                }
             }
-            Err(error) => {
-                out.extend_from_slice(&error_line(error));
-                state.ended = true;
-                break;
+            Ok(Stop::Time) if state.walking.is_empty() => continue,
+            Ok(Stop::End) => end_line(&state.walking, None),
+            Ok(Stop::More) if full => {
+                let next = cursor_text(plan.range.reverse, state.walking.key());
+                end_line(&state.walking, Some(next))
             }
-        }
+            Ok(Stop::More | Stop::Time | Stop::Memory(_)) => {
+                return (state.walking.take_out(), state);
+            }
+            Err(error) => error_line(&error.into()),
+        };
+        state.ended = true;
+        let mut out = state.walking.take_out();
+        out.text(&line);
+        return (out.finish(), state);
     }
-    out
 }
 
 /// The last line of a stream that is whole.
@@ -293,8 +302,9 @@ struct Whole {
     cursor: Option<String>,
 }
 
-fn end_line(revision: Revision, count: u64, cursor: Option<String>) -> Vec<u8> {
-    line(&Whole { end: true, count, revision: revision.get(), cursor })
+fn end_line(walking: &Walking, cursor: Option<String>) -> Vec<u8> {
+    let (count, revision) = (walking.count(), walking.revision().get());
+    line(&Whole { end: true, count, revision, cursor })
 }
 
 fn line(document: &impl Serialize) -> Vec<u8> {
@@ -303,6 +313,6 @@ fn line(document: &impl Serialize) -> Vec<u8> {
     line
 }
 
-fn error_line(error: kvs::Error) -> Vec<u8> {
-    line(&json!({ "error": Problem::from(error).document(None) }))
+fn error_line(problem: &Problem) -> Vec<u8> {
+    line(&json!({ "error": problem.document(None) }))
 }

@@ -18,34 +18,46 @@ use std::sync::Arc;
 
 pub(crate) async fn list(State(shared): State<Arc<Shared>>, uri: Uri) -> Answer {
     Query::parse(uri.query(), &[])?;
-    let all = shared.blocking(Patience::Refusable, |engine| Ok(engine.list_kvs()?)).await?;
+    let all =
+        shared
+            .blocking(&shared.lanes.administration, Patience::Refusable, |engine| {
+                Ok(engine.list_kvs()?)
+            })
+            .await?;
     let all: Vec<Value> = all.iter().map(describe).collect();
     json(StatusCode::OK, &json!({ "kvs": all }))
 }
 
 pub(crate) async fn show(State(shared): State<Arc<Shared>>, uri: Uri) -> Answer {
     let name = name(&uri)?;
-    let info = shared.blocking(Patience::Refusable, move |engine| find(engine.list_kvs()?, name));
+    let info = shared.blocking(&shared.lanes.administration, Patience::Refusable, move |engine| {
+        find(engine.list_kvs()?, name)
+    });
     json(StatusCode::OK, &describe(&info.await?))
 }
 
 pub(crate) async fn create(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
     let name = name(request.uri())?;
-    let created = shared.blocking(Patience::Refusable, move |engine| {
-        let status = match engine.create_kvs(&name) {
-            Ok(()) => StatusCode::CREATED,
-            Err(Error::KvsExists { .. }) => StatusCode::OK,
-            Err(error) => return Err(error.into()),
-        };
-        Ok((status, find(engine.list_kvs()?, name)?))
-    });
+    let created =
+        shared.blocking(&shared.lanes.administration, Patience::Refusable, move |engine| {
+            let status = match engine.create_kvs(&name) {
+                Ok(()) => StatusCode::CREATED,
+                Err(Error::KvsExists { .. }) => StatusCode::OK,
+                Err(error) => return Err(error.into()),
+            };
+            Ok((status, find(engine.list_kvs()?, name)?))
+        });
     let (status, info) = created.await?;
     json(status, &describe(&info))
 }
 
 pub(crate) async fn remove(State(shared): State<Arc<Shared>>, uri: Uri) -> Answer {
     let name = name(&uri)?;
-    shared.blocking(Patience::Refusable, move |engine| Ok(engine.drop_kvs(&name)?)).await?;
+    shared
+        .blocking(&shared.lanes.administration, Patience::Refusable, move |engine| {
+            Ok(engine.drop_kvs(&name)?)
+        })
+        .await?;
     let mut response = Response::new(Body::empty());
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     Ok(response)

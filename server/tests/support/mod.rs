@@ -3,6 +3,8 @@
 //! The client shares no code with the server, so that both cannot be wrong in the same way.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod in_process;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -141,12 +143,26 @@ impl Client {
         Ok(bytes)
     }
 
-    fn line(&mut self) -> io::Result<String> {
+    /// A line of a head.
+    pub(crate) fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(line.trim_end().to_owned())
+    }
+
+    /// One read.
+    pub(crate) fn read_some(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+
+    /// The first bytes of what came; none if the connection was reset.
+    pub(crate) fn some_bytes(&mut self) -> Vec<u8> {
+        let mut buffer = vec![0; 64];
+        let read = self.stream.read(&mut buffer).unwrap_or(0);
+        buffer.truncate(read);
+        buffer
     }
 
     /// Waits until the server closes; what it sent before that.

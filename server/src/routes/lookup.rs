@@ -1,0 +1,70 @@
+//! Looking up one key, with the memory of its value reserved before it is read.
+//!
+//! What memory holds is had at once, and how long it is shows only then: so it is dropped, and
+//! asked for again, if there is no room for it yet. What lies on the drive tells its length first;
+//! a read goes through a buffer and needs twice that. A read that has begun goes on when its client
+//! leaves, and keeps its reservation until the end.
+
+use crate::app::Shared;
+use crate::budget::{Share, UNCOUNTED_BYTES, counted};
+use crate::engine::{Ask, Lookup};
+use crate::problem::Problem;
+use kvs::Entry;
+use tokio::sync::oneshot;
+
+/// The entry of a key; its value returns its share of the budget when the last of it is dropped.
+pub(crate) async fn entry(
+    shared: &Shared,
+    (kvs, key): (&str, &[u8]),
+) -> Result<Option<Entry>, Problem> {
+    let mut share = Share::default();
+    let mut lookup = shared.engine()?.try_get(kvs, key)?;
+    loop {
+        lookup = match lookup {
+            Lookup::Ready(None) => return Ok(None),
+            Lookup::Ready(Some(entry)) => {
+                let len = entry.value.len();
+                if len <= UNCOUNTED_BYTES || shared.responses.try_grow(&mut share, len).is_ok() {
+                    return Ok(Some(reserved(entry, share)));
+                }
+                drop((entry, share));
+                share = shared.responses.share(len, shared.limits.room_wait_max()).await?;
+                shared.engine()?.try_get(kvs, key)?
+            }
+            Lookup::ColdIndex(ask) => cold(shared, ask, Share::default()).await?.0,
+            Lookup::ColdValue { value_len, ask } => {
+                drop(share);
+                let bytes = 2 * value_len;
+                share = shared.responses.share(bytes, shared.limits.room_wait_max()).await?;
+                let (found, kept) = cold(shared, ask, share).await?;
+                return Ok(found.map(|entry| reserved(entry, kept)));
+            }
+        };
+    }
+}
+
+/// Ties a value to as much of a share as it needs.
+fn reserved(entry: Entry, mut share: Share) -> Entry {
+    share.shrink_to(entry.value.len());
+    Entry { value: counted(entry.value, share), ..entry }
+}
+
+/// Asks the drive. Permit and share are held until it has answered, whoever still listens.
+async fn cold<T: Send + 'static>(
+    shared: &Shared,
+    ask: Ask<T>,
+    share: Share,
+) -> Result<(T, Share), Problem> {
+    let permit = shared.answered(shared.cold_reads.clone().acquire_owned(), "nothing was changed");
+    let permit = permit.await?.expect("it is never closed");
+    let (done, answer) = oneshot::channel();
+    ask(Box::new(move |outcome| {
+        drop(permit);
+        // Nobody listens any more if the client went away.
+        drop(done.send((outcome, share)));
+    }));
+    // The engine drops the callback uncalled only when it goes down.
+    let answered = shared.answered(answer, "nothing was changed").await?;
+    let (outcome, share) = answered.map_err(|_dropped| kvs::Error::Closed)?;
+    Ok((outcome?, share))
+}

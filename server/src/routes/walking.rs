@@ -1,0 +1,183 @@
+//! A walk over keys, in turns that are bounded in items, bytes, time and memory.
+//!
+//! One turn runs on a thread that may block. Whatever ends it, the walk stands on a key that was
+//! not shown, and the next turn, or another request with a cursor, goes on there. Between the
+//! steps of a turn it looks whether anybody is still there to read.
+//!
+//! ```text
+//!   advance --> a key --> room for it? --> shown --> advance ...
+//!      |          |            `-> Memory: the caller waits for room, holding none
+//!      |          `-> enough shown, or time is up: More
+//!      `-> pause among deleted keys: time is up: Time
+//! ```
+
+use super::outflow::{Outflow, item_bytes};
+use super::scan::Plan;
+use crate::budget::{Budget, Share};
+use crate::engine::Walk;
+use kvs::{Advance, Revision};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Versions looked at between two looks at the clock: well under a millisecond of memory, and at
+/// worst about ten drive reads.
+const STEPS_MAX: u32 = 1000;
+
+/// What ends a turn.
+pub(crate) struct Bounds {
+    /// Items shown in all turns.
+    pub(crate) items_max: u64,
+    /// Bytes of JSON at which the turn ends.
+    pub(crate) bytes_max: usize,
+    pub(crate) deadline: Instant,
+    /// Nobody reads any more.
+    pub(crate) gone: Arc<AtomicBool>,
+    /// What stands before the first item, and before each other.
+    pub(crate) between: (&'static [u8], &'static [u8]),
+}
+
+/// Why a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// There are no more keys.
+    End,
+    /// As much was shown as a turn may; the walk stands on the next key.
+    More,
+    /// Time is up; the walk stands on a key that may be a deleted one.
+    Time,
+    /// The next item needs so much memory, and there is less.
+    Memory(usize),
+}
+
+/// Says to the work for a request that the request was dropped.
+#[derive(Default)]
+pub(crate) struct Departure {
+    gone: Arc<AtomicBool>,
+}
+
+impl Departure {
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.gone)
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        // Relaxed: a hint, nothing is published by it.
+        self.gone.store(true, Ordering::Relaxed);
+    }
+}
+
+/// See the module.
+pub(crate) struct Walking {
+    /// `None` until it is opened.
+    walk: Option<Box<dyn Walk>>,
+    plan: Arc<Plan>,
+    out: Outflow,
+    budget: Budget,
+    count: u64,
+    /// Items in `out`.
+    shown: u64,
+    /// The walk stands on a key that was not shown.
+    on_key: bool,
+}
+
+impl Walking {
+    pub(crate) fn new(plan: Arc<Plan>, out: Outflow, budget: Budget) -> Self {
+        Self { walk: None, plan, out, budget, count: 0, shown: 0, on_key: false }
+    }
+
+    /// Opens the walk, unless it is open.
+    pub(crate) fn open_with(
+        &mut self,
+        open: impl FnOnce() -> kvs::Result<Box<dyn Walk>>,
+    ) -> kvs::Result<()> {
+        if self.walk.is_none() {
+            self.walk = Some(open()?);
+        }
+        Ok(())
+    }
+
+    fn walk(&self) -> &dyn Walk {
+        &**self.walk.as_ref().expect("the walk was opened")
+    }
+
+    /// The key it stands on, not shown.
+    pub(crate) fn key(&self) -> &[u8] {
+        self.walk().key()
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.walk().revision()
+    }
+
+    /// Items shown so far.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether the turns since the last [`take_out`](Self::take_out) showed nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shown == 0
+    }
+
+    /// Memory for the next item.
+    pub(crate) fn give_room(&mut self, share: Share) {
+        *self.out.room() = share;
+    }
+
+    /// What was shown.
+    pub(crate) fn take_out(&mut self) -> Outflow {
+        self.shown = 0;
+        std::mem::take(&mut self.out).finish()
+    }
+
+    /// What was shown, to be ended.
+    pub(crate) fn into_out(self) -> Outflow {
+        self.out
+    }
+
+    /// One turn. After an error the walk is over.
+    pub(crate) fn go_on(&mut self, bounds: &Bounds) -> kvs::Result<Stop> {
+        loop {
+            let late = Instant::now() >= bounds.deadline || bounds.gone.load(Ordering::Relaxed);
+            if !self.on_key {
+                let walk = self.walk.as_mut().expect("the walk was opened");
+                match walk.advance(STEPS_MAX)? {
+                    Advance::Key => self.on_key = true,
+                    Advance::End => return Ok(Stop::End),
+                    Advance::Paused if late => return Ok(Stop::Time),
+                    Advance::Paused => continue,
+                }
+            }
+            let enough = self.count >= bounds.items_max || self.out.len() >= bounds.bytes_max;
+            if enough || (late && self.shown > 0) {
+                return Ok(Stop::More);
+            }
+            if let Some(stop) = self.show(bounds)? {
+                return Ok(stop);
+            }
+        }
+    }
+
+    /// Shows the key it stands on, if there is room for it.
+    fn show(&mut self, bounds: &Bounds) -> kvs::Result<Option<Stop>> {
+        let walk = &**self.walk.as_ref().expect("the walk was opened");
+        let value_len = (!self.plan.keys_only).then(|| walk.value_len());
+        let need = self.out.tail_bytes() + item_bytes(walk.key().len(), value_len);
+        let budget = self.budget.clone();
+        if budget.try_grow(self.out.room(), need).is_err() {
+            return Ok(Some(Stop::Memory(need)));
+        }
+        let value = if self.plan.keys_only { None } else { Some(walk.value()?) };
+        let (first, other) = bounds.between;
+        self.out.text(if self.count == 0 { first } else { other });
+        self.out.item(self.plan.encoding, (walk.key(), value, walk.key_revision()));
+        if bounds.between.1.is_empty() {
+            self.out.text(b"\n");
+        }
+        (self.count, self.shown, self.on_key) = (self.count + 1, self.shown + 1, false);
+        Ok(None)
+    }
+}
