@@ -12,6 +12,7 @@
 //! [`Cursor::advance`] is the same in steps that a caller can leave between two keys; the value is
 //! read only when it is asked for.
 
+use crate::damage::Met;
 use crate::db::Open;
 use crate::error::{Error, Result};
 use crate::iter::bounded::{Advance, Range, Visible};
@@ -107,6 +108,11 @@ impl Cursor {
     /// after it; after [`Error::DamagedRange`] the next call goes on, too. After any other error
     /// the cursor is at its end.
     pub fn advance(&mut self, steps_max: u32) -> Result<Advance> {
+        let led = self.lead(steps_max);
+        led.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
+    }
+
+    fn lead(&mut self, steps_max: u32) -> Result<Advance> {
         loop {
             let led = if let Some(led) = self.led.take() {
                 led
@@ -176,7 +182,8 @@ impl Cursor {
             return Ok(entry.value.clone());
         }
         let of_key = |error| get::of_key(&self.view, (self.kvs, self.visible.key()), error);
-        self.visible.value().map_err(of_key)
+        let value = self.visible.value().map_err(of_key);
+        value.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
     }
 
     /// Continues from `key` (inclusive) in the cursor's direction, within its bounds.

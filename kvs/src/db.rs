@@ -7,6 +7,7 @@
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::handle::Kvs;
+use crate::health::{Health, Part};
 use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
@@ -266,6 +267,7 @@ impl Database {
         store.cache.visit(see);
         self.open.commits.visit(see);
         visit_gauges(store, see);
+        visit_health(&self.health(), see);
         visit_pool(&store.pool, see);
     }
 
@@ -331,6 +333,17 @@ fn register_consumers(store: &Arc<Store>) -> Vec<Arc<dyn MemoryConsumer>> {
         store.pool.reaper().register(Arc::clone(consumer));
     }
     consumers
+}
+
+fn visit_health(health: &Health, see: &mut dyn FnMut(Sample<'_>)) {
+    let failed = (
+        "store_part_failed",
+        "1 where a part of the store has failed; it serves without compaction, without others not.",
+    );
+    for part in Part::ALL {
+        let labels = [("part", part.as_str())];
+        emit(see, MetricKind::Gauge, failed, &labels, health.has_failed(part).into());
+    }
 }
 
 fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {

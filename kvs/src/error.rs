@@ -169,6 +169,18 @@ pub enum Scope {
 }
 
 impl Error {
+    /// It with what caused it, on one line, for those who get it as text.
+    pub(crate) fn with_sources(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        text
+    }
+
     /// How far the damage reaches.
     pub fn scope(&self) -> Scope {
         match self {

@@ -6,6 +6,7 @@
 
 use crate::batch::WriteBatch;
 use crate::cursor::Cursor;
+use crate::damage::Met;
 use crate::db::{Database, Open};
 use crate::error::{Error, Result};
 use crate::iter::bounded::Range;
@@ -45,18 +46,23 @@ impl Kvs {
     /// The newest entry of `key`; may block on the drive.
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         let view = self.view_for(key)?;
-        get::get(&view, self.open.store.lookup(self.id, key, self.open.store.visible()))
+        let store = &self.open.store;
+        get::get(&view, store.lookup(self.id, key, store.visible()))
+            .inspect_err(|error| store.note_damage(Met::Get, error))
     }
 
     /// The newest entry of `key` if it can be had without blocking, else a [`ColdRead`] to
     /// complete.
     pub fn try_get(&self, key: &[u8]) -> Result<TryGet> {
         let view = self.view_for(key)?;
-        let at = self.open.store.visible();
-        Ok(match get::try_get(&view, self.open.store.lookup(self.id, key, at))? {
+        let store = &self.open.store;
+        let at = store.visible();
+        let found = get::try_get(&view, store.lookup(self.id, key, at))
+            .inspect_err(|error| store.note_damage(Met::Get, error));
+        Ok(match found? {
             Ok(entry) => TryGet::Ready(entry),
             Err(cold) => {
-                let (store, view) = (Arc::clone(&self.open.store), Guard::into_inner(view));
+                let (store, view) = (Arc::clone(store), Guard::into_inner(view));
                 let reads = &store.metrics.reads;
                 match cold {
                     Cold::Index => reads.cold_index.add(1),

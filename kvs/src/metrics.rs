@@ -5,6 +5,7 @@
 //! `DbMetrics::visit`. Ratios are computed by the reader of the metrics, never stored.
 
 use crate::compact::pick::{Action, Why};
+use crate::damage::DamageMetrics;
 use crate::write::stall::StallReason;
 use mpool::Pool;
 pub use mpool::{Counter, Histogram, HistogramCounts, MetricKind, Sample, Value};
@@ -141,6 +142,7 @@ pub(crate) struct DbMetrics {
     pub(crate) flush_jobs: JobMetrics,
     pub(crate) job_failures: Counter,
     pub(crate) kvsets_renewed: Counter,
+    pub(crate) damage: DamageMetrics,
     pub(crate) compactions: CompactionMetrics,
     pub(crate) stalls: StallMetrics,
 }
@@ -158,10 +160,12 @@ impl DbMetrics {
             flush_jobs,
             job_failures,
             kvsets_renewed,
+            damage,
             compactions,
             stalls,
         } = self;
         reads.visit(see);
+        damage.visit(see);
         let mut count = |name, help, counter: &Counter| {
             emit(see, MetricKind::Counter, (name, help), &[], counter.get());
         };

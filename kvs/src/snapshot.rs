@@ -5,6 +5,7 @@
 //! is space: what a snapshot sees is not freed while it lives.
 
 use crate::cursor::Cursor;
+use crate::damage::Met;
 use crate::db::Open;
 use crate::error::{Error, Result};
 use crate::handle::{Kvs, check_key};
@@ -47,7 +48,9 @@ impl Snapshot {
     pub fn get(&self, kvs: &Kvs, key: &[u8]) -> Result<Option<Entry>> {
         check_key(key)?;
         self.check(kvs)?;
-        get::get(&self.view, self.open.store.lookup(kvs.id(), key, self.at))
+        let store = &self.open.store;
+        get::get(&self.view, store.lookup(kvs.id(), key, self.at))
+            .inspect_err(|error| store.note_damage(Met::Get, error))
     }
 
     /// A cursor over `range` of a KVS.

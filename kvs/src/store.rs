@@ -12,6 +12,7 @@
 use crate::batch::{Op, WriteBatch};
 use crate::cache::ValueCache;
 use crate::error::{Error, Result, Scope};
+use crate::health;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
 use crate::kvset::{BuiltKvset, Kvset, KvsetMeta};
 use crate::manifest::Manifest;
@@ -68,6 +69,7 @@ pub(crate) struct Store {
     pub(crate) next_node: AtomicU64,
     pub(crate) commits: OnceLock<Weak<CommitQueue<Store>>>,
     failure: OnceLock<String>,
+    pub(crate) work_health: health::Work,
     closed: AtomicBool,
     /// Less than the reserve was free when a writer last looked.
     full: AtomicBool,
@@ -136,6 +138,7 @@ impl Store {
             next_node,
             commits: OnceLock::new(),
             failure: OnceLock::new(),
+            work_health: health::Work::default(),
             closed: AtomicBool::new(false),
             full: AtomicBool::new(false),
             metrics: DbMetrics::default(),
@@ -385,10 +388,16 @@ impl Store {
 
     /// Remembers the first failure after which nothing more may be written.
     pub(crate) fn fail(&self, error: &Error) {
-        if self.failure.set(error.to_string()).is_ok() {
-            tracing::error!(%error, "the database takes no more writes");
+        let cause = error.with_sources();
+        if self.failure.set(cause.clone()).is_ok() {
+            tracing::error!(cause, "the database takes no more writes");
         }
         self.ring();
+    }
+
+    /// Why nothing more may be written, if that is so.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
     }
 
     /// `Err` once the database is closed or has failed.

@@ -9,6 +9,7 @@
 
 use crate::compact::job;
 use crate::compact::pick::{self, Limits, Plan};
+use crate::damage::Met;
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, KvsetId};
@@ -94,6 +95,7 @@ impl Store {
             Job::Compact(kvs, plan) => job::run(self, *kvs, plan),
             Job::Refresh(moves) => self.run_refresh(*moves),
         };
+        self.note_outcome(&done, &running.job);
         match (done, &running.job) {
             // The KVS went away while the job ran: nothing is left to do for it.
             (Ok(()) | Err(Error::KvsDropped), _) => Ok(true),
@@ -105,11 +107,35 @@ impl Store {
         }
     }
 
+    /// Remembers what a flush came to, for whoever asks how the database is. What passes by itself,
+    /// such as a full volume, is no ailment.
+    fn note_outcome(&self, done: &Result<()>, job: &Job) {
+        match (done, job) {
+            (Ok(()), Job::Flush) => self.work_health.flushed(),
+            (Err(error), Job::Flush)
+                if !matches!(error, Error::Closed | Error::KvsDropped)
+                    && error.scope() != Scope::Moment =>
+            {
+                self.work_health.flush_failed(error);
+            }
+            _ => {}
+        }
+    }
+
     /// Leaves a plan's inputs alone from now on: reading them failed, and would again. What they
     /// hold is still served as far as it can be read, and nothing acknowledged is at risk.
     fn quarantine(&self, kvs: KvsId, plan: &Plan, error: &Error) {
-        tracing::error!(%kvs, node = plan.node.get(), %error, "a compaction cannot read its inputs");
+        let name = self.tree(kvs).map(|tree| tree.name.to_string());
+        let cause = error.with_sources();
+        tracing::error!(
+            kvs = name,
+            node = plan.node.get(),
+            cause,
+            "a compaction cannot read its inputs"
+        );
         self.metrics.job_failures.add(1);
+        self.work_health.compaction_failed(error);
+        self.note_damage(Met::Compaction, error);
         self.jobs.lock().quarantined.extend(&plan.inputs);
     }
 

@@ -36,6 +36,7 @@ use rustix::{
 use std::{
     fs::File,
     io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -103,7 +104,7 @@ impl Pool {
         check_blank(&volume, root.force)
             .and_then(|()| create_on(&volume, options))
             .map_err(|error| with_path(error, &target))?;
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        make_private(dir).map_err(failed)?;
         remove_if_there(&path).map_err(failed)?;
         std::os::unix::fs::symlink(&target, &path).map_err(failed)?;
         sync_dir(&path).map_err(failed)?;
@@ -121,9 +122,15 @@ impl Pool {
     }
 }
 
+/// Makes the directory, and what is missing above it, for its owner alone, whatever the umask. One
+/// that is there stays as it is.
+fn make_private(dir: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
 /// Makes a pool in a directory that may have one, where `root` was found.
 fn create_in(dir: &Path, root: &Root, options: &Options) -> Result<Arc<Pool>> {
-    std::fs::create_dir_all(dir).map_err(|error| Error::Unusable {
+    make_private(dir).map_err(|error| Error::Unusable {
         path: dir.to_owned(),
         reason: format!("the directory cannot be created: {error}"),
     })?;

@@ -521,6 +521,11 @@ impl Pool {
         self.volumes.flush()
     }
 
+    /// Why nothing is written any more, if a write or a flush has failed; reads go on.
+    pub fn failure(&self) -> Option<&'static str> {
+        self.volumes.failure()
+    }
+
     /// Takes one step of housekeeping, if there is any to do; false if there is not. Only of use
     /// without [`crate::Options::background`], which does this on a thread.
     pub fn tidy(&self) -> bool {

@@ -30,7 +30,7 @@ use arc_swap::ArcSwap;
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -61,6 +61,8 @@ pub(crate) struct Volumes {
     /// Asked before each transfer, here and by the queue.
     pacer: Arc<Pacer>,
     poisoned: AtomicBool,
+    /// Why, set before `poisoned`.
+    poison: OnceLock<&'static str>,
 }
 
 impl Volume {
@@ -104,6 +106,7 @@ impl Volumes {
             metrics,
             bufs: BufPool::default(),
             poisoned: AtomicBool::new(false),
+            poison: OnceLock::new(),
         };
         volumes.add(VolumeId::ROOT, root);
         volumes
@@ -182,6 +185,7 @@ impl Volumes {
 
     /// The same, for another reason.
     pub(crate) fn poison_for(&self, reason: &'static str) {
+        self.poison.get_or_init(|| reason);
         // Release pairs with the Acquire in `check_writable`.
         if !self.poisoned.swap(true, Ordering::Release) {
             tracing::error!(reason, "pool is read-only");
@@ -190,6 +194,11 @@ impl Volumes {
 
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Acquire) { Err(Error::Poisoned) } else { Ok(()) }
+    }
+
+    /// Why no write is accepted, if that is so.
+    pub(crate) fn failure(&self) -> Option<&'static str> {
+        self.check_writable().err().and_then(|_| self.poison.get().copied())
     }
 
     /// Background reads wait for their turn, and go in pieces while others wait for the drive.

@@ -5,6 +5,7 @@
 //! can be known before it is read, which is what those need who bound the memory of reads under
 //! way.
 
+use crate::damage::Met;
 use crate::error::Result;
 use crate::key::{KvsId, Revision, key_hash};
 use crate::read::get::{self, Cold, Entry, Extern, Located};
@@ -37,7 +38,9 @@ pub struct ColdRead {
 impl ColdRead {
     /// Completes it on this thread.
     pub fn wait(self) -> Result<Option<Entry>> {
-        get::get(&self.view, self.store.lookup(self.kvs, &self.key, self.at))
+        let store = &self.store;
+        get::get(&self.view, store.lookup(self.kvs, &self.key, self.at))
+            .inspect_err(|error| store.note_damage(Met::Get, error))
     }
 
     /// Bytes of the value that the read will bring, where the index page that says so is resident.
@@ -58,6 +61,7 @@ impl ColdRead {
         let pool = Arc::clone(&self.store.pool);
         let job = move || {
             let located = get::locate(&self.view, self.store.lookup(self.kvs, &self.key, self.at));
+            let located = located.inspect_err(|error| self.store.note_damage(Met::Get, error));
             done(located.map(|located| match located {
                 Located::Answer(entry) => TryGet::Ready(entry),
                 Located::Value(place) => TryGet::Cold(Self { cold: Cold::Value(place), ..self }),
@@ -72,7 +76,8 @@ impl ColdRead {
         match cold {
             Cold::Index => {
                 let pool = Arc::clone(&store.pool);
-                let job = move || done(get::get(&view, store.lookup(kvs, &key, at)));
+                let read = Self { store, view, kvs, key, at, cold: Cold::Index };
+                let job = move || done(read.wait());
                 pool.queue().run_blocking(Priority::Read, Box::new(job));
             }
             Cold::Value(Extern { kvset, ptr, revision }) => kvset.read_value_async(
@@ -82,7 +87,9 @@ impl ColdRead {
                     lookup.metrics.from_kvset.add(1);
                     let hash = key_hash(kvs, &key);
                     let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
-                    done(value.map(entry).map_err(|error| get::damaged(&view, lookup, error)));
+                    let damaged = |error| get::damaged(&view, lookup, error);
+                    let found = value.map(entry).map_err(damaged);
+                    done(found.inspect_err(|error| store.note_damage(Met::Get, error)));
                 }),
             ),
         }

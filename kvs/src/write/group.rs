@@ -46,7 +46,7 @@ use crate::key::Revision;
 use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::options::{Durability, Options};
 use crate::wal::{Wal, WalMetrics};
-use members::{Group, with_sources};
+use members::Group;
 use mpool::SegmentId;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use post::Post;
@@ -231,6 +231,11 @@ impl<S: CommitSink> CommitQueue<S> {
         f()
     }
 
+    /// Why nothing more is accepted, if that is so.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.shared.poison.get().cloned()
+    }
+
     /// Counters of the queue and of the log.
     pub(crate) fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
         let shared = &self.shared;
@@ -400,7 +405,7 @@ impl<S: CommitSink> Shared<S> {
             }
             Error::Closed | Error::Poisoned { .. } => error,
             passing if passing.scope() == Scope::Moment => passing,
-            fatal => self.poison(with_sources(&fatal)),
+            fatal => self.poison(fatal.with_sources()),
         }
     }
 
@@ -429,7 +434,7 @@ impl<S: CommitSink> Shared<S> {
     fn sync(&self) -> Result<Revision> {
         let mut log = self.log.lock();
         self.check_poison()?;
-        log.sync().map_err(|error| self.poison(with_sources(&error)))?;
+        log.sync().map_err(|error| self.poison(error.with_sources()))?;
         Ok(log.last())
     }
 

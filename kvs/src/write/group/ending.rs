@@ -1,6 +1,5 @@
 //! The end of a queue: what is in it is committed, and nothing more is taken.
 
-use super::members::with_sources;
 use super::{CommitQueue, CommitSink};
 use crate::error::Result;
 use crate::mark::LogEnd;
@@ -37,7 +36,7 @@ impl<S: CommitSink> CommitQueue<S> {
         }
         let mut log = shared.log.lock();
         shared.check_poison()?;
-        log.end().map(Some).map_err(|error| shared.poison(with_sources(&error)))
+        log.end().map(Some).map_err(|error| shared.poison(error.with_sources()))
     }
 }
 

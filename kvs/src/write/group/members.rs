@@ -46,18 +46,6 @@ fn again(error: &Error) -> Error {
         }
         Error::Poisoned { cause } => Error::Poisoned { cause: cause.clone() },
         // `refuse` lets no other through.
-        other => Error::Poisoned { cause: with_sources(other) },
+        other => Error::Poisoned { cause: other.with_sources() },
     }
-}
-
-/// An error with what caused it, for those who get it as text.
-pub(super) fn with_sources(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

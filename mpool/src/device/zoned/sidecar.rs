@@ -38,7 +38,7 @@ use crate::{
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -80,7 +80,8 @@ impl Sidecar {
     /// Writes the file of a new volume, durably.
     pub(super) fn create(volume: &Path, head: &Head, table: &ZoneTable) -> io::Result<Self> {
         let path = sidecar_path(volume);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
         let mut bytes = encode_head(head).to_vec();
         for (index, _) in table.iter() {
             bytes.extend(encode_record(index, record_of(table, index, 0)));
