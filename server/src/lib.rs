@@ -39,8 +39,8 @@ pub mod shutdown;
 pub mod target;
 pub mod telemetry;
 
-/// The commit this was built from, if the build said so in `MILLPOND_COMMIT`.
-pub const COMMIT: &str = match option_env!("MILLPOND_COMMIT") {
+/// The commit this was built from, as far as `build.rs` could tell.
+pub const COMMIT: &str = match option_env!("MILLPOND_BUILT_FROM") {
     Some(commit) => commit,
     None => "unknown",
 };
