@@ -18,11 +18,14 @@ use crate::pool::jobs::Jobs;
 use crate::problem::Problem;
 use crate::route::Route;
 use crate::routes;
+use crate::telemetry;
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, StatusCode};
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use futures_util::FutureExt;
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -94,16 +97,14 @@ impl Limits {
 pub enum Phase {
     /// The store is being opened and recovered.
     Starting,
-    /// All is well.
+    /// The store is open; its health says how well it serves.
     Ready,
     /// Shutting down: what is under way is finished.
     Draining,
-    /// The store failed and needs a restart.
-    Failed,
 }
 
 impl Phase {
-    const ALL: [Self; 4] = [Self::Starting, Self::Ready, Self::Draining, Self::Failed];
+    const ALL: [Self; 3] = [Self::Starting, Self::Ready, Self::Draining];
 
     /// As shown by `/readyz`.
     pub fn as_str(self) -> &'static str {
@@ -111,7 +112,6 @@ impl Phase {
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Draining => "draining",
-            Self::Failed => "failed",
         }
     }
 }
@@ -200,6 +200,7 @@ impl App {
         let route = Route::of(request.uri().path());
         let method = HttpMetrics::method_index(request.method());
         let (verb, uri) = (request.method().clone(), request.uri().clone());
+        let peer = request.extensions().get::<ClientAddress>().copied();
         let given_id = request.headers().get("x-request-id").cloned();
         let _entered = shared.metrics.http.enter();
         let mut response = if shared.phase() == Phase::Draining && !route.is_for_watchers() {
@@ -213,12 +214,16 @@ impl App {
         if response.extensions().get::<Arc<Problem>>().is_some() {
             let id = shared.request_ids.id(given_id.as_ref());
             response = Problem::render(response, &id);
-            shared.note_problem(&response, &id);
+            shared.note_problem(&response, (&verb, &uri), &id);
+        }
+        if route.is_administrative() && !matches!(verb, Method::GET | Method::HEAD) {
+            note_administration(peer, (&verb, &uri), status);
         }
         let response_bytes = hyper::body::Body::size_hint(response.body()).exact();
         shared.metrics.http.observe(Observation { route, method, status, elapsed, response_bytes });
         if elapsed >= shared.limits.slow_request {
-            tracing::warn!(method = %verb, uri = %uri, status = status.as_u16(), ?elapsed, "slow request");
+            let path = short(&uri);
+            tracing::warn!(method = %verb, %path, status = status.as_u16(), ?elapsed, "slow request");
         } else {
             tracing::debug!(method = %verb, uri = %uri, status = status.as_u16(), ?elapsed, "request");
         }
@@ -313,11 +318,8 @@ impl Shared {
         })
     }
 
-    fn note_problem(&self, response: &Response<Body>, id: &str) {
+    fn note_problem(&self, response: &Response<Body>, (verb, uri): (&Method, &Uri), id: &str) {
         let Some(problem) = response.extensions().get::<Arc<Problem>>() else { return };
-        if problem.slug == "store-failed" && self.phase() == Phase::Ready {
-            self.set_phase(Phase::Failed);
-        }
         self.metrics.http.fail(problem);
         if let Some(reason) = problem.stall {
             let rejected = match reason {
@@ -331,12 +333,47 @@ impl Shared {
             };
             self.metrics.http.reject(rejected);
         }
-        let (status, detail) = (problem.status.as_u16(), &problem.detail);
-        if problem.status.is_server_error() {
-            tracing::warn!(request_id = id, status, %detail, "request failed");
+        let (status, path, kind) = (problem.status.as_u16(), short(uri), problem.slug);
+        let why = problem.cause.as_deref().unwrap_or(&problem.detail);
+        if problem.is_fault() {
+            tracing::error!(kind, method = %verb, %path, status, request_id = id, why, "request failed");
+        } else if problem.status.is_server_error() {
+            tracing::warn!(kind, method = %verb, %path, status, request_id = id, why, "request turned away");
         } else {
-            tracing::debug!(request_id = id, status, %detail, "request refused");
+            tracing::debug!(kind, method = %verb, %path, status, request_id = id, why, "request refused");
         }
+    }
+}
+
+/// Whose connection a request came on. The listener adds it to requests that are not for one key.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub SocketAddr);
+
+/// Who did what to the store, for those who look for it later.
+fn note_administration(
+    peer: Option<ClientAddress>,
+    (verb, uri): (&Method, &Uri),
+    status: StatusCode,
+) {
+    let peer = peer.map(|ClientAddress(address)| tracing::field::display(address));
+    let (path, status) = (short(uri), status.as_u16());
+    if status < 300 {
+        tracing::info!(target: telemetry::ADMIN, peer, method = %verb, %path, status, "administration");
+    } else {
+        tracing::warn!(peer, method = %verb, %path, status, "administration refused");
+    }
+}
+
+/// Longest path in a log line.
+const PATH_CHARS_MAX: usize = 160;
+
+/// The path of a request for its log line. It is percent-encoded, so it holds no control
+/// characters; a long one is cut.
+fn short(uri: &Uri) -> Cow<'_, str> {
+    let path = uri.path();
+    match path.char_indices().nth(PATH_CHARS_MAX) {
+        Some((at, _)) => format!("{}...", &path[..at]).into(),
+        None => path.into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::config::{Config, Settings};
+use crate::config::{Config, Settings, environment};
 use crate::pool::cli::{POOL_HELP, PoolCommand};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -259,9 +259,10 @@ pub struct OneKvs {
 pub fn command() -> anyhow::Result<clap::Command> {
     let defaults = toml::Table::try_from(Config::default())?;
     let serve = |command: clap::Command| command.mut_args(|argument| say(argument, &defaults));
-    Ok(Cli::command()
+    let command = Cli::command()
         .mut_subcommand("serve", serve)
-        .mut_subcommand("config", |config| config.mut_subcommand("print", serve)))
+        .mut_subcommand("config", |config| config.mut_subcommand("print", serve));
+    Ok(environment::without_empty(command))
 }
 
 fn say(argument: clap::Arg, defaults: &toml::Table) -> clap::Arg {

@@ -5,13 +5,14 @@
 //! `TCP_NODELAY`, a limit on heads, and a shutdown that tells each connection to finish while it
 //! still accepts new ones, so that those who ask hear that the server is going.
 
-use crate::app::App;
+use crate::app::{App, ClientAddress};
 use crate::arrival;
 use crate::budget::UNCOUNTED_BYTES;
 use crate::connection::{Activity, Timeouts, Wire, watch};
 use crate::delivery::{Protocol, Sent};
 use crate::framing::{FollowLimits, Follower, Heads};
 use crate::metrics::http::Rejected;
+use crate::route::Route;
 use axum::body::Body;
 use axum::http::header::{CONNECTION, EXPECT, HeaderValue};
 use axum::http::uri::PathAndQuery;
@@ -112,8 +113,8 @@ impl Door {
     /// Accepts connections without end. Each keeps a sender; without one they are late.
     async fn admit(&self, open: Option<mpsc::Sender<Infallible>>) {
         loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _peer)) => stream,
+            let (stream, address) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     pause_after(&error).await;
                     continue;
@@ -134,6 +135,7 @@ impl Door {
                 timeouts: self.limits.timeouts,
                 stop: self.stop.clone(),
                 late: open.is_none(),
+                address: ClientAddress(address),
             };
             let open = open.clone();
             tokio::spawn(async move {
@@ -223,6 +225,7 @@ struct Connection {
     stop: signal::Receiver<bool>,
     /// It came when the server was stopping: it is told to finish after its first request.
     late: bool,
+    address: ClientAddress,
 }
 
 impl Connection {
@@ -247,10 +250,15 @@ impl Connection {
             late: self.late,
             asked: Arc::clone(&asked),
         };
+        let address = self.address;
         let service = service_fn(move |mut request: Request<Incoming>| {
             let shown = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
             if let Some(hidden) = heads.next(shown) {
                 request.extensions_mut().insert(hidden);
+            }
+            // A request for one key saves itself the map of extensions.
+            if Route::of(request.uri().path()) != Route::Key {
+                request.extensions_mut().insert(address);
             }
             answer(peer.clone(), request)
         });

@@ -7,8 +7,7 @@ use clap::FromArgMatches;
 use millpond::cli::{Cli, Command, ConfigCommand, Man, Serve};
 use millpond::client::{self, Failure, print};
 use millpond::config::Config;
-use millpond::{cli, serve};
-use std::io::Write;
+use millpond::{cli, serve, telemetry};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -17,7 +16,7 @@ fn main() -> ExitCode {
         // The reader of standard output has seen enough.
         Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(&failure.to_string());
+            telemetry::complain(&failure.to_string());
             failure.exit_code()
         }
     }
@@ -62,9 +61,4 @@ fn pages(man: &Man) -> Result<(), Failure> {
     written
         .map_err(|error| Failure::Usage(format!("pages cannot be written to {said}: {error}")))?;
     print(format!("millpond.1 and a page for each command are in {said}\n").as_bytes())
-}
-
-fn complain(message: &str) {
-    // Where standard error cannot be written, the exit code has to do.
-    drop(writeln!(std::io::stderr(), "error: {message}"));
 }

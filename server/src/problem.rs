@@ -3,7 +3,8 @@
 //! A [`Problem`] names what was wrong, the limit it broke and the way out. Handlers return it as
 //! an error; [`Problem::into_response`] leaves it in the response's extensions and
 //! [`crate::app`] writes the body, because only there the request's id is known. The cause of a
-//! failure that is not the client's fault goes to the log in full and to the client in one line.
+//! failure that is not the client's fault goes to the log in full, in the line about its request, and
+//! to the client in one line.
 
 use crate::target::TargetError;
 use axum::body::Body;
@@ -43,6 +44,8 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// The body that would have been right.
     pub accepts: Option<Accepts>,
+    /// What the log says in place of the detail: the failure with all its causes.
+    pub cause: Option<Arc<str>>,
 }
 
 /// What a body must be.
@@ -98,7 +101,13 @@ impl Problem {
             stall: None,
             allow: None,
             accepts: None,
+            cause: None,
         }
+    }
+
+    /// Whether the server or its drives are at fault: not the request, and not the load.
+    pub fn is_fault(&self) -> bool {
+        FAULTS.contains(&self.slug)
     }
 
     /// The request itself is malformed.
@@ -276,8 +285,7 @@ impl From<Error> for Problem {
 impl Problem {
     /// The engine failed, and not because of the call.
     fn failed(error: &Error) -> Self {
-        tracing::error!(error = %Chain(error), "the engine failed");
-        match error.scope() {
+        let problem = match error.scope() {
             // Not the client's call: it passed the engine's checks.
             Scope::Call if matches!(error, Error::Pool(_)) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -296,7 +304,8 @@ impl Problem {
                 ("store-failed", "The store failed"),
                 error.to_string(),
             ),
-        }
+        };
+        Self { cause: Some(Chain(error).to_string().into()), ..problem }
     }
 }
 

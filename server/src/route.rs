@@ -124,6 +124,27 @@ impl Route {
         matches!(self, Self::Livez | Self::Readyz | Self::Metrics | Self::Version)
     }
 
+    /// Whether what changes it is told to those who look after the store.
+    pub fn is_administrative(self) -> bool {
+        match self {
+            Self::Kvs
+            | Self::Pool
+            | Self::PoolName
+            | Self::Volumes
+            | Self::Volume
+            | Self::Scrub => true,
+            Self::Key
+            | Self::Scan
+            | Self::Batch
+            | Self::KvsList
+            | Self::Livez
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Version
+            | Self::Other => false,
+        }
+    }
+
     /// The methods it serves, as in an `Allow` header.
     pub fn allow(self) -> &'static str {
         match self {

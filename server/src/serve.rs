@@ -8,15 +8,19 @@
 
 use crate::app::App;
 use crate::blocking::Lanes;
-use crate::config::Config;
+use crate::cli::Cli;
+use crate::config::{Config, environment};
 use crate::engine::Engine;
 use crate::listener;
 use crate::shutdown::{self, Bounds, Ended, Signals};
 use crate::telemetry;
 use anyhow::{Context, anyhow};
+use clap::CommandFactory;
 use kvs::{Database, Error};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +33,13 @@ const DEFAULT_KVS: &str = "default";
 /// Serves until told to stop; says how the process ends.
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {
     telemetry::start(config.log_format, &config.log)?;
+    let outcome = run_logged(config);
+    telemetry::flush();
+    outcome
+}
+
+fn run_logged(config: &Config) -> anyhow::Result<ExitCode> {
+    environment::unknown(&Cli::command()).tell();
     // Responses and bodies of megabytes come and go.
     if !mpool::return_large_allocations() {
         tracing::debug!("the heap cannot be told to return large blocks");
@@ -74,7 +85,11 @@ async fn serve(config: &Config) -> anyhow::Result<Ended> {
     };
     app.shared().open(Arc::clone(&engine));
     let default_is_there = engine.list_kvs()?.iter().any(|kvs| kvs.name == DEFAULT_KVS);
-    announce(address, default_is_there).context("standard output cannot be written")?;
+    if let Err(error) = announce(address, default_is_there) {
+        // Whoever closed it does not want to know; the log says the same.
+        tracing::warn!(%error, "standard output cannot be written");
+    }
+    warn_of_strangers(address, &config.data);
     tracing::info!(%address, data = %config.data.display(), "serving");
 
     let signal = signals.next().await;
@@ -144,6 +159,25 @@ fn announcement(address: SocketAddr, default_is_there: bool) -> [String; 3] {
         [format!("curl {url}/kvs"), format!("curl -X PUT {url}/kvs/{DEFAULT_KVS}")]
     };
     [format!("listening on http://{address}"), first, second]
+}
+
+/// Says who may get at the data beside its owner.
+fn warn_of_strangers(address: SocketAddr, data: &Path) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "there is no authentication: whoever reaches this address reads and writes everything; \
+             listen on a loopback address, or let only trusted hosts reach the port"
+        );
+    }
+    let Ok(found) = std::fs::metadata(data) else { return };
+    let mode = found.permissions().mode() & 0o777;
+    if mode & 0o007 != 0 {
+        tracing::warn!(
+            data = %data.display(), mode = %format_args!("{mode:o}"),
+            "every user of this machine may enter the directory of the data; chmod 700 it"
+        );
+    }
 }
 
 #[cfg(test)]

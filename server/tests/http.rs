@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{Request, Response};
 use http_body_util::BodyExt;
-use kvs::Error;
+use kvs::{Ailment, Error, Health, Part};
 use millpond::app::{App, Limits, Phase};
 use millpond::engine::memory::{Cold, MemoryEngine};
 use serde_json::Value;
@@ -290,9 +290,25 @@ async fn engine_failures_have_a_status_and_a_reason() {
     assert_eq!(fixture.send("GET", "/readyz", "").await.status, 200);
     fixture.engine.fail_next(Error::Poisoned { cause: "flush".into() });
     assert_eq!(fixture.send("PUT", "/v1/kv/default/a", "1").await.status, 503);
-    let ready = fixture.send("GET", "/readyz", "").await;
-    assert_eq!((ready.status, ready.text()), (503, "failed\n"));
-    assert_eq!(fixture.send("GET", "/livez", "").await.status, 200);
+}
+
+/// `/readyz` said `ready` until a write met the failure.
+#[tokio::test]
+async fn a_failure_in_the_background_is_told_without_a_write() {
+    let fixture = Fixture::new();
+    for (parts, status, text) in [
+        (&[][..], 200, "ready\n"),
+        (&[Part::Compaction], 200, "degraded\ncompaction: read error\n"),
+        (&[Part::Flush, Part::Compaction], 503, "failed\nflush: read error\n"),
+        (&[Part::Log], 503, "failed\nlog: read error\n"),
+        (&[], 200, "ready\n"),
+    ] {
+        let ailment = |part: &Part| Ailment { part: *part, cause: "read error".into() };
+        fixture.engine.set_health(Health { ailments: parts.iter().map(ailment).collect() });
+        let ready = fixture.send("GET", "/readyz", "").await;
+        assert_eq!((ready.status, ready.text()), (status, text));
+        assert_eq!(fixture.send("GET", "/livez", "").await.status, 200);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -264,7 +264,7 @@ fn nothing_acknowledged_is_lost_and_nothing_deleted_comes_back() {
 }
 
 /// `a=first` was acknowledged, read by a client, and lost by the kill; `a=SECOND` then had the same
-/// ETag, and the client was told that nothing had changed.
+/// entity tag, and the client was told that nothing had changed.
 #[test]
 fn an_etag_that_a_kill_has_lost_is_not_given_again() {
     const KEY: &str = "/v1/kv/default/a";

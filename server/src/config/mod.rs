@@ -3,6 +3,7 @@
 //! [`Config`] is the effective one, [`Settings`] what one source says. `millpond config print`
 //! writes the effective configuration as a file that could be used in its place.
 
+pub mod environment;
 mod settings;
 
 pub use self::settings::{Create, Io, MediaPolicy, Reaper, Settings};

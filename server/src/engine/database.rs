@@ -7,7 +7,8 @@ use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
 use bytes::Bytes;
 use kvs::metrics::Sample;
 use kvs::{
-    Advance, Cursor, Database, Durability, KvsInfo, Range, Result, Revision, TryGet, WriteBatch,
+    Advance, Cursor, Database, Durability, Health, KvsInfo, Range, Result, Revision, TryGet,
+    WriteBatch,
 };
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
@@ -55,6 +56,10 @@ impl Engine for Database {
 
     fn visit_metrics(&self, see: &mut dyn FnMut(Sample<'_>)) {
         Self::visit_metrics(self, see);
+    }
+
+    fn health(&self) -> Health {
+        Self::health(self)
     }
 
     fn about(&self) -> About {

@@ -7,8 +7,8 @@ use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
 use bytes::Bytes;
 use kvs::metrics::{Sample, Value};
 use kvs::{
-    Advance, Durability, Entry, Error, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsInfo,
-    Range, Result, Revision, VALUE_BYTES_MAX,
+    Advance, Durability, Entry, Error, Health, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX,
+    KvsInfo, Range, Result, Revision, VALUE_BYTES_MAX,
 };
 use mpool::{Evacuation, ScrubOptions, ScrubProgress, VolumeId};
 use std::collections::BTreeMap;
@@ -41,6 +41,7 @@ struct State {
     revision: u64,
     spaces: BTreeMap<String, Map>,
     closed: bool,
+    health: Health,
     cold: Cold,
     /// Returned by the next call.
     fail_next: Option<Error>,
@@ -77,6 +78,11 @@ impl MemoryEngine {
     /// Makes the next step of any walk return `error`.
     pub fn fail_next_step(&self, error: Error) {
         *self.fail_next_step.lock().expect("no holder panics") = Some(error);
+    }
+
+    /// Makes it say that something has failed, or nothing.
+    pub fn set_health(&self, health: Health) {
+        self.lock().health = health;
     }
 
     /// Makes lookups cold or not.
@@ -295,6 +301,10 @@ impl Engine for MemoryEngine {
                 value: Value::Gauge(value),
             });
         }
+    }
+
+    fn health(&self) -> Health {
+        self.lock().health.clone()
     }
 
     fn about(&self) -> About {

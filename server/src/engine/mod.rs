@@ -12,7 +12,7 @@ pub mod memory;
 
 use bytes::Bytes;
 use kvs::metrics::Sample;
-use kvs::{Advance, Durability, Entry, KvsInfo, Range, Result, Revision};
+use kvs::{Advance, Durability, Entry, Health, KvsInfo, Range, Result, Revision};
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
 
@@ -97,6 +97,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Shows every metric to `see`. May block.
     fn visit_metrics(&self, see: &mut dyn FnMut(Sample<'_>));
+
+    /// What has failed, as far as it is known now. Never blocks.
+    fn health(&self) -> Health;
 
     /// Facts about the store for `/version`: format, device, I/O back-end.
     fn about(&self) -> About;

@@ -244,7 +244,7 @@ impl HttpMetrics {
 
     /// Counts a request that failed by no fault of its own, if `problem` is of that kind.
     pub fn fail(&self, problem: &Problem) {
-        if FAULTS.contains(&problem.slug) {
+        if problem.is_fault() {
             self.failures.with_label_values(&[problem.slug]).inc();
         }
     }

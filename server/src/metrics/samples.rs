@@ -8,6 +8,7 @@
 use super::PREFIX;
 use super::process;
 use crate::engine::Engine;
+use crate::telemetry;
 use kvs::metrics::{HistogramCounts, Sample, Value};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
@@ -35,6 +36,13 @@ impl Collector for Collected {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = Families::default();
+        let lost = Sample {
+            name: "log_lines_lost_total",
+            help: "Log lines that standard error did not take, or not as fast as they came.",
+            labels: &[],
+            value: Value::Counter(as_float(telemetry::lines_lost())),
+        };
+        families.add(PREFIX, &lost);
         if let Some(engine) = self.engine.get() {
             engine.visit_metrics(&mut |sample| families.add(PREFIX, &sample));
         }
@@ -81,6 +89,11 @@ impl Families {
         // A family whose every sample was refused has nothing to show.
         self.by_name.into_values().filter(|family| !family.get_metric().is_empty()).collect()
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a metric is a float")]
+fn as_float(count: u64) -> f64 {
+    count as f64
 }
 
 fn is_valid_name(name: &str) -> bool {

@@ -2,17 +2,19 @@
 //!
 //! `/livez` says that the process answers and touches nothing else. `/readyz` says whether
 //! requests are served: not while the store is being recovered, not while shutting down, and not
-//! after the store failed.
+//! after the store failed, whoever met the failure. The first line of its answer is one word; a
+//! second one says why where that is not `ready`.
 
 use super::json;
 use crate::app::{Phase, Shared};
 use crate::blocking::Patience;
 use crate::problem::{Answer, Problem};
 use crate::target::Query;
-use axum::extract::{RawQuery, State};
+use axum::extract::{self, RawQuery};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use kvs::State;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -20,16 +22,29 @@ pub(crate) async fn livez() -> &'static str {
     "alive\n"
 }
 
-pub(crate) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+pub(crate) async fn readyz(extract::State(shared): extract::State<Arc<Shared>>) -> Response {
     let phase = shared.phase();
-    let status = match phase {
-        Phase::Ready => StatusCode::OK,
-        Phase::Starting | Phase::Draining | Phase::Failed => StatusCode::SERVICE_UNAVAILABLE,
+    if phase != Phase::Ready {
+        let text = format!("{}\n", phase.as_str());
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    let health = match shared.engine() {
+        Ok(engine) => engine.health(),
+        Err(problem) => return problem.into_response(),
     };
-    (status, format!("{}\n", phase.as_str())).into_response()
+    let (status, word) = match health.state() {
+        State::Sound => (StatusCode::OK, phase.as_str()),
+        State::Degraded => (StatusCode::OK, "degraded"),
+        State::Failed => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+    };
+    let cause = health.cause().map(|cause| format!("{cause}\n")).unwrap_or_default();
+    (status, format!("{word}\n{cause}")).into_response()
 }
 
-pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): RawQuery) -> Answer {
+pub(crate) async fn metrics(
+    extract::State(shared): extract::State<Arc<Shared>>,
+    RawQuery(raw): RawQuery,
+) -> Answer {
     Query::parse(raw.as_deref(), &[])?;
     let scraped = Arc::clone(&shared);
     // The engine may ask the kernel for what it counts. Nothing else uses this lane.
@@ -44,7 +59,7 @@ pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, RawQuery(raw): Ra
     }
 }
 
-pub(crate) async fn version(State(shared): State<Arc<Shared>>) -> Answer {
+pub(crate) async fn version(extract::State(shared): extract::State<Arc<Shared>>) -> Answer {
     let about = shared.engine().ok().map(|engine| engine.about());
     json(
         StatusCode::OK,

@@ -271,7 +271,7 @@ async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
                         state.walking.give_room(share);
                         continue;
                     }
-                    Err(problem) => error_line(&problem),
+                    Err(problem) => error_line(&shared, &plan, &problem),
                 }
             }
             Ok(Stop::Time) if state.walking.is_empty() => continue,
@@ -283,7 +283,7 @@ async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
             Ok(Stop::More | Stop::Time | Stop::Memory(_)) => {
                 return (state.walking.take_out(), state);
             }
-            Err(error) => error_line(&error.into()),
+            Err(error) => error_line(&shared, &plan, &error.into()),
         };
         state.ended = true;
         let mut out = state.walking.take_out();
@@ -313,6 +313,10 @@ fn line(document: &impl Serialize) -> Vec<u8> {
     line
 }
 
-fn error_line(problem: &Problem) -> Vec<u8> {
+/// The last line of a stream that failed. Its status was sent long ago, so it is noted here.
+fn error_line(shared: &Shared, plan: &Plan, problem: &Problem) -> Vec<u8> {
+    shared.metrics.http.fail(problem);
+    let why = problem.cause.as_deref().unwrap_or(&problem.detail);
+    tracing::error!(kind = problem.slug, kvs = plan.kvs, why, "a stream broke off");
     line(&json!({ "error": problem.document(None) }))
 }

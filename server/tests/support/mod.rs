@@ -199,13 +199,24 @@ impl Server {
 
     /// The same of a program that lies elsewhere.
     pub(crate) fn start_program(program: &Path, data: &Path, flags: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data"]).arg(data);
+        Self::start_command(Command::new(program), data, flags)
+    }
+
+    /// The same of a command that has its environment, and where its standard error goes.
+    pub(crate) fn start_command(mut command: Command, data: &Path, flags: &[&str]) -> Self {
+        command.args(["serve", "--data"]).arg(data);
+        for (option, value) in [("--listen", "127.0.0.1:0"), ("--log", "warn")] {
+            if !flags.contains(&option) {
+                command.args([option, value]);
+            }
+        }
         command.arg("--allow-volatile");
-        if !takes_direct_io(data) {
+        if !takes_direct_io(data) && !flags.contains(&"--allow-buffered") {
             command.arg("--allow-buffered");
         }
         let mut child = command.args(flags).stdout(Stdio::piped()).spawn().unwrap();
+        // The one handle that a test may have given it.
+        drop(command);
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let announced: Vec<String> = (0..3)
             .map(|_| {
