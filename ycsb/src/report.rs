@@ -231,7 +231,10 @@ impl Report {
                 Place::Process(_) => "server process".into(),
                 Place::Elsewhere => ELSEWHERE.into(),
             },
-            others_cpu_pct: usage.others_cpu_s().map(|others| ratio(others, all_s) * 100.0),
+            others_cpu_pct: usage
+                .others_cpu_s()
+                // Ticks are coarse, and the two ends of a run are not one moment.
+                .map(|others| (ratio(others, all_s) * 100.0).min(100.0)),
             drive_reads_per_op: warm::reads_per_op(device_reads, total.read_bytes, ops),
             fill: None,
             drive: observed.drive.as_ref().map(|(device, counts)| drive(device, *counts)),

@@ -234,3 +234,32 @@ fn compare_runs_both_sides() {
     // Nothing is left behind but the report.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+/// One side is a map in memory, the other a store that was just opened. Skips, saying so, where
+/// reads do not reach a drive.
+#[test]
+fn a_ratio_against_a_cold_side_is_marked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("compare.json");
+    let output = ycsb(&format!(
+        "compare --a memory --b embedded --b-args=--allow-buffered --fill never --rounds 1 \
+         --workloads load,c --durability off -p recordcount=20000 -p operationcount=1000 \
+         -p requestdistribution=uniform --data {} --json {}",
+        dir.path().display(),
+        path.display()
+    ));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report = json(&path);
+    let reads = report["b"]["runs"][1]["report"]["drive_reads_per_op"].as_f64();
+    if reads < Some(0.02) {
+        use std::io::Write as _;
+        writeln!(std::io::stderr(), "skipped: {reads:?} reads of a drive").unwrap();
+        return;
+    }
+    assert_eq!(report["warmth"]["c"]["mark"], "b_read_the_drive", "{report}");
+    assert_eq!(report["workloads"]["c"]["READ"]["p99_us"]["mark"], "b_read_the_drive");
+    assert!(report["workloads"]["load"]["INSERT"]["p99_us"]["mark"].is_null());
+    let text = stdout(&output);
+    assert!(text.contains("| only B read the drive |"), "{text}");
+    assert!(text.contains("how warm the sides were, not how fast they are"), "{text}");
+}

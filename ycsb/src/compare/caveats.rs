@@ -60,11 +60,13 @@ pub(super) fn caveats(
         all.push("a server is not waited for until its compactions are done".into());
     }
     if stores && args.workload.memory.is_none() {
-        all.push(
-            "without --memory the sides have no common budget: each takes what the machine has, \
-             RocksDB's block cache 4/5 of what was free when it was opened"
-                .into(),
+        let mut sentence = String::from(
+            "without --memory the sides have no common budget: each takes what the machine has",
         );
+        if has(TargetKind::Rocksdb) {
+            sentence += ", RocksDB's block cache 4/5 of what was free when it was opened";
+        }
+        all.push(sentence);
     }
     if stores {
         all.push(durability(args.workload.durability).into());

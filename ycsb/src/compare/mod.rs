@@ -338,7 +338,12 @@ impl Comparison {
         }
         let _infallible =
             writeln!(text, "medians of {} rounds; ratios within a round\n", self.rounds);
-        let _infallible = writeln!(text, "{table}\n");
+        let _infallible = writeln!(text, "{table}\n\nreads of the drive per operation, at most:");
+        for (workload, warmth) in &self.warmth {
+            let (a, b) = (warmth.a.sentence(), warmth.b.sentence());
+            let _infallible = writeln!(text, "  {workload}: A {a}, B {b}");
+        }
+        text.push('\n');
         for caveat in &self.caveats {
             let _infallible = writeln!(text, "- {caveat}");
         }
@@ -457,6 +462,8 @@ mod tests {
         let speed = text.lines().find(|line| line.contains("ops_per_s")).unwrap();
         assert!(speed.contains("only B read the drive"), "{text}");
         assert!(text.contains("- c: only B read the drive (0.000 and 0.800 reads"), "{text}");
+        let warmth = "  c: A 0.000 (not read before), B 0.800 (not read before)\n";
+        assert!(text.contains(warmth), "{text}");
         assert!(!Comparison::new(&args, [run(0.0), run(0.0)]).table().contains("read the drive ("));
     }
 }

@@ -44,6 +44,17 @@ pub(super) struct SideWarmth {
     pub(super) filled: Vec<String>,
 }
 
+impl SideWarmth {
+    /// For tables.
+    pub(super) fn sentence(&self) -> String {
+        let reads = self.drive_reads_per_op.map_or("unknown".into(), |x| format!("{x:.3}"));
+        let worst = ["not finished", "not resident", "unknown", "resident"]
+            .into_iter()
+            .find(|outcome| self.filled.iter().any(|filled| filled == outcome));
+        format!("{reads} ({})", worst.unwrap_or("not read before"))
+    }
+}
+
 /// Which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Better {
@@ -72,7 +83,6 @@ fn numbers(report: &Report) -> Vec<(String, &'static str, f64, Better)> {
     let mut all = vec![("OVERALL".to_owned(), "ops_per_s", report.ops_per_s, Better::More)];
     for (name, value) in [
         ("cpu_us_per_op", report.cpu_us_per_op),
-        ("drive_reads_per_op", report.drive_reads_per_op),
         ("storage_read_bytes_per_op", report.storage_read_bytes_per_op),
         ("storage_write_bytes_per_op", report.storage_write_bytes_per_op),
     ] {
@@ -220,6 +230,9 @@ mod tests {
         assert_eq!(warmth_of.words, Some("only B read the drive"));
         assert_eq!(warmth_of.b.drive_reads_per_op, Some(0.8));
         assert_eq!(warmth_of.b.filled, ["not resident"]);
+        let said = [&warmth_of.a, &warmth_of.b].map(SideWarmth::sentence);
+        assert_eq!(said, ["0.000 (resident)", "0.800 (not resident)"]);
+        assert_eq!(SideWarmth::default().sentence(), "unknown (not read before)");
         let turned = compared("c", &cold, &warm)["READ"]["p99_us"];
         assert_eq!(turned.mark, Some("a_read_the_drive"));
         assert_eq!(compared("c", &warm, &warm)["READ"]["p99_us"].mark, None);
