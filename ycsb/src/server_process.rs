@@ -244,7 +244,8 @@ mod tests {
         let server = ServerProcess::start(&options, None).unwrap();
         assert_eq!(server.url(), "http://127.0.0.1:7300");
         let args = std::fs::read_to_string(dir.path().join("data.args")).unwrap();
-        assert!(args.ends_with("--listen 127.0.0.1:0 --flag\n"), "{args}");
+        let expect = "--listen 127.0.0.1:0 --allow-volatile=true --flag\n";
+        assert!(args.ends_with(expect), "{args}");
         server.stop().unwrap();
     }
 
