@@ -14,6 +14,7 @@ use crate::{
     open::VOLUME_FILE,
     options::Options,
     pool::Pool,
+    session::Session,
     site::{self, mark::MARK_FILE},
 };
 use std::{
@@ -48,6 +49,7 @@ impl Pool {
                         pool: heart.superblock.uuid,
                         volume: record.uuid,
                         id: record.id,
+                        session: Session::NONE,
                     };
                     let wiped = find(record).and_then(|device| wipe(&*device, &expected));
                     match wiped {
@@ -94,7 +96,7 @@ impl Destroyed {
 
 fn wipe(device: &dyn Device, expected: &label::Label) -> Result<()> {
     match label::read(device)? {
-        Found::Label(found) if found == *expected => label::wipe(device),
+        Found::Label(found) if found.is_of_same(expected) => label::wipe(device),
         // An earlier attempt got this far.
         Found::Blank => Ok(()),
         _ => Err(Error::Options("it does not carry the label of this pool any more".to_owned())),

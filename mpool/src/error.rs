@@ -4,7 +4,11 @@
 //! [`Error::scope`] answers it, so nobody matches on variants to decide. The text of an error names
 //! what was asked, the limit it met, and the way out; the underlying cause is its `source`.
 
-use crate::{features::Features, superblock::FORMAT_MAJOR};
+use crate::{
+    features::Features,
+    missing::{self, MissingVolume},
+    superblock::FORMAT_MAJOR,
+};
 use std::{io, path::PathBuf};
 
 /// What every fallible call of this crate returns.
@@ -69,6 +73,12 @@ pub enum Error {
         /// Why, and what to do about it.
         reason: String,
     },
+    /// Volumes that the pool's journal names cannot be had.
+    #[error("{}", missing::text(missing))]
+    VolumesMissing {
+        /// Each of them.
+        missing: Vec<MissingVolume>,
+    },
     /// The pool was written by a newer version of this program.
     #[error("pool format {found} is newer than {supported}, the newest this binary knows")]
     Format {
@@ -127,6 +137,7 @@ impl Error {
             Self::Io { .. }
             | Self::InUse { .. }
             | Self::Unusable { .. }
+            | Self::VolumesMissing { .. }
             | Self::Format { .. }
             | Self::Features { .. }
             | Self::Fault { .. }

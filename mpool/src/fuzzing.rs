@@ -18,6 +18,8 @@ use crate::{
     },
     reaper::cgroup,
     scrub::state::State,
+    session::Sessions,
+    site::mark::{self, Mark},
     space::{ALLOC_UNIT, extent::Extent},
     superblock::{self, COPY_OFFSETS, Copy, RESERVED},
 };
@@ -27,7 +29,7 @@ use std::{path::Path, sync::Arc};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("superblock", superblock),
     ("label", label),
     ("mdc_frame", mdc_frame),
@@ -35,6 +37,8 @@ pub const TARGETS: [Target; 9] = [
     ("record", record),
     ("sums", sums),
     ("scrub_state", scrub_state),
+    ("mark", mark),
+    ("session", session),
     ("cgroup", cgroup),
     ("pool", pool),
 ];
@@ -156,6 +160,22 @@ pub fn sums(bytes: &[u8]) {
 pub fn scrub_state(bytes: &[u8]) {
     if let Some(state) = State::decode(bytes) {
         assert_eq!(state.encode(), bytes, "{state:?}");
+    }
+}
+
+/// The mark beside a root volume: what is read of it is as it was written.
+pub fn mark(bytes: &[u8]) {
+    if let Mark::Of(pool) = mark::decode(bytes) {
+        let text = mark::encode(pool);
+        let read = text.lines().take(3).map(|line| line.len() + 1).sum();
+        assert_eq!(bytes.get(..read), text.as_bytes().get(..read));
+    }
+}
+
+/// The sessions of a pool.
+pub fn session(bytes: &[u8]) {
+    if let Some(sessions) = Sessions::decode(bytes) {
+        assert_eq!(sessions.encode(), bytes, "{sessions:?}");
     }
 }
 

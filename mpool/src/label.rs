@@ -1,8 +1,8 @@
 //! Volume labels, version 1: whose a volume is.
 //!
-//! The root volume begins with the superblock; every other volume with a label. It is written once,
-//! when the volume is added, and never changes: what may change about a volume is in the pool's
-//! journal. One block of 4,096 bytes, zeros after these fields:
+//! The root volume begins with the superblock; every other volume with a label. It is written when
+//! the volume is added. Of its fields only the session changes (`session`); what else may change
+//! about a volume is in the pool's journal. One block of 4,096 bytes, zeros after these fields:
 //!
 //! ```text
 //! offset  size  field
@@ -12,7 +12,9 @@
 //!     14     2  reserved     zero
 //!     16    16  pool uuid
 //!     32    16  volume uuid  so that a removed volume's label is not taken for its successor's
-//!     48   460  reserved     zero
+//!     48     8  count, and ...
+//!     56     8  nonce        ... of the session; both zero: not known
+//!     64   444  reserved     zero
 //!    508     4  crc          CRC-32C of bytes 0..508
 //! ```
 //!
@@ -24,13 +26,14 @@ use crate::{
     device::{self, Device, ZoneCondition, ZoneLimits, Zoned},
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
+    session::Session,
     space::extent::Extent,
     superblock::RESERVED,
 };
 use std::io;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
-    little_endian::{U16, U32},
+    little_endian::{U16, U32, U64},
 };
 
 pub(crate) const LEN: usize = 512;
@@ -46,12 +49,15 @@ struct RawLabel {
     reserved: U16,
     pool: [u8; 16],
     volume: [u8; 16],
-    reserved_too: [u8; 460],
+    session_count: U64,
+    session_nonce: U64,
+    reserved_too: [u8; 444],
     crc: U32,
 }
 
 const _: () = assert!(size_of::<RawLabel>() == LEN);
 const _: () = assert!(core::mem::offset_of!(RawLabel, crc) == LEN - 4);
+const _: () = assert!(core::mem::offset_of!(RawLabel, session_count) == 48);
 
 /// Whose a volume is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +65,15 @@ pub(crate) struct Label {
     pub(crate) pool: [u8; 16],
     pub(crate) volume: [u8; 16],
     pub(crate) id: VolumeId,
+    /// [`Session::NONE`] if it is not known.
+    pub(crate) session: Session,
+}
+
+impl Label {
+    /// Whether both are of one volume, in whatever session.
+    pub(crate) fn is_of_same(&self, other: &Self) -> bool {
+        (self.pool, self.volume, self.id) == (other.pool, other.volume, other.id)
+    }
 }
 
 /// What stands where a label would.
@@ -91,7 +106,9 @@ pub(crate) fn encode(label: &Label) -> [u8; LEN] {
         reserved: 0.into(),
         pool: label.pool,
         volume: label.volume,
-        reserved_too: [0; 460],
+        session_count: label.session.count.into(),
+        session_nonce: label.session.nonce.into(),
+        reserved_too: [0; 444],
         crc: 0.into(),
     };
     raw.crc = crc32c::crc32c(&raw.as_bytes()[..LEN - 4]).into();
@@ -118,14 +135,16 @@ pub(crate) fn decode(bytes: &[u8; LEN]) -> Found {
     let whole = raw.crc.get() == crc32c::crc32c(&bytes[..LEN - 4]);
     match VolumeId::new(raw.id.get()) {
         Some(id) if whole && raw.version.get() == VERSION => {
-            Found::Label(Label { pool: raw.pool, volume: raw.volume, id })
+            let (count, nonce) = (raw.session_count.get(), raw.session_nonce.get());
+            let session = Session { count, nonce };
+            Found::Label(Label { pool: raw.pool, volume: raw.volume, id, session })
         }
         _ => Found::Unreadable,
     }
 }
 
 /// Whether the label lies in a zone that can only be appended to.
-fn is_appended(device: &dyn Device) -> bool {
+pub(crate) fn is_appended(device: &dyn Device) -> bool {
     device.zones().is_some_and(|zones| zones.limits().conventional_zones == 0)
 }
 
@@ -153,6 +172,15 @@ pub(crate) fn write(device: &dyn Device, label: &Label) -> Result<()> {
     let mut page = IoBuf::zeroed(IO_ALIGN);
     page[..LEN].copy_from_slice(&encode(label));
     put(device, &page).map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
+}
+
+/// Writes the label of a volume that has one, durably: one sector, which is the old one or the new
+/// one after a crash. Not for one that is appended.
+pub(crate) fn write_again(device: &dyn Device, label: &Label) -> Result<()> {
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    page[..LEN].copy_from_slice(&encode(label));
+    let written = device.write_durable_at(0, &page);
+    written.map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
 }
 
 /// Makes a volume blank, the label last, so that it can be used for something else. Before that,
@@ -194,7 +222,12 @@ fn put(device: &dyn Device, page: &IoBuf) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const LABEL: Label = Label { pool: [1; 16], volume: [2; 16], id: VolumeId::ROOT };
+    const LABEL: Label = Label {
+        pool: [1; 16],
+        volume: [2; 16],
+        id: VolumeId::ROOT,
+        session: Session { count: 3, nonce: 4 },
+    };
 
     #[test]
     fn layout_is_frozen() {
@@ -202,6 +235,7 @@ mod tests {
         let bytes = encode(&Label { id, ..LABEL });
         assert_eq!(&bytes[..16], b"MILLPVOL\x01\0\0\0\x02\x01\0\0");
         assert_eq!((&bytes[16..32], &bytes[32..48]), (&[1; 16][..], &[2; 16][..]));
+        assert_eq!((bytes[48], bytes[56], &bytes[64..508]), (3, 4, &[0; 444][..]));
         assert_eq!(decode(&bytes), Found::Label(Label { id, ..LABEL }));
     }
 

@@ -64,6 +64,7 @@ mod mcache;
 mod mdc;
 mod media;
 mod metrics;
+mod missing;
 mod open;
 mod options;
 mod pool;
@@ -71,6 +72,7 @@ mod reaper;
 mod relocate;
 mod scrub;
 mod segment;
+mod session;
 mod shared_map;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
@@ -84,7 +86,7 @@ mod volumes;
 mod zone_chore;
 
 pub use address::VolumeId;
-pub use check::{CheckOptions, CheckReport, Issue, PoolIdentity, Severity};
+pub use check::{CheckOptions, CheckReport, Issue, PoolIdentity, Severity, inspect::Inspection};
 pub use create::NewRoot;
 pub use destroy::Destroyed;
 pub use device::{
@@ -104,6 +106,7 @@ pub use mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone};
 pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc, MdcState, background::MdcSnapshot, pair::MdcRoom};
 pub use media::{Lifetime, MediaClass, Placement, VolumeKind};
 pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics, Sample, Value};
+pub use missing::{MissingVolume, VolumeHolds};
 pub use options::{
     Create, IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy,
 };

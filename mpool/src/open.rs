@@ -7,7 +7,8 @@
 //!    it is damaged or old;
 //! 3. the pool's journal: elect a log, replay it into the catalog, have the superblock name the
 //!    features that it needs;
-//! 4. the other volumes, as the catalog names them: each must carry the label that it was given;
+//! 4. the other volumes, as the catalog names them: each must carry the label that it was given,
+//!    and be of one moment with the root (`session`);
 //! 5. space maps: everything that the catalog does not name is free.
 //!
 //! So whatever was not committed has vanished after step 5. How a pool is made: `create`; what is
@@ -31,11 +32,13 @@ use crate::{
     mdc::record::MblockPlace,
     media::{VolumeKind, VolumeRecord},
     metrics::PoolMetrics,
+    missing::{self, MissingVolume},
     options::{Create, Options, in_range},
-    pool::{OpenMdcs, Pool, Table},
+    pool::{OpenMdcs, Pool, Table, uuid_text},
     reaper::Reaper,
     scrub::control::Control,
     segment::Segment,
+    session::{self, Session},
     site,
     space::{Lease, Space, extent::Extent, volume::VolumeSpace},
     superblock::{self, Election, Superblock},
@@ -102,7 +105,7 @@ pub(crate) fn no_others(record: &VolumeRecord) -> Result<Arc<dyn Device>> {
 }
 
 fn missing(record: &VolumeRecord) -> Error {
-    let reason = format!("is {} of the pool and is not here", record.id);
+    let reason = "is not here".to_owned();
     Error::Unusable { path: record.path.clone(), reason }
 }
 
@@ -186,7 +189,7 @@ pub(crate) fn with_path(error: Error, path: &Path) -> Error {
 }
 
 /// The superblock that counts; a copy that is damaged or old is written again.
-fn elected(volume: &Volumes) -> Result<Superblock> {
+pub(crate) fn elected(volume: &Volumes) -> Result<Superblock> {
     match superblock::read(volume) {
         Ok(Election::Elected { superblock, repair }) => {
             superblock.check_writable()?;
@@ -231,6 +234,8 @@ pub(crate) fn open_on(
     let tidy = Tidy::start(options.background, on_fault)?;
     let journal = Arc::new(Journal::open(volume, &anchor, tidy.bell())?);
     let records = join_volumes(volume, &journal, uuid, options, find)?;
+    let others = journal.read(|catalog| session::bearers_of(uuid, catalog, volume));
+    session::begin(&journal, &others)?;
     let mut used = journal.read(Catalog::extents);
     used.extend(logs);
     let stray = used.iter().find(|extent| volume.get(VolumeId::of(extent.offset)).is_none());
@@ -303,18 +308,54 @@ fn join_volumes(
         None => root_record(options.capacity_bytes_max),
     };
     let mut records = vec![root];
+    let sessions = journal.read(session::sessions_of).unwrap_or_default();
+    let mut missing = Vec::new();
     for record in named.into_values() {
-        let device = find(&record)?;
-        let expected = Label { pool, volume: record.uuid, id: record.id };
-        if label::read(&*device)? != Found::Label(expected) {
-            let reason = format!("does not carry the label of {} of this pool", record.id);
-            return Err(Error::Unusable { path: record.path, reason });
+        let session = Session::NONE;
+        let expected = Label { pool, volume: record.uuid, id: record.id, session };
+        match labelled(&record, &expected, find) {
+            Ok((device, found)) => {
+                sessions.judge(found).map_err(|stale| Error::Unusable {
+                    path: record.path.clone(),
+                    reason: stale.text(record.id, sessions, found),
+                })?;
+                volumes.add(record.id, device);
+                records.push(record);
+            }
+            Err(Error::Unusable { reason, .. }) => {
+                let missed = |catalog: &_| MissingVolume::new(&record, catalog, &reason);
+                missing.push(journal.read(missed));
+            }
+            Err(error) => return Err(error),
         }
-        volumes.add(record.id, device);
-        records.push(record);
     }
+    missing::check(missing)?;
     volumes.flush()?;
     Ok(records)
+}
+
+/// The device of a volume, and the session in its label.
+fn labelled(
+    record: &VolumeRecord,
+    expected: &Label,
+    find: FindDevice<'_>,
+) -> Result<(Arc<dyn Device>, Session)> {
+    let device = find(record)?;
+    match label::read(&*device)? {
+        Found::Label(found) if found.is_of_same(expected) => Ok((device, found.session)),
+        found => {
+            let instead = match found {
+                Found::Label(Label { pool, id, .. }) => {
+                    format!("carries the label of {id} of pool {}", uuid_text(pool))
+                }
+                Found::Blank => "is blank".to_owned(),
+                Found::Unreadable => "carries a label that is damaged or newer".to_owned(),
+                Found::Foreign => "carries something else".to_owned(),
+            };
+            let reason = format!("does not carry its label: what is there {instead}");
+            Err(Error::Unusable { path: record.path.clone(), reason })
+        }
+    }
 }
 
 fn table_of(

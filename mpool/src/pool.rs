@@ -139,6 +139,18 @@ pub struct FreeSpace {
     pub spare_bytes: u64,
 }
 
+/// A pool that is closed in order begins a session, so that copies made while it was open are not
+/// taken for what it is afterwards. Where that fails, the volumes are as after a crash.
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.volumes.check_writable().is_ok()
+            && let Err(error) = self.begin_session()
+        {
+            tracing::debug!(%error, "the pool is closed without a new session");
+        }
+    }
+}
+
 /// A pool's UUID as people write it: 32 hexadecimal digits in five groups.
 pub fn uuid_text(uuid: [u8; 16]) -> String {
     let mut text = String::with_capacity(36);

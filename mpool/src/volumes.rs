@@ -20,6 +20,7 @@ use crate::{
     media::{MediaClass, VolumeKind, VolumeRecord},
     open::{new_uuid, open_device},
     pool::Pool,
+    session::{self, Session},
     space::volume::VolumeSpace,
 };
 use std::{
@@ -197,15 +198,24 @@ impl Pool {
             Error::Options("the pool has had 1,023 volumes, which is all it can name".to_owned())
         })?;
         self.check_takeable(&*device, &record, force)?;
-        label::write(&*device, &Label { pool: self.uuid, volume: record.uuid, id: record.id })?;
+        let (pool, volume, id) = (self.uuid, record.uuid, record.id);
+        label::write(&*device, &Label { pool, volume, id, session: Session::NONE })?;
         self.journal.commit(&[Change::VolumeSet(record.clone())], |_| Ok(()), || ())?;
         self.volumes.add(record.id, device);
         let space = VolumeSpace::rebuild(&self.volumes, &record, &[], self.options.spare_pct)?;
         self.mcache.add_volume(space.volume());
         self.space.add(space);
+        self.begin_session()?;
         let path = record.path.display();
         tracing::info!(volume = %record.id, class = %record.class, %path, "added a volume");
         Ok(record.id)
+    }
+
+    /// Gives all volumes the next session. One change of the volumes at a time.
+    pub(crate) fn begin_session(&self) -> Result<()> {
+        let bearers = |catalog: &_| session::bearers_of(self.uuid, catalog, &self.volumes);
+        let others = self.journal.read(bearers);
+        session::begin(&self.journal, &others)
     }
 
     /// Whether a device may be written over; what is forced is made blank.

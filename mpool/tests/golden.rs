@@ -46,7 +46,7 @@ const BUILT: &[(u64, u64)] = &[
     (11, 4096),
 ];
 
-const IMAGES: [Golden; 3] = [
+const IMAGES: [Golden; 4] = [
     Golden {
         name: "version 1",
         image: include_bytes!("golden/version-1.img"),
@@ -63,6 +63,15 @@ const IMAGES: [Golden; 3] = [
         volumes: 3,
         pool_name: Some("golden"),
         features: ["none", ALL_FEATURES],
+        unverifiable: 0,
+    },
+    Golden {
+        name: "before sessions",
+        image: include_bytes!("golden/before-sessions.img"),
+        mblocks: BUILT,
+        volumes: 3,
+        pool_name: Some("golden"),
+        features: [ALL_FEATURES, ALL_FEATURES],
         unverifiable: 0,
     },
     Golden {
@@ -269,7 +278,7 @@ fn images_are_small() {
 fn what_is_built_today_is_what_the_image_of_today_holds() {
     let dir = tempfile::tempdir().unwrap();
     build(dir.path());
-    let today = &IMAGES[2];
+    let today = &IMAGES[3];
     assert_eq!(check(dir.path(), today, "built"), "");
     verify(&Pool::open_dir(dir.path(), &options()).unwrap(), today, "built");
 }

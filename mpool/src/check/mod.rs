@@ -12,6 +12,7 @@
 //! 5. every journal of the pool's user;
 //! 6. if asked for: every page of every mblock.
 
+pub(crate) mod inspect;
 pub(crate) mod offline;
 pub(crate) mod places;
 
@@ -27,6 +28,7 @@ use crate::{
     mblock::sums,
     mdc::pair::{Place, elected},
     media::VolumeRecord,
+    missing::{MissingVolume, WAYS_OUT},
     open::VOLUME_FILE,
     options::Options,
     pool::{NAME_PROPERTY, Pool},
@@ -38,6 +40,7 @@ use crate::{
         reader::Reader,
         torn,
     },
+    session,
     space::layout::Layout,
     volume::Volumes,
 };
@@ -293,21 +296,33 @@ impl Check<'_> {
             match (self.find)(record) {
                 Ok(device) => self.volumes.add(record.id, Arc::new(ReadOnly(device))),
                 Err(error) => {
-                    let path = record.path.display();
-                    let text = format!("it cannot be opened at {path}: {error}");
-                    let way_out = "bring the device or file back to where it was";
-                    report.note(Severity::Error, record.id, text, way_out);
+                    let reason = format!("cannot be opened: {error}");
+                    let missing = MissingVolume::new(record, &heart.catalog, &reason);
+                    report.note(Severity::Error, record.id, missing.to_string(), WAYS_OUT);
                     continue;
                 }
             }
             let expected = heads::labels(heart.superblock.uuid, [(record.id, record.uuid)]);
             let mut findings = Vec::new();
             // Without a control nothing stops the reader.
-            if heads::label(&expected[0], reader, &mut findings).is_ok() {
+            if heads::label((&expected[0], None), reader, &mut findings).is_ok() {
                 let way_out = "make sure that this is the right device; the pool does not open with \
                                it, so restore the volume from a backup";
                 report.take(findings, Severity::Error, way_out);
             }
+            self.session(record.id, heart, report);
+        }
+    }
+
+    /// Whether a volume and the root are of one moment.
+    fn session(&self, id: VolumeId, heart: &Heart, report: &mut CheckReport) {
+        let Some(volume) = self.volumes.get(id) else { return };
+        // What is wrong with the label itself is told already.
+        let Ok(Found::Label(found)) = label::read(&**volume.device()) else { return };
+        let sessions = session::sessions_of(&heart.catalog).unwrap_or_default();
+        if let Err(stale) = sessions.judge(found.session) {
+            let text = stale.text(id, sessions, found.session);
+            report.note(Severity::Error, id, text, "the pool does not open like this");
         }
     }
 

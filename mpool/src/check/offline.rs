@@ -61,6 +61,10 @@ impl Device for ReadOnly {
         self.0.kind()
     }
 
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
     // The zones are for reports; whoever looks calls nothing else.
     fn zones(&self) -> Option<&dyn Zoned> {
         self.0.zones()

@@ -100,6 +100,11 @@ pub trait Device: Send + Sync + 'static {
     /// "file", "sim", ...: for people.
     fn kind(&self) -> &'static str;
 
+    /// Whether it is only looked at: every write is refused, of zones too, and none is tried.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
     /// The zones, where the medium has such; `None` for one that is written anywhere.
     fn zones(&self) -> Option<&dyn Zoned> {
         None

@@ -9,6 +9,7 @@ use crate::{
     address::VolumeId,
     io::buf::IO_ALIGN,
     label::{self, Found, Label},
+    session::{Session, Sessions},
     superblock::{self, COPY_OFFSETS, Superblock},
 };
 
@@ -46,16 +47,20 @@ pub(crate) fn superblock(
     Ok(counts)
 }
 
-/// Verifies the label of one volume.
+/// Verifies the label of one volume; its session too, if the pool has sessions.
 pub(crate) fn label(
-    expected: &Label,
+    (expected, sessions): (&Label, Option<Sessions>),
     reader: &mut Reader<'_>,
     findings: &mut Vec<Finding>,
 ) -> Halted<()> {
     let address = expected.id.address(0);
+    let is_expected = |found: &Label| {
+        let is_current = sessions.is_none_or(|sessions| sessions.judge(found.session).is_ok());
+        found.is_of_same(expected) && is_current
+    };
     let damage = match reader.page(address)?.as_deref().map(label::decode_page) {
         None => Damage::Unreadable,
-        Some(Found::Label(found)) if found == *expected => return Ok(()),
+        Some(Found::Label(found)) if is_expected(&found) => return Ok(()),
         Some(Found::Label(_)) => Damage::Misplaced,
         Some(Found::Blank | Found::Unreadable | Found::Foreign) => Damage::Checksum,
     };
@@ -64,11 +69,11 @@ pub(crate) fn label(
     Ok(())
 }
 
-/// The labels that the volumes of a pool must carry.
+/// The labels that the volumes of a pool must carry, in whatever session.
 pub(crate) fn labels(
     pool: [u8; 16],
     volumes: impl IntoIterator<Item = (VolumeId, [u8; 16])>,
 ) -> Vec<Label> {
     let labelled = volumes.into_iter().filter(|(id, _)| *id != VolumeId::ROOT);
-    labelled.map(|(id, volume)| Label { pool, volume, id }).collect()
+    labelled.map(|(id, volume)| Label { pool, volume, id, session: Session::NONE }).collect()
 }

@@ -136,9 +136,10 @@ impl<'a> Scrub<'a> {
             let volumes = pool.journal.read(|catalog| {
                 catalog.volumes.values().map(|v| (v.id, v.uuid)).collect::<Vec<_>>()
             });
+            let sessions = pool.journal.read(crate::session::sessions_of);
             for label in heads::labels(pool.uuid, volumes) {
                 if pool.space.of(label.id).is_some() {
-                    heads::label(&label, &mut scrub.reader, &mut findings)?;
+                    heads::label((&label, sessions), &mut scrub.reader, &mut findings)?;
                 }
             }
             Ok(findings)

@@ -194,7 +194,7 @@ fn look(pond: &Pond, target: ScrubTarget, findings: &mut Vec<Finding>) {
         }
         ScrubTarget::Label(id) => {
             let uuid = pool.journal.read(|catalog| catalog.volumes[&id].uuid);
-            heads::label(&heads::labels(pool.uuid, [(id, uuid)])[0], &mut reader, findings)
+            heads::label((&heads::labels(pool.uuid, [(id, uuid)])[0], None), &mut reader, findings)
         }
         ScrubTarget::PoolJournal | ScrubTarget::Journal(_) => {
             let (owner, position) = match target {

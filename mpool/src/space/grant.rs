@@ -80,7 +80,8 @@ impl Drop for Books<'_> {
 }
 
 impl ZoneSpace {
-    /// Reads the state of all zones and finishes those that nobody goes on with. `used` are places
+    /// Reads the state of all zones and, unless the device is only looked at, finishes those that
+    /// nobody goes on with. `used` are places
     /// on this volume.
     pub(crate) fn recover(
         volumes: &Arc<Volumes>,
@@ -103,10 +104,12 @@ impl ZoneSpace {
         let zones = Zones::recover(&limits, &report, |zone| live.get(&zone).copied().unwrap_or(0));
         // A drive whose budgets are used up may refuse to finish a closed zone while others are
         // open; after a crash of this process alone they may well be.
-        for zone in report.iter().filter(|zone| zone.condition.is_open()) {
+        let read_only = volume.device().is_read_only();
+        for zone in report.iter().filter(|zone| zone.condition.is_open() && !read_only) {
             device.close(zone.index).map_err(|source| Error::io("zone close", at, 0, source))?;
         }
-        for zone in zones.to_finish(&report) {
+        let unfinished = if read_only { Vec::new() } else { zones.to_finish(&report) };
+        for zone in unfinished {
             device.finish(zone).map_err(|source| Error::io("zone finish", at, 0, source))?;
         }
         let (volumes, volume) = (Arc::clone(volumes), Arc::clone(volume));

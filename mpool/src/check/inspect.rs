@@ -1,0 +1,137 @@
+//! A look at a pool that nobody has open: what it is, how full, and what keeps it from opening.
+//! Everything is read and nothing written, so it works on what is write-protected.
+
+use super::{
+    Heart, find_in, heart, name_of,
+    offline::{ReadOnly, root_in, volumes_of},
+};
+use crate::{
+    address::VolumeId,
+    catalog::Catalog,
+    device::{self, Access},
+    error::{Error, Result},
+    features::Features,
+    label::{self, Found},
+    media::VolumeRecord,
+    missing::{MissingVolume, VolumeHolds},
+    options::Options,
+    pool::Pool,
+    session,
+    space::volume::VolumeSpace,
+    superblock::FORMAT_MAJOR,
+    volume::Volumes,
+    volumes::{VolumeInfo, root_record},
+};
+use std::{path::Path, sync::Arc};
+
+/// What a pool is, without opening it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// Names the pool.
+    pub uuid: [u8; 16],
+    /// Its name, if it was given one.
+    pub name: Option<String>,
+    /// Major version of the format.
+    pub format: u32,
+    /// What it uses beyond that.
+    pub features: Features,
+    /// Committed mblocks.
+    pub mblocks: u64,
+    /// The volumes that are here, the root's first.
+    pub volumes: Vec<VolumeInfo>,
+    /// Those that are not.
+    pub missing: Vec<MissingVolume>,
+    /// What else keeps the pool from opening: volumes that are not of one moment with the root.
+    pub stale: Vec<String>,
+}
+
+impl Pool {
+    /// Looks at the pool in DIR, which nobody may have open for writing.
+    pub fn inspect(dir: &Path, options: &Options) -> Result<Inspection> {
+        let volumes = volumes_of(root_in(dir, options, Access::Read)?);
+        let heart = heart(&volumes)?;
+        let Heart { superblock, catalog, .. } = &heart;
+        let mut used = catalog.extents();
+        used.extend(superblock.logs);
+        let mut found = Inspection {
+            uuid: superblock.uuid,
+            name: name_of(catalog),
+            format: FORMAT_MAJOR,
+            features: superblock.features,
+            mblocks: catalog.mblocks.len() as u64,
+            volumes: Vec::new(),
+            missing: Vec::new(),
+            stale: Vec::new(),
+        };
+        let find = find_in(dir, options, Access::Read);
+        for record in records(catalog, &volumes, options) {
+            if record.id != VolumeId::ROOT {
+                match find(&record) {
+                    Ok(device) => {
+                        found.stale.extend(stale(catalog, &record, &*device)?);
+                        volumes.add(record.id, Arc::new(ReadOnly(device)));
+                    }
+                    Err(Error::Unusable { reason, .. }) => {
+                        found.missing.push(MissingVolume::new(&record, catalog, &reason));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let space = VolumeSpace::rebuild(&volumes, &record, &used, options.spare_pct)?;
+            found.volumes.push(info(&space, record, catalog));
+        }
+        Ok(found)
+    }
+}
+
+/// All volumes; of the root what holds by default, if nothing is said of it.
+fn records(catalog: &Catalog, volumes: &Volumes, options: &Options) -> Vec<VolumeRecord> {
+    let kind = device::volume_kind(&**volumes.root().device());
+    let unnamed = VolumeRecord { kind, ..root_record(options.capacity_bytes_max) };
+    let root = catalog.volumes.get(&VolumeId::ROOT).cloned().unwrap_or(unnamed);
+    let others = catalog.volumes.values().filter(|record| record.id != VolumeId::ROOT);
+    std::iter::once(root).chain(others.cloned()).collect()
+}
+
+fn stale(
+    catalog: &Catalog,
+    record: &VolumeRecord,
+    device: &dyn device::Device,
+) -> Result<Option<String>> {
+    let sessions = session::sessions_of(catalog).unwrap_or_default();
+    Ok(match label::read(device)? {
+        Found::Label(label) => match sessions.judge(label.session) {
+            Ok(()) => None,
+            Err(stale) => {
+                let text = stale.text(record.id, sessions, label.session);
+                Some(format!("{} {text}", record.path.display()))
+            }
+        },
+        _ => Some(format!("{} does not carry a label", record.path.display())),
+    })
+}
+
+fn info(space: &Arc<VolumeSpace>, record: VolumeRecord, catalog: &Catalog) -> VolumeInfo {
+    let device = space.volume().device();
+    let VolumeHolds { mblocks, segments, journals, .. } = VolumeHolds::of(catalog, record.id);
+    VolumeInfo {
+        id: record.id,
+        class: record.class,
+        kind: record.kind,
+        path: record.path,
+        device: device.kind(),
+        evacuating: record.evacuating,
+        len_bytes: device.geometry().len_bytes,
+        capacity_bytes: space.capacity_bytes(),
+        used_bytes: space.used_bytes(),
+        free_bytes: space.free_bytes(),
+        spare_bytes: space.spare_bytes(),
+        mblocks,
+        logs: segments + journals,
+        zones: space.zones().map(|zones| {
+            let whole = u32::try_from(zones.usage().0).expect("zones are few");
+            (zones.count(), whole)
+        }),
+    }
+}

@@ -1,0 +1,157 @@
+//! Volumes that the pool's journal names and that cannot be had: which, where they were, what lies
+//! on them, and what can be done.
+
+use crate::{
+    address::VolumeId,
+    anchor::Anchor,
+    catalog::Catalog,
+    device::Access,
+    error::{Error, Result},
+    journal::Journal,
+    mdc::record::Change,
+    media::{MediaClass, VolumeKind, VolumeRecord},
+    open::{VOLUME_FILE, elected, new_volume, open_device, open_root, with_path},
+    options::{Create, Options},
+    pool::Pool,
+    site,
+    space::extent::Extent,
+    tidy::Tidy,
+};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What lies on a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VolumeHolds {
+    /// Mblocks, in whole or in part.
+    pub mblocks: u64,
+    /// Bytes of them.
+    pub mblock_bytes: u64,
+    /// Segments, which are for write-ahead logs.
+    pub segments: u64,
+    /// Journals, in whole or in part.
+    pub journals: u64,
+}
+
+impl VolumeHolds {
+    pub(crate) fn of(catalog: &Catalog, id: VolumeId) -> Self {
+        let here = |extent: &Extent| VolumeId::of(extent.offset) == id;
+        let mut holds = Self::default();
+        for place in catalog.mblocks.values() {
+            let bytes: u64 = place.extents.iter().filter(|e| here(e)).map(|e| e.len).sum();
+            holds.mblocks += u64::from(bytes > 0);
+            holds.mblock_bytes += bytes;
+        }
+        holds.segments = catalog.segments.values().filter(|e| here(e)).count() as u64;
+        holds.journals = catalog.mdcs.values().filter(|logs| logs.iter().any(here)).count() as u64;
+        holds
+    }
+
+    /// Whether nothing lies there.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for VolumeHolds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_nothing() {
+            return f.write_str("nothing lies on it");
+        }
+        let Self { mblocks, mblock_bytes, segments, journals } = self;
+        write!(f, "on it lie {mblocks} mblocks ({mblock_bytes} bytes)")?;
+        if *segments > 0 {
+            write!(f, ", {segments} segments of the write-ahead log")?;
+        }
+        if *journals > 0 {
+            write!(f, ", {journals} journals")?;
+        }
+        Ok(())
+    }
+}
+
+/// A volume that cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingVolume {
+    /// Which.
+    pub id: VolumeId,
+    /// What it is for.
+    pub class: MediaClass,
+    /// What it is.
+    pub kind: VolumeKind,
+    /// Where it was last.
+    pub path: PathBuf,
+    /// Why it cannot be had.
+    pub reason: String,
+    /// What lies on it.
+    pub holds: VolumeHolds,
+}
+
+impl MissingVolume {
+    pub(crate) fn new(record: &VolumeRecord, catalog: &Catalog, reason: &str) -> Self {
+        let VolumeRecord { id, class, kind, path, .. } = record.clone();
+        let holds = VolumeHolds::of(catalog, id);
+        Self { id, class, kind, path, reason: reason.to_owned(), holds }
+    }
+}
+
+impl fmt::Display for MissingVolume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, class, kind, path, reason, holds } = self;
+        write!(f, "{id} ({class}, kind {kind}), last at {}, {reason}; {holds}", path.display())?;
+        if holds.is_nothing() {
+            write!(f, ", so the pool can do without it: `millpond pool remove {id} --lost`")?;
+        }
+        Ok(())
+    }
+}
+
+impl Pool {
+    /// Takes a volume out of the pool in DIR that is lost and on which nothing lies, so that the
+    /// pool opens without it. A volume that can be had is emptied and removed in the usual way.
+    pub fn forget_volume(dir: &Path, id: VolumeId, options: &Options) -> Result<()> {
+        options.validate()?;
+        site::survey(dir, Create::Never)?;
+        let path = dir.join(VOLUME_FILE);
+        let volumes = new_volume(open_root(&path, options, Access::Write)?, options);
+        volumes.flush()?;
+        let superblock = elected(&volumes).map_err(|error| with_path(error, &path))?;
+        let anchor = Arc::new(Anchor::new(&volumes, superblock));
+        let tidy = Tidy::start(false, || ())?;
+        let journal = Journal::open(&volumes, &anchor, tidy.bell())?;
+        let known = journal.read(|catalog| catalog.volumes.get(&id).cloned());
+        let record = known.filter(|_| id != VolumeId::ROOT).ok_or_else(|| Error::no_such(id))?;
+        let holds = journal.read(|catalog| VolumeHolds::of(catalog, id));
+        if !holds.is_nothing() {
+            return Err(Error::Options(format!("{id} cannot be given up: {holds}")));
+        }
+        match open_device(&dir.join(&record.path), &record, options, Access::Read) {
+            Err(Error::Unusable { .. }) => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                let text = format!("{id} is there; evacuate it, and remove it without --lost");
+                return Err(Error::Options(text));
+            }
+        }
+        journal.commit(&[Change::VolumeRemoved(id)], |_| Ok(()), || ())
+    }
+}
+
+/// What can be done about any of them.
+pub(crate) const WAYS_OUT: &str = "bring it back (is its disk mounted, has the device another \
+                                   name?), put a link at that path to where it is, or restore the \
+                                   pool from a backup";
+
+/// The error that tells of them, if there are any.
+pub(crate) fn check(missing: Vec<MissingVolume>) -> Result<()> {
+    if missing.is_empty() { Ok(()) } else { Err(Error::VolumesMissing { missing }) }
+}
+
+/// All of them in one text.
+pub(crate) fn text(missing: &[MissingVolume]) -> String {
+    let each: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    format!("a volume of the pool is missing: {}; {WAYS_OUT}", each.join("; and "))
+}
