@@ -3,8 +3,8 @@
 //! A [`Problem`] names what was wrong, the limit it broke and the way out. Handlers return it as
 //! an error; [`Problem::into_response`] leaves it in the response's extensions and
 //! [`crate::app`] writes the body, because only there the request's id is known. The cause of a
-//! failure that is not the client's fault goes to the log in full, in the line about its request, and
-//! to the client in one line.
+//! failure that is not the client's fault goes to the log in full, in the line about its request,
+//! and to the client in one line.
 
 use crate::target::TargetError;
 use axum::body::Body;

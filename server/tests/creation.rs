@@ -253,3 +253,60 @@ fn a_file_that_holds_something_is_not_added_to_a_pool() {
     expect(text(&output.stderr), &["is not empty", "--force"]);
     assert!(fs::read(victim).unwrap() == contents[1]);
 }
+
+/// `pool info` and `pool check` opened the volume for writing.
+#[test]
+fn info_and_check_work_on_a_read_only_mount() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("data");
+    let pool = filled(&data);
+    let data = data.to_str().unwrap();
+    let script = format!(
+        "mount --bind {data} {data}; mount -o remount,bind,ro {data}
+        if touch {data}/x 2>/dev/null; then exit 9; fi
+        $MILLPOND pool info --data {data}; $MILLPOND pool check --full --data {data}"
+    );
+    let before = contents(Path::new(data));
+    let Some(output) = in_a_mount_namespace(&script) else { return };
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
+    expect(said, &[&pool, "capacity.vol", "sound: 1 volumes"]);
+    assert!(contents(Path::new(data)) == before);
+}
+
+/// `serve`, `pool info` and `pool remove` said "create the pool first".
+#[test]
+fn a_volume_that_is_missing_is_named_by_every_command() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    filled(path);
+    let data = path.to_str().unwrap();
+    let millpond = |arguments: &[&str]| {
+        let flags = ["--data", data, "--allow-volatile"];
+        run(env!("CARGO_BIN_EXE_millpond"), &[&["pool"], arguments, &flags].concat())
+    };
+    let add = ["add", "fast.vol", "--class", "staging", "--capacity", "256MiB"];
+    assert!(millpond(&add).status.success());
+    // The log goes there.
+    let server = Server::start(path, &["--capacity", "300MiB", "--memtable", "1MiB"]);
+    let put = server.connect().send("PUT", "/v1/kv/default/b", &vec![7; 100_000]).unwrap();
+    assert_eq!(put.status, 200, "{}", put.text());
+    server.terminate();
+    assert!(server.wait().success());
+    let (fast, aside) = (path.join("fast.vol"), path.join("aside"));
+    fs::rename(&fast, &aside).unwrap();
+    let parts = ["vol-1 (staging, kind file)", "last at fast.vol", "segments of the write-ahead"];
+    expect(&refused(path, &[]), &parts);
+    let info = millpond(&["info"]);
+    assert_eq!(info.status.code(), Some(1), "{}", text(&info.stderr));
+    expect(text(&info.stdout), &[&parts[..], &["missing"]].concat());
+    for command in
+        [&["remove", "vol-1"][..], &["evacuate", "vol-1"], &["remove", "vol-1", "--lost"]]
+    {
+        let output = millpond(command);
+        assert_eq!(output.status.code(), Some(3), "{command:?}");
+        expect(text(&output.stderr), &["vol-1", "segments of the write-ahead log"]);
+    }
+    fs::rename(&aside, &fast).unwrap();
+    is_kept(&Server::start(path, &[]));
+}

@@ -26,7 +26,7 @@ pub enum PoolCommand {
     #[command(after_help = POOL_EVACUATE)]
     Evacuate(PoolEvacuate),
     /// Take an empty volume out of the pool
-    Remove(PoolVolume),
+    Remove(PoolRemove),
     /// Check that a pool which nobody uses is consistent; changes nothing
     #[command(after_help = POOL_CHECK)]
     Check(PoolCheck),
@@ -267,11 +267,14 @@ pub struct PoolEvacuate {
     pub place: PoolPlace,
 }
 
-/// A volume of a pool.
+/// Flags of `millpond pool remove`.
 #[derive(Debug, Args)]
-pub struct PoolVolume {
+pub struct PoolRemove {
     /// The volume, such as vol-1
     pub volume: String,
+    /// Give up a volume that is gone, if nothing lies on it; on a data directory only
+    #[arg(long, conflicts_with = "url")]
+    pub lost: bool,
     #[command(flatten)]
     pub place: PoolPlace,
 }

@@ -28,7 +28,8 @@ pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
                 Some(server) => ask(server, Method::GET, "", None).await?,
                 None => offline::info(&shown.place)?,
             };
-            show(&info, shown.json, table::info)
+            show(&info, shown.json, table::info)?;
+            verdict(info["trouble"].as_array().is_some_and(|trouble| !trouble.is_empty()))
         }
         PoolCommand::Maps(shown) => match &shown.place.server {
             Some(server) => {

@@ -1,8 +1,8 @@
 //! A pool as JSON: the same from a running server and from a data directory.
 
 use mpool::{
-    CheckReport, Evacuation, Feature, Features, Finding, MapStats, Pool, ScrubProgress, VolumeId,
-    VolumeInfo, uuid_text,
+    CheckReport, Evacuation, Feature, Features, Finding, Inspection, MapStats, MissingVolume, Pool,
+    ScrubProgress, VolumeId, VolumeInfo, uuid_text,
 };
 use serde_json::{Value, json};
 
@@ -22,6 +22,42 @@ pub(crate) fn info(pool: &Pool) -> Value {
         "spare_bytes": info.spare_bytes,
         "mblocks": info.mblocks,
         "volumes": pool.volumes().iter().map(volume).collect::<Vec<_>>(),
+    })
+}
+
+/// The same of a pool that is not open, and what keeps it from opening.
+pub(crate) fn inspection(found: &Inspection) -> Value {
+    let sum = |bytes: fn(&VolumeInfo) -> u64| found.volumes.iter().map(bytes).sum::<u64>();
+    let missing = found.missing.iter().map(missing);
+    let trouble = found.missing.iter().map(ToString::to_string).chain(found.stale.clone());
+    json!({
+        "uuid": uuid_text(found.uuid),
+        "name": found.name,
+        "format": found.format,
+        "features": features(found.features),
+        "io": "none, as it is not open",
+        "capacity_bytes": sum(|volume| volume.capacity_bytes),
+        "len_bytes": sum(|volume| volume.len_bytes),
+        "used_bytes": sum(|volume| volume.used_bytes),
+        "free_bytes": sum(|volume| volume.free_bytes),
+        "spare_bytes": sum(|volume| volume.spare_bytes),
+        "mblocks": found.mblocks,
+        "volumes": found.volumes.iter().map(volume).chain(missing).collect::<Vec<_>>(),
+        "trouble": trouble.collect::<Vec<_>>(),
+    })
+}
+
+fn missing(missing: &MissingVolume) -> Value {
+    json!({
+        "id": missing.id.to_string(),
+        "class": missing.class.name(),
+        "kind": missing.kind.name(),
+        "path": missing.path.to_string_lossy(),
+        "device": null,
+        "state": "missing",
+        "mblocks": missing.holds.mblocks,
+        "used_bytes": missing.holds.mblock_bytes,
+        "logs": missing.holds.segments + missing.holds.journals,
     })
 }
 

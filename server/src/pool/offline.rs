@@ -2,7 +2,7 @@
 
 use super::cli::{
     FileMode, FileSystem, PoolAdd, PoolCheck, PoolCreate, PoolDestroy, PoolDirectory, PoolEvacuate,
-    PoolGrow, PoolPlace, PoolRename, PoolScrub, PoolVolume,
+    PoolGrow, PoolPlace, PoolRemove, PoolRename, PoolScrub,
 };
 use super::command::{refused, refused_at};
 use super::document;
@@ -104,8 +104,10 @@ fn set_mode(path: &Path, mode: FileMode) -> Result<(), Failure> {
     })
 }
 
+/// Reads only, so that it works on what is write-protected.
 pub(super) fn info(place: &PoolPlace) -> Result<Value, Failure> {
-    Ok(document::info(&*open(place)?))
+    let found = Pool::inspect(&place.data, &options(place.allow));
+    Ok(document::inspection(&found.map_err(|error| refused(place, &error))?))
 }
 
 pub(super) fn add(add: &PoolAdd) -> Result<String, Failure> {
@@ -126,7 +128,13 @@ pub(super) fn cancel(evacuate: &PoolEvacuate) -> Result<Value, Failure> {
     change(&evacuate.place, &evacuate.volume, |pool, id| pool.cancel_evacuation(id))
 }
 
-pub(super) fn remove(remove: &PoolVolume) -> Result<Value, Failure> {
+pub(super) fn remove(remove: &PoolRemove) -> Result<Value, Failure> {
+    if remove.lost {
+        let id = volume_id(&remove.volume)?;
+        let forgotten = Pool::forget_volume(&remove.place.data, id, &options(remove.place.allow));
+        forgotten.map_err(|error| refused(&remove.place, &error))?;
+        return info(&remove.place);
+    }
     change(&remove.place, &remove.volume, |pool, id| pool.remove_volume(id))
 }
 

@@ -102,6 +102,9 @@ pub(crate) fn info(value: &Value) -> String {
         "FREE ZONES",
     ];
     out.push_str(&columns(&titles, 5, volumes.collect()));
+    for trouble in rows(value, "trouble") {
+        let _ = writeln!(out, "\nerror: {}", text(trouble));
+    }
     for job in rows(value, "evacuations") {
         out.push('\n');
         out.push_str(&evacuation(job));
