@@ -33,7 +33,6 @@ use serde::Serialize;
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::OwnedSemaphorePermit;
 
 const PARAMETERS: &[&str] = &[
@@ -159,7 +158,7 @@ async fn page_response(shared: &Shared, plan: Plan) -> Answer {
         let bounds = Bounds {
             items_max: plan.limit.unwrap_or(PAGE_ITEMS),
             bytes_max: PAGE_BYTES,
-            deadline: Instant::now() + shared.limits.scan_time_max,
+            time_max: shared.limits.scan_time_max,
             gone: Arc::clone(&gone),
             between: (b"\n", b",\n"),
         };
@@ -252,7 +251,7 @@ async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
         let bounds = Bounds {
             items_max: plan.limit.unwrap_or(u64::MAX),
             bytes_max: CHUNK_BYTES,
-            deadline: Instant::now() + shared.limits.scan_time_max,
+            time_max: shared.limits.scan_time_max,
             gone: state.departure.flag(),
             between: (b"", b""),
         };

@@ -18,7 +18,7 @@ use crate::engine::Walk;
 use kvs::{Advance, Revision};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Versions looked at between two looks at the clock: well under a millisecond of memory, and at
 /// worst about ten drive reads.
@@ -30,7 +30,8 @@ pub(crate) struct Bounds {
     pub(crate) items_max: u64,
     /// Bytes of JSON at which the turn ends.
     pub(crate) bytes_max: usize,
-    pub(crate) deadline: Instant,
+    /// From when the turn has its thread: who waited for one gets as far as others.
+    pub(crate) time_max: Duration,
     /// Nobody reads any more.
     pub(crate) gone: Arc<AtomicBool>,
     /// What stands before the first item, and before each other.
@@ -140,8 +141,9 @@ impl Walking {
 
     /// One turn. After an error the walk is over.
     pub(crate) fn go_on(&mut self, bounds: &Bounds) -> kvs::Result<Stop> {
+        let begun = Instant::now();
         loop {
-            let late = Instant::now() >= bounds.deadline || bounds.gone.load(Ordering::Relaxed);
+            let late = begun.elapsed() >= bounds.time_max || bounds.gone.load(Ordering::Relaxed);
             if !self.on_key {
                 let walk = self.walk.as_mut().expect("the walk was opened");
                 match walk.advance(STEPS_MAX)? {
