@@ -18,6 +18,12 @@
 //! only opening it again lifts that. Everything the pool reads for itself is checksummed; the
 //! contents of mblocks and segments are their owner's to check.
 //!
+//! # Limits of the process
+//!
+//! A volume file grows up to the longest file that the process may make ([`file_bytes_max`],
+//! `ulimit -f`) and is full there, so that no SIGXFSZ comes. A program that lowers that limit while
+//! a pool is open takes the signal itself: its default action ends the process.
+//!
 //! # Example
 //!
 //! ```
@@ -91,7 +97,7 @@ pub use create::NewRoot;
 pub use destroy::Destroyed;
 pub use device::{
     AppendRing, Device, EmulatedZoned, Geometry, Zone, ZoneCondition, ZoneHabits, ZoneLimits,
-    Zoned, ZonedDevice,
+    Zoned, ZonedDevice, file_bytes_max,
 };
 pub use error::{Error, Result, Scope};
 pub use features::{Feature, FeatureKind, Features};

@@ -32,6 +32,7 @@ mod object;
 pub mod pace;
 pub mod pool;
 pub mod problem;
+pub mod process_limits;
 pub mod route;
 mod routes;
 pub mod serve;

@@ -6,6 +6,7 @@
 //! failure that is not the client's fault goes to the log in full, in the line about its request,
 //! and to the client in one line.
 
+use crate::process_limits::file_size_note;
 use crate::target::TargetError;
 use axum::body::Body;
 use axum::http::header::{
@@ -267,7 +268,7 @@ impl From<Error> for Problem {
             Error::Pool(mpool::Error::Full { .. }) => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 ("full", "Storage is full"),
-                format!("{detail}; reads and deletes go on"),
+                format!("{detail}; reads and deletes go on{}", file_size_note()),
             ),
             Error::Closed => Self {
                 retry_after_s: Some(5),

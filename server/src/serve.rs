@@ -11,7 +11,8 @@ use crate::blocking::Lanes;
 use crate::cli::Cli;
 use crate::config::{Config, environment};
 use crate::engine::Engine;
-use crate::listener;
+use crate::listener::{self, ConnectionLimits};
+use crate::process_limits;
 use crate::shutdown::{self, Bounds, Ended, Signals};
 use crate::telemetry;
 use anyhow::{Context, anyhow};
@@ -69,11 +70,14 @@ fn run_logged(config: &Config) -> anyhow::Result<ExitCode> {
 
 async fn serve(config: &Config) -> anyhow::Result<Ended> {
     let mut signals = Signals::of_process()?;
+    process_limits::heed_file_size()?;
+    let files = process_limits::raise_open_files();
     let listener = bind(config.listen)?;
     let address = listener.local_addr().context("the listening address is unknown")?;
     let app = App::new(config.limits()?).with_access(config.access()?);
     let (stop, stopped) = watch::channel(false);
-    let limits = config.connection_limits()?;
+    let limits = fitting(config.connection_limits()?, files);
+    app.shared().metrics.http.connections_max.set(i64::try_from(limits.connections_max)?);
     let accepting = tokio::spawn(listener::accept(listener, app.clone(), limits, stopped));
     let engine = tokio::select! {
         opened = open(config) => opened?,
@@ -96,6 +100,21 @@ async fn serve(config: &Config) -> anyhow::Result<Ended> {
     tracing::info!(%signal, "stopping: requests under way are finished; signal again to end now");
     let bounds = Bounds { drain: config.drain_timeout.0, close: config.close_timeout.0 };
     shutdown::run((&app, engine), (accepting, stop), bounds, &mut signals).await
+}
+
+/// The limits on connections, with as many as `files` that may be open leave room for.
+fn fitting(asked: ConnectionLimits, files: u64) -> ConnectionLimits {
+    let connections_max = process_limits::connections_that_fit(asked.connections_max, files);
+    if connections_max < asked.connections_max {
+        tracing::warn!(
+            asked = asked.connections_max,
+            connections_max,
+            files,
+            "option connections does not fit the files that this process may have open (ulimit -n, \
+             LimitNOFILE= of systemd): fewer connections are served at a time"
+        );
+    }
+    ConnectionLimits { connections_max, ..asked }
 }
 
 fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -127,7 +146,12 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
         Database::open(&directory, options)
     });
     let database: Result<Database, Error> = opened.await.context("opening the store failed")?;
-    let database = database.with_context(|| format!("the store in {shown} cannot be opened"))?;
+    let note = match &database {
+        Err(Error::Pool(mpool::Error::Full { .. })) => process_limits::file_size_note(),
+        Ok(_) | Err(_) => String::new(),
+    };
+    let database =
+        database.with_context(|| format!("the store in {shown} cannot be opened{note}"))?;
     tracing::info!(elapsed = ?begun.elapsed(), "the store is open");
     Ok(Arc::new(database))
 }

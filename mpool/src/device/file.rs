@@ -2,13 +2,14 @@
 //!
 //! Read and written past the page cache (`O_DIRECT`), so that the pool's own traffic does not
 //! displace what is mapped. The file is locked for as long as it is open. It grows by `fallocate`
-//! in steps, stops before the disk's reserve, and never shrinks or punches: reusing allocated
+//! in steps, stops before the disk's reserve and before the longest file that this process may make
+//! (`file_size`), and never shrinks or punches: reusing allocated
 //! blocks does not take the inode lock, holes do.
 //!
 //! Where the file system refuses `O_DIRECT` (tmpfs, some overlays) and the caller allows it, writes
 //! go through the page cache and durable ones are followed by `fdatasync`.
 
-use super::{Access, Device, Geometry, check_access, direct::DirectFile, volatile};
+use super::{Access, Device, Geometry, check_access, direct::DirectFile, file_size, volatile};
 use crate::{
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
@@ -149,6 +150,9 @@ impl FileDevice {
                 .to_owned();
             return Err(Error::Unusable { path: path.to_owned(), reason });
         }
+        if !access.is_read() {
+            file_size::check(path, metadata.len())?;
+        }
         let len_bytes = metadata.len() / IO_ALIGN as u64 * IO_ALIGN as u64;
         let mut device = Self {
             io: DirectFile::new(file, SECTOR_BYTES, buffered),
@@ -195,6 +199,12 @@ impl FileDevice {
         Ok((free, free.saturating_sub(self.options.reserve_bytes)))
     }
 
+    /// By how much it may grow until it is the longest file that this process may make.
+    fn left_to_process(&self) -> u64 {
+        let max = file_size::file_bytes_max().unwrap_or(u64::MAX) / IO_ALIGN as u64;
+        (max * IO_ALIGN as u64).saturating_sub(self.geometry().len_bytes)
+    }
+
     /// As `grow`, by one caller at a time.
     fn grow_to(&self, len_bytes: u64) -> io::Result<()> {
         let have = self.geometry().len_bytes;
@@ -206,6 +216,10 @@ impl FileDevice {
             let text = format!("{len_bytes} bytes wanted, limit is {max}");
             return Err(io::Error::new(io::ErrorKind::StorageFull, text));
         }
+        if let Some(text) = file_size::refusal(&self.path, len_bytes) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        let max = max.min(have.saturating_add(self.left_to_process()));
         let stepped = len_bytes.next_multiple_of(self.options.grow_step_bytes);
         let target = stepped.min(max / IO_ALIGN as u64 * IO_ALIGN as u64);
         let target = self.affordable(have, len_bytes, target.max(len_bytes))?;
@@ -215,6 +229,11 @@ impl FileDevice {
             Ok(()) => {}
             // Blocks come at first write then; the length is what matters here.
             Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(self.io.file(), target)?,
+            // The file system has files of no such length.
+            Err(Errno::FBIG) => {
+                let text = format!("{}: no file may have {target} bytes", self.path.display());
+                return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+            }
             Err(errno) => return Err(errno.into()),
         }
         // The new length must survive a crash before anything is recorded beyond the old one.
@@ -286,6 +305,7 @@ impl Device for FileDevice {
             _ => {
                 // A file system that does not say is found full when it is.
                 let left = self.disk_space().map_or(u64::MAX, |(_, spare)| spare);
+                let left = left.min(self.left_to_process());
                 *known = Some((Instant::now(), left));
                 left
             }

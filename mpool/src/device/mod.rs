@@ -8,12 +8,14 @@ mod block;
 pub(crate) mod contents;
 mod direct;
 mod file;
+mod file_size;
 mod signature;
 mod volatile;
 pub(crate) mod zoned;
 
 pub use block::BlockDevice;
 pub use file::{FileDevice, FileOptions};
+pub use file_size::file_bytes_max;
 pub use zoned::{
     Allow, AppendBy, AppendDone, AppendRing, EmulatedOptions, EmulatedZoned, Passthrough,
     ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned, ZonedDevice,

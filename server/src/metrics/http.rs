@@ -96,6 +96,8 @@ pub struct HttpMetrics {
     in_flight: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
+    /// Connections that may be open.
+    pub connections_max: IntGauge,
     /// Connections accepted.
     pub accepted: IntCounter,
     closed: IntCounterVec,
@@ -163,6 +165,7 @@ impl HttpMetrics {
             durations,
             in_flight: gauge("inflight_requests", "Requests being answered."),
             connections: gauge("connections", "Open connections."),
+            connections_max: gauge("connections_max", "Connections that may be open at a time."),
             accepted,
             closed: with_zeros(
                 counters(
