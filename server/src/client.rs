@@ -282,7 +282,13 @@ impl Lines {
         let last: Option<serde_json::Value> = serde_json::from_slice(&self.last).ok();
         let last = last.unwrap_or_default();
         if last["end"] == true {
-            return Ok(());
+            return match last["damaged"].as_u64() {
+                None | Some(0) => Ok(()),
+                Some(damaged) => Err(Failure::Damaged(format!(
+                    "{damaged} keys, or ranges of keys, cannot be read; the lines with \"error\" \
+                     say which"
+                ))),
+            };
         }
         Err(match last["error"]["detail"].as_str() {
             Some(detail) => Failure::Refused(detail.to_owned()),
@@ -317,6 +323,9 @@ mod tests {
         }
         assert_eq!(printed, b"{\"k\":\"a\"}\n{\"k\":\"b\"}\n");
         assert!(lines.finish().is_ok());
+        let mut damaged = Lines::default();
+        damaged.add(b"{\"k\":\"a\",\"error\":{}}\n{\"end\":true,\"damaged\":1}\n");
+        assert!(matches!(damaged.finish(), Err(Failure::Damaged(said)) if said.starts_with("1 k")));
         let mut cut = Lines::default();
         cut.add(b"{\"k\":\"a\"}\n");
         assert!(matches!(cut.finish(), Err(Failure::Connection(_))));

@@ -284,6 +284,12 @@ impl From<Error> for Problem {
 }
 
 impl Problem {
+    /// Something stored cannot be read.
+    pub fn damaged(detail: impl Into<Cow<'static, str>>) -> Self {
+        let kind = ("damaged", "Damaged object");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, kind, detail)
+    }
+
     /// The engine failed, and not because of the call.
     fn failed(error: &Error) -> Self {
         let problem = match error.scope() {
@@ -295,11 +301,7 @@ impl Problem {
             ),
             Scope::Call => Self::bad_request(error.to_string()),
             Scope::Moment => Self::overloaded("engine", error.to_string()),
-            Scope::Object => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                ("damaged", "Damaged object"),
-                format!("{}; other keys are served", Chain(error)),
-            ),
+            Scope::Object => Self::damaged(format!("{}; other keys are served", Chain(error))),
             Scope::Store => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 ("store-failed", "The store failed"),

@@ -50,7 +50,9 @@ pub struct Write<'a> {
 
 /// A walk over the keys of one KVS in one snapshot. Blocks on the drive.
 pub trait Walk: Send {
-    /// To the next key in at most `steps_max` steps, of which there must be one.
+    /// To the next key in at most `steps_max` steps, of which there must be one. After
+    /// [`kvs::Error::Damaged`] it stands on that key, after [`kvs::Error::DamagedRange`] before
+    /// one; either way it goes on. Any other error ends it.
     fn advance(&mut self, steps_max: u32) -> Result<Advance>;
     /// The key that was come to; after a pause, the one that is looked at next.
     fn key(&self) -> &[u8];

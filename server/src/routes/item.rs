@@ -40,7 +40,8 @@ impl Encoding {
         Ok(query.choice("encoding", &words, (Self::Utf8, "utf8 or base64"))?)
     }
 
-    fn split(self, bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    /// The bytes as text, or else as base64url.
+    pub(crate) fn split(self, bytes: &[u8]) -> (Option<&str>, Option<String>) {
         let text = match self {
             Self::Utf8 => std::str::from_utf8(bytes).ok(),
             Self::Base64 => None,
@@ -119,14 +120,19 @@ pub(crate) struct Document<'a> {
     /// Where a scan's items come from; without meaning for a write.
     #[serde(rename = "rev")]
     _rev: Option<u64>,
-    /// What a scan says where it could not go on, or could not read a value.
+    /// What a scan says where it could not go on, or could not read a key or a range of keys.
     error: Option<IgnoredAny>,
+    from: Option<IgnoredAny>,
+    from64: Option<IgnoredAny>,
+    to: Option<IgnoredAny>,
+    to64: Option<IgnoredAny>,
     /// The items of a page.
     #[serde(borrow)]
     items: Option<Documents<'a>>,
     /// On the last line of a stream.
     end: Option<bool>,
     count: Option<IgnoredAny>,
+    damaged: Option<IgnoredAny>,
     /// On the last line of a stream, and of a page.
     revision: Option<IgnoredAny>,
     cursor: Option<IgnoredAny>,
@@ -169,6 +175,8 @@ impl<'a> Document<'a> {
         let of_key = self.op.is_some() || self.k.is_some() || self.k64.is_some();
         let of_key = of_key || self.v.is_some() || self.v64.is_some() || self.kvs.is_some();
         let of_scan = self.count.is_some() || self.revision.is_some() || self.cursor.is_some();
+        let bounds = [&self.from, &self.from64, &self.to, &self.to64];
+        let of_scan = of_scan || self.damaged.is_some() || bounds.iter().any(|b| b.is_some());
         match (self.items, self.end) {
             (Some(items), None) if !of_key => return Ok(Said::Page(items)),
             (None, Some(true)) if !of_key => return Ok(Said::End),
@@ -316,6 +324,7 @@ mod tests {
             (r#"{"k":"a","rev":3}"#, "neither op nor value"),
             (r#"{"k":"a","rev":3,"error":{"detail":"damaged"}}"#, "not whole"),
             (r#"{"error":{"detail":"damaged"}}"#, "not whole"),
+            (r#"{"from":"a","to64":"_w","error":{"detail":"damaged"}}"#, "not whole"),
             (r#"{"end":true,"count":1,"revision":1,"k":"a"}"#, "several kinds"),
             (r#"{"end":false}"#, "several kinds"),
             (r#"{"k":"a","v":"1","items":[]}"#, "several kinds"),

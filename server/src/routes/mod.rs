@@ -12,6 +12,7 @@ pub(crate) mod outflow;
 pub(crate) mod pool;
 pub(crate) mod scan;
 pub(crate) mod spaces;
+pub(crate) mod unreadable;
 pub(crate) mod walking;
 
 use crate::app::Shared;

@@ -6,6 +6,8 @@
 //! - With `Accept: application/x-ndjson` the answer is one item a line, all from one snapshot, as
 //!   fast as the client reads. The last line is `{"end":true,"count":n,...}`, or `{"error":...}`;
 //!   a stream without either was cut off.
+//! - Damage is told in its place, and the scan goes on ([`super::unreadable`]); `on_damage=stop`
+//!   ends it there.
 //!
 //! Cursors block on the drive, so they are walked in the lane for scans ([`super::walking`]), for a
 //! bounded time at once: a page that has taken as long as it may ends early, and may then hold
@@ -14,6 +16,7 @@
 
 use super::item::Encoding;
 use super::outflow::Outflow;
+use super::unreadable::OnDamage;
 use super::walking::{Bounds, Departure, Stop, Walking};
 use crate::app::Shared;
 use crate::blocking::Patience;
@@ -45,6 +48,7 @@ const PARAMETERS: &[&str] = &[
     "keys_only",
     "encoding",
     "key_encoding",
+    "on_damage",
 ];
 
 /// Items of a page unless `limit` says otherwise.
@@ -67,6 +71,7 @@ pub(crate) struct Plan {
     limit: Option<u64>,
     pub(crate) keys_only: bool,
     pub(crate) encoding: Encoding,
+    pub(crate) on_damage: OnDamage,
 }
 
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
@@ -111,6 +116,7 @@ fn plan(path: &str, query: &Query<'_>) -> Result<Plan, Problem> {
         limit,
         keys_only: query.flag("keys_only")?,
         encoding: Encoding::of(query)?,
+        on_damage: OnDamage::of(query)?,
     })
 }
 
@@ -173,7 +179,7 @@ async fn page_response(shared: &Shared, plan: Plan) -> Answer {
         let next = match stop {
             Stop::End => None,
             Stop::More | Stop::Time => Some(cursor_text(plan.range.reverse, state.key())),
-            Stop::Memory(_) if state.count() > 0 => {
+            Stop::Memory(_) if state.taken() > 0 => {
                 Some(cursor_text(plan.range.reverse, state.key()))
             }
             // Nothing is held while it waits.
@@ -189,12 +195,15 @@ async fn page_response(shared: &Shared, plan: Plan) -> Answer {
 
 /// The document of a walk that has stopped before the key that `next` says.
 fn page_of(state: Walking, next: Option<String>) -> Response<Body> {
-    let revision = state.revision();
+    let (revision, damaged) = (state.revision(), state.damaged());
     let mut out = state.into_out();
     out.text(b"]");
     if let Some(cursor) = next {
         // A cursor is base64url: nothing in it needs escaping.
         out.text(format!(",\"cursor\":\"{cursor}\"").as_bytes());
+    }
+    if damaged > 0 {
+        out.text(format!(",\"damaged\":{damaged}").as_bytes());
     }
     out.text(format!(",\"revision\":{revision}}}\n").as_bytes());
     let kind = HeaderValue::from_static("application/json");
@@ -262,7 +271,7 @@ async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
         });
         let (walking, stop) = step.await.expect("a stream that began waits its turn");
         state.walking = walking;
-        let full = plan.limit.is_some_and(|limit| state.walking.count() >= limit);
+        let full = plan.limit.is_some_and(|limit| state.walking.taken() >= limit);
         let line = match stop {
             Ok(Stop::Memory(bytes)) if state.walking.is_empty() => {
                 match shared.responses.share(bytes, shared.limits.room_wait_max()).await {
@@ -296,6 +305,8 @@ async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
 struct Whole {
     end: bool,
     count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<u64>,
     revision: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
@@ -303,7 +314,8 @@ struct Whole {
 
 fn end_line(walking: &Walking, cursor: Option<String>) -> Vec<u8> {
     let (count, revision) = (walking.count(), walking.revision().get());
-    line(&Whole { end: true, count, revision, cursor })
+    let damaged = Some(walking.damaged()).filter(|damaged| *damaged > 0);
+    line(&Whole { end: true, count, damaged, revision, cursor })
 }
 
 fn line(document: &impl Serialize) -> Vec<u8> {

@@ -8,11 +8,13 @@
 //!   advance --> a key --> room for it? --> shown --> advance ...
 //!      |          |            `-> Memory: the caller waits for room, holding none
 //!      |          `-> enough shown, or time is up: More
-//!      `-> pause among deleted keys: time is up: Time
+//!      |-> pause among deleted keys: time is up: Time
+//!      `-> damage: told, and on
 //! ```
 
 use super::outflow::{Outflow, item_bytes};
 use super::scan::Plan;
+use super::unreadable;
 use crate::budget::{Budget, Share};
 use crate::engine::Walk;
 use kvs::{Advance, Revision};
@@ -77,16 +79,34 @@ pub(crate) struct Walking {
     plan: Arc<Plan>,
     out: Outflow,
     budget: Budget,
+    /// Items shown so far.
     count: u64,
-    /// Items in `out`.
+    /// Keys, and ranges of keys, that could not be read.
+    damaged: u64,
+    /// Items, and keys that could not be read.
+    taken: u64,
+    /// What stands in `out`: items and damage.
     shown: u64,
     /// The walk stands on a key that was not shown.
     on_key: bool,
+    /// Why that key cannot be shown, if it is known already.
+    unreadable: Option<kvs::Error>,
 }
 
 impl Walking {
     pub(crate) fn new(plan: Arc<Plan>, out: Outflow, budget: Budget) -> Self {
-        Self { walk: None, plan, out, budget, count: 0, shown: 0, on_key: false }
+        Self {
+            walk: None,
+            plan,
+            out,
+            budget,
+            count: 0,
+            damaged: 0,
+            taken: 0,
+            shown: 0,
+            on_key: false,
+            unreadable: None,
+        }
     }
 
     /// Opens the walk, unless it is open.
@@ -118,6 +138,16 @@ impl Walking {
         self.count
     }
 
+    /// Keys and ranges of keys so far that could not be read.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    /// Keys so far, those included that could not be read: what a limit limits.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Whether the turns since the last [`take_out`](Self::take_out) showed nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.shown == 0
@@ -146,14 +176,23 @@ impl Walking {
             let late = begun.elapsed() >= bounds.time_max || bounds.gone.load(Ordering::Relaxed);
             if !self.on_key {
                 let walk = self.walk.as_mut().expect("the walk was opened");
-                match walk.advance(STEPS_MAX)? {
-                    Advance::Key => self.on_key = true,
-                    Advance::End => return Ok(Stop::End),
-                    Advance::Paused if late => return Ok(Stop::Time),
-                    Advance::Paused => continue,
+                match walk.advance(STEPS_MAX) {
+                    Ok(Advance::Key) => self.on_key = true,
+                    Ok(Advance::End) => return Ok(Stop::End),
+                    Ok(Advance::Paused) if late => return Ok(Stop::Time),
+                    Ok(Advance::Paused) => continue,
+                    Err(error) if !self.plan.on_damage.passes(&error) => return Err(error),
+                    // The walk stands on it; whether it is told here or later, limits say.
+                    Err(error @ kvs::Error::Damaged { .. }) => {
+                        (self.on_key, self.unreadable) = (true, Some(error));
+                    }
+                    Err(range) => {
+                        self.tell(&range, bounds);
+                        continue;
+                    }
                 }
             }
-            let enough = self.count >= bounds.items_max || self.out.len() >= bounds.bytes_max;
+            let enough = self.taken >= bounds.items_max || self.out.len() >= bounds.bytes_max;
             if enough || (late && self.shown > 0) {
                 return Ok(Stop::More);
             }
@@ -166,20 +205,43 @@ impl Walking {
     /// Shows the key it stands on, if there is room for it.
     fn show(&mut self, bounds: &Bounds) -> kvs::Result<Option<Stop>> {
         let walk = &**self.walk.as_ref().expect("the walk was opened");
-        let value_len = (!self.plan.keys_only).then(|| walk.value_len());
+        let has_value = !self.plan.keys_only && self.unreadable.is_none();
+        let value_len = has_value.then(|| walk.value_len());
         let need = self.out.tail_bytes() + item_bytes(walk.key().len(), value_len);
         let budget = self.budget.clone();
         if budget.try_grow(self.out.room(), need).is_err() {
             return Ok(Some(Stop::Memory(need)));
         }
-        let value = if self.plan.keys_only { None } else { Some(walk.value()?) };
+        let value = match (self.unreadable.take(), has_value) {
+            (Some(error), _) => Err(error),
+            (None, true) => walk.value().map(Some),
+            (None, false) => Ok(None),
+        };
+        (self.on_key, self.taken) = (false, self.taken + 1);
+        match value {
+            Ok(value) => {
+                let (first, other) = bounds.between;
+                self.out.text(if self.count + self.damaged == 0 { first } else { other });
+                self.out.item(self.plan.encoding, (walk.key(), value, walk.key_revision()));
+                if bounds.between.1.is_empty() {
+                    self.out.text(b"\n");
+                }
+                (self.count, self.shown) = (self.count + 1, self.shown + 1);
+            }
+            Err(error) if self.plan.on_damage.passes(&error) => self.tell(&error, bounds),
+            Err(error) => return Err(error),
+        }
+        Ok(None)
+    }
+
+    /// Says what cannot be read. The engine has logged it; the scan's last line counts.
+    fn tell(&mut self, error: &kvs::Error, bounds: &Bounds) {
         let (first, other) = bounds.between;
-        self.out.text(if self.count == 0 { first } else { other });
-        self.out.item(self.plan.encoding, (walk.key(), value, walk.key_revision()));
+        self.out.text(if self.count + self.damaged == 0 { first } else { other });
+        self.out.text(&unreadable::document(error, self.plan.encoding));
         if bounds.between.1.is_empty() {
             self.out.text(b"\n");
         }
-        (self.count, self.shown, self.on_key) = (self.count + 1, self.shown + 1, false);
-        Ok(None)
+        (self.damaged, self.shown) = (self.damaged + 1, self.shown + 1);
     }
 }

@@ -300,6 +300,15 @@ struct PageItem<'a> {
     v: Option<Cow<'a, str>>,
     #[serde(borrow)]
     v64: Option<Cow<'a, str>>,
+    /// What the store could not read, in the place of an item.
+    #[serde(borrow)]
+    error: Option<PageError<'a>>,
+}
+
+#[derive(Deserialize)]
+struct PageError<'a> {
+    #[serde(borrow)]
+    detail: Cow<'a, str>,
 }
 
 /// Adds a page's records to `rows`; returns where the next page begins.
@@ -307,7 +316,10 @@ fn read_page(body: &[u8], rows: &mut Rows) -> Result<Option<String>, String> {
     let page: Page<'_> =
         serde_json::from_slice(body).map_err(|error| format!("a page of a scan: {error}"))?;
     let (mut key, mut value) = (Vec::new(), Vec::new());
-    for PageItem { k, k64, v, v64 } in &page.items {
+    for PageItem { k, k64, v, v64, error } in &page.items {
+        if let Some(error) = error {
+            return Err(format!("a scan has met damage: {}", error.detail));
+        }
         decode("k", (k.as_deref(), k64.as_deref()), &mut key)?;
         decode("v", (v.as_deref(), v64.as_deref()), &mut value)?;
         rows.push(&key, &value);

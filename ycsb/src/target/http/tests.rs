@@ -46,6 +46,7 @@ fn pages_become_rows() {
         ("{}", "a page of a scan"),
         (r#"{"items":[{"k":"a"}]}"#, "neither or both of v and v64"),
         (r#"{"items":[{"k64":"!","v":""}]}"#, "k64 in a page"),
+        (r#"{"items":[{"k":"a","error":{"detail":"key a is rot"}}]}"#, "damage: key a is rot"),
     ] {
         let error = read_page(bad.as_bytes(), &mut rows).unwrap_err();
         assert!(error.contains(say), "{bad}: {error}");
