@@ -68,12 +68,25 @@ impl Database {
         self.store().refresh_moved()
     }
 
+    /// Writes everything that the log holds into kvsets, so that no later open needs it. Blocks. To
+    /// be called after an open past damage: the damaged part is never looked at again.
+    pub fn settle(&self) -> Result<()> {
+        self.store().check_writable()?;
+        self.flush()?;
+        self.forget_log()
+    }
+
     /// Takes the log off volumes that are being emptied: it goes on elsewhere, and what it holds is
     /// flushed.
     fn empty_log(&self) -> Result<()> {
-        let store = self.store();
         self.commits().leave_volumes()?;
         self.flush()?;
+        self.forget_log()
+    }
+
+    /// After a flush: the log's segments are free.
+    fn forget_log(&self) -> Result<()> {
+        let store = self.store();
         // A log may hold nothing but entries of dropped KVSs: then there was nothing to flush.
         let settled = self.commits().exclusive(|| {
             let view = store.view.load();

@@ -32,6 +32,9 @@ impl Open {
             }
         }
         closed?;
+        if self.store.pool.is_read_only() {
+            return Ok(());
+        }
         frequencies::keep(&self.store);
         self.leave_mark()
     }

@@ -13,6 +13,7 @@ use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
 use crate::recover;
+use crate::salvage::Loss;
 use crate::snapshot::Snapshot;
 use crate::store::{Store, dereference};
 use crate::tree::Tree;
@@ -255,6 +256,16 @@ impl Database {
         self.store().work_until_idle()
     }
 
+    /// What the open has left out because of damage, as [`Options::salvage`] asked.
+    pub fn losses(&self) -> &[Loss] {
+        self.store().losses.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether it is open for reading only: then every change is [`Error::ReadOnly`].
+    pub fn is_read_only(&self) -> bool {
+        self.pool().is_read_only()
+    }
+
     /// The pool below.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.store().pool
@@ -348,10 +359,15 @@ fn visit_health(health: &Health, see: &mut dyn FnMut(Sample<'_>)) {
 
 fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
     let view = store.view.load();
+    let losses = store.losses.get().map_or(0, Vec::len) as u64;
     let mut gauge = |name, help, labels: &[(&'static str, &str)], value: u64| {
         emit(see, MetricKind::Gauge, (name, help), labels, value);
     };
     gauge("revision", "Last visible revision.", &[], store.visible().get());
+    let read_only = u64::from(store.pool.is_read_only());
+    gauge("read_only", "1 if the store is open for reading only.", &[], read_only);
+    let help = "Damaged parts that the open has left out as asked.";
+    gauge("left_out", help, &[], losses);
     gauge("memtables_sealed", "Memtables waiting for flush.", &[], view.sealed.len() as u64);
     let bytes = view.memtables().map(|memtable| memtable.bytes() as u64).sum();
     gauge("memtable_bytes", "Bytes of all memtables.", &[], bytes);

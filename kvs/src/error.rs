@@ -143,6 +143,9 @@ pub enum Error {
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
+    /// The database is open for reading only.
+    #[error("the database is open for reading only; open it for writing to change it")]
+    ReadOnly,
     /// An earlier write or flush failed; nothing more is accepted, so that nothing acknowledged is
     /// lost.
     #[error("the database is read-only after a failed write: {cause}; restart to recover")]
@@ -192,6 +195,7 @@ impl Error {
             | Self::KvsName { .. }
             | Self::KvsLimit
             | Self::KvsDropped
+            | Self::ReadOnly
             | Self::ForeignHandle { .. }
             | Self::Option { .. } => Scope::Call,
             Self::Stalled { .. }

@@ -49,6 +49,7 @@
 mod admin;
 mod batch;
 mod cache;
+mod check;
 mod close;
 mod compact;
 mod cursor;
@@ -72,6 +73,7 @@ mod owner;
 mod placement;
 mod read;
 mod recover;
+mod salvage;
 mod scrub;
 mod snapshot;
 mod store;
@@ -82,6 +84,7 @@ mod work;
 mod write;
 
 pub use batch::WriteBatch;
+pub use check::Checked;
 pub use cursor::{Cursor, Item, Keys};
 pub use db::{Database, KvsInfo};
 pub use error::{Error, Result, Scope};
@@ -93,6 +96,7 @@ pub use options::{Durability, Options};
 pub use placement::MediaPolicy;
 pub use read::cold::{ColdRead, TryGet};
 pub use read::get::Entry;
+pub use salvage::{LogDamage, Loss, LostKey, Salvage};
 pub use snapshot::Snapshot;
 
 /// The example of the README is compiled.

@@ -7,6 +7,7 @@ use crate::db::check_name;
 use crate::error::{Error, Result};
 use crate::key::KVS_MAX;
 use crate::placement::MediaPolicy;
+use crate::salvage::Salvage;
 use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
@@ -79,6 +80,10 @@ pub struct Options {
     /// leaves. May change from one open to the next: what is there moves as it is rewritten.
     pub media_policy: MediaPolicy,
 
+    /// What the open does about damage that would stop it. Default: refuse to open. Whether
+    /// anything is written at all is [`mpool::Options::read_only`] of `pool`.
+    pub salvage: Salvage,
+
     /// Bytes of the value cache; `None` lets the memory governor decide.
     pub value_cache_bytes: Option<u64>,
 
@@ -101,6 +106,7 @@ impl Default for Options {
             commit_queue_bytes_max: 64 * MIB,
             background_threads: 2,
             media_policy: MediaPolicy::Auto,
+            salvage: Salvage::default(),
             value_cache_bytes: None,
             initial_kvs: Vec::new(),
         }

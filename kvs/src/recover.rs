@@ -10,6 +10,9 @@
 //!    replay needs no more memory than normal work.
 //! 7. Commits and background work start.
 //!
+//! Damage in steps 2, 3 and 6 is an error that names what is damaged, or, if the options ask for
+//! that, left out and kept as a [`Loss`].
+//!
 //! What is written on the way is housekeeping, and what must be durable before it is shown. The
 //! former never keeps a database from being opened: where it fails, on a full volume say, it is put
 //! off with a warning.
@@ -22,8 +25,10 @@ use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::Kvset;
 use crate::manifest::Manifest;
 use crate::manifest::live::Live;
+use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::options::Options;
+use crate::salvage::{self, Loss, Salvage};
 use crate::store::{MblockUse, Store, Versions, delete, reference};
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
@@ -35,8 +40,10 @@ use std::sync::atomic::Ordering;
 
 /// Steps 2 to 6.
 pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, Wal, Replayed)> {
-    let manifest = Manifest::open(&pool, &options.initial_kvs)?;
-    let kvsets = open_kvsets(&pool, manifest.live())?;
+    let mut losses = Vec::new();
+    let cut = options.salvage.cut_manifest.then_some(&mut losses);
+    let mut manifest = Manifest::open(&pool, &options.initial_kvs, cut)?;
+    let kvsets = open_kvsets(&pool, &mut manifest, options.salvage, &mut losses)?;
     let mut mblocks = BTreeMap::new();
     for (_, _, kvset) in &kvsets {
         reference(&mut mblocks, &pool, kvset.meta())?;
@@ -59,9 +66,16 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     let store = Arc::new(Store::new(pool, options, Versions { manifest, mblocks }, view));
     frequencies::restore(&store);
     let floor = store.visible();
-    let (wal, replayed) = Wal::open(&store.pool, &store.options, floor, &mut |revision, batch| {
-        replay(&store, revision, batch)
-    })?;
+    let (wal, mut replayed) =
+        Wal::open(&store.pool, &store.options, floor, &mut |revision, batch| {
+            replay(&store, revision, batch)
+        })?;
+    let holes = std::mem::take(&mut replayed.holes);
+    losses.extend(salvage::of_holes(holes, store.versions.lock().manifest.live()));
+    for loss in &losses {
+        tracing::warn!(%loss, keys = loss.keys.len(), "left out");
+    }
+    assert!(store.losses.set(losses).is_ok(), "set once, here");
     // Before anybody looks: what is skipped was given out.
     store.visible.store(replayed.last.get(), Ordering::Release);
     tracing::info!(frames = replayed.frames, bytes = replayed.bytes, last = %store.visible(), "WAL replayed");
@@ -70,12 +84,34 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
 
 type Opened = Vec<(KvsId, NodeId, Arc<Kvset>)>;
 
-fn open_kvsets(pool: &Arc<Pool>, live: &Live) -> Result<Opened> {
-    let open = |kvset: &crate::manifest::live::LiveKvset| {
-        let opened = Kvset::open(pool, kvset.hblock, Class::Hot, Class::Cold)?;
-        Ok((kvset.kvs, kvset.node, opened))
-    };
-    live.kvsets.values().map(open).collect()
+/// Those that cannot be opened are an error, or leave the manifest before anything of theirs is
+/// deleted.
+fn open_kvsets(
+    pool: &Arc<Pool>,
+    manifest: &mut Manifest,
+    salvage: Salvage,
+    losses: &mut Vec<Loss>,
+) -> Result<Opened> {
+    let (mut opened, mut removed) = (Vec::new(), Vec::new());
+    let live = manifest.live();
+    for (id, kvset) in &live.kvsets {
+        match Kvset::open(pool, kvset.hblock, Class::Hot, Class::Cold) {
+            Ok(open) => opened.push((kvset.kvs, kvset.node, open)),
+            Err(error) => {
+                let may_skip = salvage::may_skip(salvage, &error);
+                let named = salvage::name_kvset(id.get(), kvset, live, error);
+                if !may_skip {
+                    return Err(named);
+                }
+                losses.push(salvage::of_kvset(&named, &salvage::keys_of(kvset, live)));
+                removed.push(Item::KvsetRemove { kvset: *id });
+            }
+        }
+    }
+    if !removed.is_empty() {
+        manifest.append(&removed)?;
+    }
+    Ok(opened)
 }
 
 /// Returns how many there were. They cost room only, so what keeps them from being deleted does not
@@ -107,6 +143,11 @@ fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
 fn replay(store: &Store, revision: Revision, batch: &WriteBatch) -> Result<()> {
     if store.view.load().active.bytes() as u64 >= store.options.memtable_bytes {
         store.seal();
+        if store.pool.is_read_only() {
+            // It would be written to memory all the same.
+            apply_replayed(store, revision, batch);
+            return Ok(());
+        }
         match flush::flush_oldest(store) {
             // A full volume: the memtables stay, as they would at run time, and the database opens,
             // so that it can be read and deleted from. There may be more of them than
@@ -119,9 +160,13 @@ fn replay(store: &Store, revision: Revision, batch: &WriteBatch) -> Result<()> {
             }
         }
     }
+    apply_replayed(store, revision, batch);
+    Ok(())
+}
+
+fn apply_replayed(store: &Store, revision: Revision, batch: &WriteBatch) {
     apply(store, batch, revision);
     store.visible.store(revision.get(), Ordering::Release);
-    Ok(())
 }
 
 /// Puts a batch into the active memtable. Entries of a KVS that was dropped after they were logged

@@ -35,7 +35,11 @@ impl Database {
     pub fn owner_of(&self, target: ScrubTarget) -> Option<String> {
         match target {
             ScrubTarget::Mblock(id) => self.mblock_owner(id),
-            ScrubTarget::Segment(_) => Some("the write-ahead log".to_owned()),
+            ScrubTarget::Segment(id) => {
+                let segment = self.pool().open_segment(id).ok();
+                let sequence = segment.map_or(0, |segment| crate::wal::sequence_of(&segment));
+                Some(format!("write-ahead log segment {sequence}"))
+            }
             ScrubTarget::Journal(id) => {
                 let is_ours = manifest::journal(self.pool()) == Some(id);
                 is_ours.then(|| "the manifest, which names all kvsets".to_owned())
@@ -68,7 +72,7 @@ impl Database {
 }
 
 /// What `id` is to a kvset, if anything.
-fn part_of(meta: &KvsetMeta, id: MblockId) -> Option<&'static str> {
+pub(crate) fn part_of(meta: &KvsetMeta, id: MblockId) -> Option<&'static str> {
     if meta.hblock == id {
         return Some("hblock");
     }

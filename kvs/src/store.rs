@@ -23,6 +23,7 @@ use crate::options::Options;
 use crate::owner::Owner;
 use crate::placement::{self, Level, Part};
 use crate::read::get::Lookup;
+use crate::salvage::{self, Loss};
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use crate::work::Jobs;
@@ -70,6 +71,8 @@ pub(crate) struct Store {
     pub(crate) commits: OnceLock<Weak<CommitQueue<Store>>>,
     failure: OnceLock<String>,
     pub(crate) work_health: health::Work,
+    /// What the open has left out.
+    pub(crate) losses: OnceLock<Vec<Loss>>,
     closed: AtomicBool,
     /// Less than the reserve was free when a writer last looked.
     full: AtomicBool,
@@ -139,6 +142,7 @@ impl Store {
             commits: OnceLock::new(),
             failure: OnceLock::new(),
             work_health: health::Work::default(),
+            losses: OnceLock::new(),
             closed: AtomicBool::new(false),
             full: AtomicBool::new(false),
             metrics: DbMetrics::default(),
@@ -405,6 +409,7 @@ impl Store {
         if self.is_closed() {
             return Err(Error::Closed);
         }
+        salvage::check_writable(self.pool.is_read_only())?;
         match self.failure.get() {
             Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
             None => Ok(()),

@@ -404,7 +404,8 @@ pub(crate) fn warm_up(store: &Store) {
 
 /// Starts the background threads.
 pub(crate) fn start(store: &Arc<Store>) -> Vec<JoinHandle<()>> {
-    let threads = store.options.background_threads;
+    // Nothing that is open for reading only has work to do.
+    let threads = if store.pool.is_read_only() { 0 } else { store.options.background_threads };
     let spawn = |n| {
         let store = Arc::clone(store);
         let builder = std::thread::Builder::new().name(format!("db-work-{n}"));

@@ -5,7 +5,7 @@
 
 mod support;
 
-use kvs::{Durability, Error};
+use kvs::{Durability, Error, Options, Salvage};
 use mpool::{Device, IoBuf, SimDevice};
 
 const PAGE: usize = 4096;
@@ -39,6 +39,27 @@ fn page_with(device: &SimDevice, bytes: &[u8]) -> (u64, IoBuf) {
         }
     }
     found.expect("a page has it")
+}
+
+/// The manifest's last edit is lost; what it had made goes, and the rest opens again.
+#[test]
+fn a_manifest_can_be_cut_where_it_ends() {
+    let device = closed();
+    let (offset, mut page) = page_with(&device, NAME.as_bytes());
+    page[9] ^= 1;
+    device.write_durable_at(offset, &page).unwrap();
+    assert!(support::open(&device, &support::options()).is_err());
+    let salvage = Salvage { cut_manifest: true, ..Salvage::default() };
+    let mut options = Options { salvage, ..support::options() };
+    for read_only in [true, false] {
+        options.pool.read_only = read_only;
+        let db = support::open(&device, &options).unwrap();
+        assert!(db.losses()[0].to_string().contains("it was closed at frame"));
+        assert!(matches!(db.open_kvs(NAME), Err(Error::NoSuchKvs { .. })));
+        assert_eq!(db.open_kvs("a").unwrap().get(b"k").unwrap().unwrap().value, VALUE);
+        db.close().unwrap();
+    }
+    assert!(support::open(&device, &support::options()).unwrap().losses().is_empty());
 }
 
 /// Flips each bit of the frame that holds `bytes`, and opens.

@@ -65,6 +65,9 @@ impl Pool {
     /// there instead. [`Error::InUse`] if locked by another process.
     pub fn open_or_create(dir: &Path, options: &Options) -> Result<Arc<Self>> {
         options.validate()?;
+        if options.read_only {
+            return Self::open_dir(dir, options);
+        }
         match site::survey(dir, options.create)? {
             (_, false) => Self::open_dir(dir, options),
             (found, true) => create_in(dir, &found.root, options),

@@ -20,7 +20,7 @@ use crate::{
     catalog::Catalog,
     device::{
         self, Access, Allow, AppendBy, BlockDevice, Device, EmulatedOptions, EmulatedZoned,
-        FileDevice, FileOptions, ZoneLimits, ZonedDevice, contents::Contents,
+        FileDevice, FileOptions, Overlay, ZoneLimits, ZonedDevice, contents::Contents,
     },
     error::{Error, Result},
     io::queue::IoQueue,
@@ -33,7 +33,7 @@ use crate::{
     media::{VolumeKind, VolumeRecord},
     metrics::PoolMetrics,
     missing::{self, MissingVolume},
-    options::{Create, Options, in_range},
+    options::{Create, IoBackend, Options, in_range},
     pool::{OpenMdcs, Pool, Table, uuid_text},
     reaper::Reaper,
     scrub::control::Control,
@@ -66,7 +66,7 @@ impl Pool {
         options.validate()?;
         site::survey(dir, Create::Never)?;
         let path = dir.join(VOLUME_FILE);
-        let volumes = new_volume(open_root(&path, options, Access::Write)?, options);
+        let volumes = new_volume(open_root(&path, options, access(options))?, options);
         open_in(dir, &volumes, options).map_err(|error| with_path(error, &path))
     }
 
@@ -111,9 +111,11 @@ fn missing(record: &VolumeRecord) -> Error {
 
 pub(crate) fn open_in(dir: &Path, volumes: &Arc<Volumes>, options: &Options) -> Result<Arc<Pool>> {
     let pool = open_on(volumes, options, Some(dir), &|record| {
-        open_device(&dir.join(&record.path), record, options, Access::Write)
+        open_device(&dir.join(&record.path), record, options, access(options))
     })?;
-    site::keep_mark(dir, pool.uuid);
+    if !options.read_only {
+        site::keep_mark(dir, pool.uuid);
+    }
     Ok(pool)
 }
 
@@ -170,7 +172,18 @@ pub(crate) fn file_options(options: &Options) -> FileOptions {
     }
 }
 
+/// The device as the pool may use it.
+fn guarded(device: Arc<dyn Device>, options: &Options) -> Arc<dyn Device> {
+    if options.read_only { Arc::new(Overlay::new(device)) } else { device }
+}
+
+/// How the pool's devices are opened.
+fn access(options: &Options) -> Access {
+    if options.read_only { Access::Read } else { Access::Write }
+}
+
 pub(crate) fn new_volume(device: Arc<dyn Device>, options: &Options) -> Arc<Volumes> {
+    let device = guarded(device, options);
     Arc::new(Volumes::new(device, Arc::new(PoolMetrics::default())).paced(options))
 }
 
@@ -231,11 +244,13 @@ pub(crate) fn open_on(
     let anchor = Arc::new(Anchor::new(volume, superblock));
     let poisoned = Arc::clone(volume);
     let on_fault = move || poisoned.poison_for("a chore panicked; its work may be half done");
-    let tidy = Tidy::start(options.background, on_fault)?;
+    let tidy = Tidy::start(options.background && !options.read_only, on_fault)?;
     let journal = Arc::new(Journal::open(volume, &anchor, tidy.bell())?);
     let records = join_volumes(volume, &journal, uuid, options, find)?;
     let others = journal.read(|catalog| session::bearers_of(uuid, catalog, volume));
-    session::begin(&journal, &others)?;
+    if !options.read_only {
+        session::begin(&journal, &others)?;
+    }
     let mut used = journal.read(Catalog::extents);
     used.extend(logs);
     let stray = used.iter().find(|extent| volume.get(VolumeId::of(extent.offset)).is_none());
@@ -248,7 +263,9 @@ pub(crate) fn open_on(
         space.add(VolumeSpace::rebuild(volume, record, &used, options.spare_pct)?);
     }
     let mcache = Mcache::new(Arc::clone(volume));
-    let queue = Arc::new(IoQueue::new(Arc::clone(volume), options.io, options.queue_depth)?);
+    // A device that keeps writes to itself has no file for the ring.
+    let io = if options.read_only { IoBackend::Threads } else { options.io };
+    let queue = Arc::new(IoQueue::new(Arc::clone(volume), io, options.queue_depth)?);
     let table = journal.read(|catalog| table_of(catalog, volume, &space, &mcache));
     let journal_chore = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
     let journal_chore = tidy.bell().add(Box::new(journal_chore))?;
@@ -319,7 +336,7 @@ fn join_volumes(
                     path: record.path.clone(),
                     reason: stale.text(record.id, sessions, found),
                 })?;
-                volumes.add(record.id, device);
+                volumes.add(record.id, guarded(device, options));
                 records.push(record);
             }
             Err(Error::Unusable { reason, .. }) => {

@@ -46,6 +46,7 @@ pub enum Create {
 
 /// What a user may choose when opening a pool. Nothing of it is stored on the medium.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
 pub struct Options {
     /// The asynchronous IO back-end. Default: the best that works here.
     pub io: IoBackend,
@@ -69,6 +70,10 @@ pub struct Options {
     pub grow_step_bytes: u64,
     /// Disk space left to others: growth stops before it. 0..=4 PiB, default 512 MiB.
     pub reserve_bytes: u64,
+    /// True opens the pool without writing to its volumes: what an opening repairs, and whatever is
+    /// written later, stays in memory and is gone with the pool. Nothing is mapped, files do not
+    /// grow, and housekeeping is off. Default false.
+    pub read_only: bool,
     /// Part of each volume that only allocations with [`crate::Placement::spare`] may use, so that
     /// what frees space in the end always finds some: of its limit, or of what the disk has room
     /// for if that is less. 0..=50 percent, default 5.
@@ -94,6 +99,7 @@ impl Default for Options {
             capacity_bytes_max: 1024 * GIB,
             grow_step_bytes: 256 * MIB,
             reserve_bytes: 512 * MIB,
+            read_only: false,
             spare_pct: 5,
             background: true,
             pacing: PacingOptions::default(),
@@ -249,6 +255,7 @@ impl Options {
             allow_buffered: _,
             allow_volatile: _,
             create: _,
+            read_only: _,
             capacity_bytes_max,
             grow_step_bytes,
             reserve_bytes,

@@ -480,6 +480,11 @@ impl Pool {
         self.set_property(NAME_PROPERTY, name.as_bytes())
     }
 
+    /// Whether it is open for reading only; see [`Options::read_only`].
+    pub fn is_read_only(&self) -> bool {
+        self.options.read_only
+    }
+
     /// The value of a property.
     pub fn property(&self, name: &str) -> Option<Vec<u8>> {
         self.journal.read(|catalog| catalog.properties.get(name).cloned())

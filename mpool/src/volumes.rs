@@ -135,6 +135,9 @@ impl Pool {
 
     /// Adds a volume; objects can be placed on it at once.
     pub fn add_volume(self: &Arc<Self>, new: &NewVolume) -> Result<VolumeId> {
+        if self.is_read_only() {
+            return Err(Error::Options("the pool is open for reading only".to_owned()));
+        }
         let path = self.resolve(&new.path);
         let bytes = new.path.as_os_str().len();
         if !(1..=VOLUME_PATH_BYTES_MAX).contains(&bytes) {

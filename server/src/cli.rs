@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::config::{Config, Settings, environment};
-use crate::pool::cli::{POOL_HELP, PoolCommand};
+use crate::pool::cli::{POOL_HELP, PoolCommand, RECOVER_HELP, Recover};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -50,6 +50,9 @@ pub enum Command {
     /// Manage the pool of volumes that holds the data
     #[command(subcommand, after_help = POOL_HELP)]
     Pool(PoolCommand),
+    /// Open a damaged store for writing again, at the price of what is damaged; dry run by default
+    #[command(after_help = RECOVER_HELP)]
+    Recover(Recover),
     /// Exit with 0 if a server is ready, else with 1
     Healthcheck(Server),
     /// Write a shell's completions to standard output

@@ -80,6 +80,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
             Command::Kvs(kvs) => self::kvs(kvs).await,
             Command::Healthcheck(server) => healthcheck(server).await,
             Command::Pool(command) => pool::command::run(command).await,
+            Command::Recover(recover) => pool::recover::run(&recover),
             Command::Serve(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 unreachable!("main gives client commands only")
             }

@@ -248,6 +248,11 @@ impl From<Error> for Problem {
                 ("no-such-kvs", "No such KVS"),
                 format!("no KVS is named {name:?}; create it with PUT /v1/kvs/{name}"),
             ),
+            Error::ReadOnly => Self::new(
+                StatusCode::FORBIDDEN,
+                ("read-only", "Read-only"),
+                "this server was started with --read-only: it takes no writes and no changes",
+            ),
             Error::KvsDropped => {
                 Self::new(StatusCode::NOT_FOUND, ("no-such-kvs", "No such KVS"), detail)
             }
@@ -339,6 +344,7 @@ mod tests {
             (Error::BatchLength { len: 9, max: 8 }, 413, "too-large"),
             (Error::NoSuchKvs { name: "x".into() }, 404, "no-such-kvs"),
             (Error::KvsDropped, 404, "no-such-kvs"),
+            (Error::ReadOnly, 403, "read-only"),
             (Error::KvsExists { name: "x".into() }, 409, "kvs-exists"),
             (Error::KvsName { name: "/".into() }, 400, "kvs-name"),
             (Error::KvsLimit, 409, "kvs-limit"),

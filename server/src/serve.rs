@@ -152,6 +152,10 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     };
     let database =
         database.with_context(|| format!("the store in {shown} cannot be opened{note}"))?;
+    if database.is_read_only() {
+        let left_out = database.losses().len();
+        tracing::warn!(left_out, "the store is open for reading only");
+    }
     tracing::info!(elapsed = ?begun.elapsed(), "the store is open");
     Ok(Arc::new(database))
 }

@@ -15,6 +15,7 @@ pub(crate) mod record;
 use crate::error::{Error, Result};
 use crate::key::KvsId;
 use crate::mark::{ManifestEnd, Mark};
+use crate::salvage::{self, Loss};
 use live::Live;
 use mpool::{MdcId, MdcRoom, MdcSnapshot, Pool};
 use parking_lot::Mutex;
@@ -47,7 +48,13 @@ pub(crate) struct Manifest {
 impl Manifest {
     /// Opens the pool's manifest, or begins one in a pool that holds nothing yet. `initial` names
     /// the KVSs of a database that has never had any.
-    pub(crate) fn open(pool: &Arc<Pool>, initial: &[String]) -> Result<Self> {
+    ///
+    /// One that ends before its clean close is an error, or, if `cut`, what is lost is told there.
+    pub(crate) fn open(
+        pool: &Arc<Pool>,
+        initial: &[String],
+        cut: Option<&mut Vec<Loss>>,
+    ) -> Result<Self> {
         let Some(raw) = pool.property(PROPERTY) else { return Self::begin(pool, initial) };
         let raw = raw.as_slice().try_into().map_err(|_| bad("its property is malformed"))?;
         let id = MdcId::new(u64::from_le_bytes(raw)).ok_or_else(|| bad("its property is zero"))?;
@@ -66,7 +73,11 @@ impl Manifest {
             return Err(failure);
         }
         if let Some(mark) = Mark::read(pool)? {
-            end_of(&mdc).check(mark.manifest)?;
+            match (end_of(&mdc).check(mark.manifest), cut) {
+                (Ok(()), _) => {}
+                (Err(error), Some(losses)) => losses.push(salvage::of_manifest(&error)),
+                (Err(error), None) => return Err(error),
+            }
         }
         let mut manifest = Self::of(pool, mdc, live)?;
         manifest.make_up(initial);
@@ -276,7 +287,7 @@ mod tests {
                     mdc.append(b"another program's", &mut Vec::new).unwrap();
                 }
             }
-            let Err(error) = Manifest::open(&pool, &[]) else {
+            let Err(error) = Manifest::open(&pool, &[], None) else {
                 panic!("it was taken for a new one")
             };
             assert!(matches!(error, Error::NoManifest { .. }), "{error}");
@@ -294,7 +305,7 @@ mod tests {
         const EDITS: u64 = 3 * (LOG_BYTES / 4096);
         let device = SimDevice::new(1 << 30);
         let pool = open_pool(&device);
-        let mut manifest = Manifest::open(&pool, &[]).unwrap();
+        let mut manifest = Manifest::open(&pool, &[], None).unwrap();
         manifest.append(&[Item::KvsCreate { kvs: KvsId::new(1), name: "a".into() }]).unwrap();
         for n in 1..=EDITS {
             let mut items = vec![add(n), Item::Floor { revision: Revision::new(n) }];
@@ -311,7 +322,7 @@ mod tests {
         assert!(manifest.mdc.used_bytes() < LOG_BYTES * 3 / 4);
         drop((manifest, pool));
         let pool = open_pool(&device.after_crash(0));
-        assert_eq!(*Manifest::open(&pool, &[]).unwrap().live(), live);
+        assert_eq!(*Manifest::open(&pool, &[], None).unwrap().live(), live);
     }
 
     #[test]

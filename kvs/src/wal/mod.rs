@@ -33,6 +33,7 @@
 mod append;
 #[cfg(test)]
 mod crash_tests;
+mod damage;
 #[cfg(test)]
 mod damage_tests;
 mod frame;
@@ -42,6 +43,7 @@ mod scrub;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use damage::Hole;
 pub(crate) use metrics::WalMetrics;
 pub(crate) use scrub::{sequence_of, verify};
 
@@ -50,7 +52,9 @@ use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::mark::{LogEnd, Mark};
 use crate::options::Options;
+use crate::salvage::LogDamage;
 use append::Tail;
+use damage::Damage;
 use frame::{FRAME_HEAD_LEN, PAGE_BYTES, SegmentHead, frame_len};
 use mpool::{Pool, Segment, SegmentId};
 use std::collections::VecDeque;
@@ -89,10 +93,12 @@ struct Closed {
     /// The last revision that may have been in it: what the floor must reach before the segment,
     /// and with it the knowledge of what was skipped, may go.
     last: Revision,
+    /// Whether it may have another life. One whose head is damaged is deleted instead.
+    is_whole: bool,
 }
 
 /// What replay found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Replayed {
     /// Frames given to `apply`.
     pub(crate) frames: u64,
@@ -102,6 +108,8 @@ pub(crate) struct Replayed {
     pub(crate) end: Revision,
     /// The last revision in use: `end`, and what is skipped after a crash.
     pub(crate) last: Revision,
+    /// What was left out because of damage, as the options ask.
+    pub(crate) holes: Vec<Hole>,
 }
 
 impl Wal {
@@ -129,7 +137,7 @@ impl Wal {
             live: Live::default(),
             metrics,
         };
-        let replayed = wal.recover(floor, apply)?;
+        let replayed = wal.recover(floor, Damage::new(options.salvage.log), apply)?;
         wal.metrics.replay_bytes.add(replayed.bytes);
         Ok((wal, replayed))
     }
@@ -137,33 +145,47 @@ impl Wal {
     fn recover(
         &mut self,
         floor: Revision,
+        mut damage: Damage,
         apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
     ) -> Result<Replayed> {
         let closed = Mark::read(&self.pool)?.map(|mark| mark.log);
-        let found = replay::find(&self.pool, floor, closed)?;
+        let found = replay::find(&self.pool, floor, closed, &mut damage)?;
         self.sequence = found.sequence.max(closed.map_or(0, |closed| closed.sequence));
         self.spares = found.spares;
         let mut replayed = Replayed { end: floor, last: floor, ..Replayed::default() };
         for run in found.runs {
-            let walked = replay::walk(&run, floor, apply)?;
+            let walked = replay::walk(&run, floor, &mut damage, apply)?;
             replayed.frames += walked.frames;
             replayed.bytes += walked.bytes;
             replayed.end = replayed.end.max(walked.last);
             replayed.last =
                 replayed.end.max(walked.last.plus(unread_frames(&run.segment, &walked)));
             self.live.advance(walked.end - PAGE_BYTES, replayed.end);
-            let (end, last) = (walked.last, replayed.end);
-            self.closed.push_back(Closed { segment: run.segment, end, last });
+            let (end, last, is_whole) = (walked.last, replayed.end, run.is_whole);
+            self.closed.push_back(Closed { segment: run.segment, end, last, is_whole });
         }
         if let Some(closed) = closed {
-            closed.check(replayed.end)?;
+            if let Err(Error::Corrupt { what, reason }) = closed.check(replayed.end) {
+                let lost = (replayed.end.next(), closed.end);
+                damage.meet(what, reason, Some(lost))?;
+                replayed.end = closed.end;
+            }
+            replayed.last = replayed.last.max(replayed.end);
             if found.sequence <= closed.sequence && replayed.end <= closed.end {
                 replayed.last = replayed.end.max(closed.last);
             }
         }
+        for segment in found.strays {
+            // Frames of it may have been given out.
+            let frames = segment.len_bytes() / u64::try_from(FRAME_HEAD_LEN).expect("48");
+            replayed.last = replayed.last.plus(frames);
+            let end = replayed.end;
+            self.closed.push_back(Closed { segment, end, last: end, is_whole: false });
+        }
         if let Some(tail) = self.closed.back_mut() {
             tail.last = replayed.last;
         }
+        replayed.holes = damage.into_holes();
         if replayed.frames > 0 {
             // It may be in the drive's cache only: a killed process, then a power cut, must not
             // lose what this open has shown.
@@ -233,7 +255,8 @@ impl Wal {
         if let Some(mut tail) = tail {
             tail.sync(&self.pool)?;
             let (end, last) = (self.end, self.last);
-            self.closed.push_back(Closed { segment: tail.into_segment(), end, last });
+            let segment = tail.into_segment();
+            self.closed.push_back(Closed { segment, end, last, is_whole: true });
         }
         self.durable = self.last;
         self.sequence += 1;
@@ -309,7 +332,11 @@ impl Wal {
         self.live.release(floor);
         while self.closed.front().is_some_and(|closed| closed.last <= floor) {
             let closed = self.closed.pop_front().expect("just looked at");
-            self.spares.push(closed.segment);
+            if closed.is_whole {
+                self.spares.push(closed.segment);
+            } else {
+                self.pool.delete_segment(closed.segment.id())?;
+            }
         }
         self.delete_surplus()
     }
@@ -357,6 +384,21 @@ impl Wal {
     pub(crate) fn metrics(&self) -> &Arc<WalMetrics> {
         &self.metrics
     }
+}
+
+/// Everything that is wrong with the pool's log from the floor on; nothing is changed.
+pub(crate) fn survey(pool: &Arc<Pool>, floor: Revision) -> Result<Vec<Hole>> {
+    let mut damage = Damage::new(LogDamage::SkipDamaged);
+    let closed = Mark::read(pool)?.map(|mark| mark.log);
+    let found = replay::find(pool, floor, closed, &mut damage)?;
+    let mut end = floor;
+    for run in &found.runs {
+        end = end.max(replay::walk(run, floor, &mut damage, &mut |_, _| Ok(()))?.last);
+    }
+    if let Some(Err(Error::Corrupt { what, reason })) = closed.map(|closed| closed.check(end)) {
+        damage.meet(what, reason, None)?;
+    }
+    Ok(damage.into_holes())
 }
 
 /// Frames that may have been in a segment behind what a walk has read.

@@ -14,6 +14,7 @@
 //!
 //! Memory: one chunk, and one batch.
 
+use super::damage::Damage;
 use super::frame::{
     BadHead, FRAME_HEAD_LEN, FRAME_VERSION, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN,
     SEGMENT_VERSION, SegmentHead,
@@ -34,6 +35,8 @@ pub(super) struct Found {
     /// With frames after the floor, in order.
     pub(super) runs: Vec<Run>,
     pub(super) spares: Vec<Segment>,
+    /// Whose life nobody can tell: the head is damaged, and no frame can be read.
+    pub(super) strays: Vec<Segment>,
     /// The greatest sequence number, 0 when there is none.
     pub(super) sequence: u64,
 }
@@ -42,6 +45,8 @@ pub(super) struct Found {
 pub(super) struct Run {
     pub(super) segment: Segment,
     head: SegmentHead,
+    /// Whether the head could be read; else it is what the frames say.
+    pub(super) is_whole: bool,
     /// Its last revision, known from the next segment; None for the last segment.
     last: Option<Revision>,
     /// Up to there everything was durable when the log was last closed.
@@ -53,52 +58,66 @@ pub(super) struct Run {
 pub(super) struct Walked {
     pub(super) frames: u64,
     pub(super) bytes: u64,
-    /// The last revision of the segment.
+    /// The last revision of the segment, lost ones included.
     pub(super) last: Revision,
     /// Where its frames end.
     pub(super) end: u64,
 }
 
-pub(super) fn find(pool: &Arc<Pool>, floor: Revision, closed: Option<LogEnd>) -> Result<Found> {
+pub(super) fn find(
+    pool: &Arc<Pool>,
+    floor: Revision,
+    closed: Option<LogEnd>,
+    damage: &mut Damage,
+) -> Result<Found> {
     let closed_at = closed.map_or(Revision::ZERO, |closed| closed.end);
-    let mut spares = Vec::new();
-    let mut used = Vec::new();
+    let (mut spares, mut strays, mut used) = (Vec::new(), Vec::new(), Vec::new());
     for id in pool.segment_ids() {
         let segment = pool.open_segment(id)?;
-        match segment_head(&segment)? {
-            Some(head) => used.push((segment, head)),
-            None => spares.push(segment),
+        match segment_head(&segment) {
+            Ok(Some(head)) => used.push((segment, head, true)),
+            Ok(None) => spares.push(segment),
+            Err(error) if damage.is_refused() || matches!(error, Error::Format { .. }) => {
+                return Err(error);
+            }
+            Err(error) => {
+                let what = format!("head of write-ahead log segment {id}");
+                damage.meet(what, error.to_string(), None)?;
+                match guess_head(&segment)? {
+                    Some(head) => used.push((segment, head, false)),
+                    None => strays.push(segment),
+                }
+            }
         }
     }
-    used.sort_by_key(|(_, head)| head.sequence);
-    let sequence = used.last().map_or(0, |(_, head)| head.sequence);
+    used.sort_by_key(|(_, head, _)| head.sequence);
+    let sequence = used.last().map_or(0, |(_, head, _)| head.sequence);
     let mut runs: Vec<Run> = Vec::new();
     // From the newest to the oldest, each knows where it ends from the one before.
     let mut next: Option<SegmentHead> = None;
-    for (segment, head) in used.into_iter().rev() {
+    for (segment, head, is_whole) in used.into_iter().rev() {
         let last = next.map(SegmentHead::after);
         if last.is_some_and(|last| last <= floor) {
-            spares.push(segment);
+            let unneeded = if is_whole { &mut spares } else { &mut strays };
+            unneeded.push(segment);
             continue;
         }
-        if let Some(next) = next {
+        if let Some(next) = next.filter(|_| damage.is_refused()) {
             check_neighbours(head, next)?;
         }
-        runs.push(Run { segment, head, last, closed_at });
+        runs.push(Run { segment, head, is_whole, last, closed_at });
         next = Some(head);
     }
     runs.reverse();
     if let Some(run) = runs.first().filter(|run| run.head.after() > floor) {
-        return Err(Error::Corrupt {
-            what: "write-ahead log".to_owned(),
-            reason: format!(
-                "its first segment begins at revision {}, but kvsets hold revisions up to {floor} \
-                 only",
-                run.head.first
-            ),
-        });
+        let reason = format!(
+            "its first segment begins at revision {}, but kvsets hold revisions up to {floor} only",
+            run.head.first
+        );
+        let lost = (floor.next(), run.head.after());
+        damage.meet("write-ahead log".to_owned(), reason, Some(lost))?;
     }
-    Ok(Found { runs, spares, sequence })
+    Ok(Found { runs, spares, strays, sequence })
 }
 
 fn check_neighbours(head: SegmentHead, next: SegmentHead) -> Result<()> {
@@ -112,6 +131,22 @@ fn check_neighbours(head: SegmentHead, next: SegmentHead) -> Result<()> {
             head.sequence, head.first, next.sequence, next.first
         ),
     })
+}
+
+/// What the frames of a segment say of its head. A gap before them is not known.
+fn guess_head(segment: &Segment) -> Result<Option<SegmentHead>> {
+    let mut reader = Reader::new(segment);
+    reader.is_tolerant = true;
+    let mut newest: Option<FrameHead> = None;
+    let mut at = PAGE_BYTES;
+    while at < segment.len_bytes() {
+        if let Ok(head) = reader.head(at)? {
+            let is_newer = newest.is_none_or(|newest| head.sequence > newest.sequence);
+            newest = if is_newer { Some(head) } else { newest };
+        }
+        at += PAGE_BYTES;
+    }
+    Ok(newest.map(|frame| SegmentHead { sequence: frame.sequence, first: frame.revision, gap: 0 }))
 }
 
 /// None: the segment was never used.
@@ -137,9 +172,11 @@ fn newer(found: u16, supported: u16) -> Error {
 pub(super) fn walk(
     run: &Run,
     floor: Revision,
+    damage: &mut Damage,
     apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
 ) -> Result<Walked> {
     let mut reader = Reader::new(&run.segment);
+    reader.is_tolerant = !damage.is_refused();
     let mut walked = Walked {
         last: Revision::new(run.head.first.get() - 1),
         end: PAGE_BYTES,
@@ -147,27 +184,19 @@ pub(super) fn walk(
     };
     while run.last.is_none_or(|last| walked.last < last) {
         let wanted = walked.last.next();
-        let Some((at, head)) = reader.frame_at(walked.end, run.head.sequence, wanted)? else {
-            let needed = wanted.next()..=floor.next();
-            let resumed = reader.resume(run.head.sequence, walked.end, needed)?;
-            if let Some((at, head)) = resumed {
-                tracing::warn!(
-                    segment = run.head.sequence,
-                    offset = walked.end,
-                    "damaged log is passed over: kvsets hold all of it"
-                );
-                (walked.end, walked.last) = (at, Revision::new(head.revision.get() - 1));
+        let found = reader.frame_at(walked.end, run.head.sequence, wanted)?;
+        let body = match found {
+            Some((at, head)) if wanted > floor => reader.body(at, head)?,
+            Some(_) => Some(Vec::new()),
+            None => None,
+        };
+        let (Some((at, head)), Some(body)) = (found, body) else {
+            if step_over(&mut reader, run, (floor, found), &mut walked, damage)? {
                 continue;
             }
-            end_of_log(&mut reader, run, wanted.max(floor.next()), walked.end)?;
             break;
         };
-        if wanted > floor {
-            let Some(body) = reader.body(at, head)? else {
-                end_of_log(&mut reader, run, wanted, walked.end)?;
-                break;
-            };
-            apply(wanted, &WriteBatch::from_body(body)?)?;
+        if wanted > floor && damage.frame(wanted, body, apply)? {
             walked.frames += 1;
             walked.bytes += u64::from(head.body_len);
         }
@@ -177,26 +206,64 @@ pub(super) fn walk(
     Ok(walked)
 }
 
-/// Err if `wanted`, which cannot be read, was once durable.
-fn end_of_log(reader: &mut Reader<'_>, run: &Run, wanted: Revision, from: u64) -> Result<()> {
-    let proof = if run.last.is_some() {
-        "a later segment follows it".to_owned()
-    } else if let Some(witness) = reader.witness(run.head.sequence, wanted, from)? {
-        format!("revision {witness} follows it")
-    } else if wanted <= run.closed_at {
-        format!("the log was closed at revision {}", run.closed_at)
+/// The next frame cannot be read: goes on behind it, if the log goes on there. `found` is its head,
+/// if that can be read.
+fn step_over(
+    reader: &mut Reader<'_>,
+    run: &Run,
+    (floor, found): (Revision, Option<(u64, FrameHead)>),
+    walked: &mut Walked,
+    damage: &mut Damage,
+) -> Result<bool> {
+    let (sequence, from, wanted) = (run.head.sequence, walked.end, walked.last.next());
+    if let Some((at, head)) = reader.resume(sequence, from, wanted.next()..=floor.next())? {
+        tracing::warn!(segment = sequence, offset = from, "damaged log that kvsets make up for");
+        (walked.end, walked.last) = (at, before(head.revision));
+        return Ok(true);
+    }
+    let first = wanted.max(floor.next());
+    let Some(proof) = proof(reader, run, first, from)? else { return Ok(false) };
+    let next = if let Some((at, head)) = found {
+        Some((at + head.frame_len(), wanted.next()))
     } else {
-        return Ok(());
+        let later = first.next()..=run.last.unwrap_or(Revision::MAX);
+        reader.resume(sequence, from, later)?.map(|(at, head)| (at, head.revision))
     };
+    let end = run.last.unwrap_or(run.closed_at).max(first);
+    let last = next.map_or(end, |(_, revision)| before(revision));
     let at = reader.behind_padding(from)?;
-    Err(Error::Corrupt {
-        what: format!(
-            "write-ahead log segment {} ({}) at offset {at}",
-            run.head.sequence,
-            run.segment.id()
-        ),
-        reason: format!("revision {wanted} was durable and cannot be read: {proof}"),
-    })
+    let what = format!("write-ahead log segment {sequence} ({}) at offset {at}", run.segment.id());
+    let reason = format!("revision {first} was durable and cannot be read: {proof}");
+    damage.meet(what, reason, Some((first, last)))?;
+    if let Some((at, head)) = found {
+        damage.guess(wanted, reader.raw_body(at, head)?);
+    }
+    if let Some((at, _)) = next {
+        walked.end = at;
+    }
+    walked.last = last;
+    Ok(next.is_some())
+}
+
+/// How it is known that `wanted`, which cannot be read, was once durable, if it is.
+fn proof(
+    reader: &mut Reader<'_>,
+    run: &Run,
+    wanted: Revision,
+    from: u64,
+) -> Result<Option<String>> {
+    if run.last.is_some() {
+        return Ok(Some("a later segment follows it".to_owned()));
+    }
+    if let Some(witness) = reader.witness(run.head.sequence, wanted, from)? {
+        return Ok(Some(format!("revision {witness} follows it")));
+    }
+    let closed = format!("the log was closed at revision {}", run.closed_at);
+    Ok((wanted <= run.closed_at).then_some(closed))
+}
+
+fn before(revision: Revision) -> Revision {
+    Revision::new(revision.get() - 1)
 }
 
 /// Reads a segment front to back through one chunk.
@@ -206,11 +273,17 @@ pub(super) struct Reader<'a> {
     /// Where the chunk's bytes come from; none when equal.
     start: u64,
     end: u64,
+    /// Pages that the drive cannot read are damage, and no error.
+    is_tolerant: bool,
 }
+
+/// Stands for bytes that the drive cannot read; nothing that is written begins with it.
+const UNREADABLE: u8 = 0xff;
 
 impl<'a> Reader<'a> {
     pub(super) fn new(segment: &'a Segment) -> Self {
-        Self { segment, chunk: IoBuf::zeroed(CHUNK_BYTES), start: 0, end: 0 }
+        let chunk = IoBuf::zeroed(CHUNK_BYTES);
+        Self { segment, chunk, start: 0, end: 0, is_tolerant: false }
     }
 
     /// The frame of `wanted` at `position`, or on the next page if zeros pad this one.
@@ -254,9 +327,15 @@ impl<'a> Reader<'a> {
 
     /// The body of a frame whose length was checked; None if it is torn.
     pub(super) fn body(&mut self, at: u64, head: FrameHead) -> Result<Option<Vec<u8>>> {
+        let body = self.raw_body(at, head)?;
+        Ok((crc32c::crc32c(&body) == head.body_crc).then_some(body))
+    }
+
+    /// The same, whatever stands there.
+    fn raw_body(&mut self, at: u64, head: FrameHead) -> Result<Vec<u8>> {
         let mut body = vec![0; usize::try_from(head.body_len).expect("shorter than the segment")];
         self.read(at + u64::try_from(FRAME_HEAD_LEN).expect("48"), &mut body)?;
-        Ok((crc32c::crc32c(&body) == head.body_crc).then_some(body))
+        Ok(body)
     }
 
     /// A revision whose frame says that `wanted` was durable.
@@ -318,7 +397,17 @@ impl<'a> Reader<'a> {
         let len =
             (self.segment.len_bytes() - start).min(u64::try_from(CHUNK_BYTES).expect("a constant"));
         let bytes = usize::try_from(len).expect("at most a chunk");
-        self.segment.read_at(start, &mut self.chunk[..bytes])?;
+        let read = self.segment.read_at(start, &mut self.chunk[..bytes]);
+        if read.is_err() && self.is_tolerant {
+            let pages = self.chunk[..bytes].chunks_mut(IO_ALIGN);
+            for (at, page) in (start..).step_by(IO_ALIGN).zip(pages) {
+                if self.segment.read_at(at, page).is_err() {
+                    page.fill(UNREADABLE);
+                }
+            }
+        } else {
+            read?;
+        }
         (self.start, self.end) = (start, start + len);
         Ok(())
     }

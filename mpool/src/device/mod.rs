@@ -9,6 +9,7 @@ pub(crate) mod contents;
 mod direct;
 mod file;
 mod file_size;
+mod overlay;
 mod signature;
 mod volatile;
 pub(crate) mod zoned;
@@ -16,6 +17,7 @@ pub(crate) mod zoned;
 pub use block::BlockDevice;
 pub use file::{FileDevice, FileOptions};
 pub use file_size::file_bytes_max;
+pub(crate) use overlay::Overlay;
 pub use zoned::{
     Allow, AppendBy, AppendDone, AppendRing, EmulatedOptions, EmulatedZoned, Passthrough,
     ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned, ZonedDevice,

@@ -6,7 +6,7 @@
 pub mod environment;
 mod settings;
 
-pub use self::settings::{Create, Io, MediaPolicy, Reaper, Settings};
+pub use self::settings::{Create, Io, MediaPolicy, Reaper, Settings, WalDamage};
 use crate::access::Access;
 use crate::app::Limits;
 use crate::connection::Timeouts;
@@ -27,6 +27,7 @@ const WORKERS_MAX: usize = 1024;
 /// The effective configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "options that are on or off")]
 pub struct Config {
     pub data: PathBuf,
     pub listen: SocketAddr,
@@ -38,6 +39,9 @@ pub struct Config {
     pub allow_buffered: bool,
     pub allow_volatile: bool,
     pub create: Create,
+    pub read_only: bool,
+    pub read_only_wal: WalDamage,
+    pub read_only_skip_kvsets: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin: Option<bool>,
     pub allowed_hosts: Vec<String>,
@@ -95,6 +99,9 @@ impl Default for Config {
             allow_buffered: false,
             allow_volatile: false,
             create: Create::default(),
+            read_only: false,
+            read_only_wal: WalDamage::default(),
+            read_only_skip_kvsets: false,
             admin: None,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
@@ -170,6 +177,14 @@ impl Config {
             if size.0 > 0 && size.0 < min {
                 bail!("option {name} is {size}, must be 0 or at least {}", Size(min));
             }
+        }
+        if !self.read_only
+            && (self.read_only_wal != WalDamage::Refuse || self.read_only_skip_kvsets)
+        {
+            bail!(
+                "options read_only_wal and read_only_skip_kvsets need read_only; to change a damaged \
+                 store use millpond recover"
+            );
         }
         let least = Size(256 << 20);
         if self.capacity.0 > 0 && self.capacity < least {
@@ -281,6 +296,12 @@ impl Config {
             Create::Auto => mpool::Create::Auto,
             Create::Always => mpool::Create::Always,
             Create::Never => mpool::Create::Never,
+        };
+        options.pool.read_only = self.read_only;
+        options.salvage = kvs::Salvage {
+            log: self.read_only_wal.into(),
+            skip_kvsets: self.read_only_skip_kvsets,
+            cut_manifest: self.read_only_skip_kvsets,
         };
         if self.capacity.0 > 0 {
             options.pool.capacity_bytes_max = self.capacity.0;

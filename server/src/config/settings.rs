@@ -67,6 +67,32 @@ pub enum MediaPolicy {
     StagingMinCapacity,
 }
 
+/// What to do about damage in the write-ahead log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum WalDamage {
+    /// Refuse to start.
+    #[default]
+    Refuse,
+    /// The log ends where the damage begins.
+    StopAtDamage,
+    /// Everything counts that can be read.
+    SkipDamaged,
+    /// The log is left out, sound or not: only what has been flushed counts.
+    LeaveOut,
+}
+
+impl From<WalDamage> for kvs::LogDamage {
+    fn from(damage: WalDamage) -> Self {
+        match damage {
+            WalDamage::Refuse => Self::Refuse,
+            WalDamage::StopAtDamage => Self::StopAtDamage,
+            WalDamage::SkipDamaged => Self::SkipDamaged,
+            WalDamage::LeaveOut => Self::LeaveOut,
+        }
+    }
+}
+
 /// What one source says. The comments are shown by `--help` and `config print`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +145,21 @@ pub struct Settings {
           default_missing_value = "always")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub create: Option<Create>,
+    /// Serve what is there without writing to it: writes and changes are refused with 403, and
+    /// nothing is repaired
+    #[arg(long, env = "MILLPOND_READ_ONLY", num_args = 0..=1, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+    /// With --read-only: what to do about damage in the write-ahead log
+    #[arg(long, env = "MILLPOND_READ_ONLY_WAL", value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only_wal: Option<WalDamage>,
+    /// With --read-only: leave kvsets out that cannot be opened, and lost last edits of the
+    /// manifest; older values of their keys may show
+    #[arg(long, env = "MILLPOND_READ_ONLY_SKIP_KVSETS", num_args = 0..=1,
+          default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only_skip_kvsets: Option<bool>,
     /// Serve /v1/admin, by which whoever reaches the server manages its volumes; if not given, only
     /// when listening on a loopback address
     #[arg(long, env = "MILLPOND_ADMIN", num_args = 0..=1, default_missing_value = "true")]

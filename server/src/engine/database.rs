@@ -64,7 +64,13 @@ impl Engine for Database {
 
     fn about(&self) -> About {
         let info = self.pool().info();
-        About { format: info.format, device: info.device, io_backend: info.io_backend }
+        About {
+            format: info.format,
+            device: info.device,
+            io_backend: info.io_backend,
+            read_only: self.is_read_only(),
+            left_out: self.losses().len(),
+        }
     }
 
     fn pool(&self) -> Option<&Arc<Pool>> {

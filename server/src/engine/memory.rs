@@ -308,7 +308,8 @@ impl Engine for MemoryEngine {
     }
 
     fn about(&self) -> About {
-        About { format: 0, device: "memory", io_backend: "none" }
+        let (read_only, left_out) = (false, 0);
+        About { format: 0, device: "memory", io_backend: "none", read_only, left_out }
     }
 
     fn scrub(&self, _options: &ScrubOptions) -> Result<ScrubProgress> {

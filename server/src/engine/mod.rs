@@ -142,4 +142,8 @@ pub struct About {
     pub device: &'static str,
     /// The I/O back-end, such as `uring`.
     pub io_backend: &'static str,
+    /// Whether it is open for reading only.
+    pub read_only: bool,
+    /// Damaged parts that the open has left out, as it was asked to.
+    pub left_out: usize,
 }

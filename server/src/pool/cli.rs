@@ -77,9 +77,10 @@ how far it is. --cancel lets the volume take data again; what was moved stays wh
 On a data directory, segments of the write-ahead log stay behind: only the server can move them.";
 
 const POOL_CHECK: &str = "\
-Checks superblock, labels, journals and the places of all objects; with --full every page of every
-object too. What opening the pool would repair is named and left alone. Exit code 1 if something
-needs attention. For a pool in use there is `millpond pool scrub`.";
+Checks superblock, labels, journals, the places of all objects, and what the store needs to open:
+manifest, kvsets and the write-ahead log, record by record; with --full every page of every object
+too. What opening the pool would repair is named and left alone. Exit code 1 if something needs
+attention; millpond recover is the way out of what stops an open. For a pool in use there is `millpond pool scrub`.";
 
 const POOL_SCRUB: &str = "\
 Examples:
@@ -106,6 +107,55 @@ pub struct FileSystem {
     #[arg(long, env = "MILLPOND_ALLOW_VOLATILE", num_args = 0..=1, default_missing_value = "true",
           default_value_t = false)]
     pub allow_volatile: bool,
+}
+
+pub(crate) const RECOVER_HELP: &str = "\
+Examples:
+  millpond pool check --data /srv/pond                            # what is damaged
+  millpond recover --data /srv/pond --wal skip-damaged            # what that would lose; a dry run
+  millpond recover --data /srv/pond --wal skip-damaged --apply    # do it
+
+A dry run writes nothing. Both say which revisions and keys are lost, as far as they can be read.
+skip-damaged keeps all that can be read, so later writes are there without earlier ones;
+stop-at-damage ends the log where the damage begins, so what is left was once the latest state.
+What is damaged is not kept: copy the volumes first if somebody is to look at them.
+To read what is left and change nothing: millpond serve --read-only (--read-only-wal, ...).
+
+Exit codes: 0 nothing is lost, or --apply has done it   1 something would be lost
+2 wrong usage   3 refused";
+
+/// Flags of `millpond recover`.
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags")]
+pub struct Recover {
+    #[command(flatten)]
+    pub place: PoolDirectory,
+    /// What to do about damage in the write-ahead log
+    #[arg(long, value_enum, default_value = "refuse")]
+    pub wal: RecoverWal,
+    /// Take kvsets out that cannot be opened, with what is in them
+    #[arg(long)]
+    pub drop_kvsets: bool,
+    /// Go on without the manifest's last edits, where they are lost, and with what they made
+    #[arg(long)]
+    pub cut_manifest: bool,
+    /// Do it; otherwise only what would be lost is said
+    #[arg(long)]
+    pub apply: bool,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a recovery does about damage in the write-ahead log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RecoverWal {
+    /// Nothing: the recovery is refused.
+    Refuse,
+    /// Keep everything that can be read.
+    SkipDamaged,
+    /// End the log where the damage begins.
+    StopAtDamage,
 }
 
 /// Which pool: one in a data directory, or that of a running server.

@@ -2,12 +2,13 @@
 //!
 //! What is shown has one form, the JSON of `document`, whether it comes from a running server or
 //! from a data directory; `table` writes it for people. `command` runs the commands,
-//! `offline` those on a data directory that no server has open. `jobs` is work that a server
-//! does meanwhile.
+//! `offline` those on a data directory that no server has open, `recover` is `millpond recover`.
+//! `jobs` is work that a server does meanwhile.
 
 pub mod cli;
 pub mod command;
 pub(crate) mod document;
 pub mod jobs;
 mod offline;
+pub(crate) mod recover;
 mod table;

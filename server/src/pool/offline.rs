@@ -9,10 +9,10 @@ use super::document;
 use crate::client::Failure;
 use crate::problem::Chain;
 use crate::routes::pool::parse_volume;
-use kvs::Database;
+use kvs::{Checked, Database};
 use mpool::{
     CheckOptions, Create, NewRoot, NewVolume, Options, Pool, ScrubOptions, ScrubOwners,
-    ScrubProgress, VolumeId, VolumeKind, uuid_text,
+    ScrubProgress, ScrubTarget, Severity, VolumeId, VolumeKind, uuid_text,
 };
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -31,6 +31,17 @@ fn options(allow: FileSystem) -> Options {
     // Nothing is mapped here.
     options.reaper.policy = mpool::ReaperPolicy::Off;
     options
+}
+
+/// Opens the pool of a directory as it is, for reading only or not.
+pub(super) fn open_as(place: &PoolDirectory, read_only: bool) -> Result<Arc<Pool>, Failure> {
+    let PoolDirectory { data, allow } = place;
+    let mut options = options(*allow);
+    let failed = |error: mpool::Error| refused_at(data, &error);
+    let identity = Pool::identify(data, &options).map_err(failed)?;
+    options.capacity_bytes_max = identity.capacity_bytes_max.unwrap_or(options.capacity_bytes_max);
+    options.read_only = read_only;
+    Pool::open_dir(data, &options).map_err(failed)
 }
 
 /// Opens the pool as it is: with its own limit, not with a default that would raise it.
@@ -177,7 +188,29 @@ pub(super) fn check(
     let PoolDirectory { data, allow } = &check.place;
     let how = CheckOptions { data: check.full };
     let report = Pool::check_dir(data, &options(*allow), how, progress);
-    Ok(document::check(&report.map_err(|error| refused_at(data, &error))?))
+    let mut report = report.map_err(|error| refused_at(data, &error))?;
+    // What the pool does not know: whether the store on it would open, and whose objects are.
+    match open_as(&check.place, true) {
+        Ok(pool) => {
+            let Checked { issues, owners } = Database::check_on(&pool);
+            report.issues.extend(issues);
+            for finding in &mut report.findings {
+                if let ScrubTarget::Mblock(id) = finding.target {
+                    finding.owner = owners.get(&id).cloned();
+                }
+            }
+            for issue in &mut report.issues {
+                let owner = owners.iter().find(|(id, _)| id.to_string() == issue.what);
+                if let Some((_, owner)) = owner {
+                    issue.text = format!("{}; it is of {owner}", issue.text);
+                }
+            }
+        }
+        // The report says why already.
+        Err(_) if report.worst() == Some(Severity::Error) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(document::check(&report))
 }
 
 pub(super) fn scrub_status(place: &PoolPlace) -> Result<Value, Failure> {

@@ -38,7 +38,9 @@ pub(crate) async fn readyz(extract::State(shared): extract::State<Arc<Shared>>) 
         State::Failed => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
     };
     let cause = health.cause().map(|cause| format!("{cause}\n")).unwrap_or_default();
-    (status, format!("{word}\n{cause}")).into_response()
+    let reads_only = shared.engine().is_ok_and(|engine| engine.about().read_only);
+    let note = if reads_only { "read-only\n" } else { "" };
+    (status, format!("{word}\n{cause}{note}")).into_response()
 }
 
 pub(crate) async fn metrics(
@@ -71,6 +73,8 @@ pub(crate) async fn version(extract::State(shared): extract::State<Arc<Shared>>)
             "format": about.map(|about| about.format),
             "device": about.map(|about| about.device),
             "io": about.map(|about| about.io_backend),
+            "read_only": about.map(|about| about.read_only),
+            "left_out": about.map(|about| about.left_out),
         }),
     )
 }

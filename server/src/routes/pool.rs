@@ -55,7 +55,7 @@ struct Rename {
 
 pub(crate) async fn rename(State(shared): Server, request: Request<Body>) -> Answer {
     let Rename { name } = read(&shared, request).await?;
-    let found = with_pool(&shared, move |_, pool| {
+    let found = change_pool(&shared, move |_, pool| {
         pool.rename(&name).map_err(Problem::pool)?;
         Ok(document::info(pool))
     });
@@ -101,7 +101,7 @@ pub(crate) async fn add(State(shared): Server, request: Request<Body>) -> Answer
         capacity_bytes_max: add.capacity.map_or(1 << 40, Bytes::get),
         force: add.force,
     };
-    let added = with_pool(&shared, move |_, pool| pool.add_volume(&new).map_err(Problem::pool));
+    let added = change_pool(&shared, move |_, pool| pool.add_volume(&new).map_err(Problem::pool));
     json(StatusCode::CREATED, &json!({ "id": added.await?.to_string() }))
 }
 
@@ -119,7 +119,7 @@ pub(crate) async fn grow(
 ) -> Answer {
     let id = volume_id(&id)?;
     let Grow { capacity } = read(&shared, request).await?;
-    let found = with_pool(&shared, move |_, pool| {
+    let found = change_pool(&shared, move |_, pool| {
         pool.grow_volume(id, capacity.get()).map_err(Problem::pool)?;
         Ok(document::info(pool))
     });
@@ -130,7 +130,7 @@ pub(crate) async fn evacuate(State(shared): Server, Path(id): Path<String>, uri:
     Query::parse(uri.query(), &[])?;
     let id = volume_id(&id)?;
     // Whether it is there is asked first, so that a wrong id is answered now and not by the job.
-    with_pool(&shared, move |_, pool| {
+    change_pool(&shared, move |_, pool| {
         let known = pool.volumes().iter().any(|volume| volume.id == id);
         if known { Ok(()) } else { Err(no_such_volume(&id.to_string())) }
     })
@@ -145,7 +145,7 @@ pub(crate) async fn evacuate(State(shared): Server, Path(id): Path<String>, uri:
 pub(crate) async fn cancel(State(shared): Server, Path(id): Path<String>, uri: Uri) -> Answer {
     Query::parse(uri.query(), &[])?;
     let id = volume_id(&id)?;
-    let found = with_pool(&shared, move |_, pool| {
+    let found = change_pool(&shared, move |_, pool| {
         pool.cancel_evacuation(id).map_err(Problem::pool)?;
         Ok(document::info(pool))
     });
@@ -155,7 +155,7 @@ pub(crate) async fn cancel(State(shared): Server, Path(id): Path<String>, uri: U
 pub(crate) async fn remove(State(shared): Server, Path(id): Path<String>, uri: Uri) -> Answer {
     Query::parse(uri.query(), &[])?;
     let id = volume_id(&id)?;
-    let found = with_pool(&shared, move |engine, pool| {
+    let found = change_pool(&shared, move |engine, pool| {
         engine.remove_volume(id).map_err(|error| match error {
             kvs::Error::Pool(error) => Problem::pool(error),
             other => other.into(),
@@ -217,7 +217,21 @@ pub(crate) async fn stop_scrub(State(shared): Server, uri: Uri) -> Answer {
     json(StatusCode::OK, &found.await?)
 }
 
-/// Runs blocking work on the pool, where it may be reached at all.
+/// Runs blocking work on the pool that changes it, where it may be reached and changed at all.
+async fn change_pool<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&dyn Engine, &Arc<Pool>) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let work = move |engine: &dyn Engine, pool: &Arc<Pool>| {
+        if engine.about().read_only {
+            return Err(kvs::Error::ReadOnly.into());
+        }
+        work(engine, pool)
+    };
+    with_pool(shared, work).await
+}
+
+/// Runs blocking work that reads.
 async fn with_pool<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&dyn Engine, &Arc<Pool>) -> Result<T, Problem> + Send + 'static,

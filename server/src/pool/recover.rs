@@ -1,0 +1,130 @@
+//! `millpond recover`: a store that damage keeps from opening, opened again at the price of what is
+//! damaged.
+//!
+//! The store is opened for reading only first, with everything left out that was asked for: that
+//! says what would be lost, and writes nothing. Only then, if asked, it is opened for writing, what
+//! its log still holds goes into kvsets, and the damaged log is never read again. Each step of that
+//! is one that a crash may cut off; the next recovery ends it.
+
+use super::cli::{Recover, RecoverWal};
+use super::command::refused_at;
+use super::offline;
+use crate::client::{Failure, print};
+use crate::problem::Chain;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use kvs::{Database, LogDamage, Loss, LostKey, Salvage};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+
+/// Keys of a loss that are shown to people; the JSON has all.
+const KEYS_SHOWN: usize = 20;
+
+pub(crate) fn run(recover: &Recover) -> Result<(), Failure> {
+    let database = open(recover, true)?;
+    let losses = database.losses().to_vec();
+    // Its lock goes with it.
+    drop(database);
+    let applies = recover.apply && !losses.is_empty();
+    if !recover.json {
+        // Before it is done, so that it is known whatever becomes of this program.
+        print(text(&losses).as_bytes())?;
+    }
+    if applies {
+        apply(recover)?;
+    }
+    if recover.json {
+        let losses: Vec<Value> = losses.iter().map(document).collect();
+        print(format!("{:#}\n", json!({ "applied": applies, "losses": losses })).as_bytes())?;
+    } else if applies {
+        print(b"done: the store opens again\n")?;
+    }
+    if losses.is_empty() || recover.apply {
+        return Ok(());
+    }
+    Err(Failure::Damaged("this was a dry run; --apply does it".to_owned()))
+}
+
+fn open(recover: &Recover, read_only: bool) -> Result<Database, Failure> {
+    let data = &recover.place.data;
+    let pool = offline::open_as(&recover.place, read_only)?;
+    let log = match recover.wal {
+        RecoverWal::Refuse => LogDamage::Refuse,
+        RecoverWal::SkipDamaged => LogDamage::SkipDamaged,
+        RecoverWal::StopAtDamage => LogDamage::StopAtDamage,
+    };
+    let (skip_kvsets, cut_manifest) = (recover.drop_kvsets, recover.cut_manifest);
+    let salvage = Salvage { log, skip_kvsets, cut_manifest };
+    if !Database::is_on(&pool) {
+        let text = format!("{} holds a pool without a store; nothing is recovered", data.display());
+        return Err(Failure::Refused(text));
+    }
+    let options = kvs::Options { salvage, background_threads: 0, ..kvs::Options::default() };
+    Database::open_pool(pool, options).map_err(|error| {
+        let way_out = match &error {
+            kvs::Error::Corrupt { what, .. } if what.contains("write-ahead log") => {
+                "; say what to do about it with --wal"
+            }
+            kvs::Error::Corrupt { what, .. } if what.contains("kvset") => {
+                "; --drop-kvsets takes it out"
+            }
+            kvs::Error::Corrupt { reason, .. } if reason.contains("it was closed at frame") => {
+                "; --cut-manifest goes on without its last edits"
+            }
+            _ => "",
+        };
+        Failure::Refused(format!("{}: {}{way_out}", data.display(), Chain(&error)))
+    })
+}
+
+fn apply(recover: &Recover) -> Result<(), Failure> {
+    let database = open(recover, false)?;
+    let done = database.settle().and_then(|()| database.close());
+    done.map_err(|error| match error {
+        kvs::Error::Pool(error) => refused_at(&recover.place.data, &error),
+        other => Failure::Refused(Chain(&other).to_string()),
+    })
+}
+
+fn document(loss: &Loss) -> Value {
+    let key = |lost: &LostKey| {
+        let (revision, certain) = (lost.revision.get(), lost.is_certain);
+        if let Ok(k) = std::str::from_utf8(&lost.key) {
+            return json!({"kvs": lost.kvs, "k": k, "rev": revision, "certain": certain});
+        }
+        let k64 = BASE64_URL_SAFE_NO_PAD.encode(&lost.key);
+        json!({"kvs": lost.kvs, "k64": k64, "rev": revision, "certain": certain})
+    };
+    json!({
+        "what": loss.what,
+        "reason": loss.reason,
+        "revisions": loss.revisions.as_ref().map(|lost| [*lost.start(), *lost.end()]),
+        "keys": loss.keys.iter().map(key).collect::<Vec<_>>(),
+        "keys_left_off": loss.keys_left_off,
+    })
+}
+
+fn text(losses: &[Loss]) -> String {
+    if losses.is_empty() {
+        return "nothing is damaged; nothing is lost\n".to_owned();
+    }
+    let mut out = String::new();
+    for loss in losses {
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(out, "{loss}");
+        if let Some(lost) = &loss.revisions {
+            let _ = writeln!(out, "    revisions {} to {} are lost", lost.start(), lost.end());
+        }
+        for lost in loss.keys.iter().take(KEYS_SHOWN) {
+            let LostKey { kvs, key, revision, is_certain } = lost;
+            let doubt = if *is_certain { "" } else { " (read from damaged bytes)" };
+            let key = key.escape_ascii();
+            let _ = writeln!(out, "    {kvs}/{key} of revision {revision}{doubt}");
+        }
+        let more = loss.keys.len().saturating_sub(KEYS_SHOWN) as u64 + loss.keys_left_off;
+        if more > 0 {
+            let _ = writeln!(out, "    and {more} keys more; --json has up to 10000");
+        }
+    }
+    out
+}

@@ -1,0 +1,222 @@
+//! A store with damage that keeps it from opening: what `pool check` says, what `serve --read-only`
+//! serves, what `millpond recover` costs, and that nothing is written before `--apply`.
+#![allow(clippy::unwrap_used, reason = "a test")]
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use support::Server;
+use tempfile::TempDir;
+
+const WRITES: u64 = 6;
+const PAGE: usize = 4096;
+
+fn value(n: u64) -> String {
+    format!("the value of write number {n}, which stands in one page of the log")
+}
+
+fn target(n: u64) -> String {
+    format!("/v1/kv/default/key-{n}")
+}
+
+fn volume(data: &Path) -> PathBuf {
+    data.join("capacity.vol")
+}
+
+/// A store with a few writes in its log, stopped in order.
+fn store() -> TempDir {
+    let data = TempDir::new().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let mut client = server.connect();
+    for n in 1..=WRITES {
+        let written = client.send("PUT", &target(n), value(n).as_bytes()).unwrap();
+        assert_eq!(written.status, 200);
+    }
+    stop(server);
+    data
+}
+
+fn stop(server: Server) {
+    server.terminate();
+    assert!(server.wait().success());
+}
+
+/// The first pages of the volume that hold these bytes, of which at most `count` are looked for.
+fn pages_with(data: &Path, bytes: &[u8], count: usize) -> Vec<u64> {
+    let (mut offset, mut found) = (0, Vec::new());
+    let all = std::fs::read(volume(data)).unwrap();
+    for page in all.chunks(PAGE) {
+        if page.windows(bytes.len()).any(|window| window == bytes) {
+            found.push(offset);
+        }
+        if found.len() == count {
+            break;
+        }
+        offset += page.len() as u64;
+    }
+    found
+}
+
+fn flip(data: &Path, offset: u64) {
+    let file = File::options().read(true).write(true).open(volume(data)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
+}
+
+fn run(data: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.args(arguments).args(["--allow-buffered", "--allow-volatile", "--data"]).arg(data);
+    command.output().unwrap()
+}
+
+/// Runs a command and compares its exit code; what it wrote.
+fn expect(data: &Path, arguments: &[&str], code: i32) -> String {
+    let output = run(data, arguments);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(text).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+    text
+}
+
+fn refused_start(data: &Path) -> String {
+    let text = expect(data, &["serve", "--listen", "127.0.0.1:0"], 1);
+    assert!(text.contains("cannot be opened"), "{text}");
+    text
+}
+
+/// Which of the writes are served.
+fn served(server: &Server) -> Vec<u64> {
+    let mut client = server.connect();
+    let mut found = Vec::new();
+    for n in 1..=WRITES {
+        let read = client.send("GET", &target(n), b"").unwrap();
+        match read.status {
+            200 => {
+                assert_eq!(read.text(), value(n));
+                found.push(n);
+            }
+            status => assert_eq!(status, 404),
+        }
+    }
+    found
+}
+
+fn check_refusals(server: &Server) {
+    let mut client = server.connect();
+    let json = "content-type: application/json\r\n";
+    for (method, target, body) in [
+        ("PUT", "/v1/kv/default/new", "v"),
+        ("DELETE", "/v1/kv/default/key-1", ""),
+        ("POST", "/v1/batch", r#"[{"op":"put","k":"a","v":"b"}]"#),
+        ("PUT", "/v1/kvs/fish", ""),
+        ("DELETE", "/v1/kvs/default", ""),
+        ("PUT", "/v1/admin/pool/name", r#"{"name":"north"}"#),
+        ("POST", "/v1/admin/pool/volumes", r#"{"path":"more.vol"}"#),
+        ("POST", "/v1/admin/pool/volumes/vol-0/grow", r#"{"capacity":"2TiB"}"#),
+        ("POST", "/v1/admin/pool/volumes/vol-0/evacuate", ""),
+    ] {
+        let headers = if body.starts_with(['[', '{']) { json } else { "" };
+        let reply = client.send_with(method, target, headers, body.as_bytes()).unwrap();
+        let text = reply.text();
+        assert_eq!(reply.status, 403, "{method} {target}: {text}");
+        assert_eq!(reply.json()["type"], "urn:millpond:problem:read-only", "{method} {target}");
+    }
+    let ready = client.send("GET", "/readyz", b"").unwrap();
+    assert_eq!((ready.status, ready.text()), (200, "ready\nread-only\n"));
+    let version = client.send("GET", "/version", b"").unwrap().json();
+    assert_eq!(version["read_only"], true);
+    let metrics = client.send("GET", "/metrics", b"").unwrap();
+    assert!(metrics.text().contains("\nmillpond_read_only 1\n"));
+}
+
+/// One flipped byte in the log: nothing opened, and the check said "sound".
+#[test]
+fn damage_in_the_log_is_named_read_past_and_recovered_from() {
+    let data = store();
+    let data = data.path();
+    assert!(expect(data, &["pool", "check"], 0).contains("sound"));
+    let page = pages_with(data, value(3).as_bytes(), 1)[0];
+    flip(data, page + 9);
+    let before = std::fs::read(volume(data)).unwrap();
+    assert!(refused_start(data).contains("revision 3 was durable"));
+    for check in [&["pool", "check"][..], &["pool", "check", "--full"]] {
+        let text = expect(data, check, 1);
+        assert!(text.contains("write-ahead log segment 1 (seg-"), "{text}");
+        assert!(text.contains("revisions 3 to 3 are lost"), "{text}");
+        assert!(text.contains("millpond recover"), "{text}");
+    }
+    assert!(expect(data, &["recover"], 3).contains("say what to do about it with --wal"));
+    for (wal, left, lost) in [
+        ("skip-damaged", &[1, 2, 4, 5, 6][..], "revisions 3 to 3 are lost"),
+        ("stop-at-damage", &[1, 2], "default/key-6 of revision 6"),
+    ] {
+        let text = expect(data, &["recover", "--wal", wal], 1);
+        assert!(text.contains(lost) && text.contains("dry run"), "{text}");
+        let flags = ["--read-only", "--read-only-wal", wal];
+        let server = Server::start(data, &flags);
+        assert_eq!(served(&server), left, "{wal}");
+        check_refusals(&server);
+        stop(server);
+    }
+    let server = Server::start(data, &["--read-only", "--read-only-wal", "leave-out"]);
+    assert!(served(&server).is_empty());
+    stop(server);
+    assert!(std::fs::read(volume(data)).unwrap() == before, "nothing was written so far");
+
+    let text = expect(data, &["recover", "--wal", "skip-damaged", "--apply"], 0);
+    assert!(text.contains("done"), "{text}");
+    assert!(expect(data, &["pool", "check", "--full"], 0).contains("sound"));
+    assert!(expect(data, &["recover"], 0).contains("nothing is damaged"));
+    let server = Server::start(data, &[]);
+    assert_eq!(served(&server), [1, 2, 4, 5, 6]);
+    let written = server.connect().send("PUT", &target(3), value(3).as_bytes()).unwrap();
+    let revision: u64 = written.header("x-millpond-revision").unwrap().parse().unwrap();
+    assert!(revision > WRITES);
+    stop(server);
+}
+
+/// The last write before a clean stop was silently gone.
+#[test]
+fn the_last_write_before_a_clean_stop_does_not_vanish() {
+    let data = store();
+    let page = pages_with(data.path(), value(WRITES).as_bytes(), 1)[0];
+    flip(data.path(), page + 100);
+    let text = refused_start(data.path());
+    assert!(text.contains("the log was closed at revision 6"), "{text}");
+}
+
+#[test]
+fn a_kvset_that_cannot_be_opened_is_named_left_out_and_taken_out() {
+    let data = TempDir::new().unwrap();
+    let data = data.path();
+    let server = Server::start(data, &["--memtable", "1MiB"]);
+    let mut client = server.connect();
+    for n in 0..12 {
+        let target = format!("/v1/kv/default/large-{n}");
+        assert_eq!(client.send("PUT", &target, &vec![7; 200_000]).unwrap().status, 200);
+    }
+    for n in 1..=WRITES {
+        assert_eq!(client.send("PUT", &target(n), value(n).as_bytes()).unwrap().status, 200);
+    }
+    stop(server);
+    flip(data, pages_with(data, b"MPHB", 1)[0] + 20);
+    let before = std::fs::read(volume(data)).unwrap();
+    assert!(refused_start(data).contains("kvset 1 of KVS default (hblock mb-"));
+    let text = expect(data, &["pool", "check"], 1);
+    assert!(text.contains("kvset 1 of KVS default (hblock mb-"), "{text}");
+    assert!(expect(data, &["recover"], 3).contains("--drop-kvsets"));
+    assert!(expect(data, &["recover", "--drop-kvsets"], 1).contains("kvset 1 of KVS default"));
+    let server = Server::start(data, &["--read-only", "--read-only-skip-kvsets"]);
+    assert_eq!(served(&server), [1, 2, 3, 4, 5, 6]);
+    let version = server.connect().send("GET", "/version", b"").unwrap().json();
+    assert_eq!(version["left_out"], 1);
+    stop(server);
+    assert!(std::fs::read(volume(data)).unwrap() == before, "nothing was written so far");
+    expect(data, &["recover", "--drop-kvsets", "--apply"], 0);
+    let server = Server::start(data, &[]);
+    assert_eq!(served(&server), [1, 2, 3, 4, 5, 6]);
+    stop(server);
+}
