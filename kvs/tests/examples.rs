@@ -12,7 +12,7 @@ fn options() -> Options {
     let mut options = Options::default();
     options.pool.allow_buffered = true;
     options.pool.allow_volatile = true;
-    options.pool.reserve_bytes = 0;
+    options.pool.reserve_bytes = Some(0);
     options
 }
 

@@ -27,7 +27,7 @@ fn options() -> Options {
     options.pool.allow_volatile = true;
     options.pool.capacity_bytes_max = 256 << 20;
     options.pool.grow_step_bytes = 1 << 20;
-    options.pool.reserve_bytes = 0;
+    options.pool.reserve_bytes = Some(0);
     options
 }
 

@@ -213,7 +213,7 @@ fn open(device: &Arc<Sparse>, arguments: &Arguments) -> Arc<Pool> {
         // The queue writes through the device, which leaves the zeros out.
         io: IoBackend::Threads,
         capacity_bytes_max: arguments.capacity_bytes(),
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         spare_pct: 0,
         reaper: ReaperOptions { policy: ReaperPolicy::Off, ..ReaperOptions::default() },
         ..Options::default()

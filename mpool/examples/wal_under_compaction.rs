@@ -83,8 +83,12 @@ fn main() -> Outcome<()> {
 impl Bench {
     fn open(&self, kind: &str) -> mpool::Result<Arc<Pool>> {
         let pacing = PacingOptions { enabled: kind != "unpaced", ..PacingOptions::default() };
-        let options =
-            Options { grow_step_bytes: 64 << 20, reserve_bytes: 0, pacing, ..Options::default() };
+        let options = Options {
+            grow_step_bytes: 64 << 20,
+            reserve_bytes: Some(0),
+            pacing,
+            ..Options::default()
+        };
         Pool::open_or_create(&self.dir, &options)
     }
 

@@ -12,7 +12,6 @@
 //! under way (`superblock`), and a link to it is made in the directory when the pool is whole.
 
 use crate::{
-    address::VolumeId,
     device::{self, Access, Device, FileDevice, Zoned, contents::Contents},
     error::{Error, Result},
     io::queue::Priority,
@@ -248,8 +247,14 @@ fn create_on(volume: &Arc<Volumes>, options: &Options) -> Result<()> {
     let logs = [log(0), log(1)];
     let need_bytes = logs[1].end();
     let fits = need_bytes <= device.geometry().len_bytes;
-    if need_bytes > capacity || !(fits || volume.grow(VolumeId::ROOT, need_bytes)?) {
-        return Err(Error::Full { need_bytes, free_bytes: capacity });
+    if need_bytes > capacity {
+        let text = format!("takes at most {capacity} bytes, and a pool needs {need_bytes}");
+        return Err(unusable(&text));
+    }
+    if !fits {
+        // The device knows what its disk has, and what of that is left to others.
+        let no_room = |error| unusable(&format!("no room for a pool: {error}"));
+        device.grow(need_bytes).map_err(no_room)?;
     }
     superblock::write_begun(volume)?;
     for log in logs {

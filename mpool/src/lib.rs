@@ -33,7 +33,7 @@
 //! # let scratch = tempfile::tempdir().expect("a scratch directory");
 //! # let dir = scratch.path();
 //! # for _again in 0..2 {
-//! # let mut options = Options { reserve_bytes: 0, ..Options::default() };
+//! # let mut options = Options { reserve_bytes: Some(0), ..Options::default() };
 //! # (options.allow_buffered, options.allow_volatile) = (true, true);
 //! # options.grow_step_bytes = 1 << 20;
 //! let pool = Pool::open_or_create(dir, &options)?;

@@ -116,6 +116,7 @@ pub struct PoolMetrics {
     pub(crate) grows: Counter,
     pub(crate) space_used_bytes: Gauge,
     pub(crate) space_free_bytes: Gauge,
+    pub(crate) space_spare_bytes: Gauge,
     pub(crate) space_refused: Counter,
     pub(crate) space_fallbacks: Counter,
     pub(crate) zones_reset: Counter,
@@ -179,8 +180,8 @@ impl PoolMetrics {
         // Exhaustive on purpose: a new field does not compile until it is named here.
         let Self {
             reads, writes, flushes, flush_errors, grows, space_used_bytes, space_free_bytes,
-            space_refused, space_fallbacks, zones_reset, zones_whole, zones_worn, mblocks_moved,
-            moved_bytes,
+            space_spare_bytes, space_refused, space_fallbacks, zones_reset, zones_whole,
+            zones_worn, mblocks_moved, moved_bytes,
             mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
             mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, journal_moves,
             flush: _, commit: _, mdc_append: _, mdc_wait: _, mdc_hold: _, pace_wait: _,
@@ -201,7 +202,8 @@ impl PoolMetrics {
         see("mpool_grows_total",             "times a volume grew", C, grows.get());
         see("mpool_space_used_bytes",        "bytes of the volumes that belong to an object", G, space_used_bytes.get());
         see("mpool_space_free_bytes",        "bytes of the volumes that belong to none", G, space_free_bytes.get());
-        see("mpool_space_refused_total",     "allocations refused because the pool was full", C, space_refused.get());
+        see("mpool_space_spare_bytes",       "bytes of the free ones for what frees space in the end", G, space_spare_bytes.get());
+        see("mpool_space_refused_total",     "allocations refused because the pool was full, of objects and logs", C, space_refused.get());
         see("mpool_space_fallbacks_total",   "allocations placed elsewhere: the preferred volume was full", C, space_fallbacks.get());
         see("mpool_zones_reset_total",       "zones reset after everything in them had died", C, zones_reset.get());
         see("mpool_zones_whole",             "zones that are empty, or will be reset when one is needed", G, zones_whole.get());

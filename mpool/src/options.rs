@@ -68,8 +68,10 @@ pub struct Options {
     /// Growth step of the volume file. 64 KiB..=1 TiB, default 256 MiB. Larger steps fragment the
     /// file less; smaller ones take less disk in advance.
     pub grow_step_bytes: u64,
-    /// Disk space left to others: growth stops before it. 0..=4 PiB, default 512 MiB.
-    pub reserve_bytes: u64,
+    /// Disk space left to others: growth of a volume file stops before it. 0..=4 PiB; default none:
+    /// 512 MiB, or 5 % of the disk where that is less. Less risks that logs and other programs on
+    /// the disk find none; more is never used.
+    pub reserve_bytes: Option<u64>,
     /// True opens the pool without writing to its volumes: what an opening repairs, and whatever is
     /// written later, stays in memory and is gone with the pool. Nothing is mapped, files do not
     /// grow, and housekeeping is off. Default false.
@@ -98,7 +100,7 @@ impl Default for Options {
             create: Create::Auto,
             capacity_bytes_max: 1024 * GIB,
             grow_step_bytes: 256 * MIB,
-            reserve_bytes: 512 * MIB,
+            reserve_bytes: None,
             read_only: false,
             spare_pct: 5,
             background: true,
@@ -269,7 +271,7 @@ impl Options {
         in_range("capacity_bytes_max", *capacity_bytes_max, capacity.0, capacity.1)?;
         in_range("grow_step_bytes", *grow_step_bytes, 64 * KIB, 1024 * GIB)?;
         in_range("spare_pct", u64::from(*spare_pct), 0, 50)?;
-        in_range("reserve_bytes", *reserve_bytes, 0, CAPACITY_BYTES_MAX)?;
+        in_range("reserve_bytes", reserve_bytes.unwrap_or(0), 0, CAPACITY_BYTES_MAX)?;
         pacing.validate()?;
         reaper.validate()
     }
@@ -341,7 +343,7 @@ mod tests {
             ("queue_depth is 1025", |o| o.queue_depth = 1025),
             ("capacity_bytes_max is 1", |o| o.capacity_bytes_max = 1),
             ("grow_step_bytes is 4096", |o| o.grow_step_bytes = 4096),
-            ("reserve_bytes is", |o| o.reserve_bytes = u64::MAX),
+            ("reserve_bytes is", |o| o.reserve_bytes = Some(u64::MAX)),
             ("pacing.bytes_per_second_max is 1,", |o| o.pacing.bytes_per_second_max = Some(1)),
             ("pacing.chunk_bytes is 0", |o| o.pacing.chunk_bytes = 0),
             ("pacing.chunk_bytes is 5000, must be in units", |o| o.pacing.chunk_bytes = 5000),

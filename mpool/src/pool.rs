@@ -137,6 +137,10 @@ pub struct FreeSpace {
     pub log_bytes: u64,
     /// Bytes of both that only allocations with [`Placement::spare`] get.
     pub spare_bytes: u64,
+    /// What is in use and what is free, together.
+    pub total_bytes: u64,
+    /// Bytes of all segments.
+    pub segment_bytes: u64,
 }
 
 /// A pool that is closed in order begins a session, so that copies made while it was open are not
@@ -570,6 +574,8 @@ impl Pool {
             object_bytes: self.space.free_for(What::Object),
             log_bytes: self.space.free_for(What::Log),
             spare_bytes: self.space.spare_bytes(),
+            total_bytes: self.space.total_bytes(),
+            segment_bytes: self.table.read().segments.values().map(Segment::len_bytes).sum(),
         }
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Volume {
     flushed: AtomicU64,
     /// Appends with many in flight, where the drive has Zone Append and lets us use it.
     appends: Option<AppendRing>,
+    /// Growths that failed since the last one that did not.
+    growths_failed: AtomicU64,
 }
 
 /// All volumes as one range of addresses.
@@ -123,7 +125,8 @@ impl Volumes {
         // What an earlier process wrote and did not flush counts as unflushed.
         let (written, flushed) = (AtomicU64::new(1), AtomicU64::new(0));
         let appends = append_ring(&device);
-        let volume = Arc::new(Volume { id, device, written, flushed, appends });
+        let growths_failed = AtomicU64::new(0);
+        let volume = Arc::new(Volume { id, device, written, flushed, appends, growths_failed });
         let index = usize::from(id.get());
         self.by_id.rcu(|by_id| {
             let mut by_id = Vec::clone(by_id);
@@ -302,6 +305,10 @@ impl Volumes {
         match volume.device.grow(len_bytes) {
             Ok(()) => {
                 self.metrics.grows.add(1);
+                let failed = volume.growths_failed.swap(0, Ordering::Relaxed);
+                if failed > 0 {
+                    tracing::info!(%id, len_bytes, failed, "volume grows again");
+                }
                 Ok(true)
             }
             Err(e)
@@ -310,7 +317,10 @@ impl Volumes {
                     io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
                 ) =>
             {
-                tracing::warn!(error = %e, %id, len_bytes, "volume cannot grow");
+                // One line when it begins, one when it ends: whoever finds no room tries again.
+                if volume.growths_failed.fetch_add(1, Ordering::Relaxed) == 0 {
+                    tracing::warn!(error = %e, %id, len_bytes, "volume cannot grow");
+                }
                 Ok(false)
             }
             Err(source) => {

@@ -5,6 +5,7 @@
 //! handle over it is gone, so a zone is whole some time after it was cleared.
 
 use crate::{
+    address::VolumeId,
     error::Scope,
     id::MblockId,
     mblock::Mblock,
@@ -25,11 +26,13 @@ pub(crate) struct ZoneChore {
     pool: Weak<Pool>,
     /// Mblocks that could not be moved: left alone until the pool is opened again.
     stuck: BTreeSet<MblockId>,
+    /// Volumes out of whose zones nothing could be moved for want of room: what was free then.
+    no_room: BTreeMap<VolumeId, u64>,
 }
 
 impl ZoneChore {
     pub(crate) fn new(pool: &Arc<Pool>) -> Self {
-        Self { pool: Arc::downgrade(pool), stuck: BTreeSet::new() }
+        Self { pool: Arc::downgrade(pool), stuck: BTreeSet::new(), no_room: BTreeMap::new() }
     }
 
     fn tidy(&mut self, pool: &Arc<Pool>, space: &Arc<VolumeSpace>) -> Progress {
@@ -41,6 +44,11 @@ impl ZoneChore {
         if pool.volumes.check_writable().is_err() {
             return Progress::Idle;
         }
+        // Moving failed for want of room, and nothing has changed since.
+        let free_bytes = pool.space.free_bytes();
+        if self.no_room.get(&space.id()).is_some_and(|then| free_bytes == *then) {
+            return Progress::Idle;
+        }
         let snapshot = self.snapshot(pool, space);
         let Clear::Zone(zone) = clear::choose(&snapshot) else { return Progress::Idle };
         let Some(id) = self.lives_in(pool, space, zone).into_iter().next() else {
@@ -49,15 +57,21 @@ impl ZoneChore {
         match pool.relocate(id) {
             Ok(bytes) => {
                 tracing::debug!(volume = %space.id(), zone, %id, bytes, "moved out of a zone");
+                if self.no_room.remove(&space.id()).is_some() {
+                    tracing::info!(volume = %space.id(), "objects can be moved out of zones again");
+                }
+                Progress::More
+            }
+            Err(error) if error.scope() == Scope::Object => {
+                tracing::warn!(volume = %space.id(), zone, %id, %error, "an mblock could not be moved");
+                self.stuck.insert(id);
                 Progress::More
             }
             Err(error) => {
-                tracing::warn!(volume = %space.id(), zone, %id, %error, "an mblock could not be moved");
-                if error.scope() == Scope::Object {
-                    self.stuck.insert(id);
-                    return Progress::More;
+                // No room to move it to, or the pool is poisoned. Whoever frees some rings.
+                if self.no_room.insert(space.id(), free_bytes).is_none() {
+                    tracing::warn!(volume = %space.id(), zone, %id, %error, "an mblock could not be moved");
                 }
-                // No room to move it to, or the pool is poisoned: the next ring tries again.
                 Progress::Idle
             }
         }
@@ -127,7 +141,7 @@ mod tests {
         };
         let options = Options {
             capacity_bytes_max: 64 << 20,
-            reserve_bytes: 0,
+            reserve_bytes: Some(0),
             background: false,
             ..Options::default()
         };

@@ -79,7 +79,7 @@ fn with_loop(len_bytes: u64, test: impl FnOnce(&Loop)) {
 
 fn options() -> Options {
     let small = Options { grow_step_bytes: MIB, ..Options::default() };
-    Options { reserve_bytes: 0, allow_volatile: true, ..small }
+    Options { reserve_bytes: Some(0), allow_volatile: true, ..small }
 }
 
 fn root(device: &Loop, force: bool) -> NewRoot {

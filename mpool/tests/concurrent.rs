@@ -19,7 +19,7 @@ fn options(io: IoBackend) -> Options {
         allow_volatile: true,
         capacity_bytes_max: 64 << 20,
         grow_step_bytes: 1 << 20,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         ..Options::default()
     }
 }

@@ -32,7 +32,7 @@ fn options() -> Options {
         allow_volatile: true,
         capacity_bytes_max: 256 << 20,
         grow_step_bytes: 1 << 20,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         reaper: ReaperOptions { policy: ReaperPolicy::Off, ..ReaperOptions::default() },
         ..Options::default()
     }

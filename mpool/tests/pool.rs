@@ -15,7 +15,7 @@ fn options() -> Options {
         allow_volatile: true,
         capacity_bytes_max: 64 << 20,
         grow_step_bytes: 1 << 20,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         ..Options::default()
     }
 }
@@ -155,9 +155,16 @@ fn a_full_pool_says_so_and_goes_on_reading_and_deleting() {
 #[test]
 fn the_disk_reserve_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let greedy = Options { reserve_bytes: 1 << 52, ..options() };
-    let refused = Pool::open_or_create(dir.path(), &greedy).map(|_| ());
-    assert!(matches!(refused, Err(Error::Full { .. })), "{refused:?}");
+    let greedy = Options { reserve_bytes: Some(1 << 52), ..options() };
+    let refused = Pool::open_or_create(dir.path(), &greedy).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Unusable { .. }), "{refused:?}");
+    // It said that the whole limit of the pool, 1 TiB, was free.
+    let text = refused.to_string();
+    for part in
+        ["capacity.vol", "more bytes are needed", "the disk has", "4503599627370496 are left"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[test]

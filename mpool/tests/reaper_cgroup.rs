@@ -97,7 +97,7 @@ fn a_pool_in_a_memory_cgroup_stays_under_its_limit() {
 /// Runs in the child: 96 MiB of objects read at random, a third of them hot, in 40 MiB.
 fn workload(dir: &Path) {
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    let options = Options { allow_volatile: true, reserve_bytes: 0, ..Options::default() };
+    let options = Options { allow_volatile: true, reserve_bytes: Some(0), ..Options::default() };
     let pool = match Pool::open_or_create(dir, &options) {
         Ok(pool) => pool,
         // On tmpfs the page cache is the medium; there is nothing to reap.

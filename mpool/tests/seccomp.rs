@@ -32,7 +32,7 @@ fn deny(errno: i32) -> Result<(), String> {
 }
 
 fn options(io: IoBackend) -> Options {
-    let small = Options { reserve_bytes: 0, grow_step_bytes: 1 << 20, ..Options::default() };
+    let small = Options { reserve_bytes: Some(0), grow_step_bytes: 1 << 20, ..Options::default() };
     Options { io, allow_buffered: true, allow_volatile: true, ..small }
 }
 

@@ -59,7 +59,7 @@ fn say(what: &str) {
 }
 
 fn options() -> Options {
-    Options { reserve_bytes: 0, spare_pct: 0, ..Options::default() }
+    Options { reserve_bytes: Some(0), spare_pct: 0, ..Options::default() }
 }
 
 /// A pool whose objects go to the drive's zones.

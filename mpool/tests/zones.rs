@@ -40,7 +40,7 @@ fn options() -> Options {
         io: IoBackend::Threads,
         queue_depth: 4,
         capacity_bytes_max: 64 << 20,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         spare_pct: 0,
         background: false,
         ..Options::default()

@@ -49,7 +49,7 @@ impl Place {
         if let Self::Files(_) = self {
             options.pool.allow_buffered = true;
             options.pool.allow_volatile = true;
-            options.pool.reserve_bytes = 0;
+            options.pool.reserve_bytes = Some(0);
             options.pool.capacity_bytes_max = 1 << 30;
         }
         options

@@ -131,7 +131,7 @@ fn plans(args: &Args) -> Outcome<Vec<Plan>> {
 impl Bench {
     fn options(&self, plan: &Plan) -> Options {
         let mut options =
-            Options { grow_step_bytes: 64 << 20, reserve_bytes: 0, ..Options::default() };
+            Options { grow_step_bytes: 64 << 20, reserve_bytes: Some(0), ..Options::default() };
         options.reaper.budget_bytes = self.budget_bytes;
         options.pacing = PacingOptions {
             enabled: plan.scan == Scan::Paced,

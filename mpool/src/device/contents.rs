@@ -218,7 +218,7 @@ mod tests {
             allow_volatile: true,
             len_bytes_max: 1 << 20,
             grow_step_bytes: 1 << 16,
-            reserve_bytes: 0,
+            reserve_bytes: Some(0),
         };
         let device = FileDevice::open(&path, &options).unwrap();
         of_device(&device).unwrap()

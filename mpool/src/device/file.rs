@@ -51,8 +51,35 @@ pub struct FileOptions {
     pub len_bytes_max: u64,
     /// It grows in multiples of this.
     pub grow_step_bytes: u64,
-    /// Growth leaves this much of the disk to others.
-    pub reserve_bytes: u64,
+    /// Growth leaves this much of the disk to others; `None`: 512 MiB, or 5 percent
+    /// of the disk where that is less.
+    pub reserve_bytes: Option<u64>,
+}
+
+/// What growth leaves to others where nothing is said, at most.
+const RESERVE_BYTES: u64 = 512 << 20;
+/// The same in percent of the disk, which is less on a small one.
+const RESERVE_PCT: u64 = 5;
+
+/// What growth leaves to others on a disk of this size.
+fn reserve_bytes(options: &FileOptions, disk_bytes: u64) -> u64 {
+    options.reserve_bytes.unwrap_or_else(|| RESERVE_BYTES.min(disk_bytes / 100 * RESERVE_PCT))
+}
+
+/// A disk in numbers.
+#[derive(Clone, Copy)]
+struct DiskSpace {
+    /// Bytes that anybody may take.
+    free: u64,
+    /// Bytes left to others.
+    reserve: u64,
+}
+
+impl DiskSpace {
+    /// What growth may take.
+    fn left(self) -> u64 {
+        self.free.saturating_sub(self.reserve)
+    }
 }
 
 /// A volume in a regular file, locked against other openers.
@@ -192,11 +219,12 @@ impl FileDevice {
         self.io.is_buffered()
     }
 
-    /// What the disk has free, and what of that growth may take.
-    fn disk_space(&self) -> io::Result<(u64, u64)> {
+    /// What the disk has.
+    fn disk_space(&self) -> io::Result<DiskSpace> {
         let stat = rustix::fs::fstatvfs(self.io.file())?;
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        Ok((free, free.saturating_sub(self.options.reserve_bytes)))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        let reserve = reserve_bytes(&self.options, bytes(stat.f_blocks));
+        Ok(DiskSpace { free: bytes(stat.f_bavail), reserve })
     }
 
     /// By how much it may grow until it is the longest file that this process may make.
@@ -244,18 +272,20 @@ impl FileDevice {
 
     /// The longest growth towards `target` that leaves the reserve, but at least `need`.
     fn affordable(&self, have: u64, need: u64, target: u64) -> io::Result<u64> {
-        let (free, spare) = self.disk_space()?;
-        if target - have <= spare {
+        let disk = self.disk_space()?;
+        if target - have <= disk.left() {
             return Ok(target);
         }
-        if need - have <= spare {
+        if need - have <= disk.left() {
             return Ok(need);
         }
         let text = format!(
-            "{}: growing by {} bytes would leave less than the reserve of {} (disk has {free} free)",
+            "{}: {} more bytes are needed; the disk has {} free, of which {} are left to others \
+             (option disk_reserve)",
             self.path.display(),
             need - have,
-            self.options.reserve_bytes,
+            disk.free,
+            disk.reserve,
         );
         Err(io::Error::new(io::ErrorKind::StorageFull, text))
     }
@@ -304,7 +334,7 @@ impl Device for FileDevice {
             Some((at, left)) if at.elapsed() < DISK_LOOK => left,
             _ => {
                 // A file system that does not say is found full when it is.
-                let left = self.disk_space().map_or(u64::MAX, |(_, spare)| spare);
+                let left = self.disk_space().map_or(u64::MAX, DiskSpace::left);
                 let left = left.min(self.left_to_process());
                 *known = Some((Instant::now(), left));
                 left
@@ -370,7 +400,7 @@ mod tests {
             allow_volatile: true,
             len_bytes_max: max,
             grow_step_bytes: 1 << 16,
-            reserve_bytes: 0,
+            reserve_bytes: Some(0),
         }
     }
 
@@ -400,12 +430,34 @@ mod tests {
         let left = device.growth_left();
         assert!(left > 0 && left < 1 << 60, "what a disk has, less than an exabyte: {left}");
         drop(device);
-        let reserve_bytes = 1 << 60;
+        let reserve_bytes = Some(1 << 60);
         let all = FileOptions { reserve_bytes, ..options(1 << 20) };
         let device = FileDevice::open(&path, &all).unwrap();
         assert_eq!(device.growth_left(), 0);
         assert_eq!(device.grow(1 << 16).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(device.growth_left(), 0);
+    }
+
+    /// 512 MiB were kept on every disk, so that one of 800 MB could hold no pool.
+    #[test]
+    fn a_small_disk_leaves_a_twentieth_of_itself_to_others() {
+        let unsaid = FileOptions { reserve_bytes: None, ..options(1 << 20) };
+        assert_eq!(reserve_bytes(&unsaid, 800_000_000), 40_000_000);
+        assert_eq!(reserve_bytes(&unsaid, 10_737_418_200), 536_870_910);
+        assert_eq!(reserve_bytes(&unsaid, 1 << 40), RESERVE_BYTES);
+        assert_eq!(reserve_bytes(&options(1 << 20), 1 << 40), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_the_disk_is_told_in_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = FileOptions { reserve_bytes: Some(1 << 60), ..options(1 << 20) };
+        let device = FileDevice::open_or_create(&dir.path().join("v"), &all).unwrap();
+        let text = device.grow(1 << 16).unwrap_err().to_string();
+        for part in ["65536 more bytes are needed", "the disk has", "1152921504606846976 are left"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn fixture(backend: IoBackend, depth: u32) -> Option<Fixture> {
         allow_volatile: true,
         len_bytes_max: PAGES * PAGE,
         grow_step_bytes: PAGE,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
     };
     let device = FileDevice::open_or_create(&dir.path().join("v"), &options).unwrap();
     device.grow(PAGES * PAGE).unwrap();

@@ -25,7 +25,7 @@ fn options() -> Options {
         allow_volatile: true,
         capacity_bytes_max: 1 << 30,
         grow_step_bytes: 1 << 20,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         reaper: ReaperOptions { budget_bytes: Some(1 << 40), tick_ms: 1, ..Default::default() },
         ..Options::default()
     }

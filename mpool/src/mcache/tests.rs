@@ -48,7 +48,7 @@ impl World {
             allow_volatile: true,
             len_bytes_max: 1 << 40,
             grow_step_bytes: 1 << 20,
-            reserve_bytes: 0,
+            reserve_bytes: Some(0),
         };
         let device = FileDevice::open_or_create(&path, &options).unwrap();
         device.grow(objects * OBJECT_BYTES).unwrap();

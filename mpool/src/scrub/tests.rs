@@ -16,7 +16,7 @@ fn options() -> Options {
         queue_depth: 4,
         capacity_bytes_max: 64 << 20,
         grow_step_bytes: 1 << 20,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         // A journal that is rewritten meanwhile leaves the flipped bit in bytes that are dead.
         background: false,
         ..Options::default()

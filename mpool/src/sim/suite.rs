@@ -94,7 +94,7 @@ mod tests {
             allow_volatile: true,
             len_bytes_max: max,
             grow_step_bytes: 1 << 16,
-            reserve_bytes: 0,
+            reserve_bytes: Some(0),
         }
     }
 

@@ -161,6 +161,13 @@ impl Space {
         self.all().iter().filter(open).map(|space| space.free_bytes()).sum()
     }
 
+    /// What is in use and what is free, on volumes that take new objects.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
+        let total = |space: &Arc<VolumeSpace>| space.used_bytes() + space.free_bytes();
+        self.all().iter().filter(open).map(total).sum()
+    }
+
     /// What of that objects, or logs, can take.
     pub(crate) fn free_for(&self, what: What) -> u64 {
         let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
@@ -192,6 +199,7 @@ impl Space {
         let metrics = self.volumes.metrics();
         metrics.space_used_bytes.set(self.used_bytes());
         metrics.space_free_bytes.set(self.free_bytes());
+        metrics.space_spare_bytes.set(self.spare_bytes());
         let spaces = self.all();
         let zones = spaces.iter().filter_map(|space| space.zones());
         let counts = zones.map(|zones| zones.whole_and_worn());

@@ -166,7 +166,8 @@ impl VolumeSpace {
                 }
                 (free.volume_len() - free.free_tail()).checked_add(len)
             };
-            match want.filter(|want| *want <= self.len_max.load(Relaxed)) {
+            // Beyond what the disk below has left, asking it to grow would fail.
+            match want.filter(|want| *want <= self.extents_reachable()) {
                 Some(want) if self.grow(want)? => {}
                 _ => return Ok(None),
             }

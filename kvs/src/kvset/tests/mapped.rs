@@ -10,7 +10,7 @@ fn file_pool(dir: &std::path::Path) -> Arc<Pool> {
         allow_volatile: true,
         grow_step_bytes: 16 << 20,
         capacity_bytes_max: 1 << 30,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         ..mpool::Options::default()
     };
     Pool::open_or_create(dir, &options).unwrap()

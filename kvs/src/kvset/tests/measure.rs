@@ -33,7 +33,7 @@ fn lookups_in_a_million_keys() {
         allow_buffered: true,
         allow_volatile: true,
         capacity_bytes_max: 8 << 30,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         ..mpool::Options::default()
     };
     let pool = Pool::open_or_create(dir.path(), &pool_options).unwrap();

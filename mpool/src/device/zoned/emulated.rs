@@ -270,7 +270,7 @@ fn open_volume(path: &Path, allow: Allow, access: Access) -> Result<FileDevice> 
         allow_volatile: allow.volatile,
         len_bytes_max: 0,
         grow_step_bytes: IO_ALIGN as u64,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
     };
     FileDevice::open_for(path, &options, access)
 }
