@@ -15,6 +15,7 @@ use crate::options::{Durability, Options};
 use crate::recover;
 use crate::salvage::Loss;
 use crate::snapshot::Snapshot;
+use crate::space::{self, SpaceInfo};
 use crate::store::{Store, dereference};
 use crate::tree::Tree;
 use crate::view::View;
@@ -89,6 +90,7 @@ impl Database {
     /// Opens the database on a pool of the caller's.
     pub fn open_pool(pool: Arc<Pool>, options: Options) -> Result<Self> {
         options.validate()?;
+        let options = space::fitted(options, pool.free_space().total_bytes);
         let (store, wal, _) = recover::recover(pool, options)?;
         let commits = CommitQueue::new(wal, Arc::clone(&store), &store.options, store.visible());
         assert!(store.commits.set(Arc::downgrade(&commits)).is_ok(), "set once, here");
@@ -266,6 +268,11 @@ impl Database {
         self.pool().is_read_only()
     }
 
+    /// The space, by who may use it.
+    pub fn space(&self) -> SpaceInfo {
+        self.store().space()
+    }
+
     /// The pool below.
     pub fn pool(&self) -> &Arc<Pool> {
         &self.store().pool
@@ -279,6 +286,7 @@ impl Database {
         self.open.commits.visit(see);
         visit_gauges(store, see);
         visit_health(&self.health(), see);
+        store.visit_space(see);
         visit_pool(&store.pool, see);
     }
 
@@ -291,7 +299,10 @@ impl Database {
 
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if (1..=KVS_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed) {
+    // In a URL they mean another place, which clients go to before they ask.
+    let is_dots = name == "." || name == "..";
+    let has_length = (1..=KVS_NAME_BYTES_MAX).contains(&name.len());
+    if has_length && !is_dots && name.bytes().all(allowed) {
         Ok(())
     } else {
         Err(Error::KvsName { name: name.to_owned() })

@@ -47,7 +47,9 @@ pub enum Error {
         name: String,
     },
     /// The name is malformed.
-    #[error("KVS name {name:?}: names have 1 to {KVS_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ -")]
+    #[error(
+        "KVS name {name:?}: names have 1 to {KVS_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - and are not . or .."
+    )]
     KvsName {
         /// The name asked for.
         name: String,
@@ -73,6 +75,33 @@ pub enum Error {
     Stalled {
         /// What the writer would have waited for.
         reason: &'static str,
+    },
+    /// The volumes are full for puts. Deletes go on, and free what it takes.
+    #[error(
+        "{need_bytes} bytes wanted, 0 writable: of {free_bytes} free, {reserve_bytes} are kept for \
+         the log, flushes and compaction; delete about {missing_bytes} bytes, raise the limit, or \
+         make room on the disk"
+    )]
+    Full {
+        /// What was to be written.
+        need_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+        /// What of that puts do not get.
+        reserve_bytes: u64,
+        /// About what must be deleted before puts are accepted again.
+        missing_bytes: u64,
+    },
+    /// The log has no room for another segment.
+    #[error(
+        "the log needs {need_bytes} bytes in one piece that can be overwritten, and finds none in \
+         {free_bytes} free; delete data, raise the limit, or make room on the disk"
+    )]
+    LogFull {
+        /// Bytes of a segment.
+        need_bytes: u64,
+        /// What is free, though not in one piece.
+        free_bytes: u64,
     },
     /// An option is out of its range.
     #[error("option {name} is {got}, must be in {min}..={max}")]
@@ -199,6 +228,8 @@ impl Error {
             | Self::ForeignHandle { .. }
             | Self::Option { .. } => Scope::Call,
             Self::Stalled { .. }
+            | Self::Full { .. }
+            | Self::LogFull { .. }
             | Self::Pool(mpool::Error::Full { .. } | mpool::Error::Io { op: "grow", .. }) => {
                 Scope::Moment
             }

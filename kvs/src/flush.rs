@@ -17,6 +17,9 @@ use crate::view::Sealed;
 use mpool::Priority;
 use std::sync::Arc;
 
+/// What an entry takes beside its key and value, about.
+const ENTRY_BYTES: u64 = 32;
+
 /// Flushes the oldest sealed memtable; `false` if there is none. At most one flush runs at a time.
 pub(crate) fn flush_oldest(store: &Store) -> Result<bool> {
     let view = store.view.load_full();
@@ -66,12 +69,21 @@ fn flush(store: &Store, sealed: &Arc<Sealed>) -> Result<()> {
 fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<BuiltKvset>> {
     // With nothing below there is nothing a tombstone could hide.
     let keep_tombstones = store.tree(kvs).is_some_and(|tree| !tree.is_empty());
-    let mut keys = 0;
-    each_newest(memtable, kvs, |_, _| {
-        keys += 1;
+    let inline_bytes_max = store.options.inline_bytes_max;
+    let (mut index_bytes, mut value_bytes) = (0, 0);
+    each_newest(memtable, kvs, |key, cursor| {
+        index_bytes += key.len() as u64 + ENTRY_BYTES;
+        match cursor.stored() {
+            Stored::Inline(value) if value.len() as u64 > inline_bytes_max => {
+                value_bytes += value.len() as u64 + ENTRY_BYTES;
+            }
+            Stored::Inline(value) => index_bytes += value.len() as u64,
+            Stored::Tombstone | Stored::Extern(_) => {}
+        }
         Ok(())
     })?;
-    let mut builder = KvsetBuilder::new(&store.pool, options(store, kvs, keys));
+    let mut builder =
+        KvsetBuilder::new(&store.pool, options(store, kvs, (index_bytes, value_bytes)));
     each_newest(memtable, kvs, |key, cursor| {
         let value = match cursor.stored() {
             Stored::Tombstone if keep_tombstones => BuildValue::Tombstone,
@@ -84,7 +96,7 @@ fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<B
     builder.finish()
 }
 
-fn options(store: &Store, kvs: KvsId, keys_hint: u64) -> BuildOptions {
+fn options(store: &Store, kvs: KvsId, (index_bytes, value_bytes): (u64, u64)) -> BuildOptions {
     let (keys, values) = store.placements(Level::Root, Priority::Flush);
     BuildOptions {
         id: store.new_kvset_id(),
@@ -93,7 +105,9 @@ fn options(store: &Store, kvs: KvsId, keys_hint: u64) -> BuildOptions {
         values,
         inline_bytes_max: usize::try_from(store.options.inline_bytes_max)
             .expect("validated to 1,024 at most"),
-        keys_hint,
+        index_bytes_hint: index_bytes,
+        value_bytes_hint: value_bytes,
+        object_bytes_max: store.needs.object_bytes,
     }
 }
 

@@ -73,9 +73,11 @@ mod owner;
 mod placement;
 mod read;
 mod recover;
+mod room;
 mod salvage;
 mod scrub;
 mod snapshot;
+mod space;
 mod store;
 mod tree;
 mod view;
@@ -98,6 +100,7 @@ pub use read::cold::{ColdRead, TryGet};
 pub use read::get::Entry;
 pub use salvage::{LogDamage, Loss, LostKey, Salvage};
 pub use snapshot::Snapshot;
+pub use space::SpaceInfo;
 
 /// The example of the README is compiled.
 #[cfg(doctest)]

@@ -39,6 +39,25 @@ pub(crate) fn visit_pool(pool: &Pool, see: &mut dyn FnMut(Sample<'_>)) {
     pool.metrics().visit(&mut plain);
     pool.visit_memory(&mut plain);
     pool.visit_times(see);
+    visit_volumes(pool, see);
+}
+
+/// Shows how full each volume is.
+fn visit_volumes(pool: &Pool, see: &mut dyn FnMut(Sample<'_>)) {
+    for volume in pool.volumes() {
+        let id = volume.id.to_string();
+        let labels = [("volume", &*id), ("class", volume.class.name())];
+        let used = (
+            "mpool_volume_used_bytes",
+            "Bytes of a volume that belong to an object, a log or itself.",
+        );
+        let free = (
+            "mpool_volume_free_bytes",
+            "Bytes of a volume that are free, now or after growth, as far as its disk has room.",
+        );
+        emit(see, MetricKind::Gauge, used, &labels, volume.used_bytes);
+        emit(see, MetricKind::Gauge, free, &labels, volume.free_bytes);
+    }
 }
 
 /// Where lookups found their answer.

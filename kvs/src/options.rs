@@ -11,6 +11,8 @@ use crate::salvage::Salvage;
 use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
+/// A third of the default segment.
+const BATCH_BYTES: u64 = 64 * MIB / 3;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -34,7 +36,7 @@ pub struct Options {
     /// Bytes of unflushed writes at which the active memtable is sealed.
     ///
     /// Larger means fewer, bigger flushes and a longer recovery. Range 1 MiB to 4 GiB, default 64
-    /// MiB.
+    /// MiB; at most a 32nd of the pool is used.
     pub memtable_bytes: u64,
 
     /// Sealed memtables allowed to wait for flush before writers stall.
@@ -45,13 +47,14 @@ pub struct Options {
 
     /// Bytes of one WAL segment, written with zeros when it is created and recycled afterwards.
     ///
-    /// A batch never spans two, so it bounds the batch: a third of it. Range 4 MiB to 1 GiB,
-    /// default 64 MiB.
+    /// A batch never spans two, so it bounds the batch: a third of it, or most of one under 64 MiB.
+    /// Range 4 MiB to 1 GiB, default 64 MiB; on a pool under 2 GiB shorter, down to 24 MiB.
     pub wal_segment_bytes: u64,
 
     /// Bytes of WAL that may be waiting for a flush; beyond it the active memtable is sealed early.
     ///
-    /// Bounds the work of recovery. Range 16 MiB to 64 GiB, default 512 MiB.
+    /// Bounds the work of recovery. Range 16 MiB to 64 GiB, default 512 MiB; at most an eighth of
+    /// the pool is used.
     pub wal_bytes_max: u64,
 
     /// Longest time an acknowledged write of [`Durability::Interval`] is only in memory,
@@ -141,9 +144,12 @@ impl Options {
         Ok(())
     }
 
-    /// Most bytes one batch may hold: a third of a WAL segment, so that a batch always fits one.
+    /// Most bytes one batch may hold: a third of a WAL segment; of a short one nearly all, as far
+    /// as 21 MiB, so that the longest value always fits where it can.
     pub fn batch_bytes_max(&self) -> usize {
-        usize::try_from(self.wal_segment_bytes / 3).expect("validated to 1 GiB at most")
+        let segment = self.wal_segment_bytes;
+        let bytes = (segment / 3).max((segment / 16 * 15).min(BATCH_BYTES));
+        usize::try_from(bytes).expect("validated to 1 GiB at most")
     }
 }
 

@@ -9,7 +9,6 @@
 //! that no kvset references any more. Readers that still hold an older view keep its mblocks alive
 //! through their handles.
 
-use crate::batch::{Op, WriteBatch};
 use crate::cache::ValueCache;
 use crate::error::{Error, Result, Scope};
 use crate::health;
@@ -23,14 +22,16 @@ use crate::options::Options;
 use crate::owner::Owner;
 use crate::placement::{self, Level, Part};
 use crate::read::get::Lookup;
+use crate::room::Room;
 use crate::salvage::{self, Loss};
+use crate::space::Needs;
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use crate::work::Jobs;
 use crate::write::group::CommitQueue;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mpool::{Class, FreeSpace, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority};
+use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,8 +75,9 @@ pub(crate) struct Store {
     /// What the open has left out.
     pub(crate) losses: OnceLock<Vec<Loss>>,
     closed: AtomicBool,
-    /// Less than the reserve was free when a writer last looked.
-    full: AtomicBool,
+    /// What the engine's work needs of the pool.
+    pub(crate) needs: Needs,
+    pub(crate) room: Room,
     pub(crate) metrics: DbMetrics,
 }
 
@@ -144,7 +146,8 @@ impl Store {
             work_health: health::Work::default(),
             losses: OnceLock::new(),
             closed: AtomicBool::new(false),
-            full: AtomicBool::new(false),
+            needs: Needs::new(&options, pool.free_space().total_bytes),
+            room: Room::default(),
             metrics: DbMetrics::default(),
             owner: Owner::new(&pool),
             pool,
@@ -193,49 +196,6 @@ impl Store {
         self.ring();
     }
 
-    /// What must be free for work under way to end: a WAL segment, what full memtables need to be
-    /// flushed, and some for compaction.
-    pub(crate) fn work_bytes(&self) -> u64 {
-        let memtables = self.options.memtable_bytes * (self.options.memtables_max + 1);
-        memtables + self.options.wal_segment_bytes + COMPACTION_RESERVE_BYTES
-    }
-
-    /// Free bytes below which puts are refused: what work needs, or the spare part of the volumes
-    /// where that is more. Deletes go on, so that a full database can be emptied.
-    pub(crate) fn reserve_bytes(&self, free: FreeSpace) -> u64 {
-        self.work_bytes().max(free.spare_bytes)
-    }
-
-    /// Free bytes below which writers slow down and work turns to freeing space, so that some is
-    /// won back before puts are refused.
-    pub(crate) fn tight_bytes(&self, free: FreeSpace) -> u64 {
-        self.reserve_bytes(free) + self.work_bytes()
-    }
-
-    /// Refuses a batch that puts into a full volume.
-    pub(crate) fn check_space(&self, batch: &WriteBatch) -> Result<()> {
-        if !self.full.load(Ordering::Relaxed) || batch.ops().all(|(_, _, op)| op == Op::Delete) {
-            return Ok(());
-        }
-        let free = self.pool.free_space();
-        if self.note_space(free) {
-            let (need_bytes, free_bytes) = (batch.len_bytes() as u64, free.object_bytes);
-            return Err(Error::Pool(mpool::Error::Full { need_bytes, free_bytes }));
-        }
-        Ok(())
-    }
-
-    /// Whether a writer last found the volume full.
-    pub(crate) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
-    }
-
-    /// Whether the volumes are full, or nearly.
-    pub(crate) fn is_tight(&self) -> bool {
-        let free = self.pool.free_space();
-        free.object_bytes < self.tight_bytes(free)
-    }
-
     /// Where keys and values of a new kvset go.
     pub(crate) fn placements(&self, level: Level, priority: Priority) -> (Placement, Placement) {
         let (policy, has_staging) = (self.options.media_policy, self.has_staging());
@@ -251,13 +211,6 @@ impl Store {
 
     fn has_staging(&self) -> bool {
         self.pool.has_class(MediaClass::Staging)
-    }
-
-    /// Remembers whether the volume is full, and says so.
-    pub(crate) fn note_space(&self, free: FreeSpace) -> bool {
-        let full = free.object_bytes < self.reserve_bytes(free);
-        self.full.store(full, Ordering::Relaxed);
-        full
     }
 
     /// Changes the shape: commits the outputs in the pool, makes the edit durable, publishes the
@@ -442,8 +395,6 @@ impl Store {
 
 /// Deletes in one commit of the pool: half of what its journal's record holds.
 const DELETES_PER_COMMIT: usize = 1 << 14;
-/// Part of the reserve that compaction may use.
-const COMPACTION_RESERVE_BYTES: u64 = 32 << 20;
 /// What the value cache holds until the memory governor first speaks.
 const VALUE_CACHE_START_BYTES: u64 = 64 << 20;
 

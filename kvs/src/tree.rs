@@ -12,7 +12,7 @@
 //! takes the root's oldest kvsets, and a leaf is compacted whole: so the newest version of a key is
 //! in the first kvset that knows it, and sorting by revision restores the order at recovery.
 
-use crate::compact::pick::{KvsetShape, NodeShape, TreeShape};
+use crate::compact::pick::{KvsetShape, NodeShape, TreeShape, VblockShape};
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::Kvset;
 use bytes::Bytes;
@@ -180,6 +180,7 @@ impl Tree {
         TreeShape {
             root: node(NodeId::ROOT, &self.root),
             leaves: self.leaves.iter().map(|leaf| node(leaf.id, &leaf.kvsets)).collect(),
+            vblocks: Vec::new(),
             vblock_bytes: referenced.iter().map(size).sum(),
             value_bytes: self
                 .kvsets()
@@ -187,5 +188,32 @@ impl Tree {
                 .map(|(_, bytes)| bytes)
                 .sum(),
         }
+    }
+
+    /// Each vblock with what refers to it: for the picker, when space is short.
+    pub(crate) fn vblock_shapes(&self, sizes: &BTreeMap<MblockId, u64>) -> Vec<VblockShape> {
+        let of = |at: Option<usize>, kvsets: &[Arc<Kvset>]| {
+            let vblocks = kvsets.iter().flat_map(|kvset| &kvset.meta().vblocks);
+            vblocks.map(|(id, bytes)| (*id, at, *bytes)).collect::<Vec<_>>()
+        };
+        let mut references = of(None, &self.root);
+        for (at, leaf) in self.leaves.iter().enumerate() {
+            references.extend(of(Some(at), &leaf.kvsets));
+        }
+        references.sort_unstable();
+        let one = |references: &[(MblockId, Option<usize>, u64)]| {
+            let id = references[0].0;
+            let len_bytes = sizes.get(&id).copied().unwrap_or(0);
+            let mut shape = VblockShape { id, len_bytes, root_bytes: 0, leaf_bytes: Vec::new() };
+            for (_, at, bytes) in references {
+                match (at, shape.leaf_bytes.last_mut()) {
+                    (None, _) => shape.root_bytes += bytes,
+                    (Some(at), Some((last, sum))) if last == at => *sum += bytes,
+                    (Some(at), _) => shape.leaf_bytes.push((*at, *bytes)),
+                }
+            }
+            shape
+        };
+        references.chunk_by(|a, b| a.0 == b.0).map(one).collect()
     }
 }

@@ -7,8 +7,11 @@
 //! writers wait for it. Of several threads one is kept free of compaction, so that a flush never
 //! waits for one.
 
+mod plan;
+mod setbacks;
+
 use crate::compact::job;
-use crate::compact::pick::{self, Limits, Plan};
+use crate::compact::pick::Plan;
 use crate::damage::Met;
 use crate::error::{Error, Result, Scope};
 use crate::flush;
@@ -16,6 +19,7 @@ use crate::key::{KvsId, KvsetId};
 use crate::moved;
 use crate::store::Store;
 use crate::tree::Tree;
+use setbacks::{Setbacks, What};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -24,23 +28,27 @@ use std::time::{Duration, Instant};
 
 /// How long an idle worker sleeps when nobody rings.
 const IDLE: Duration = Duration::from_secs(1);
-/// The picker's limits on a volume that is nearly full: everything goes down at once, so that
-/// deletes meet what they delete.
-const EMPTYING: Limits =
-    Limits { spill_min: 1, leaf_len_max: 1, tombstone_pct_max: 10, ..Limits::DEFAULT };
 /// Why a database takes no more writes after a panic of a worker.
 const PANICKED: &str = "a background job panicked";
 /// How often, at most, kvsets are looked through for objects that have moved; oftener when space is
 /// short, for their old places hold some.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
-/// How long work waits after a failure that may pass, such as a full volume.
-const BACKOFF: Duration = Duration::from_millis(200);
+/// How often those look again who wait for work that others do.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Flushes that fail in a row, for another reason than a full volume, before the database takes no
+/// more writes: with the pauses between them about 20 seconds.
+const FLUSH_FAILURES_MAX: u32 = 8;
 
 /// What runs now.
 #[derive(Default)]
 pub(crate) struct Jobs {
     flushing: bool,
     compactions: usize,
+    /// What running compactions may write, together.
+    admitted_bytes: u64,
+    /// What has failed and waits, on a clock that began with the first failure.
+    setbacks: Setbacks,
+    first_failure: Option<Instant>,
     /// Inputs of running compactions.
     busy: BTreeSet<KvsetId>,
     /// Inputs of compactions that failed on what they read: left alone until the next open.
@@ -62,6 +70,13 @@ struct Refresh {
     /// The pool's count of moves when kvsets were last looked at; `None`: look in any case.
     seen: Option<u64>,
     last: Option<Instant>,
+}
+
+impl Jobs {
+    /// The clock of the setbacks.
+    fn now(&self) -> Duration {
+        self.first_failure.map_or(Duration::ZERO, |at| at.elapsed())
+    }
 }
 
 /// A job that runs; dropped, also by a panic, it is no longer busy.
@@ -98,12 +113,18 @@ impl Store {
         self.note_outcome(&done, &running.job);
         match (done, &running.job) {
             // The KVS went away while the job ran: nothing is left to do for it.
-            (Ok(()) | Err(Error::KvsDropped), _) => Ok(true),
+            (Ok(()) | Err(Error::KvsDropped), job) => {
+                self.end_setback(job.what());
+                Ok(true)
+            }
             (Err(error), Job::Compact(kvs, plan)) if is_about_inputs(&error) => {
                 self.quarantine(*kvs, plan, &error);
                 Ok(true)
             }
-            (Err(error), _) => Err(error),
+            (Err(error), job) => {
+                self.set_back(job.what(), &error);
+                Err(error)
+            }
         }
     }
 
@@ -120,6 +141,47 @@ impl Store {
             }
             _ => {}
         }
+    }
+
+    /// Puts off what has failed; the first failure of a row is told. What a flush could not write
+    /// the WAL still holds, so a full volume ends nothing; a drive that goes on refusing it, or
+    /// what leaves the store's own state in doubt, ends all writing.
+    fn set_back(&self, what: What, error: &Error) {
+        self.metrics.job_failures.add(1);
+        let view = self.view.load();
+        let failures = {
+            let mut jobs = self.jobs.lock();
+            jobs.setbacks.retain(|kvs| view.trees.contains_key(&kvs));
+            jobs.first_failure.get_or_insert_with(Instant::now);
+            let now = jobs.now();
+            jobs.setbacks.failed(what, now)
+        };
+        let passes = error.scope() == Scope::Moment;
+        let is_final = what == What::Flush && failures >= FLUSH_FAILURES_MAX && !passes;
+        if error.scope() == Scope::Store || is_final {
+            self.fail(error);
+        } else if failures == 1 {
+            tracing::warn!(%error, ?what, "background work failed; it is tried again, more and more rarely");
+        } else {
+            tracing::debug!(%error, ?what, failures, "background work failed again");
+        }
+    }
+
+    fn end_setback(&self, what: What) {
+        let failures = self.jobs.lock().setbacks.succeeded(what);
+        if failures > 0 {
+            tracing::info!(?what, failures, "background work goes on");
+        }
+    }
+
+    /// Whether a flush has failed and waits.
+    pub(crate) fn flush_waits(&self) -> bool {
+        !self.is_due(&self.jobs.lock(), What::Flush)
+    }
+
+    /// Whether something may be tried. Without threads nothing waits: the caller decides when.
+    fn is_due(&self, jobs: &Jobs, what: What) -> bool {
+        self.options.background_threads == 0 || jobs.setbacks.is_due(what, jobs.now())
     }
 
     /// Leaves a plan's inputs alone from now on: reading them failed, and would again. What they
@@ -144,11 +206,13 @@ impl Store {
         let soon = self.options.background_threads == 0 || self.is_tight();
         {
             let mut jobs = self.jobs.lock();
-            if has_sealed && !jobs.flushing {
+            if has_sealed && !jobs.flushing && self.is_due(&jobs, What::Flush) {
                 jobs.flushing = true;
                 return Some(self.running(&mut jobs, Job::Flush));
             }
-            if let Some(job) = jobs.refresh.take(self.pool.moves(), soon) {
+            if self.is_due(&jobs, What::Refresh)
+                && let Some(job) = jobs.refresh.take(self.pool.moves(), soon)
+            {
                 return Some(self.running(&mut jobs, job));
             }
             if jobs.compactions >= compactions_max {
@@ -165,34 +229,6 @@ impl Store {
         Running { store: self, number, job }
     }
 
-    fn take_plan(&self) -> Option<Running<'_>> {
-        let limits = if self.is_tight() { EMPTYING } else { Limits::default() };
-        let vblock_bytes = self
-            .versions
-            .lock()
-            .mblocks
-            .iter()
-            .map(|(id, mblock)| (*id, mblock.len_bytes))
-            .collect();
-        let mut jobs = self.jobs.lock();
-        let view = self.view.load();
-        let count = view.trees.len();
-        let turn = jobs.turn;
-        for (kvs, tree) in view.trees.iter().cycle().skip(turn % count.max(1)).take(count) {
-            let aside = jobs.busy.union(&jobs.quarantined).copied().collect();
-            let shape = tree.shape(&aside, &vblock_bytes);
-            if let Some(plan) = pick::pick(&shape, limits) {
-                tracing::debug!(%kvs, node = plan.node.get(), action = plan.action.as_str(),
-                    why = plan.why.as_str(), inputs = plan.inputs.len(), "compaction");
-                jobs.turn = turn.wrapping_add(1);
-                jobs.compactions += 1;
-                jobs.busy.extend(&plan.inputs);
-                return Some(self.running(&mut jobs, Job::Compact(*kvs, plan)));
-            }
-        }
-        None
-    }
-
     fn give_back(&self, job: &Job, number: u64) {
         let mut jobs = self.jobs.lock();
         jobs.running.remove(&number);
@@ -200,6 +236,7 @@ impl Store {
             Job::Flush => jobs.flushing = false,
             Job::Compact(_, plan) => {
                 jobs.compactions -= 1;
+                jobs.admitted_bytes -= plan.output_bytes;
                 for kvset in &plan.inputs {
                     jobs.busy.remove(kvset);
                 }
@@ -245,7 +282,7 @@ impl Store {
                 if !jobs.refresh.running {
                     return Ok(());
                 }
-                self.bell.wait_for(&mut jobs, BACKOFF);
+                self.bell.wait_for(&mut jobs, LOOK_AGAIN);
                 continue;
             };
             let running = self.running(&mut jobs, job);
@@ -262,7 +299,7 @@ impl Store {
         let begun = jobs.begun;
         while jobs.running.first().is_some_and(|oldest| *oldest < begun) {
             self.check_open()?;
-            self.bell.wait_for(&mut jobs, BACKOFF);
+            self.bell.wait_for(&mut jobs, LOOK_AGAIN);
         }
         Ok(())
     }
@@ -276,7 +313,7 @@ impl Store {
                 continue;
             }
             let mut jobs = self.jobs.lock();
-            self.bell.wait_for(&mut jobs, BACKOFF);
+            self.bell.wait_for(&mut jobs, LOOK_AGAIN);
         }
         Ok(())
     }
@@ -293,7 +330,7 @@ impl Store {
             if self.is_idle(&jobs) {
                 return Ok(());
             }
-            self.bell.wait_for(&mut jobs, BACKOFF);
+            self.bell.wait_for(&mut jobs, LOOK_AGAIN);
         }
     }
 
@@ -310,12 +347,14 @@ impl Store {
             // A panic must not leave writers waiting for a flush that nobody will do.
             let step = catch_unwind(AssertUnwindSafe(|| self.step(compactions_max)));
             match step.unwrap_or_else(|_| Err(Error::Poisoned { cause: PANICKED.to_owned() })) {
-                Ok(true) => {}
                 Ok(false) => {
                     self.wait(rings, IDLE);
+                    self.note_space(self.pool.free_space());
                     self.flush_deletes();
                 }
-                Err(error) => self.take_failure(&error),
+                Err(error) if error.scope() == Scope::Store => self.fail(&error),
+                // What failed waits for its turn; other work goes on.
+                Ok(true) | Err(_) => {}
             }
         }
     }
@@ -323,23 +362,11 @@ impl Store {
     /// On a volume that is nearly full, takes the deletes in the active memtable to where
     /// compaction can turn them into free space; they alone would not fill it soon.
     fn flush_deletes(&self) {
-        if !self.is_tight() || self.view.load().active.is_empty() {
+        if !self.is_emptying() || self.view.load().active.is_empty() {
             return;
         }
         if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
             commits.exclusive(|| self.seal());
-        }
-    }
-
-    /// A failed flush is tried again: the WAL holds what it would have written. Only what leaves
-    /// the store's own state in doubt ends all writing.
-    fn take_failure(&self, error: &Error) {
-        self.metrics.job_failures.add(1);
-        if error.scope() == Scope::Store {
-            self.fail(error);
-        } else {
-            tracing::warn!(%error, "background work failed and is tried again");
-            self.pause(BACKOFF);
         }
     }
 
@@ -350,13 +377,14 @@ impl Store {
             self.bell.wait_for(&mut jobs, at_most);
         }
     }
+}
 
-    /// Waits out a time whatever rings, unless the database closes.
-    fn pause(&self, time: Duration) {
-        let end = Instant::now() + time;
-        let mut jobs = self.jobs.lock();
-        while !self.is_closed() && Instant::now() < end {
-            self.bell.wait_until(&mut jobs, end);
+impl Job {
+    fn what(&self) -> What {
+        match self {
+            Self::Flush => What::Flush,
+            Self::Refresh(_) => What::Refresh,
+            Self::Compact(kvs, plan) => What::Node(*kvs, plan.node),
         }
     }
 }
@@ -374,9 +402,11 @@ impl Refresh {
     }
 }
 
-/// Whether a compaction failed because of what it read, not for want of space or time.
+/// Whether a compaction failed because of what it read, not for want of space or time, nor because
+/// the drive refused what it wrote.
 fn is_about_inputs(error: &Error) -> bool {
-    matches!(error.scope(), Scope::Object | Scope::Call)
+    let wrote = matches!(error, Error::Pool(mpool::Error::Io { op: "write", .. }));
+    matches!(error.scope(), Scope::Object | Scope::Call) && !wrote
 }
 
 /// Reads all values into the map if they fit, so that a data set that fits in memory is read from

@@ -28,7 +28,7 @@ fn fill(db: &Database, kvs: &Kvs) -> u32 {
     for n in 0..100_000 {
         match kvs.put(&key(n), &value(n), Durability::Interval) {
             Ok(_) => {}
-            Err(error @ Error::Pool(mpool::Error::Full { .. })) => {
+            Err(error @ (Error::Full { .. } | Error::LogFull { .. })) => {
                 assert_eq!(error.scope(), Scope::Moment);
                 assert!(db.revision().get() >= u64::from(n));
                 return n;
@@ -44,7 +44,7 @@ fn put_again(db: &Database, kvs: &Kvs, n: u32) {
     for _ in 0..3 {
         match kvs.put(&key(n), &value(n + 1), Durability::Interval) {
             Ok(_) => return,
-            Err(Error::Pool(mpool::Error::Full { .. })) => {
+            Err(Error::Full { .. } | Error::LogFull { .. }) => {
                 db.flush().unwrap();
                 db.compact().unwrap();
             }

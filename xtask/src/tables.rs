@@ -150,6 +150,7 @@ pub(crate) const LOOM_MODULES: &[&str] = &["interleavings", "loom_tests"];
 pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/write/group.rs", "interval durability is a promise about time"),
     ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
+    ("kvs/src/room.rs", "for how long puts were refused is told to people"),
     ("kvs/src/work.rs", "failed work waits out a pause before it is tried again"),
     ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),
     ("mpool/src/device/file.rs", "what a disk has left is asked for again after a second"),

@@ -4,7 +4,8 @@
 //! where keys go (one leaf, the leaves that exist, new leaves) and in whether values move. A
 //! k-compaction and a spill leave values where they are and share their vblocks, so a value is
 //! written once by flush and again only when garbage is collected; or when it leaves the root, if
-//! the values of leaves belong on another class of volume (`placement`).
+//! the values of leaves belong on another class of volume (`placement`). Collecting rewrites the
+//! values of the plan's vblocks only.
 //!
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
@@ -23,8 +24,8 @@ use mpool::{MblockId, Priority};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Least keys an output is planned for.
-const KEYS_HINT_MIN: u64 = 10_000;
+/// Least bytes of index that an output is planned for.
+const INDEX_BYTES_MIN: u64 = 256 << 10;
 
 /// Carries a plan out on the tree it was made for.
 pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
@@ -81,14 +82,16 @@ struct Job<'a> {
     store: &'a Store,
     kvs: KvsId,
     action: Action,
-    keys_hint: u64,
+    /// Bytes of keys, and of values, that an output may come to.
+    index_bytes_hint: u64,
+    value_bytes_hint: u64,
     /// Keys at which a split starts the next part.
     part_keys: u64,
     target: Target,
     /// Targets still to come, in key order (spill).
     targets: VecDeque<Target>,
-    /// vblocks on volumes where values of leaves do not belong; sorted.
-    misplaced: Vec<MblockId>,
+    /// vblocks whose values are rewritten, unless all are; sorted.
+    rewritten: Vec<MblockId>,
     builder: Option<KvsetBuilder>,
     change: Change,
 }
@@ -100,23 +103,31 @@ impl<'a> Job<'a> {
             Change { kvs: Some(tree.kvs), remove: plan.inputs.clone(), ..Change::default() };
         let mut targets = match plan.action {
             Action::Spill => spill_targets(store, tree, &mut change),
-            Action::KCompact | Action::KvCompact => {
+            Action::KCompact | Action::KvCompact | Action::Collect => {
                 VecDeque::from([Target { node: plan.node, bottom: true, until: None }])
             }
             Action::Split { .. } => split_target(store, tree, plan.node, &mut change),
         };
         let target = targets.pop_front().expect("every action has a target");
         let parts = if let Action::Split { parts } = plan.action { parts as u64 } else { 1 };
+        let index_bytes: u64 = inputs.iter().map(|kvset| kvset.meta().kblock_bytes).sum();
+        // Spread over the outputs, with some to spare; a low hint costs a few more objects.
+        let outputs = (targets.len() as u64 + 1).max(parts);
+        let share = |bytes: u64| if outputs == 1 { bytes } else { bytes / outputs * 2 };
         Self {
             store,
             kvs: tree.kvs,
             action: plan.action,
-            // Spread over the targets, with some to spare; a low hint costs a few more kblocks.
-            keys_hint: keys / (targets.len() as u64 + 1) * 2 + KEYS_HINT_MIN,
+            index_bytes_hint: share(index_bytes) + INDEX_BYTES_MIN,
+            value_bytes_hint: share(plan.output_bytes.saturating_sub(index_bytes)),
             part_keys: keys.div_ceil(parts).max(1),
             target,
             targets,
-            misplaced: misplaced(store, plan.action, inputs),
+            rewritten: if plan.action == Action::Collect {
+                plan.vblocks.clone()
+            } else {
+                misplaced(store, plan.action, inputs)
+            },
             builder: None,
             change,
         }
@@ -153,7 +164,7 @@ impl<'a> Job<'a> {
     }
 
     fn is_rewritten(&self, vblock: MblockId) -> bool {
-        self.action == Action::KvCompact || self.misplaced.binary_search(&vblock).is_ok()
+        self.action == Action::KvCompact || self.rewritten.binary_search(&vblock).is_ok()
     }
 
     fn options(&self) -> BuildOptions {
@@ -165,7 +176,9 @@ impl<'a> Job<'a> {
             values,
             inline_bytes_max: usize::try_from(self.store.options.inline_bytes_max)
                 .expect("validated to 1,024 at most"),
-            keys_hint: self.keys_hint,
+            index_bytes_hint: self.index_bytes_hint,
+            value_bytes_hint: self.value_bytes_hint,
+            object_bytes_max: self.store.needs.object_bytes,
         }
     }
 

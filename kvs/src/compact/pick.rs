@@ -15,8 +15,13 @@
 //! 5. *Scatter*: a leaf with a kvset that refers to more than `scatter_max` vblocks gets its values
 //!    rewritten.
 //! 6. *Garbage*: when `garbage_pct_max` percent of the tree's vblock bytes are referred to by
-//!    nobody,
-//!    the leaf that touches the most vblocks beyond what its values would fill is rewritten.
+//!    nobody, the leaf that touches the most vblocks beyond what its values would fill is
+//!    rewritten.
+//!
+//! No plan is made that would write more than there is room for; then the next one that fits is
+//! taken, and where none does there is none. When space is short ([`Limits::SHORT`]), everything
+//! goes down early, so that deletes meet what they delete, as long as it pays: a merge or a spill
+//! writes at most ten times what it may free. And garbage is collected by the vblock (`collect`).
 //!
 //! Of all the work that is due, the piece furthest over its limit (in percent) goes first; of
 //! equals, the one whose rule comes first. So neither reads (length) nor space (garbage) starve the
@@ -38,23 +43,37 @@
 //!
 //! Space is freed at the end of a round, so the first round after a load, when all values lie in
 //! vblocks of the flushes, needs room for a second copy of them (2.4 times the live values in the
-//! simulation). Later rounds free a leaf's own vblocks as they go (1.5 times).
+//! simulation), or ends for want of it and goes on by the vblock. Later rounds free a leaf's own
+//! vblocks as they go (1.5 times).
 //!
 //! No plan calls for itself again: a spill shortens the root; a split leaves parts under the limit;
 //! a merge leaves one kvset, which is under every length and holds no tombstone; a rewritten leaf
 //! is *dense* (see [`is_dense`]) and is not rewritten again before it changes, even if there is
 //! garbage that no rewriting reaches.
 
+mod collect;
+mod plan;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
 
-use crate::key::{KvsetId, NodeId};
+pub(crate) use collect::VblockShape;
+pub(crate) use plan::{Action, Plan, Why};
 
-/// Rewritten values fill at least this much of a vblock on average: half of its 32 MiB, as the
-/// longest value is 16.
-const VBLOCK_FILL_BYTES: u64 = 16 << 20;
+use crate::key::{KvsetId, NodeId};
+use crate::space::OBJECT_BYTES_MAX;
+
+/// Rewritten values fill at least this part of a vblock on average: the longest value is half as
+/// long as the longest vblock, and where vblocks are shorter, a longer value has one of its own.
+const VBLOCK_FILL: u64 = 2;
+/// What a kvset takes beside its keys and values: an hblock, and the rests of its last units.
+const KVSET_BYTES: u64 = 256 << 10;
+/// Part that objects take beyond what they hold: units of 64 KiB of objects of 4 MiB are a 64th,
+/// and the checksums a 1024th.
+const OVERHEAD: u64 = 32;
+/// When space is short, merges and spills write at most so many times what they may free.
+const COST_MAX: u64 = 10;
 
 /// One kvset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +103,8 @@ pub(crate) struct NodeShape {
 pub(crate) struct TreeShape {
     pub(crate) root: NodeShape,
     pub(crate) leaves: Vec<NodeShape>,
+    /// Each vblock; none unless space is short.
+    pub(crate) vblocks: Vec<VblockShape>,
     /// All its vblocks on the medium.
     pub(crate) vblock_bytes: u64,
     /// What all its kvsets refer to. Keys shadowed by newer ones still count, so the garbage,
@@ -99,14 +120,25 @@ pub(crate) struct Limits {
     pub(crate) spill_max: usize,
     /// Leaf kvsets that start a k-compaction.
     pub(crate) leaf_len_max: usize,
-    /// Keys at which a leaf is split; its parts get about half as many.
+    /// Keys, or bytes of kblocks, at which a leaf is split; its parts get about half as many.
     pub(crate) leaf_keys_max: u64,
+    pub(crate) leaf_bytes_max: u64,
     /// Garbage in percent of vblock bytes that starts kv-compaction.
     pub(crate) garbage_pct_max: u64,
     /// vblocks of one leaf kvset beyond which its values are gathered.
     pub(crate) scatter_max: u64,
     /// Tombstones in percent of a leaf's keys that start a k-compaction.
     pub(crate) tombstone_pct_max: u64,
+    /// Whether space is short.
+    pub(crate) shortage: Option<Shortage>,
+    /// Longest vblock.
+    pub(crate) object_bytes: u64,
+    /// Bytes that a job may write before it frees any, and what of them is for jobs that free
+    /// space as they end.
+    pub(crate) room_bytes: u64,
+    pub(crate) kept_bytes: u64,
+    /// Whether a spill writes values, too.
+    pub(crate) spill_moves_values: bool,
 }
 
 /// 28 % garbage bounds the space at 1 / 0.72 = 1.4 times the live values, plus what shadowed keys
@@ -119,51 +151,55 @@ impl Limits {
         spill_max: 8,
         leaf_len_max: 4,
         leaf_keys_max: 1 << 20,
+        leaf_bytes_max: u64::MAX,
         garbage_pct_max: 28,
         scatter_max: 1024,
         tombstone_pct_max: 50,
+        shortage: None,
+        object_bytes: OBJECT_BYTES_MAX,
+        room_bytes: u64::MAX,
+        kept_bytes: 0,
+        spill_moves_values: false,
     };
+
+    /// When space is short: everything goes down early, and garbage is collected by the vblock.
+    pub(crate) const SHORT: Self = Self {
+        spill_min: 1,
+        leaf_len_max: 1,
+        tombstone_pct_max: 10,
+        shortage: Some(Shortage::Tight),
+        ..Self::DEFAULT
+    };
+
+    fn is_short(&self) -> bool {
+        self.shortage.is_some()
+    }
+}
+
+/// How short space is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    /// Puts will be refused soon.
+    Tight,
+    /// They are.
+    Full,
+}
+
+impl Shortage {
+    /// Garbage in percent of one vblock that makes it worth collecting. While puts are refused,
+    /// writing twenty bytes to win one back is better than winning none.
+    fn collect_pct(self) -> u64 {
+        match self {
+            Self::Tight => 20,
+            Self::Full => 5,
+        }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self::DEFAULT
     }
-}
-
-/// What is done to the inputs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Root kvsets (a run that ends at the oldest) into the leaves, keys only; values stay in their
-    /// vblocks.
-    Spill,
-    /// All kvsets of a leaf into one, keys only.
-    KCompact,
-    /// All kvsets of a leaf into one, values rewritten in key order.
-    KvCompact,
-    /// All kvsets of a leaf, keys only, into `parts` new leaves.
-    Split { parts: usize },
-}
-
-/// For the log line and the metric; never branched on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
-    RootLength,
-    LeafLength,
-    LeafKeys,
-    Garbage,
-    Scatter,
-    Tombstones,
-}
-
-/// One job.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) node: NodeId,
-    /// Newest first.
-    pub(crate) inputs: Vec<KvsetId>,
-    pub(crate) action: Action,
-    pub(crate) why: Why,
 }
 
 /// Work that is due.
@@ -196,12 +232,27 @@ fn root_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
     if len == 0 || len < limits.spill_min {
         return None;
     }
-    let newest = len - len.min(limits.spill_max.max(1));
+    let oldest = |count: usize| &tree.root.kvsets[len - count..];
+    let writes = |inputs: &[KvsetShape]| {
+        let bytes = |kvset: &KvsetShape| {
+            kvset.kblock_bytes + if limits.spill_moves_values { kvset.value_bytes } else { 0 }
+        };
+        inputs.iter().map(bytes).sum::<u64>() + length(tree.leaves.len().max(1)) * KVSET_BYTES
+    };
+    // As many as there is room for.
+    let counts = (1..=len.min(limits.spill_max.max(1))).rev();
+    let inputs = counts.map(oldest).find(|inputs| fits(limits.room_bytes, writes(inputs)))?;
+    let pays = || tree.pays(killers(inputs, limits), writes(inputs));
+    if limits.is_short() && len < Limits::DEFAULT.spill_min && !pays() {
+        return None;
+    }
     let plan = Plan {
         node: tree.root.id,
-        inputs: tree.root.kvsets[newest..].iter().map(|kvset| kvset.id).collect(),
+        inputs: inputs.iter().map(|kvset| kvset.id).collect(),
         action: Action::Spill,
         why: Why::RootLength,
+        vblocks: Vec::new(),
+        output_bytes: writes(inputs),
     };
     let alone = !tree.leaves.iter().any(NodeShape::is_busy);
     Some(Due {
@@ -212,12 +263,19 @@ fn root_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
 
 /// Rule 2. Under two keys there is nothing to split, whatever the limit.
 fn leaf_keys(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    let limit = limits.leaf_keys_max.max(2);
-    let leaf = greatest(tree, |leaf| Some(leaf.keys()).filter(|&keys| keys >= limit))?;
-    let parts = leaf.keys().saturating_mul(2).div_ceil(limit).max(2);
+    // How far over its limit, by keys or by bytes.
+    let size = |leaf: &NodeShape| {
+        let bytes = percent(leaf.kblock_bytes(), limits.leaf_bytes_max.max(1));
+        percent(leaf.keys(), limits.leaf_keys_max.max(2)).max(bytes)
+    };
+    let leaf = greatest(tree, |leaf| {
+        let due = size(leaf) >= 100 && leaf.keys() >= 2;
+        (due && fits(limits.room_bytes, leaf.index_bytes())).then(|| size(leaf))
+    })?;
+    let parts = size(leaf).saturating_mul(2).div_ceil(100).clamp(2, leaf.keys());
     let parts = usize::try_from(parts).unwrap_or(usize::MAX);
-    let pressure = percent(leaf.keys(), limit);
-    Some(Due { pressure, plan: Some(leaf.plan(Action::Split { parts }, Why::LeafKeys)) })
+    let plan = leaf.plan(Action::Split { parts }, Why::LeafKeys);
+    Some(Due { pressure: size(leaf), plan: Some(plan) })
 }
 
 /// Rule 3. A single kvset cannot get shorter.
@@ -228,8 +286,13 @@ fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
         let len = leaf.kvsets.len();
         let due = len >= limits.leaf_len_max && !newer.is_empty();
         let worth = newer_keys.saturating_mul(2) >= oldest.keys
-            || len >= limits.leaf_len_max.saturating_mul(2);
-        (due && worth).then_some(length(len))
+            || if limits.is_short() {
+                len >= Limits::DEFAULT.leaf_len_max * 2
+                    || tree.pays(killers(newer, limits), leaf.index_bytes())
+            } else {
+                len >= limits.leaf_len_max.saturating_mul(2)
+            };
+        (due && worth && fits(limits.room_bytes, leaf.index_bytes())).then_some(length(len))
     })?;
     let pressure = percent(length(leaf.kvsets.len()), length(limits.leaf_len_max));
     Some(Due { pressure, plan: Some(leaf.plan(Action::KCompact, Why::LeafLength)) })
@@ -239,7 +302,10 @@ fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
 fn tombstones(tree: &TreeShape, limits: Limits) -> Option<Due> {
     let limit = limits.tombstone_pct_max.max(1);
     let share = |leaf: &NodeShape| percent(leaf.tombstones(), leaf.keys());
-    let leaf = greatest(tree, |leaf| Some(share(leaf)).filter(|&pct| pct >= limit))?;
+    let leaf = greatest(tree, |leaf| {
+        let due = share(leaf) >= limit && fits(limits.room_bytes, leaf.index_bytes());
+        due.then(|| share(leaf))
+    })?;
     let plan = leaf.plan(Action::KCompact, Why::Tombstones);
     Some(Due { pressure: percent(share(leaf), limit), plan: Some(plan) })
 }
@@ -248,7 +314,8 @@ fn tombstones(tree: &TreeShape, limits: Limits) -> Option<Due> {
 fn scatter(tree: &TreeShape, limits: Limits) -> Option<Due> {
     let vblocks = |leaf: &NodeShape| leaf.kvsets.iter().map(|kvset| kvset.vblocks).max();
     let leaf = greatest(tree, |leaf| {
-        vblocks(leaf).filter(|&vblocks| vblocks > limits.scatter_max && !is_dense(leaf))
+        let due = !is_dense(leaf, limits) && leaf.can_be_rewritten(limits);
+        vblocks(leaf).filter(|&vblocks| vblocks > limits.scatter_max && due)
     })?;
     let pressure = percent(vblocks(leaf).unwrap_or(0), limits.scatter_max);
     Some(Due { pressure, plan: Some(leaf.plan(Action::KvCompact, Why::Scatter)) })
@@ -256,14 +323,18 @@ fn scatter(tree: &TreeShape, limits: Limits) -> Option<Due> {
 
 /// Rule 6.
 fn garbage(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    if let Some(shortage) = limits.shortage {
+        return collect::collect(tree, limits, shortage.collect_pct());
+    }
     let garbage_bytes = tree.vblock_bytes.saturating_sub(tree.value_bytes);
     let pct = percent(garbage_bytes, tree.vblock_bytes);
     if garbage_bytes == 0 || pct < limits.garbage_pct_max {
         return None;
     }
     let leaf = greatest(tree, |leaf| {
-        let filled = leaf.value_bytes() / VBLOCK_FILL_BYTES;
-        (!is_dense(leaf)).then_some(leaf.vblocks().saturating_sub(filled))
+        let filled = leaf.value_bytes() / limits.vblock_fill_bytes();
+        let due = !is_dense(leaf, limits) && leaf.can_be_rewritten(limits);
+        due.then_some(leaf.vblocks().saturating_sub(filled))
     })?;
     let pressure = percent(pct, limits.garbage_pct_max);
     Some(Due { pressure, plan: Some(leaf.plan(Action::KvCompact, Why::Garbage)) })
@@ -271,12 +342,27 @@ fn garbage(tree: &TreeShape, limits: Limits) -> Option<Due> {
 
 /// Whether rewriting the leaf's values would change nothing: one kvset that touches no more vblocks
 /// than a rewriting could leave.
-fn is_dense(leaf: &NodeShape) -> bool {
+fn is_dense(leaf: &NodeShape, limits: Limits) -> bool {
     match &leaf.kvsets[..] {
         [] => true,
-        [only] => only.vblocks <= 2 + only.value_bytes / VBLOCK_FILL_BYTES,
+        [only] => only.vblocks <= 2 + only.value_bytes / limits.vblock_fill_bytes(),
         _ => false,
     }
+}
+
+/// Whether a job that writes so many bytes has room for them, with their checksums and the rests of
+/// each object's last unit.
+fn fits(room_bytes: u64, output_bytes: u64) -> bool {
+    output_bytes.saturating_add(output_bytes / OVERHEAD) <= room_bytes
+}
+
+/// Keys that kill something below, as far as is known: deletes; while puts are refused any key may.
+fn killers(kvsets: &[KvsetShape], limits: Limits) -> u64 {
+    let count = |kvset: &KvsetShape| match limits.shortage {
+        Some(Shortage::Full) => kvset.keys,
+        _ => kvset.tombstones,
+    };
+    kvsets.iter().map(count).sum()
 }
 
 /// The idle leaf with the greatest measure, the first of equals. A busy leaf does not block the
@@ -296,6 +382,25 @@ fn percent(part: u64, whole: u64) -> u64 {
 
 fn length(len: usize) -> u64 {
     u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+impl Limits {
+    /// What rewritten values fill of a vblock, on average.
+    fn vblock_fill_bytes(&self) -> u64 {
+        (self.object_bytes / VBLOCK_FILL).max(1)
+    }
+}
+
+impl TreeShape {
+    /// Whether taking so many keys that may kill something to the older ones below may free a good
+    /// part of the bytes that it writes.
+    fn pays(&self, keys: u64, written_bytes: u64) -> bool {
+        let sum = |of: fn(&NodeShape) -> u64| self.leaves.iter().map(of).sum::<u64>();
+        let leaf_keys = sum(NodeShape::keys);
+        let leaf_bytes = sum(NodeShape::kblock_bytes) + sum(NodeShape::value_bytes);
+        let may_free = u128::from(keys) * u128::from(leaf_bytes) * u128::from(COST_MAX);
+        leaf_keys == 0 || may_free >= u128::from(written_bytes) * u128::from(leaf_keys)
+    }
 }
 
 impl NodeShape {
@@ -319,6 +424,22 @@ impl NodeShape {
         self.sum(|kvset| kvset.value_bytes)
     }
 
+    fn kblock_bytes(&self) -> u64 {
+        self.sum(|kvset| kvset.kblock_bytes)
+    }
+
+    /// What a merge of its keys writes, at most.
+    fn index_bytes(&self) -> u64 {
+        self.kblock_bytes() + KVSET_BYTES
+    }
+
+    /// Whether there is room for all of its values, beside what is kept for jobs that free space
+    /// sooner.
+    fn can_be_rewritten(&self, limits: Limits) -> bool {
+        let room = limits.room_bytes.saturating_sub(limits.kept_bytes);
+        fits(room, self.index_bytes() + self.value_bytes())
+    }
+
     fn vblocks(&self) -> u64 {
         self.sum(|kvset| kvset.vblocks)
     }
@@ -326,60 +447,9 @@ impl NodeShape {
     /// A job on all its kvsets.
     fn plan(&self, action: Action, why: Why) -> Plan {
         let inputs = self.kvsets.iter().map(|kvset| kvset.id).collect();
-        Plan { node: self.id, inputs, action, why }
-    }
-}
-
-impl Why {
-    /// All of them, in the order of [`Why::index`].
-    pub(crate) const ALL: [Self; 6] = [
-        Self::RootLength,
-        Self::LeafLength,
-        Self::LeafKeys,
-        Self::Garbage,
-        Self::Scatter,
-        Self::Tombstones,
-    ];
-
-    pub(crate) fn index(self) -> usize {
-        match self {
-            Self::RootLength => 0,
-            Self::LeafLength => 1,
-            Self::LeafKeys => 2,
-            Self::Garbage => 3,
-            Self::Scatter => 4,
-            Self::Tombstones => 5,
-        }
-    }
-
-    /// Its name in metrics and logs.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::RootLength => "root_length",
-            Self::LeafLength => "leaf_length",
-            Self::LeafKeys => "leaf_keys",
-            Self::Garbage => "garbage",
-            Self::Scatter => "scatter",
-            Self::Tombstones => "tombstones",
-        }
-    }
-}
-
-impl Action {
-    /// Names in metrics and logs, in the order of [`Action::index`].
-    pub(crate) const NAMES: [&'static str; 4] = ["spill", "k_compact", "kv_compact", "split"];
-
-    pub(crate) fn index(self) -> usize {
-        match self {
-            Self::Spill => 0,
-            Self::KCompact => 1,
-            Self::KvCompact => 2,
-            Self::Split { .. } => 3,
-        }
-    }
-
-    /// Its name in metrics and logs.
-    pub(crate) fn as_str(self) -> &'static str {
-        Self::NAMES[self.index()]
+        let values = if action == Action::KvCompact { self.value_bytes() } else { 0 };
+        let kvsets = if let Action::Split { parts } = action { length(parts) } else { 1 };
+        let output_bytes = self.kblock_bytes() + values + kvsets * KVSET_BYTES;
+        Plan { node: self.id, inputs, action, why, vblocks: Vec::new(), output_bytes }
     }
 }

@@ -36,9 +36,12 @@ pub(crate) struct BuildOptions {
     pub(crate) values: Placement,
     /// Longest value kept in the kblock. At most 1,024, so that any entry fits a page.
     pub(crate) inline_bytes_max: usize,
-    /// Upper bound of the keys, sizes the reservation of kblocks. A wrong one costs more, or more
-    /// but smaller, kblocks.
-    pub(crate) keys_hint: u64,
+    /// Bytes of kblocks, and of vblocks, that are expected: they size what is reserved while an
+    /// object is written. Too many cost room for that time; too few, more but smaller objects.
+    pub(crate) index_bytes_hint: u64,
+    pub(crate) value_bytes_hint: u64,
+    /// Longest kblock and vblock; a longer value has a vblock of its own.
+    pub(crate) object_bytes_max: u64,
 }
 
 /// What is held for a key that is added.
@@ -75,12 +78,6 @@ pub(super) struct ObjectSizes {
     pub(super) vblock_bytes_max: u64,
 }
 
-impl Default for ObjectSizes {
-    fn default() -> Self {
-        Self { kblock_bytes_max: 32 << 20, vblock_bytes_max: 32 << 20 }
-    }
-}
-
 /// Longest inline value: with the longest key, its entry still fits a page.
 const INLINE_BYTES_MAX: usize = 1024;
 
@@ -95,6 +92,8 @@ pub(crate) struct KvsetBuilder {
     kblock: Option<KblockBuilder>,
     footers: Vec<Footer>,
     vblock: Option<(u32, VblockBuilder)>,
+    /// Of the values in vblocks of its own.
+    value_bytes: u64,
     /// Finished kblocks and vblocks.
     writers: Vec<MblockWriter>,
     kblock_bytes: u64,
@@ -108,7 +107,9 @@ pub(crate) struct KvsetBuilder {
 
 impl KvsetBuilder {
     pub(crate) fn new(pool: &Arc<Pool>, options: BuildOptions) -> Self {
-        Self::with_sizes(pool, options, ObjectSizes::default())
+        let bytes = options.object_bytes_max;
+        let sizes = ObjectSizes { kblock_bytes_max: bytes, vblock_bytes_max: bytes };
+        Self::with_sizes(pool, options, sizes)
     }
 
     pub(super) fn with_sizes(pool: &Arc<Pool>, options: BuildOptions, sizes: ObjectSizes) -> Self {
@@ -120,6 +121,7 @@ impl KvsetBuilder {
             kblock: None,
             footers: Vec::new(),
             vblock: None,
+            value_bytes: 0,
             writers: Vec::new(),
             kblock_bytes: 0,
             vblocks: Vec::new(),
@@ -231,15 +233,13 @@ impl KvsetBuilder {
         Ok(())
     }
 
-    /// A kblock with room for the keys to come, were they the longest, up to the largest size.
-    /// Where there are more than was hinted, kblocks grow with what was written, so that there are
-    /// few of them in any case.
+    /// A kblock with room for the keys to come, up to the largest size. Where there are more than
+    /// was hinted, kblocks grow with what was written, so that there are few of them in any case.
     fn open_kblock(&self) -> Result<KblockBuilder> {
-        let entry_bytes = KEY_BYTES_MAX + self.options.inline_bytes_max + 64;
-        let keys = self.options.keys_hint.saturating_sub(self.keys).max(1);
         let page_bytes = PAGE_BYTES as u64;
-        // Two thirds of a leaf may be empty when entries are just longer than a third of it.
-        let wanted = keys.saturating_mul(2 * entry_bytes as u64).saturating_add(8 * page_bytes);
+        let to_come = self.options.index_bytes_hint.saturating_sub(self.kblock_bytes);
+        // With a part to spare, for leaves that are less full, and the pages that end a kblock.
+        let wanted = to_come.saturating_add(to_come / 8).saturating_add(8 * page_bytes);
         let wanted = wanted.max(2 * self.kblock_bytes).min(self.sizes.kblock_bytes_max);
         let wanted = wanted / page_bytes * page_bytes;
         let writer = self.allocate(wanted, PAGES_MIN * page_bytes, self.options.keys)?;
@@ -270,8 +270,8 @@ impl KvsetBuilder {
         }
         if self.vblock.is_none() {
             let least = bytes_for(value.len());
-            let wanted = self.sizes.vblock_bytes_max.max(least);
-            let writer = self.allocate(wanted, least, self.options.values)?;
+            let writer =
+                self.allocate(self.vblock_bytes().max(least), least, self.options.values)?;
             let head =
                 VblockHead { vblock: writer.id(), kvset: self.options.id, kvs: self.options.kvs };
             let vblock = VblockBuilder::new(writer, &head)?;
@@ -279,8 +279,19 @@ impl KvsetBuilder {
         }
         let (index, vblock) = self.vblock.as_mut().expect("opened above");
         let offset = vblock.add(value)?;
+        self.value_bytes += (RECORD_HEAD_BYTES + value.len()) as u64;
         let len = u32::try_from(value.len()).expect("values have at most 16 MiB");
         Ok(ValuePtr { vblock: *index, offset, len })
+    }
+
+    /// Length of the next vblock: for the values to come, or the longest where there are more than
+    /// was hinted.
+    fn vblock_bytes(&self) -> u64 {
+        let longest = self.sizes.vblock_bytes_max;
+        match self.options.value_bytes_hint.saturating_sub(self.value_bytes) {
+            0 => longest,
+            to_come => longest.min(to_come.saturating_add(bytes_for(0))),
+        }
     }
 
     fn vblock_number(&mut self, id: MblockId) -> u32 {

@@ -25,7 +25,7 @@
 //! Cost of a group: one copy of its bytes, one CRC-32C of them, one write padded to 4 KiB.
 //!
 //! An `Err` other than a full pool leaves the log in an unknown state: the owner must not use it
-//! again. `Error::Pool(Full)` comes before anything is logged.
+//! again. `Error::LogFull` comes before anything is logged.
 //!
 //! Not here: who may append and when it is durable (`write::group`), what a bad frame means
 //! (`replay`), how bytes lie in a segment (`frame`).
@@ -69,6 +69,8 @@ const MARK_BYTES: u64 = 1 << 20;
 pub(crate) struct Wal {
     pool: Arc<Pool>,
     segment_bytes: u64,
+    /// Shortest segment that takes any group: those of an earlier setting may be shorter.
+    least_bytes: u64,
     tail: Option<Tail>,
     /// Oldest first.
     closed: VecDeque<Closed>,
@@ -124,9 +126,11 @@ impl Wal {
     ) -> Result<(Self, Replayed)> {
         let metrics = Arc::new(WalMetrics::default());
         let segment_bytes = options.wal_segment_bytes / PAGE_BYTES * PAGE_BYTES;
+        let batch_bytes = options.batch_bytes_max() as u64;
         let mut wal = Self {
             pool: Arc::clone(pool),
             segment_bytes,
+            least_bytes: segment_bytes.min(batch_bytes / 15 * 16 + 2 * PAGE_BYTES),
             tail: None,
             closed: VecDeque::new(),
             spares: Vec::new(),
@@ -243,7 +247,7 @@ impl Wal {
 
     /// Closes the tail, if there is one, and starts the next segment, with room for `len`.
     fn rotate(&mut self, tail: Option<Tail>, len: u64) -> Result<Tail> {
-        assert!(len <= self.segment_bytes - PAGE_BYTES, "a group fits in a segment");
+        assert!(len <= self.least_bytes - PAGE_BYTES, "a group fits in a segment");
         let segment = match self.spare() {
             Ok(segment) => segment,
             Err(error) => {
@@ -281,7 +285,7 @@ impl Wal {
     }
 
     /// Takes no more frames, and keeps no spares, on volumes that are being emptied. What is left
-    /// there goes when it is released. `Error::Pool(Full)` if no other volume has room.
+    /// there goes when it is released. `Error::LogFull` if no other volume has room.
     pub(crate) fn leave_volumes(&mut self) -> Result<()> {
         if self.tail.as_ref().is_some_and(|tail| self.is_leaving(tail.segment())) {
             let tail = self.tail.take();
@@ -296,9 +300,31 @@ impl Wal {
             self.metrics.segments_recycled.add(1);
             return Ok(self.spares.remove(at));
         }
-        let segment = self.pool.create_segment(self.segment_bytes)?;
+        self.create()
+    }
+
+    /// A new segment; [`Error::LogFull`] if there is no room for one.
+    fn create(&self) -> Result<Segment> {
+        let segment =
+            self.pool.create_segment(self.segment_bytes).map_err(|error| match error {
+                mpool::Error::Full { need_bytes, free_bytes } => {
+                    Error::LogFull { need_bytes, free_bytes }
+                }
+                other => Error::Pool(other),
+            })?;
         self.metrics.segments_created.add(1);
         Ok(segment)
+    }
+
+    /// Has `count` segments in all, before they are needed.
+    pub(crate) fn ready(&mut self, count: u64) -> Result<()> {
+        let has =
+            |wal: &Self| wal.closed.len() + wal.spares.len() + usize::from(wal.tail.is_some());
+        while (has(self) as u64) < count && self.spares.len() < SPARES_MAX {
+            let segment = self.create()?;
+            self.spares.push(segment);
+        }
+        Ok(())
     }
 
     /// Everything appended so far onto stable storage.
@@ -345,7 +371,7 @@ impl Wal {
     fn delete_surplus(&mut self) -> Result<()> {
         // A smaller spare is of an earlier setting: a group may not fit.
         let fits = |segment: &Segment| {
-            segment.len_bytes() >= self.segment_bytes && !self.is_leaving(segment)
+            segment.len_bytes() >= self.least_bytes && !self.is_leaving(segment)
         };
         let spares = self.spares.clone();
         let (mut spares, mut surplus): (Vec<_>, Vec<_>) = spares.into_iter().partition(fits);

@@ -228,7 +228,7 @@ fn a_full_pool_refuses_before_anything_is_logged() {
             Err(error) => refused = Some(error),
         }
     }
-    assert!(matches!(refused, Some(Error::Pool(mpool::Error::Full { .. }))), "{refused:?}");
+    assert!(matches!(refused, Some(Error::LogFull { .. })), "{refused:?}");
     let last = wal.last();
     wal.release(last).unwrap();
     append(&mut wal, &[1_000_000], true);

@@ -220,6 +220,11 @@ impl<S: CommitSink> CommitQueue<S> {
         left.map_err(|error| shared.refuse(error))
     }
 
+    /// Gives the log its segments, up to `count`, before it needs them.
+    pub(crate) fn ready_log(&self, count: u64) -> Result<()> {
+        self.shared.log.lock().ready(count)
+    }
+
     /// The last durable revision in a segment of the log; `None` if there is no log in it.
     pub(crate) fn log_in(&self, segment: SegmentId) -> Option<Revision> {
         self.shared.log.lock().last_in(segment)
@@ -384,7 +389,7 @@ impl<S: CommitSink> Shared<S> {
         self.check_poison()?;
         let full = match append(&mut log) {
             Ok(()) => return Ok(log),
-            Err(error @ Error::Pool(mpool::Error::Full { .. })) => error,
+            Err(error @ Error::LogFull { .. }) => error,
             Err(error) => return Err(error),
         };
         drop(log);

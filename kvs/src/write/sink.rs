@@ -28,6 +28,7 @@ impl CommitSink for Store {
     fn make_room(&self, bytes: usize, wal_live_bytes: u64) -> Result<()> {
         self.check_writable()?;
         self.throttle(bytes)?;
+        self.ready_log(self.pool.free_space());
         let view = self.view.load();
         let active = view.active.bytes();
         let full =
@@ -49,7 +50,7 @@ impl CommitSink for Store {
         };
         let (start, failures) = (Instant::now(), self.metrics.job_failures.get());
         while self.view.load().sealed.iter().any(|sealed| sealed.last <= newest) {
-            if self.metrics.job_failures.get() > failures {
+            if self.metrics.job_failures.get() > failures || self.flush_waits() {
                 // The flush has no room either.
                 return Ok(None);
             }
@@ -157,8 +158,8 @@ impl Store {
             root_slow: ROOT_SLOW,
             root_stop: ROOT_STOP,
             free_bytes: free.object_bytes,
-            free_slow_bytes: self.tight_bytes(free),
-            free_reserve_bytes: self.reserve_bytes(free),
+            free_slow_bytes: self.needs.tight_bytes(free),
+            free_reserve_bytes: self.needs.reserve_bytes(free),
             write_bytes: bytes as u64,
         }
     }

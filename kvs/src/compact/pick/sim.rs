@@ -163,6 +163,7 @@ impl Sim {
         TreeShape {
             root: node(NodeId::ROOT, &self.root),
             leaves: self.leaves.iter().map(|leaf| node(leaf.id, &leaf.kvsets)).collect(),
+            vblocks: Vec::new(),
             vblock_bytes: self.vblock_keys * VALUE_BYTES,
             value_bytes: self.value_keys * VALUE_BYTES,
         }

@@ -10,6 +10,7 @@ const LIMITS: Limits = Limits {
     garbage_pct_max: 40,
     scatter_max: 100,
     tombstone_pct_max: 50,
+    ..Limits::DEFAULT
 };
 
 /// Reads a tree from a picture: one line a node, one word a kvset, newest first:
@@ -20,6 +21,7 @@ fn tree(picture: &str) -> TreeShape {
     let mut tree = TreeShape {
         root: NodeShape { id: NodeId::ROOT, kvsets: Vec::new() },
         leaves: Vec::new(),
+        vblocks: Vec::new(),
         vblock_bytes: 0,
         value_bytes: 0,
     };
@@ -147,7 +149,7 @@ fn a_plan_that_would_change_nothing_is_not_made() {
         ("leaf: 999@101\n leaf: 1@1", "kv_compact scatter 1: 1"),
     ]);
     let mut dense = tree("leaf: 9@101");
-    dense.leaves[0].kvsets[0].value_bytes = 99 * VBLOCK_FILL_BYTES;
+    dense.leaves[0].kvsets[0].value_bytes = 99 * LIMITS.vblock_fill_bytes();
     assert_eq!(pick(&dense, LIMITS), None);
     // Limits that no shape can satisfy.
     let none = Limits {
@@ -158,7 +160,63 @@ fn a_plan_that_would_change_nothing_is_not_made() {
         garbage_pct_max: 0,
         scatter_max: 0,
         tombstone_pct_max: 0,
+        ..Limits::DEFAULT
     };
     assert_eq!(pick(&tree("leaf: 1@1"), none), None);
     assert_eq!(pick(&tree("root: 1"), none).unwrap().inputs.len(), 1);
+}
+
+/// A kvset without anything, as `fits` sees it.
+const KVSET: u64 = KVSET_BYTES + KVSET_BYTES / OVERHEAD;
+
+/// A plan was made whatever it would write, so a full volume was written to for ever.
+#[test]
+fn nothing_is_begun_that_has_no_room() {
+    let in_room = |picture: &str, room_bytes: u64| {
+        told(pick(&tree(picture), Limits { room_bytes, kept_bytes: 1000, ..LIMITS }))
+    };
+    // Keys take 40 bytes and values 1 KiB; a kvset takes some more.
+    for (picture, least, expect) in [
+        ("root: 9 9 9", KVSET + 372, "spill root_length 0: 3"),
+        ("root: 9 9 9", KVSET + 1200, "spill root_length 0: 1 2 3"),
+        ("root: 9 9 9\nleaf: 9\nleaf: 9", 2 * KVSET + 1200, "spill root_length 0: 1 2 3"),
+        ("leaf: 1000", 2 * KVSET + 42_000, "split/2 leaf_keys 1: 1"),
+        ("leaf: 9 9 9", KVSET + 1200, "k_compact leaf_length 1: 1 2 3"),
+        ("leaf: 9/5", KVSET + 400, "k_compact tombstones 1: 1"),
+        ("leaf: 9@101", KVSET + 12_000, "kv_compact scatter 1: 1"),
+        ("garbage: 40\n leaf: 9@9", KVSET + 12_000, "kv_compact garbage 1: 1"),
+        // A smaller leaf, where the one that is first in turn does not fit.
+        ("leaf: 900 900 900\nleaf: 9 9 9", KVSET + 1200, "k_compact leaf_length 2: 4 5 6"),
+    ] {
+        assert_eq!(in_room(picture, least), expect, "{picture}");
+        assert_eq!(in_room(picture, KVSET_BYTES), "-", "{picture}");
+    }
+}
+
+#[test]
+fn a_leaf_of_many_bytes_is_split_before_it_no_longer_fits() {
+    let limits = Limits { leaf_bytes_max: 4000, ..LIMITS };
+    let plan = |picture| told(pick(&tree(picture), limits));
+    assert_eq!(plan("leaf: 99"), "-");
+    assert_eq!(plan("leaf: 100"), "split/2 leaf_keys 1: 1");
+    assert_eq!(plan("leaf: 250"), "split/5 leaf_keys 1: 1");
+}
+
+/// When space is short, deletes go down to what they delete; what frees nothing is not written for
+/// each flush.
+#[test]
+fn short_space_is_worth_early_work_where_it_pays() {
+    let plan = |picture: &str, shortage| {
+        let limits = Limits { shortage: Some(shortage), leaf_keys_max: 1 << 30, ..Limits::SHORT };
+        told(pick(&tree(picture), limits))
+    };
+    let tight = |picture| plan(picture, Shortage::Tight);
+    assert_eq!(tight("root: 400/400\nleaf: 9000"), "spill root_length 0: 1");
+    assert_eq!(tight("root: 9/9\nleaf: 9000"), "-", "it would free 9 KiB");
+    assert_eq!(tight("root: 400\nleaf: 9000"), "-", "new keys free nothing, as far as is known");
+    assert_eq!(plan("root: 400\nleaf: 9000", Shortage::Full), "spill root_length 0: 1");
+    assert_eq!(tight("root: 9 9 9 9\nleaf: 9000"), "spill root_length 0: 1 2 3 4");
+    assert_eq!(tight("leaf: 400/400 9000"), "k_compact leaf_length 1: 1 2");
+    assert_eq!(tight("leaf: 9/9 9000"), "-");
+    assert_eq!(tight("leaf: 9 9 9 9 9 9 9 9000"), "k_compact leaf_length 1: 1 2 3 4 5 6 7 8");
 }

@@ -124,7 +124,7 @@ fn direct_walks_read_each_byte_about_once() {
         let held = Held { revision: Revision::new(1), value: Some(vec![1; 1000]) };
         model.insert(format!("user{number:020}").into_bytes(), held);
     }
-    let kvset = commit(&pool, build(&pool, &model, ObjectSizes::default()).unwrap());
+    let kvset = commit(&pool, build(&pool, &model, WHOLE).unwrap());
     let meta = kvset.meta();
     for forward in [true, false] {
         let before = pool.metrics().read_bytes();

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const KVS: KvsId = KvsId::new(5);
+const WHOLE: ObjectSizes = ObjectSizes { kblock_bytes_max: 32 << 20, vblock_bytes_max: 32 << 20 };
 const SMALL: ObjectSizes = ObjectSizes { kblock_bytes_max: 128 << 10, vblock_bytes_max: 256 << 10 };
 
 /// What a key holds; `None` is a tombstone.
@@ -106,7 +107,9 @@ fn options(inline_bytes_max: usize, keys_hint: u64) -> BuildOptions {
         keys: priority.into(),
         values: priority.into(),
         inline_bytes_max,
-        keys_hint,
+        index_bytes_hint: keys_hint.saturating_mul(3200),
+        value_bytes_hint: u64::MAX,
+        object_bytes_max: 32 << 20,
     }
 }
 

@@ -40,9 +40,8 @@ fn again(error: &Error) -> Error {
     match error {
         Error::Stalled { reason } => Error::Stalled { reason },
         Error::Closed => Error::Closed,
-        Error::Pool(mpool::Error::Full { need_bytes, free_bytes }) => {
-            let (need_bytes, free_bytes) = (*need_bytes, *free_bytes);
-            Error::Pool(mpool::Error::Full { need_bytes, free_bytes })
+        Error::LogFull { need_bytes, free_bytes } => {
+            Error::LogFull { need_bytes: *need_bytes, free_bytes: *free_bytes }
         }
         Error::Poisoned { cause } => Error::Poisoned { cause: cause.clone() },
         // `refuse` lets no other through.

@@ -232,7 +232,7 @@ fn a_full_queue_refuses_and_recovers() {
 #[test]
 fn a_batch_over_its_limit_is_refused() {
     let rig = rig(&options());
-    let error = rig.queue.commit(sized(1, 2 << 20), Durability::Sync).unwrap_err();
+    let error = rig.queue.commit(sized(1, 4 << 20), Durability::Sync).unwrap_err();
     assert!(matches!(error, Error::BatchLength { max, .. } if max == options().batch_bytes_max()));
 }
 

@@ -1,0 +1,191 @@
+//! Whether the volumes are full: what a writer is told, and what the log says of it.
+//!
+//! The figures are those of [`space`](crate::space). Here they are asked for when a write or a job
+//! begins, and remembered: whether puts are refused, since when, and how many were. The log has one
+//! line when the first put is refused and one when a good part of the volumes is writable again, so
+//! that a store at the edge does not fill it. In between compaction spares no effort.
+
+use crate::batch::{Op, WriteBatch};
+use crate::error::{Error, Result};
+use crate::metrics::{Counter, MetricKind, Sample, emit};
+use crate::space::{SEGMENTS_MIN, SpaceInfo};
+use crate::store::Store;
+use mpool::FreeSpace;
+use parking_lot::Mutex;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Instant;
+
+/// Part of the volumes that is writable when the refusal of puts is over.
+const RELIEF: u64 = 20;
+/// Rounds of work after space was short: one for what is in kvsets, one for the last deletes, which
+/// are in the memtable until then.
+const EFFORT: u8 = 2;
+
+/// What is remembered of the space.
+#[derive(Default)]
+pub(crate) struct Room {
+    /// Less than the reserve was free when somebody last looked.
+    full: AtomicBool,
+    /// Since when puts are refused, and how many had been before.
+    refusing: Mutex<Option<(Instant, u64)>>,
+    /// Puts refused, ever.
+    pub(crate) refused: Counter,
+    /// Rounds of work that are still to be done as if space were short: it was until a moment ago.
+    effort: AtomicU8,
+    /// The log was asked to take what it needs while there still was room.
+    log_is_ready: AtomicBool,
+}
+
+impl Store {
+    /// The space by who may use it.
+    pub(crate) fn space(&self) -> SpaceInfo {
+        self.needs.account(self.pool.free_space(), 0)
+    }
+
+    /// Refuses a batch that puts into a full volume.
+    pub(crate) fn check_space(&self, batch: &WriteBatch) -> Result<()> {
+        if !self.is_full() || batch.ops().all(|(_, _, op)| op == Op::Delete) {
+            return Ok(());
+        }
+        let free = self.pool.free_space();
+        if !self.note_space(free) {
+            return Ok(());
+        }
+        let need_bytes = batch.len_bytes() as u64;
+        let SpaceInfo { free_bytes, reserve_bytes, missing_bytes, .. } =
+            self.needs.account(free, need_bytes);
+        self.refuse(free_bytes, reserve_bytes, missing_bytes);
+        Err(Error::Full { need_bytes, free_bytes, reserve_bytes, missing_bytes })
+    }
+
+    /// Counts a refusal; the first one is told.
+    fn refuse(&self, free_bytes: u64, reserve_bytes: u64, missing_bytes: u64) {
+        let before = self.room.refused.get();
+        self.room.refused.add(1);
+        let mut refusing = self.room.refusing.lock();
+        if refusing.is_none() {
+            *refusing = Some((Instant::now(), before));
+            tracing::warn!(
+                free_bytes,
+                reserve_bytes,
+                missing_bytes,
+                "the volumes are full: puts are refused until about missing_bytes are deleted or added"
+            );
+            drop(refusing);
+            // Compaction has more to do than a moment ago.
+            self.ring();
+        }
+    }
+
+    /// Remembers whether the volumes are full, and says so.
+    pub(crate) fn note_space(&self, free: FreeSpace) -> bool {
+        let reserve = self.needs.reserve_bytes(free);
+        let full = free.object_bytes < reserve;
+        let was = self.room.full.swap(full, Ordering::Relaxed);
+        if !full && (was || self.room.refusing.lock().is_some()) {
+            self.end_refusal(self.needs.account(free, 0));
+        }
+        full
+    }
+
+    /// Tells that puts are accepted again, if they are for some time.
+    fn end_refusal(&self, SpaceInfo { writable_bytes, total_bytes, .. }: SpaceInfo) {
+        if writable_bytes < self.options.memtable_bytes.max(total_bytes / RELIEF) {
+            return;
+        }
+        if let Some((since, before)) = self.room.refusing.lock().take() {
+            let refused = self.room.refused.get() - before;
+            let seconds = since.elapsed().as_secs();
+            tracing::info!(writable_bytes, refused, seconds, "there is room for puts again");
+        }
+    }
+
+    /// Shows the gauges and the counter of the space.
+    pub(crate) fn visit_space(&self, see: &mut dyn FnMut(Sample<'_>)) {
+        let SpaceInfo { total_bytes, free_bytes: _, reserve_bytes, writable_bytes, missing_bytes } =
+            self.space();
+        for (name, help, value) in [
+            ("space_total_bytes", "Bytes in use and free, together.", total_bytes),
+            (
+                "space_reserve_bytes",
+                "Free bytes kept for the log, flushes and compaction.",
+                reserve_bytes,
+            ),
+            (
+                "space_writable_bytes",
+                "Bytes that puts can take before they are refused.",
+                writable_bytes,
+            ),
+            (
+                "space_missing_bytes",
+                "About what must be deleted before puts are accepted again; 0 while they are.",
+                missing_bytes,
+            ),
+        ] {
+            emit(see, MetricKind::Gauge, (name, help), &[], value);
+        }
+        let refused = ("space_refused_total", "Puts refused because the volumes were full.");
+        emit(see, MetricKind::Counter, refused, &[], self.room.refused.get());
+    }
+
+    /// Whether the volumes were full when somebody last looked.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room.full.load(Ordering::Relaxed)
+    }
+
+    /// Whether puts are refused, or were until a moment ago.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.is_full() || self.room.refusing.lock().is_some()
+    }
+
+    /// Whether the volumes are full, or nearly.
+    pub(crate) fn is_tight(&self) -> bool {
+        let free = self.pool.free_space();
+        free.object_bytes < self.needs.tight_bytes(free)
+    }
+
+    /// Whether work goes on as if space were short: it is, or what was deleted then has not all
+    /// come back yet.
+    pub(crate) fn is_emptying(&self) -> bool {
+        if self.is_tight() {
+            self.room.effort.store(EFFORT, Ordering::Relaxed);
+            return true;
+        }
+        self.room.effort.load(Ordering::Relaxed) > 0
+    }
+
+    /// Nothing is left to do, for now.
+    pub(crate) fn end_round(&self) {
+        if !self.is_tight() {
+            let less = |rounds: u8| rounds.checked_sub(1);
+            // At zero there is nothing to count down.
+            let _ = self.room.effort.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+
+    /// Bytes that a job may write now: what flushes of the present memtables, segments that are
+    /// still to come, and running jobs (`admitted_bytes`) do not need.
+    pub(crate) fn job_room(&self, free: FreeSpace, admitted_bytes: u64) -> u64 {
+        let memtables: usize = self.view.load().memtables().map(|table| table.bytes()).sum();
+        let promised = memtables as u64 + self.needs.log_bytes(free) + admitted_bytes;
+        free.object_bytes.saturating_sub(promised)
+    }
+
+    /// When space becomes short, the log takes the segments that it needs to go on, once: later
+    /// there may be none in one piece.
+    pub(crate) fn ready_log(&self, free: FreeSpace) {
+        if free.object_bytes >= self.needs.tight_bytes(free) {
+            self.room.log_is_ready.store(false, Ordering::Relaxed);
+            return;
+        }
+        if self.needs.log_bytes(free) == 0 || self.room.log_is_ready.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(commits) = self.commits.get().and_then(Weak::upgrade)
+            && let Err(error) = commits.ready_log(SEGMENTS_MIN)
+        {
+            tracing::warn!(%error, "the log has fewer segments than it may need");
+        }
+    }
+}

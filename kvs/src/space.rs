@@ -1,0 +1,228 @@
+//! PURE: how much of a pool the engine's own work takes, and what that leaves to puts.
+//!
+//! ```text
+//!   0             reserve              tight                            total
+//!   |---- kept ---|- space is short ---|---------- plenty -----|- used -|
+//!                 |<-------------- writable ------------------>|
+//! ```
+//!
+//! Puts are refused when what is free reaches the reserve: what flushes of full memtables, the log
+//! and one compaction need, or the spare part of the volumes where that is more. Deletes go on, and
+//! compaction turns them into free space with what the reserve holds.
+//!
+//! On a small pool the engine's own objects are smaller too, so that its work takes a like part of
+//! every pool: [`fitted`] gives memtables, log and objects a 32nd of the pool each at most.
+
+use crate::options::Options;
+use mpool::FreeSpace;
+
+const MIB: u64 = 1 << 20;
+
+/// Part of the pool that one memtable, one segment of the log, or one object takes at most.
+const SHARE: u64 = 32;
+/// Part of the pool that waits in the log for a flush at most.
+const LOG_SHARE: u64 = 8;
+const MEMTABLE_BYTES_MIN: u64 = MIB;
+/// The default segment, and the shortest that options allow.
+const SEGMENT_BYTES: u64 = 64 * MIB;
+const SEGMENT_BYTES_MIN: u64 = 4 * MIB;
+const LOG_BYTES_MIN: u64 = 16 * MIB;
+/// kblocks and vblocks are at most this long, and on no pool shorter than the second.
+pub(crate) const OBJECT_BYTES_MAX: u64 = 32 * MIB;
+const OBJECT_BYTES_MIN: u64 = 4 * MIB;
+/// Segments with which the log goes on whatever happens: one that is written, one that waits for
+/// its flush, and the next.
+pub(crate) const SEGMENTS_MIN: u64 = 3;
+/// What is kept for compaction, in objects: the keys of a leaf, the values of a vblock, and as much
+/// again for what is not exact.
+const COMPACTION_OBJECTS: u64 = 3;
+/// Part of what is in use, per cent, that deletes should come to before compaction can win it back
+/// for less than twenty times as many bytes written.
+const WORTHWHILE_PCT: u64 = 5;
+
+/// The space of a database, by who may use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpaceInfo {
+    /// What is in use and what is free, together: the limits of the volumes, or what their disks
+    /// have room for.
+    pub total_bytes: u64,
+    /// Bytes free, now or after growth.
+    pub free_bytes: u64,
+    /// Bytes of them that flushes, the log and compaction need to go on.
+    pub reserve_bytes: u64,
+    /// Bytes of them that puts can take before they are refused.
+    pub writable_bytes: u64,
+    /// About what must be deleted before puts are accepted again; 0 while they are.
+    pub missing_bytes: u64,
+}
+
+impl SpaceInfo {
+    /// The space of a pool, were a database with these options opened on it.
+    pub fn of(free: FreeSpace, options: &Options) -> Self {
+        let fit = fitted(options.clone(), free.total_bytes);
+        Needs::new(&fit, free.total_bytes).account(free, 0)
+    }
+}
+
+/// What the engine's work needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "units stand last in names")]
+pub(crate) struct Needs {
+    /// All memtables, full.
+    memtables_bytes: u64,
+    /// One segment of the log.
+    segment_bytes: u64,
+    /// kblocks and vblocks.
+    pub(crate) object_bytes: u64,
+}
+
+/// The options for a pool of this size: no part of the engine takes more of it than its share.
+pub(crate) fn fitted(mut options: Options, total_bytes: u64) -> Options {
+    let share = total_bytes / SHARE;
+    options.memtable_bytes = options.memtable_bytes.min(share.max(MEMTABLE_BYTES_MIN));
+    options.wal_bytes_max = options.wal_bytes_max.min((total_bytes / LOG_SHARE).max(LOG_BYTES_MIN));
+    // A shorter segment takes the same batches; beyond the default, batches follow the segment.
+    let given = options.wal_segment_bytes;
+    let least = if given > SEGMENT_BYTES { given } else { (given / 8 * 3).max(SEGMENT_BYTES_MIN) };
+    options.wal_segment_bytes = given.min(share.max(least));
+    options
+}
+
+impl Needs {
+    /// With options that fit the pool.
+    pub(crate) fn new(options: &Options, total_bytes: u64) -> Self {
+        Self {
+            memtables_bytes: options.memtable_bytes * (options.memtables_max + 1),
+            segment_bytes: options.wal_segment_bytes,
+            object_bytes: (total_bytes / SHARE).clamp(OBJECT_BYTES_MIN, OBJECT_BYTES_MAX),
+        }
+    }
+
+    /// What is kept for one compaction.
+    pub(crate) fn compaction_bytes(self) -> u64 {
+        COMPACTION_OBJECTS * self.object_bytes
+    }
+
+    /// What segments that the log does not have yet will take.
+    pub(crate) fn log_bytes(self, free: FreeSpace) -> u64 {
+        (SEGMENTS_MIN * self.segment_bytes).saturating_sub(free.segment_bytes)
+    }
+
+    /// What must be free for work under way to end.
+    fn work_bytes(self, free: FreeSpace) -> u64 {
+        self.memtables_bytes + self.log_bytes(free) + self.compaction_bytes()
+    }
+
+    /// Free bytes below which puts are refused.
+    pub(crate) fn reserve_bytes(self, free: FreeSpace) -> u64 {
+        self.work_bytes(free).max(free.spare_bytes)
+    }
+
+    /// Free bytes below which writers slow down and work turns to freeing space, so that some is
+    /// won back before puts are refused.
+    pub(crate) fn tight_bytes(self, free: FreeSpace) -> u64 {
+        self.reserve_bytes(free) + self.work_bytes(free)
+    }
+
+    /// The most bytes of keys that a leaf may have: what a merge of it writes must fit what is kept
+    /// for compaction.
+    pub(crate) fn leaf_bytes_max(self, free: FreeSpace) -> u64 {
+        self.object_bytes.max(self.reserve_bytes(free) / 8)
+    }
+
+    /// The space by who may use it, when a write of `write_bytes` asks.
+    pub(crate) fn account(self, free: FreeSpace, write_bytes: u64) -> SpaceInfo {
+        let (total_bytes, free_bytes) = (free.total_bytes, free.object_bytes);
+        let reserve_bytes = self.reserve_bytes(free);
+        let missing_bytes = if free_bytes >= reserve_bytes {
+            0
+        } else {
+            let worthwhile = total_bytes.saturating_sub(free_bytes) / 100 * WORTHWHILE_PCT;
+            (reserve_bytes - free_bytes + write_bytes).max(worthwhile)
+        };
+        let writable_bytes = free_bytes.saturating_sub(reserve_bytes);
+        SpaceInfo { total_bytes, free_bytes, reserve_bytes, writable_bytes, missing_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free(total_mib: u64, free_mib: u64, segments_mib: u64) -> FreeSpace {
+        FreeSpace {
+            object_bytes: free_mib * MIB,
+            log_bytes: free_mib * MIB,
+            spare_bytes: total_mib * MIB / 20,
+            total_bytes: total_mib * MIB,
+            segment_bytes: segments_mib * MIB,
+        }
+    }
+
+    /// 300 MiB were less than four memtables of 64 MiB, a segment of 64 and 32 for compaction: puts
+    /// were refused from the start.
+    #[test]
+    fn work_takes_a_like_part_of_pools_of_all_sizes() {
+        // Total; then memtable, segment, object; then the reserve without any segment.
+        let table = [
+            (160, [5, 24, 5], 20 + 72 + 15),
+            (300, [9, 24, 9], 38 + 72 + 28),
+            (680, [21, 24, 21], 85 + 72 + 64),
+            (1024, [32, 32, 32], 128 + 96 + 96),
+            (2048, [64, 64, 32], 256 + 192 + 96),
+            (1 << 20, [64, 64, 32], 52_428),
+        ];
+        for (total, [memtable, segment, object], reserve) in table {
+            let options = fitted(Options::default(), total * MIB);
+            options.validate().unwrap();
+            let needs = Needs::new(&options, total * MIB);
+            let sizes = [options.memtable_bytes, options.wal_segment_bytes, needs.object_bytes];
+            assert_eq!(sizes.map(|bytes| bytes / MIB), [memtable, segment, object], "{total}");
+            let reserve_bytes = needs.reserve_bytes(free(total, total, 0));
+            assert!(reserve_bytes.div_ceil(MIB).abs_diff(reserve) <= 2, "{total}: {reserve_bytes}");
+            assert!(needs.leaf_bytes_max(free(total, total, 0)) >= needs.object_bytes);
+        }
+    }
+
+    #[test]
+    fn options_are_never_raised_and_batches_stay_as_long() {
+        for (memtable_mib, segment_mib) in [(1, 4), (8, 64), (64, 64), (4096, 1024)] {
+            let given = Options {
+                memtable_bytes: memtable_mib * MIB,
+                wal_segment_bytes: segment_mib * MIB,
+                ..Options::default()
+            };
+            for total in [16, 100, 300, 1000, 10_000, 1 << 20] {
+                let fit = fitted(given.clone(), total * MIB);
+                assert!(fit.memtable_bytes <= given.memtable_bytes);
+                assert!(fit.wal_segment_bytes <= given.wal_segment_bytes);
+                assert!(fit.wal_bytes_max <= given.wal_bytes_max);
+                assert!(fit.batch_bytes_max() >= given.batch_bytes_max(), "{total} {segment_mib}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_puts_may_take_is_what_the_reserve_leaves() {
+        let needs = Needs::new(&Options::default(), 10_000 * MIB);
+        let account = |free_mib| needs.account(free(10_000, free_mib, 192), 18);
+        let reserve = account(10_000).reserve_bytes / MIB;
+        assert_eq!(reserve, 500, "the spare part is more than 352");
+        assert_eq!(account(10_000).writable_bytes, 9500 * MIB);
+        assert_eq!((account(500).writable_bytes, account(500).missing_bytes), (0, 0));
+        assert_eq!(
+            (account(499).writable_bytes, account(499).missing_bytes > 400 * MIB),
+            (0, true)
+        );
+        assert!(account(1).missing_bytes >= 499 * MIB);
+    }
+
+    /// A segment that exists takes nothing more, so a log that has grown leaves puts as much as one
+    /// that has not.
+    #[test]
+    fn segments_count_once() {
+        let needs = Needs::new(&Options::default(), 2048 * MIB);
+        let reserve = |segments| needs.reserve_bytes(free(2048, 1000, segments)) / MIB;
+        assert_eq!((reserve(0), reserve(64), reserve(192), reserve(640)), (544, 480, 352, 352));
+    }
+}
