@@ -19,8 +19,8 @@ fn a_flush_that_the_drive_goes_on_refusing_ends_writing() {
     let options = support::options();
     let db = support::create(&device, &options).unwrap();
     let kvs = db.create_kvs("k").unwrap();
-    // What an earlier failure left in flight may meet the fault in the place of the next flush, which
-    // then ends well and begins the count anew.
+    // What an earlier failure left in flight may meet the fault in the place of the next flush,
+    // which then ends well and begins the count anew.
     let (mut row, mut last) = (0, 0_u64);
     let put = |n: u64| kvs.put(&n.to_be_bytes(), b"v", Durability::Sync);
     put(last).unwrap();

@@ -19,7 +19,7 @@ fn options() -> Options {
         allow_volatile: true,
         capacity_bytes_max: 64 * MIB,
         grow_step_bytes: MIB,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         background: false,
         ..Options::default()
     }

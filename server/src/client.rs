@@ -10,7 +10,7 @@ pub(crate) mod transport;
 
 use crate::cli::{Command, Del, Get, Key, KvsCommand, KvsDrop, Put, Scan, Server, Target};
 use crate::pool;
-use crate::target::percent_encode;
+use crate::target::{percent_encode, percent_encode_segment};
 use anyhow::Context;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use base64::Engine as _;
@@ -152,7 +152,7 @@ async fn scan(scan: Scan) -> Result<(), Failure> {
             add(name, value.as_bytes());
         }
     }
-    let path = format!("/v1/kv/{}{query}", percent_encode(scan.target.kvs.as_bytes()));
+    let path = format!("/v1/kv/{}{query}", percent_encode_segment(scan.target.kvs.as_bytes()));
     let mut request = request(Method::GET, &path, "")?;
     let ndjson = HeaderValue::from_static("application/x-ndjson");
     request.headers_mut().insert(header::ACCEPT, ndjson);
@@ -214,7 +214,7 @@ async fn healthcheck(server: Server) -> Result<(), Failure> {
 }
 
 fn key_path(target: &Target, key: &Key) -> Result<String, Failure> {
-    let kvs = percent_encode(target.kvs.as_bytes());
+    let kvs = percent_encode_segment(target.kvs.as_bytes());
     Ok(format!("/v1/kv/{kvs}/{}", percent_encode(&key_bytes(&key.key, key.k64)?)))
 }
 
@@ -232,7 +232,7 @@ fn key_bytes(text: &OsStr, k64: bool) -> Result<Vec<u8>, Failure> {
 }
 
 fn kvs_path(name: &str) -> String {
-    format!("/v1/kvs/{}", percent_encode(name.as_bytes()))
+    format!("/v1/kvs/{}", percent_encode_segment(name.as_bytes()))
 }
 
 async fn print_body(mut answer: Answer) -> Result<(), Failure> {

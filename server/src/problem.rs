@@ -19,6 +19,10 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// Ways out by HTTP; the commands have their own.
+pub(crate) const CREATE_KVS: &str = "create it with PUT /v1/kvs/";
+pub(crate) const LIST_VOLUMES: &str = "GET /v1/admin/pool lists the volumes";
+
 /// Names the resource that a refused write waits for.
 pub const STALL: HeaderName = HeaderName::from_static("x-millpond-stall");
 
@@ -133,14 +137,14 @@ impl Problem {
 
     /// No route has this path.
     pub fn no_such_route(path: &str) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            ("no-such-route", "No such route"),
-            format!(
-                "nothing is served at {path:?}; keys live at /v1/kv/{{kvs}}/{{key}}, \
-                 KVSs at /v1/kvs, batches at /v1/batch"
-            ),
-        )
+        let mut detail = format!(
+            "nothing is served at {path:?}; keys live at /v1/kv/{{kvs}}/{{key}}, \
+             KVSs at /v1/kvs/{{kvs}}, batches at /v1/batch"
+        );
+        if path.starts_with("/v1/kvs/") {
+            detail.push_str("; the name of a KVS is one segment, without a slash");
+        }
+        Self::new(StatusCode::NOT_FOUND, ("no-such-route", "No such route"), detail)
     }
 
     /// What was asked for does not fit the present state of things.
@@ -154,7 +158,7 @@ impl Problem {
             mpool::Error::NoSuchObject { .. } => Self::new(
                 StatusCode::NOT_FOUND,
                 ("no-such-volume", "No such volume"),
-                format!("{error}; GET /v1/admin/pool lists the volumes"),
+                format!("{error}; {LIST_VOLUMES}"),
             ),
             mpool::Error::Options(_)
             | mpool::Error::Unusable { .. }
@@ -246,7 +250,7 @@ impl From<Error> for Problem {
             Error::NoSuchKvs { name } => Self::new(
                 StatusCode::NOT_FOUND,
                 ("no-such-kvs", "No such KVS"),
-                format!("no KVS is named {name:?}; create it with PUT /v1/kvs/{name}"),
+                format!("no KVS is named {name:?}; {CREATE_KVS}{name}"),
             ),
             Error::ReadOnly => Self::new(
                 StatusCode::FORBIDDEN,
@@ -270,11 +274,8 @@ impl From<Error> for Problem {
                 Self::new(StatusCode::CONFLICT, ("kvs-limit", "Too many KVSs"), detail)
             }
             Error::Stalled { reason } => Self::overloaded(reason, detail),
-            Error::Pool(mpool::Error::Full { .. }) => Self::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                ("full", "Storage is full"),
-                format!("{detail}; reads and deletes go on{}", file_size_note()),
-            ),
+            Error::Full { .. } => Self::full(format!("{detail}; reads and deletes go on")),
+            Error::LogFull { .. } | Error::Pool(mpool::Error::Full { .. }) => Self::full(detail),
             Error::Closed => Self {
                 retry_after_s: Some(5),
                 ..Self::new(
@@ -293,6 +294,12 @@ impl Problem {
     pub fn damaged(detail: impl Into<Cow<'static, str>>) -> Self {
         let kind = ("damaged", "Damaged object");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, kind, detail)
+    }
+
+    /// There is no room.
+    fn full(mut detail: String) -> Self {
+        detail.push_str(&file_size_note());
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, ("full", "Storage is full"), detail)
     }
 
     /// The engine failed, and not because of the call.
@@ -350,6 +357,7 @@ mod tests {
             (Error::KvsLimit, 409, "kvs-limit"),
             (Error::Stalled { reason: "memtables" }, 503, "overloaded"),
             (Error::Pool(mpool::Error::Full { need_bytes: 2, free_bytes: 1 }), 507, "full"),
+            (Error::LogFull { need_bytes: 2, free_bytes: 1 }, 507, "full"),
             (Error::Corrupt { what: "a".into(), reason: "b".into() }, 500, "damaged"),
             (Error::Poisoned { cause: "c".into() }, 503, "store-failed"),
             (Error::Closed, 503, "closing"),

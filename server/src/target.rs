@@ -186,6 +186,11 @@ pub fn percent_encode(bytes: &[u8]) -> String {
     encoded
 }
 
+/// The same for a name that is one segment of a path: slashes are encoded, too.
+pub fn percent_encode_segment(bytes: &[u8]) -> String {
+    percent_encode(bytes).replace('/', "%2F")
+}
+
 /// The parameters of one request, each known and given at most once.
 #[derive(Debug, Default)]
 pub struct Query<'a> {

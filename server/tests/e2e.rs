@@ -179,7 +179,11 @@ fn the_client_commands_do_what_they_say() {
     assert!(run(&["kvs", "drop", "users", "--yes"], b"").status.success());
     let refused = run(&["get", "a", "--kvs", "users"], b"");
     assert_eq!(refused.status.code(), Some(3));
-    assert!(text(&refused.stderr).contains("PUT /v1/kvs/users"), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("millpond kvs create users"),
+        "{}",
+        text(&refused.stderr)
+    );
 }
 
 #[test]

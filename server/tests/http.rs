@@ -273,10 +273,11 @@ async fn cold_lookups_are_awaited() {
 #[tokio::test]
 async fn engine_failures_have_a_status_and_a_reason() {
     let fixture = Fixture::new();
-    let full = mpool::Error::Full { need_bytes: 10, free_bytes: 1 };
+    let full =
+        Error::Full { need_bytes: 18, free_bytes: 90, reserve_bytes: 100, missing_bytes: 28 };
     for (error, status, retry, stall) in [
         (Error::Stalled { reason: "memtables" }, 503, true, Some("memtables")),
-        (Error::Pool(full), 507, false, None),
+        (full, 507, false, None),
         (Error::Corrupt { what: "vblock".into(), reason: "checksum".into() }, 500, false, None),
         (Error::Closed, 503, true, None),
     ] {

@@ -5,6 +5,7 @@
 
 use super::Failure;
 use crate::cli::Server;
+use crate::problem;
 use anyhow::Context as _;
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
@@ -150,9 +151,17 @@ impl Answer {
         let problem: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
         Err(Failure::Refused(match detail {
-            Some(detail) => format!("{detail} (status {})", status.as_u16()),
+            Some(detail) => format!("{} (status {})", as_commands(detail), status.as_u16()),
             None => format!("the server answered {status}"),
         }))
+    }
+}
+
+/// The ways out that HTTP names as routes, as commands.
+fn as_commands(detail: &str) -> String {
+    match detail.split_once(problem::CREATE_KVS) {
+        Some((what, name)) => format!("{what}create it with `millpond kvs create {name}`"),
+        None => detail.replace(problem::LIST_VOLUMES, "`millpond pool info` lists the volumes"),
     }
 }
 
@@ -189,6 +198,7 @@ fn authority(url: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Problem;
 
     #[test]
     fn urls_name_a_host() {
@@ -202,6 +212,23 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(authority(url).ok().as_deref(), want, "{url}");
+        }
+    }
+
+    /// The commands told their users to send a PUT.
+    #[test]
+    fn ways_out_are_commands() {
+        let told = |error: Problem| as_commands(&error.detail);
+        let absent = kvs::Error::NoSuchKvs { name: "cats".into() };
+        assert_eq!(
+            told(absent.into()),
+            "no KVS is named \"cats\"; create it with `millpond kvs create cats`"
+        );
+        let gone = mpool::Error::NoSuchObject { id: "vol-9".into() };
+        let gone = told(Problem::pool(gone));
+        assert_eq!(gone, "vol-9 does not exist; `millpond pool info` lists the volumes");
+        for detail in ["", "the volumes are full"] {
+            assert_eq!(as_commands(detail), detail);
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub memory: Size,
     pub reaper: Reaper,
     pub capacity: Size,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_reserve: Option<Size>,
     pub media_policy: MediaPolicy,
     pub allow_buffered: bool,
     pub allow_volatile: bool,
@@ -95,6 +97,7 @@ impl Default for Config {
             memory: Size(0),
             reaper: Reaper::default(),
             capacity: Size(0),
+            disk_reserve: None,
             media_policy: MediaPolicy::default(),
             allow_buffered: false,
             allow_volatile: false,
@@ -189,6 +192,10 @@ impl Config {
         let least = Size(256 << 20);
         if self.capacity.0 > 0 && self.capacity < least {
             bail!("option capacity is {}, must be 0 or at least {least}", self.capacity);
+        }
+        let most = Size(4 << 50);
+        if let Some(reserve) = self.disk_reserve.filter(|reserve| *reserve > most) {
+            bail!("option disk_reserve is {reserve}, must be at most {most}");
         }
         for (name, count) in [
             ("connections", self.connections),
@@ -303,6 +310,7 @@ impl Config {
             skip_kvsets: self.read_only_skip_kvsets,
             cut_manifest: self.read_only_skip_kvsets,
         };
+        options.pool.reserve_bytes = self.disk_reserve.map(|size| size.0);
         if self.capacity.0 > 0 {
             options.pool.capacity_bytes_max = self.capacity.0;
         }
@@ -369,6 +377,7 @@ mod tests {
             ("reaper = \"lru\"", "lru"),
             ("create = \"force\"", "force"),
             ("media_policy = \"pmem_only\"", "pmem_only"),
+            ("disk_reserve = \"5000TiB\"", "disk_reserve"),
         ] {
             let error = Config::resolve(file, &Settings::default()).unwrap_err();
             assert!(format!("{error:#}").contains(want), "{file}: {error:#}");

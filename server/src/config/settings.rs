@@ -125,6 +125,11 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_CAPACITY", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
+    /// Bytes of their disk that volume files leave to others; if not given, 512MiB, or 5 % of a
+    /// smaller disk
+    #[arg(long, env = "MILLPOND_DISK_RESERVE", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_reserve: Option<Size>,
     /// What goes on the staging volume of a pool that has one
     #[arg(long, env = "MILLPOND_MEDIA_POLICY", value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

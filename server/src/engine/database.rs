@@ -7,8 +7,8 @@ use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
 use bytes::Bytes;
 use kvs::metrics::Sample;
 use kvs::{
-    Advance, Cursor, Database, Durability, Health, KvsInfo, Range, Result, Revision, TryGet,
-    WriteBatch,
+    Advance, Cursor, Database, Durability, Health, KvsInfo, Range, Result, Revision, SpaceInfo,
+    TryGet, WriteBatch,
 };
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
@@ -75,6 +75,10 @@ impl Engine for Database {
 
     fn pool(&self) -> Option<&Arc<Pool>> {
         Some(Self::pool(self))
+    }
+
+    fn space(&self) -> Option<SpaceInfo> {
+        Some(Self::space(self))
     }
 
     fn scrub(&self, options: &ScrubOptions) -> Result<ScrubProgress> {

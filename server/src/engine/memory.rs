@@ -258,7 +258,8 @@ impl Engine for MemoryEngine {
     fn create_kvs(&self, name: &str) -> Result<()> {
         let mut state = self.enter()?;
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if name.is_empty() || name.len() > KVS_NAME_BYTES_MAX || !name.bytes().all(legal) {
+        let dots = name == "." || name == "..";
+        if name.is_empty() || name.len() > KVS_NAME_BYTES_MAX || dots || !name.bytes().all(legal) {
             return Err(Error::KvsName { name: name.into() });
         }
         let full = state.spaces.len() >= KVS_MAX;

@@ -12,7 +12,7 @@ pub mod memory;
 
 use bytes::Bytes;
 use kvs::metrics::Sample;
-use kvs::{Advance, Durability, Entry, Health, KvsInfo, Range, Result, Revision};
+use kvs::{Advance, Durability, Entry, Health, KvsInfo, Range, Result, Revision, SpaceInfo};
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
 
@@ -108,6 +108,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// The pool below; `None` where there is none.
     fn pool(&self) -> Option<&Arc<Pool>> {
+        None
+    }
+
+    /// The space, by who may use it; `None` where there is no pool.
+    fn space(&self) -> Option<SpaceInfo> {
         None
     }
 

@@ -1,14 +1,18 @@
 //! A pool as JSON: the same from a running server and from a data directory.
 
+use kvs::SpaceInfo;
 use mpool::{
-    CheckReport, Evacuation, Feature, Features, Finding, Inspection, MapStats, MissingVolume, Pool,
-    ScrubProgress, VolumeId, VolumeInfo, uuid_text,
+    CheckReport, Evacuation, Feature, Features, Finding, FreeSpace, Inspection, MapStats,
+    MissingVolume, Pool, ScrubProgress, VolumeId, VolumeInfo, uuid_text,
 };
 use serde_json::{Value, json};
 
-/// The pool and its volumes.
-pub(crate) fn info(pool: &Pool) -> Value {
+/// The pool and its volumes. Without a database that knows what its work needs, as one with default
+/// options would.
+pub(crate) fn info(pool: &Pool, space: Option<SpaceInfo>) -> Value {
     let info = pool.info();
+    let by_default = || SpaceInfo::of(pool.free_space(), &kvs::Options::default());
+    let space = space.unwrap_or_else(by_default);
     json!({
         "uuid": uuid_text(info.uuid),
         "name": pool.name(),
@@ -20,6 +24,9 @@ pub(crate) fn info(pool: &Pool) -> Value {
         "used_bytes": info.used_bytes,
         "free_bytes": info.free_bytes,
         "spare_bytes": info.spare_bytes,
+        "reserve_bytes": space.reserve_bytes,
+        "writable_bytes": space.writable_bytes,
+        "missing_bytes": space.missing_bytes,
         "mblocks": info.mblocks,
         "volumes": pool.volumes().iter().map(volume).collect::<Vec<_>>(),
     })
@@ -30,6 +37,17 @@ pub(crate) fn inspection(found: &Inspection) -> Value {
     let sum = |bytes: fn(&VolumeInfo) -> u64| found.volumes.iter().map(bytes).sum::<u64>();
     let missing = found.missing.iter().map(missing);
     let trouble = found.missing.iter().map(ToString::to_string).chain(found.stale.clone());
+    let (used_bytes, free_bytes) =
+        (sum(|volume| volume.used_bytes), sum(|volume| volume.free_bytes));
+    let free = FreeSpace {
+        object_bytes: free_bytes,
+        log_bytes: free_bytes,
+        spare_bytes: sum(|volume| volume.spare_bytes),
+        total_bytes: used_bytes + free_bytes,
+        // Not told here: as if the log had all of its segments.
+        segment_bytes: u64::MAX,
+    };
+    let space = SpaceInfo::of(free, &kvs::Options::default());
     json!({
         "uuid": uuid_text(found.uuid),
         "name": found.name,
@@ -38,9 +56,12 @@ pub(crate) fn inspection(found: &Inspection) -> Value {
         "io": "none, as it is not open",
         "capacity_bytes": sum(|volume| volume.capacity_bytes),
         "len_bytes": sum(|volume| volume.len_bytes),
-        "used_bytes": sum(|volume| volume.used_bytes),
-        "free_bytes": sum(|volume| volume.free_bytes),
-        "spare_bytes": sum(|volume| volume.spare_bytes),
+        "used_bytes": used_bytes,
+        "free_bytes": free_bytes,
+        "spare_bytes": free.spare_bytes,
+        "reserve_bytes": space.reserve_bytes,
+        "writable_bytes": space.writable_bytes,
+        "missing_bytes": space.missing_bytes,
         "mblocks": found.mblocks,
         "volumes": found.volumes.iter().map(volume).chain(missing).collect::<Vec<_>>(),
         "trouble": trouble.collect::<Vec<_>>(),

@@ -97,7 +97,7 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
         pool.add_volume(&new).map_err(failed)?;
         set_mode_of_new(data, &new, create.mode)?;
     }
-    Ok(document::info(&pool))
+    Ok(document::info(&pool, None))
 }
 
 fn set_mode_of_new(data: &Path, new: &NewVolume, mode: FileMode) -> Result<(), Failure> {
@@ -152,7 +152,7 @@ pub(super) fn remove(remove: &PoolRemove) -> Result<Value, Failure> {
 pub(super) fn rename(rename: &PoolRename) -> Result<Value, Failure> {
     let pool = open(&rename.place)?;
     pool.rename(&rename.name).map_err(|error| refused(&rename.place, &error))?;
-    Ok(document::info(&pool))
+    Ok(document::info(&pool, None))
 }
 
 fn change(
@@ -163,7 +163,7 @@ fn change(
     let id = volume_id(volume)?;
     let pool = open(place)?;
     change(&pool, id).map_err(|error| refused(place, &error))?;
-    Ok(document::info(&pool))
+    Ok(document::info(&pool, None))
 }
 
 fn volume_id(text: &str) -> Result<VolumeId, Failure> {

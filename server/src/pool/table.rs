@@ -64,13 +64,15 @@ pub(crate) fn info(value: &Value) -> String {
     let name = value["name"].as_str().unwrap_or("(none)");
     let mut out = format!("pool      {}\nname      {name}\n", text(&value["uuid"]));
     let (used, free) = (bytes(&value["used_bytes"]), bytes(&value["free_bytes"]));
-    let (spare, capacity) = (bytes(&value["spare_bytes"]), bytes(&value["capacity_bytes"]));
+    let (writable, capacity) = (bytes(&value["writable_bytes"]), bytes(&value["capacity_bytes"]));
+    let reserve = bytes(&value["reserve_bytes"]);
     let features: Vec<String> = rows(value, "features").map(feature).collect();
     let features = if features.is_empty() { "no features".to_owned() } else { features.join(", ") };
     // Writing to a string cannot fail.
     let _ = writeln!(out, "format    {} with {features}", value["format"]);
     let line = format!(
-        "space     {used} used, {free} free ({spare} of it spare), {capacity} at most\n\
+        "space     {used} used, {free} free, {capacity} at most\n\
+         puts      {writable} writable; {reserve} of what is free are kept for work under way\n\
          objects   {} mblocks\nio        {}\n\n",
         value["mblocks"],
         text(&value["io"])

@@ -32,8 +32,8 @@ type Server = State<Arc<Shared>>;
 pub(crate) async fn info(State(shared): Server, uri: Uri) -> Answer {
     Query::parse(uri.query(), &[])?;
     let jobs = shared.jobs.clone();
-    let found = with_pool(&shared, move |_, pool| {
-        let mut found = document::info(pool);
+    let found = with_pool(&shared, move |engine, pool| {
+        let mut found = document::info(pool, engine.space());
         found["evacuations"] = jobs.evacuation().into_iter().collect();
         Ok(found)
     });
@@ -55,9 +55,9 @@ struct Rename {
 
 pub(crate) async fn rename(State(shared): Server, request: Request<Body>) -> Answer {
     let Rename { name } = read(&shared, request).await?;
-    let found = change_pool(&shared, move |_, pool| {
+    let found = change_pool(&shared, move |engine, pool| {
         pool.rename(&name).map_err(Problem::pool)?;
-        Ok(document::info(pool))
+        Ok(document::info(pool, engine.space()))
     });
     json(StatusCode::OK, &found.await?)
 }
@@ -119,9 +119,9 @@ pub(crate) async fn grow(
 ) -> Answer {
     let id = volume_id(&id)?;
     let Grow { capacity } = read(&shared, request).await?;
-    let found = change_pool(&shared, move |_, pool| {
+    let found = change_pool(&shared, move |engine, pool| {
         pool.grow_volume(id, capacity.get()).map_err(Problem::pool)?;
-        Ok(document::info(pool))
+        Ok(document::info(pool, engine.space()))
     });
     json(StatusCode::OK, &found.await?)
 }
@@ -145,9 +145,9 @@ pub(crate) async fn evacuate(State(shared): Server, Path(id): Path<String>, uri:
 pub(crate) async fn cancel(State(shared): Server, Path(id): Path<String>, uri: Uri) -> Answer {
     Query::parse(uri.query(), &[])?;
     let id = volume_id(&id)?;
-    let found = change_pool(&shared, move |_, pool| {
+    let found = change_pool(&shared, move |engine, pool| {
         pool.cancel_evacuation(id).map_err(Problem::pool)?;
-        Ok(document::info(pool))
+        Ok(document::info(pool, engine.space()))
     });
     json(StatusCode::OK, &found.await?)
 }
@@ -160,7 +160,7 @@ pub(crate) async fn remove(State(shared): Server, Path(id): Path<String>, uri: U
             kvs::Error::Pool(error) => Problem::pool(error),
             other => other.into(),
         })?;
-        Ok(document::info(pool))
+        Ok(document::info(pool, engine.space()))
     });
     json(StatusCode::OK, &found.await?)
 }
