@@ -19,7 +19,7 @@ fn a_file_that_may_grow_no_more_is_a_full_pool() {
         allow_volatile: true,
         capacity_bytes_max: 64 << 20,
         grow_step_bytes: 16 << 20,
-        reserve_bytes: 0,
+        reserve_bytes: Some(0),
         ..Options::default()
     };
     let pool = Pool::open_or_create(directory.path(), &options).unwrap();
