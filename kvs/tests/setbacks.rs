@@ -22,7 +22,7 @@ fn a_flush_that_the_drive_goes_on_refusing_ends_writing() {
     // What an earlier failure left in flight may meet the fault in the place of the next flush,
     // which then ends well and begins the count anew.
     let (mut row, mut last) = (0, 0_u64);
-    let put = |n: u64| kvs.put(&n.to_be_bytes(), b"v", Durability::Sync);
+    let put = |n: u64| kvs.put(&n.to_le_bytes(), b"v", Durability::Sync);
     put(last).unwrap();
     loop {
         device.set_faults(Faults { write_eio_at: Some(0), ..Faults::default() });
@@ -42,12 +42,12 @@ fn a_flush_that_the_drive_goes_on_refusing_ends_writing() {
     device.set_faults(Faults::default());
     assert_eq!(row, FAILURES_MAX);
     assert!(matches!(put(last + 1), Err(Error::Poisoned { .. })));
-    assert_eq!(kvs.get(&0_u64.to_be_bytes()).unwrap().unwrap().value, "v");
+    assert_eq!(kvs.get(&0_u64.to_le_bytes()).unwrap().unwrap().value, "v");
     drop((kvs, db));
     let db = support::open(&device, &options).unwrap();
     let kvs = db.kvs("k").unwrap();
     for n in 0..=last {
-        assert_eq!(kvs.get(&n.to_be_bytes()).unwrap().unwrap().value, "v");
+        assert_eq!(kvs.get(&n.to_le_bytes()).unwrap().unwrap().value, "v");
     }
     db.flush().unwrap();
 }
