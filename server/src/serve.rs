@@ -200,10 +200,11 @@ fn warn_of_strangers(address: SocketAddr, data: &Path) {
     }
     let Ok(found) = std::fs::metadata(data) else { return };
     let mode = found.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
+    // Files have 0600; who may write to the directory can take them away all the same.
+    if mode & 0o002 != 0 {
         tracing::warn!(
             data = %data.display(), mode = %format_args!("{mode:o}"),
-            "every user of this machine may enter the directory of the data; chmod 700 it"
+            "every user of this machine may write to the directory of the data; chmod 700 it"
         );
     }
 }

@@ -218,10 +218,10 @@ fn the_data_are_their_owners_whatever_the_umask() {
     // One that is there stays as it is, and is told.
     let prepare = |_: &mut Command, data: &Path| {
         std::fs::create_dir(data).unwrap();
-        std::fs::set_permissions(data, Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(data, Permissions::from_mode(0o777)).unwrap();
     };
     let log = log_of(&[], prepare, |_| {});
-    assert!(log.contains("mode=755") && log.contains("chmod 700"), "{log}");
+    assert!(log.contains("mode=777") && log.contains("chmod 700"), "{log}");
 }
 
 #[test]
