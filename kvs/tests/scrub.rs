@@ -63,7 +63,7 @@ fn rot_in_the_log_is_found_in_any_frame_the_last_included() {
             assert_eq!(*target, ScrubTarget::Segment(segment));
             let covers = *volume_offset..volume_offset + len_bytes;
             assert!(covers.contains(&place), "value {n}: {place} is not in {covers:?}");
-            assert_eq!(owner.as_deref(), Some("the write-ahead log"));
+            assert_eq!(owner.as_deref(), Some("write-ahead log segment 1"));
         }
     }
     // The head of the segment.
