@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use units::{Size, Span};
 
+/// What the memory governor needs at least.
+const MEMORY_MIN: Size = Size(1 << 20);
+
 /// Most threads that serve connections: far more than help on any machine.
 const WORKERS_MAX: usize = 1024;
 
@@ -160,6 +163,10 @@ impl Config {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
+        check_log(&self.log)?;
+        if self.memory.0 > 0 && self.memory < MEMORY_MIN {
+            bail!("option memory is {}, must be 0 or at least {MEMORY_MIN}", self.memory);
+        }
         let value_bytes_max = size(kvs::VALUE_BYTES_MAX);
         if self.value_max > value_bytes_max {
             bail!("option value_max is {}, must be at most {value_bytes_max}", self.value_max);
@@ -335,6 +342,22 @@ impl Config {
     }
 }
 
+/// A misspelt level would be taken for the name of a module, and nothing be logged.
+fn check_log(filter: &str) -> anyhow::Result<()> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in filter.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            bail!(
+                "option log is {filter:?}, and {level:?} is no level: use one of {}, or a list such \
+                 as info,kvs=debug",
+                LEVELS.join(", ")
+            );
+        }
+    }
+    Ok(())
+}
+
 /// A command of the settings alone, to read their explanations from.
 #[derive(clap::Parser)]
 struct Explained {
@@ -368,6 +391,9 @@ mod tests {
             ("response_memory = \"32MiB\"", "response_memory"),
             ("scan_time_max = \"0s\"", "scan_time_max"),
             ("streams = 0", "streams"),
+            ("log = \"inof\"", "inof"),
+            ("log = \"info,kvs=loud\"", "loud"),
+            ("memory = \"1KiB\"", "option memory"),
             ("workers = 1025", "workers"),
             ("listen = \"nowhere\"", "nowhere"),
             ("header_timeout = \"0s\"", "header_timeout"),

@@ -93,8 +93,18 @@ fn decode<'a>(body: &'a [u8], kvs: &'a str) -> Result<Vec<Decoded<'a>>, Problem>
         ))
     })?;
     let mut operations = Vec::new();
-    for piece in serde_json::Deserializer::from_str(text).into_iter::<Piece<'_>>() {
-        let malformed = |error| Problem::bad_request(format!("the batch is malformed: {error}"));
+    let mut pieces = serde_json::Deserializer::from_str(text).into_iter::<Piece<'_>>();
+    loop {
+        let begin = pieces.byte_offset();
+        let Some(piece) = pieces.next() else { break };
+        let malformed = |error| {
+            let is_array = text[begin..].trim_start().starts_with('[');
+            // The decoder says where in an array it stopped, and not in which of its operations.
+            let place = if is_array { "array of operations" } else { "operation" };
+            let number = operations.len() + 1;
+            let from = if is_array { " from number" } else { "" };
+            Problem::bad_request(format!("{place}{from} {number} is malformed: {error}"))
+        };
         match piece.map_err(malformed)? {
             Piece::One(document) => add(&mut operations, *document, kvs)?,
             Piece::Several(documents) => {
