@@ -21,7 +21,7 @@ use std::sync::Arc;
 const LOG_WAY_OUT: &str = "millpond recover says what --wal skip-damaged and --wal \
                            stop-at-damage would lose; millpond serve --read-only serves the rest";
 const KVSET_WAY_OUT: &str = "millpond recover --drop-kvsets takes it out, with what is in it; \
-                             millpond serve --read-only --skip-kvsets serves the rest";
+                             millpond serve --read-only --read-only-skip-kvsets serves the rest";
 const MANIFEST_WAY_OUT: &str = "restore from a backup; nothing else says which kvsets there are";
 
 /// Stands in the error of a manifest that is whole but for its last edits.

@@ -68,6 +68,7 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     let floor = store.visible();
     let (wal, mut replayed) =
         Wal::open(&store.pool, &store.options, floor, &mut |revision, batch| {
+            make_again(&store, batch, &mut losses)?;
             replay(&store, revision, batch)
         })?;
     let holes = std::mem::take(&mut replayed.holes);
@@ -137,6 +138,25 @@ fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
         (*id, Arc::new(Tree::new(*id, &kvs.name).edited(&edit)))
     };
     live.kvs.iter().map(tree).collect()
+}
+
+/// A manifest whose last edits are lost may not know a KVS that the log writes to: one with an id
+/// that it has not given yet. Its name is lost; what was written to it need not be.
+fn make_again(store: &Store, batch: &WriteBatch, losses: &mut Vec<Loss>) -> Result<()> {
+    if !store.options.salvage.cut_manifest {
+        return Ok(());
+    }
+    for (kvs, _, _) in batch.ops() {
+        let mut versions = store.versions.lock();
+        if kvs.get() < versions.manifest.live().next_kvs {
+            continue;
+        }
+        let name = format!("recovered-{}", kvs.get());
+        store.append(&mut versions, &[Item::KvsCreate { kvs, name: name.clone() }])?;
+        store.update_view(|view| view.with_tree(Tree::new(kvs, &name)));
+        losses.push(salvage::of_name(kvs, &name));
+    }
+    Ok(())
 }
 
 /// Applies one frame of the WAL, flushing what no longer fits.

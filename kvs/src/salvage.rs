@@ -22,8 +22,9 @@ pub struct Salvage {
     /// Leave kvsets out that cannot be opened, and on a pool that is open for writing take them
     /// out for good. Older values of their keys may show again, deleted keys too. Default false.
     pub skip_kvsets: bool,
-    /// Go on with a manifest whose last edits, before a clean close, are lost: KVSs and kvsets that
-    /// they made are gone. Default false.
+    /// Go on with a manifest whose last edits, before a clean close, are lost: kvsets that they made
+    /// are gone. A KVS that they made, and that the log writes to, is there again with what the log
+    /// has of it, as `recovered-N`. Default false.
     pub cut_manifest: bool,
 }
 
@@ -158,6 +159,17 @@ pub(crate) fn of_manifest(error: &Error) -> Loss {
     Loss {
         what,
         reason: format!("{reason}; KVSs and kvsets that the edits between made are lost"),
+        revisions: None,
+        keys: Vec::new(),
+        keys_left_off: 0,
+    }
+}
+
+/// The name of a KVS whose creation is lost, and which has another now.
+pub(crate) fn of_name(kvs: KvsId, name: &str) -> Loss {
+    Loss {
+        what: format!("the name of KVS {kvs}"),
+        reason: format!("the edit that made it is lost; what the log has of it is in KVS {name}"),
         revisions: None,
         keys: Vec::new(),
         keys_left_off: 0,

@@ -220,3 +220,35 @@ fn a_file_is_added_only_if_its_length_is_zero() {
     drop(pool);
     Pool::open_dir(&dir.path().join("pool"), &options()).unwrap();
 }
+
+/// A file of that name was emptied, whatever was in it.
+#[test]
+fn a_file_with_the_name_of_a_volume_in_the_making_is_not_overwritten() {
+    for create in [Create::Auto, Create::Always, Create::Force] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ROOT_NEW);
+        fs::write(&path, "my precious").unwrap();
+        let said = refusal(Pool::open_or_create(dir.path(), &creating(create)));
+        assert!(said.contains(ROOT_NEW) && said.contains("move it away"), "{said}");
+        assert_eq!(fs::read(&path).unwrap(), b"my precious");
+    }
+}
+
+/// The open of a fifo waits for somebody at its other end: every command hung.
+#[test]
+fn a_fifo_is_no_volume_and_nobody_waits_for_it() {
+    let fifo = |path: &Path| {
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fifo(&dir.path().join(ROOT));
+    fifo(&dir.path().join(MARK));
+    for said in [
+        refusal(Pool::open_or_create(dir.path(), &options())),
+        refusal(Pool::open_dir(dir.path(), &options())),
+        refusal(Pool::identify(dir.path(), &options())),
+    ] {
+        assert!(said.contains("not a regular file"), "{said}");
+    }
+}

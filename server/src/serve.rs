@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// Name of the KVS that a new store begins with.
-const DEFAULT_KVS: &str = "default";
+pub(crate) const DEFAULT_KVS: &str = "default";
 
 /// Serves until told to stop; says how the process ends.
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {

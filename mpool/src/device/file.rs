@@ -82,6 +82,19 @@ impl DiskSpace {
     }
 }
 
+/// Before it is opened: the open of a fifo waits for somebody at its other end.
+fn check_kind(path: &Path) -> Result<()> {
+    let is_other = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+    if is_other { Err(no_file(path)) } else { Ok(()) }
+}
+
+fn no_file(path: &Path) -> Error {
+    let reason = "not a regular file; give the path of a volume file, or say that it is a device \
+                  (kind block or zoned)"
+        .to_owned();
+    Error::Unusable { path: path.to_owned(), reason }
+}
+
 /// A volume in a regular file, locked against other openers.
 #[derive(Debug)]
 pub struct FileDevice {
@@ -133,6 +146,7 @@ impl FileDevice {
     /// Makes the file `new` and empties it, for a volume that is known by `path`, which will be its
     /// name. Whatever an attempt before has left in `new` is lost.
     pub(crate) fn open_anew(new: &Path, path: &Path, options: &FileOptions) -> Result<Self> {
+        site::check_left_over(new)?;
         let mut device = Self::open_with(new, options, (Access::Create, OFlags::NOFOLLOW))?;
         let failed = |source| Error::Io { op: "open", offset: 0, len: 0, source };
         // Whoever had the lock before may have given the file its name: then it is theirs.
@@ -153,6 +167,7 @@ impl FileDevice {
         options: &FileOptions,
         (access, extra): (Access, OFlags),
     ) -> Result<Self> {
+        check_kind(path)?;
         let flags = access.flags() | OFlags::CLOEXEC | extra;
         let mode = Mode::RUSR | Mode::WUSR;
         let (fd, buffered) = match rustix::fs::open(path, flags | OFlags::DIRECT, mode) {
@@ -172,10 +187,7 @@ impl FileDevice {
         let source = |source| Error::Io { op: "open", offset: 0, len: 0, source };
         let metadata = file.metadata().map_err(source)?;
         if !metadata.is_file() {
-            let reason = "not a regular file; give the path of a volume file, or say that it is a \
-                          device (kind block or zoned)"
-                .to_owned();
-            return Err(Error::Unusable { path: path.to_owned(), reason });
+            return Err(no_file(path));
         }
         if !access.is_read() {
             file_size::check(path, metadata.len())?;

@@ -73,7 +73,12 @@ fn decoded(bytes: &[u8]) -> Option<[u8; 16]> {
 
 /// Reads the mark of a directory.
 pub(super) fn read(dir: &Path) -> Mark {
-    let file = match File::open(dir.join(MARK_FILE)) {
+    let path = dir.join(MARK_FILE);
+    // The open of a fifo would wait.
+    if std::fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Mark::Unreadable;
+    }
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Mark::Absent,
         Err(_) => return Mark::Unreadable,

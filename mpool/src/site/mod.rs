@@ -80,6 +80,30 @@ pub(crate) fn look(dir: &Path) -> Result<Site> {
     Ok(site)
 }
 
+/// Whether a file that has the name of a root volume in the making is what a creation leaves that
+/// was cut short: empty, or it begins with a superblock or its absence. Anything else is somebody's.
+pub(crate) fn check_left_over(new: &Path) -> Result<()> {
+    let head = match File::open(new) {
+        Ok(file) if file.metadata().is_ok_and(|found| found.is_file()) => {
+            let mut head = Vec::new();
+            file.take(superblock::LEN as u64).read_to_end(&mut head).map(|_| head)
+        }
+        // Whatever is wrong with it is told when it is opened.
+        _ => return Ok(()),
+    };
+    let is_ours = head.is_ok_and(|head| match head.first_chunk() {
+        Some(copy) => superblock::decode(copy) != Copy::Foreign,
+        None => head.is_empty(),
+    });
+    if is_ours {
+        return Ok(());
+    }
+    let reason = "has the name of a volume in the making, and something else is in it, which a \
+                  creation would overwrite; move it away"
+        .to_owned();
+    Err(Error::Unusable { path: new.to_owned(), reason })
+}
+
 /// Leaves the mark of `pool` in its directory, unless it is there. A directory that does not take
 /// it is not in the way of opening the pool.
 pub(crate) fn keep_mark(dir: &Path, pool: [u8; 16]) {
@@ -120,11 +144,12 @@ fn look_at_root(path: &Path) -> Root {
 }
 
 fn read_root(path: &Path) -> io::Result<Root> {
-    let mut file = File::open(path)?;
-    let kind = file.metadata()?.file_type();
+    // Before it is opened: the open of a fifo waits for somebody at its other end.
+    let kind = std::fs::metadata(path)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         return Ok(Root::Pool(None));
     }
+    let mut file = File::open(path)?;
     let len_bytes = file.seek(SeekFrom::End(0))?;
     if len_bytes == 0 {
         return Ok(Root::Empty);

@@ -11,6 +11,7 @@ use super::command::refused_at;
 use super::offline;
 use crate::client::{Failure, print};
 use crate::problem::Chain;
+use crate::serve::DEFAULT_KVS;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use kvs::{Database, LogDamage, Loss, LostKey, Salvage};
@@ -59,7 +60,13 @@ fn open(recover: &Recover, read_only: bool) -> Result<Database, Failure> {
         let text = format!("{} holds a pool without a store; nothing is recovered", data.display());
         return Err(Failure::Refused(text));
     }
-    let options = kvs::Options { salvage, background_threads: 0, ..kvs::Options::default() };
+    let options = kvs::Options {
+        salvage,
+        background_threads: 0,
+        // As a server would open it.
+        initial_kvs: vec![DEFAULT_KVS.to_owned()],
+        ..kvs::Options::default()
+    };
     Database::open_pool(pool, options).map_err(|error| {
         let way_out = match &error {
             kvs::Error::Corrupt { what, .. } if what.contains("write-ahead log") => {
