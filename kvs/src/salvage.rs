@@ -22,9 +22,9 @@ pub struct Salvage {
     /// Leave kvsets out that cannot be opened, and on a pool that is open for writing take them
     /// out for good. Older values of their keys may show again, deleted keys too. Default false.
     pub skip_kvsets: bool,
-    /// Go on with a manifest whose last edits, before a clean close, are lost: kvsets that they made
-    /// are gone. A KVS that they made, and that the log writes to, is there again with what the log
-    /// has of it, as `recovered-N`. Default false.
+    /// Go on with a manifest whose last edits, before a clean close, are lost: kvsets that they
+    /// made are gone. A KVS that they made, and that the log writes to, is there again with what
+    /// the log has of it, as `recovered-N`. Default false.
     pub cut_manifest: bool,
 }
 

@@ -32,7 +32,8 @@ pub enum Stranger {
     Host(String),
     /// A page of another site.
     #[error(
-        "pages of {0} may not use this server; if yours may, start it with --allowed-origins {0}"
+        "pages of {0:?} may not use this server; if that is scheme://host[:port] of yours, start it \
+         with --allowed-origins {0}"
     )]
     Origin(String),
     /// The browser says that a page of another site asks, but not which.

@@ -109,6 +109,8 @@ async fn collect(
     let declared = hyper::body::Body::size_hint(&arriving.body).exact();
     let declared = declared.and_then(|bytes| usize::try_from(bytes).ok());
     let step_max = declared.unwrap_or(limit.bytes_max);
+    // A body that announces more than a small share never takes room from small ones.
+    let least = if declared.is_some_and(|bytes| bytes > SMALL_BYTES) { SMALL_BYTES + 1 } else { 0 };
     let mut share = Share::default();
     let mut first = Bytes::new();
     let mut joined = Vec::new();
@@ -118,7 +120,7 @@ async fn collect(
             return Err(too_large(&format!("more than {}", limit.bytes_max), limit));
         }
         if len > share.bytes().max(UNCOUNTED_BYTES) {
-            bodies.make_room(&mut share, len, step_max).await?;
+            bodies.make_room(&mut share, len.max(least), step_max).await?;
         }
         if first.is_empty() && joined.is_empty() {
             first = data;

@@ -114,7 +114,11 @@ impl Budget {
             return Ok(());
         }
         let (lane, _) = self.shared.lane(bytes);
-        let permit = permits(more).and_then(|n| Arc::clone(lane).try_acquire_many_owned(n).ok());
+        // Where the lane for small shares is full, they have what the large ones leave.
+        let lanes = [lane, &self.shared.large];
+        let permit = permits(more).and_then(|n| {
+            lanes.into_iter().find_map(|lane| Arc::clone(lane).try_acquire_many_owned(n).ok())
+        });
         let permit = permit.ok_or_else(|| self.refusal(more, Duration::ZERO))?;
         share.add(&self.shared, permit);
         Ok(())
@@ -135,10 +139,10 @@ impl Budget {
         bytes: usize,
         wait_max: Duration,
     ) -> Result<(), Problem> {
-        let more = bytes.saturating_sub(share.bytes);
-        if bytes <= UNCOUNTED_BYTES || more == 0 {
+        if self.try_grow(share, bytes).is_ok() {
             return Ok(());
         }
+        let more = bytes.saturating_sub(share.bytes);
         let (lane, lane_bytes) = self.shared.lane(bytes);
         let Some(permits) = permits(more).filter(|_| bytes <= lane_bytes) else {
             return Err(self.refusal(more, Duration::ZERO));

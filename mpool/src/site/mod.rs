@@ -81,7 +81,8 @@ pub(crate) fn look(dir: &Path) -> Result<Site> {
 }
 
 /// Whether a file that has the name of a root volume in the making is what a creation leaves that
-/// was cut short: empty, or it begins with a superblock or its absence. Anything else is somebody's.
+/// was cut short: empty, or it begins with a superblock or its absence. Anything else is
+/// somebody's.
 pub(crate) fn check_left_over(new: &Path) -> Result<()> {
     let head = match File::open(new) {
         Ok(file) if file.metadata().is_ok_and(|found| found.is_file()) => {

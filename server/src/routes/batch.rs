@@ -93,6 +93,7 @@ fn decode<'a>(body: &'a [u8], kvs: &'a str) -> Result<Vec<Decoded<'a>>, Problem>
         ))
     })?;
     let mut operations = Vec::new();
+    let mut documents = 0_usize;
     let mut pieces = serde_json::Deserializer::from_str(text).into_iter::<Piece<'_>>();
     loop {
         let begin = pieces.byte_offset();
@@ -106,15 +107,20 @@ fn decode<'a>(body: &'a [u8], kvs: &'a str) -> Result<Vec<Decoded<'a>>, Problem>
             Problem::bad_request(format!("{place}{from} {number} is malformed: {error}"))
         };
         match piece.map_err(malformed)? {
-            Piece::One(document) => add(&mut operations, *document, kvs)?,
-            Piece::Several(documents) => {
-                for document in documents.0 {
+            Piece::One(document) => {
+                documents += 1;
+                add(&mut operations, *document, kvs)?;
+            }
+            Piece::Several(several) => {
+                for document in several.0 {
+                    documents += 1;
                     add(&mut operations, document, kvs)?;
                 }
             }
         }
     }
-    if operations.is_empty() {
+    // The end line of a scan that found nothing, or a page without items, writes nothing.
+    if documents == 0 {
         return Err(Problem::bad_request("the batch is empty; send at least one operation"));
     }
     Ok(operations)
@@ -203,14 +209,25 @@ mod tests {
         }
     }
 
+    /// They were refused as empty, so that a copy of an empty KVS failed.
+    #[test]
+    fn what_a_scan_wrote_of_nothing_is_a_batch_of_nothing() {
+        for body in [
+            "{\"items\":[],\"cursor\":\"Zg\",\"revision\":1}",
+            "{\"end\":true,\"count\":0,\"revision\":1}\n",
+            "[{\"end\":true,\"count\":0,\"revision\":1}]",
+        ] {
+            assert!(decoded(body.as_bytes()).unwrap().is_empty(), "{body}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (body, want) in [
             (&b""[..], "empty"),
             (b"[]", "empty"),
-            (b"{\"items\":[],\"revision\":1}", "empty"),
             (b"\xff", "not UTF-8 at byte 0"),
-            (b"{\"op\":\"put\",\"k\":\"a\",\"v\":\"1\"}\n{oops", "line 2"),
+            (b"{\"op\":\"put\",\"k\":\"a\",\"v\":\"1\"}\n{oops", "operation 2 is malformed"),
             (b"[{\"op\":\"delete\"}]", "operation 1: the key is missing"),
             (b"[1]", "malformed"),
             (b"1", "malformed"),
