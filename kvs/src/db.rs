@@ -127,7 +127,7 @@ impl Database {
         self.store().check_open()?;
         let view = self.store().view.load();
         let tree = view.trees.values().find(|tree| &*tree.name == name);
-        let tree = tree.ok_or_else(|| Error::NoSuchKvs { name: name.to_owned() })?;
+        let tree = tree.ok_or_else(|| missing(name))?;
         Ok(Kvs::new(&self.open, tree.kvs, Arc::clone(&tree.name)))
     }
 
@@ -159,7 +159,7 @@ impl Database {
         store.check_writable()?;
         let mut versions = store.versions.lock();
         let kvs = versions.manifest.live().kvs.iter().find(|(_, kvs)| kvs.name == name);
-        let kvs = *kvs.ok_or_else(|| Error::NoSuchKvs { name: name.to_owned() })?.0;
+        let kvs = *kvs.ok_or_else(|| missing(name))?.0;
         store.append(&mut versions, &[Item::KvsDrop { kvs }])?;
         let tree = store.tree(kvs).expect("the view knows every KVS of the manifest");
         store.update_view(|view| {
@@ -295,6 +295,12 @@ impl Database {
     pub fn close(&self) -> Result<()> {
         self.open.close()
     }
+}
+
+/// There is no such KVS; where there can be none, the error says so, and does not say how to make
+/// it.
+fn missing(name: &str) -> Error {
+    check_name(name).err().unwrap_or_else(|| Error::NoSuchKvs { name: name.to_owned() })
 }
 
 pub(crate) fn check_name(name: &str) -> Result<()> {

@@ -310,7 +310,9 @@ async fn answer(peer: Peer, request: Request<Incoming>) -> Result<Response<Sent>
         Version::HTTP_2 => Protocol::Http2,
         _ => Protocol::Http1,
     };
-    let waits = request.headers().contains_key(EXPECT);
+    // Over HTTP/2 asking for a body tells the client nothing, and not asking resets the stream
+    // before the answer is read.
+    let waits = protocol == Protocol::Http1 && request.headers().contains_key(EXPECT);
     // A read has no body worth a box.
     let bare =
         matches!(*request.method(), Method::GET | Method::HEAD) && request.body().is_end_stream();

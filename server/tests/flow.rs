@@ -238,11 +238,15 @@ fn what_the_head_decides_is_the_answer_to_expect_100_continue() {
 async fn a_refusal_reaches_an_http2_client_that_is_still_sending() {
     let server = Server::start(ConnectionLimits::default());
     let mut sender = http2(&server, 1 << 20).await;
-    for _ in 0..10 {
-        let put = Request::put(uri("/v1/kv/default/a"))
+    for n in 0..10 {
+        let mut put = Request::put(uri("/v1/kv/default/a"))
             .header("if-none-match", "*")
             .body(Body::from(vec![7; 16 * MIB]))
             .unwrap();
+        // Such a stream was reset with its answer.
+        if n % 2 == 0 {
+            put.headers_mut().insert("expect", "100-continue".parse().unwrap());
+        }
         let response = sender.send_request(put).await.unwrap();
         assert_eq!(response.status(), 501);
         let body = response.into_body().collect().await.unwrap().to_bytes();
