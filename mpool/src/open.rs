@@ -33,7 +33,7 @@ use crate::{
     media::{VolumeKind, VolumeRecord},
     metrics::PoolMetrics,
     missing::{self, MissingVolume},
-    options::{Create, IoBackend, Options, in_range},
+    options::{Create, IoBackend, Options, size_in_range},
     pool::{OpenMdcs, Pool, Table, uuid_text},
     reaper::Reaper,
     scrub::control::Control,
@@ -147,7 +147,7 @@ fn allow(options: &Options) -> Allow {
 }
 
 fn emulated_options(capacity: u64, allow: Allow) -> Result<EmulatedOptions> {
-    in_range("capacity of an emulated zoned volume", capacity, EMULATED_BYTES_MIN, 1 << 44)?;
+    size_in_range("capacity of an emulated zoned volume", capacity, EMULATED_BYTES_MIN, 1 << 44)?;
     let zone_bytes = (capacity / 64).next_power_of_two().clamp(1 << 20, 64 << 20);
     let zones = u32::try_from(capacity / zone_bytes).expect("2^18 at most");
     let limits = ZoneLimits {

@@ -268,10 +268,10 @@ impl Options {
         } = self;
         in_range("queue_depth", u64::from(*queue_depth), 1, 1024)?;
         let capacity = (CAPACITY_BYTES_MIN, CAPACITY_BYTES_MAX);
-        in_range("capacity_bytes_max", *capacity_bytes_max, capacity.0, capacity.1)?;
+        size_in_range("capacity_bytes_max", *capacity_bytes_max, capacity.0, capacity.1)?;
         in_range("grow_step_bytes", *grow_step_bytes, 64 * KIB, 1024 * GIB)?;
         in_range("spare_pct", u64::from(*spare_pct), 0, 50)?;
-        in_range("reserve_bytes", reserve_bytes.unwrap_or(0), 0, CAPACITY_BYTES_MAX)?;
+        size_in_range("reserve_bytes", reserve_bytes.unwrap_or(0), 0, CAPACITY_BYTES_MAX)?;
         pacing.validate()?;
         reaper.validate()
     }
@@ -307,6 +307,23 @@ impl ReaperOptions {
     }
 }
 
+/// Bytes in the largest unit that they are a whole number of: "50GiB".
+pub(crate) fn size_text(bytes: u64) -> String {
+    let units = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let fits = units.iter().find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale));
+    let (unit, scale) = fits.copied().unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / scale)
+}
+
+/// As [`in_range`], for what people give as a size.
+pub(crate) fn size_in_range(name: &str, got: u64, min: u64, max: u64) -> Result<()> {
+    if (min..=max).contains(&got) {
+        return Ok(());
+    }
+    let [got, min, max] = [got, min, max].map(size_text);
+    Err(Error::Options(format!("{name} is {got}, must be in {min}..={max}")))
+}
+
 pub(crate) fn in_range(name: &str, got: u64, min: u64, max: u64) -> Result<()> {
     if (min..=max).contains(&got) {
         return Ok(());
@@ -317,6 +334,13 @@ pub(crate) fn in_range(name: &str, got: u64, min: u64, max: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_exact() {
+        let sizes = [0, 1000, 1 << 10, 3 << 30, 50 << 30, 2 << 40, (1 << 40) + 1];
+        let texts = ["0B", "1000B", "1KiB", "3GiB", "50GiB", "2TiB", "1099511627777B"];
+        assert_eq!(sizes.map(size_text), texts);
+    }
 
     #[test]
     fn the_defaults_are_valid() {
@@ -341,7 +365,7 @@ mod tests {
         let table: [(&str, Spoil); 14] = [
             ("queue_depth is 0, must be in 1..=1024", |o| o.queue_depth = 0),
             ("queue_depth is 1025", |o| o.queue_depth = 1025),
-            ("capacity_bytes_max is 1", |o| o.capacity_bytes_max = 1),
+            ("capacity_bytes_max is 1B, must be in", |o| o.capacity_bytes_max = 1),
             ("grow_step_bytes is 4096", |o| o.grow_step_bytes = 4096),
             ("reserve_bytes is", |o| o.reserve_bytes = Some(u64::MAX)),
             ("pacing.bytes_per_second_max is 1,", |o| o.pacing.bytes_per_second_max = Some(1)),

@@ -35,7 +35,7 @@ use crate::{
     reaper::Reaper,
     scrub::control::Control,
     segment::Segment,
-    space::{ALLOC_UNIT, Lease, Space, choose::What, extent::Extent},
+    space::{ALLOC_UNIT, Lease, Space, extent::Extent},
     superblock::FORMAT_MAJOR,
     tidy::{Registered, Tidy},
     volume::{Volume, Volumes},
@@ -570,13 +570,7 @@ impl Pool {
 
     /// What is free, now or after growth: cheap enough to ask before each write.
     pub fn free_space(&self) -> FreeSpace {
-        FreeSpace {
-            object_bytes: self.space.free_for(What::Object),
-            log_bytes: self.space.free_for(What::Log),
-            spare_bytes: self.space.spare_bytes(),
-            total_bytes: self.space.total_bytes(),
-            segment_bytes: self.table.read().segments.values().map(Segment::len_bytes).sum(),
-        }
+        self.space.free(self.table.read().segments.values().map(Segment::len_bytes).sum())
     }
 
     /// How many mblocks have moved since the pool was opened. When it changes, handles held for

@@ -137,7 +137,15 @@ impl Stale {
                 label.min(root).saturating_sub(1)
             ),
         };
-        format!("{what}; put volumes of one moment together, or restore the pool from a backup")
+        let copied = if self == Self::Root {
+            "; if a copy of the data directory was opened, it took this volume, too: go on with the \
+             root of that copy; else"
+        } else {
+            ";"
+        };
+        format!(
+            "{what}{copied} put volumes of one moment together, or restore the pool from a backup"
+        )
     }
 }
 

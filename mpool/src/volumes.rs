@@ -21,6 +21,7 @@ use crate::{
     open::{new_uuid, open_device},
     pool::Pool,
     session::{self, Session},
+    site,
     space::volume::VolumeSpace,
 };
 use std::{
@@ -54,6 +55,9 @@ pub struct VolumeInfo {
     pub kind: VolumeKind,
     /// Where it is.
     pub path: PathBuf,
+    /// Whether a copy of the pool's directory would lead to this same volume: its path is absolute,
+    /// or leads out of the directory.
+    pub outside: bool,
     /// What device serves it, in the device's words.
     pub device: &'static str,
     /// Whether it is being emptied.
@@ -107,6 +111,7 @@ impl Pool {
             id: space.id(),
             class: record.class,
             kind: record.kind,
+            outside: self.dir.as_ref().is_some_and(|dir| site::is_outside(dir, &record.path)),
             path: record.path,
             device: device.kind(),
             evacuating: space.is_evacuating(),
@@ -148,6 +153,7 @@ impl Pool {
             let reason = "is a volume of this pool already".to_owned();
             return Err(Error::Unusable { path, reason });
         }
+        check_directory(new.kind, &path)?;
         let mut record = VolumeRecord {
             id: VolumeId::ROOT,
             class: new.class,
@@ -404,7 +410,8 @@ impl Pool {
         self.space.of(id).ok_or_else(|| Error::no_such(id))
     }
 
-    fn resolve(&self, path: &Path) -> PathBuf {
+    /// Where a volume's path leads: a relative one is within the pool's directory.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
         self.dir.as_ref().map_or_else(|| path.to_owned(), |dir| dir.join(path))
     }
 }
@@ -419,6 +426,22 @@ pub(crate) fn root_record(capacity_bytes_max: u64) -> VolumeRecord {
         capacity_bytes_max,
         uuid: [0; 16],
         path: PathBuf::from(crate::open::VOLUME_FILE),
+    }
+}
+
+/// A file is made, its directory is not.
+fn check_directory(kind: VolumeKind, path: &Path) -> Result<()> {
+    let makes_file = matches!(kind, VolumeKind::File | VolumeKind::EmulatedZoned);
+    match path.parent() {
+        Some(parent) if makes_file && !parent.as_os_str().is_empty() && !parent.exists() => {
+            let reason = format!(
+                "its directory {} does not exist; make it first (a relative path is within the \
+                 data directory)",
+                parent.display()
+            );
+            Err(Error::Unusable { path: path.to_owned(), reason })
+        }
+        _ => Ok(()),
     }
 }
 

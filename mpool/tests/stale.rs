@@ -87,6 +87,7 @@ fn an_old_copy_of_a_volume_is_told_at_open_and_by_check() {
     fs::write(&fast, &new.1).unwrap();
     let text = told(dir.path());
     assert!(text.contains("the root volume is an older copy"), "{text}");
+    assert!(text.contains("go on with the root of that copy"), "{text}");
     // Both went on from the same moment, each for itself.
     fs::write(&fast, &old.1).unwrap();
     put(&open(dir.path()).unwrap());

@@ -17,6 +17,7 @@ pub mod arrival;
 pub mod blocking;
 pub mod body;
 pub mod budget;
+mod capacity;
 pub mod cli;
 pub mod client;
 pub mod config;

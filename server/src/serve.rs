@@ -8,6 +8,7 @@
 
 use crate::app::App;
 use crate::blocking::Lanes;
+use crate::capacity;
 use crate::cli::Cli;
 use crate::config::{Config, environment};
 use crate::engine::Engine;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use units::Size;
 
 /// Name of the KVS that a new store begins with.
 pub(crate) const DEFAULT_KVS: &str = "default";
@@ -132,18 +134,20 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     let (directory, mut options) = (config.data.clone(), config.engine_options()?);
     options.initial_kvs = vec![DEFAULT_KVS.to_owned()];
-    let asks_pool = config.capacity.0 == 0;
+    let asked = config.capacity;
     let shown = directory.display().to_string();
     let begun = Instant::now();
     let opened = tokio::task::spawn_blocking(move || {
         // Whatever is wrong with the pool is told by the attempt to open it.
-        if asks_pool
-            && let Ok(found) = mpool::Pool::identify(&directory, &options.pool)
-            && let Some(capacity) = found.capacity_bytes_max
-        {
-            options.pool.capacity_bytes_max = capacity;
+        let found = mpool::Pool::identify(&directory, &options.pool).ok();
+        let limit = capacity::limit(asked, found.and_then(|pool| pool.capacity_bytes_max));
+        if let Some(Size(bytes)) = limit.opens_with {
+            options.pool.capacity_bytes_max = bytes;
         }
-        Database::open(&directory, options)
+        let database = Database::open(&directory, options)?;
+        limit.keep(database.pool());
+        capacity::tell_outside(database.pool());
+        Ok(database)
     });
     let database: Result<Database, Error> = opened.await.context("opening the store failed")?;
     let note = match &database {

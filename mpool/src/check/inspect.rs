@@ -12,12 +12,12 @@ use crate::{
     error::{Error, Result},
     features::Features,
     label::{self, Found},
-    media::VolumeRecord,
+    media::{VolumeKind, VolumeRecord},
     missing::{MissingVolume, VolumeHolds},
     options::Options,
-    pool::Pool,
-    session,
-    space::volume::VolumeSpace,
+    pool::{FreeSpace, Pool},
+    session, site,
+    space::{Space, volume::VolumeSpace},
     superblock::FORMAT_MAJOR,
     volume::Volumes,
     volumes::{VolumeInfo, root_record},
@@ -37,6 +37,10 @@ pub struct Inspection {
     pub features: Features,
     /// Committed mblocks.
     pub mblocks: u64,
+    /// Bytes free on the volumes that are here, as [`crate::PoolInfo::free_bytes`].
+    pub free_bytes: u64,
+    /// The same by who can use it, as [`Pool::free_space`].
+    pub free: FreeSpace,
     /// The volumes that are here, the root's first.
     pub volumes: Vec<VolumeInfo>,
     /// Those that are not.
@@ -53,36 +57,53 @@ impl Pool {
         let Heart { superblock, catalog, .. } = &heart;
         let mut used = catalog.extents();
         used.extend(superblock.logs);
-        let mut found = Inspection {
-            uuid: superblock.uuid,
-            name: name_of(catalog),
-            format: FORMAT_MAJOR,
-            features: superblock.features,
-            mblocks: catalog.mblocks.len() as u64,
-            volumes: Vec::new(),
-            missing: Vec::new(),
-            stale: Vec::new(),
-        };
+        let space = Space::new(&volumes);
+        let mut infos = Vec::new();
+        let (mut missed, mut stales) = (Vec::new(), Vec::new());
         let find = find_in(dir, options, Access::Read);
         for record in records(catalog, &volumes, options) {
-            if record.id != VolumeId::ROOT {
+            if record.id == VolumeId::ROOT {
+                allow_growth(&volumes, &record)?;
+            } else {
                 match find(&record) {
                     Ok(device) => {
-                        found.stale.extend(stale(catalog, &record, &*device)?);
+                        stales.extend(stale(catalog, &record, &*device)?);
                         volumes.add(record.id, Arc::new(ReadOnly(device)));
                     }
                     Err(Error::Unusable { reason, .. }) => {
-                        found.missing.push(MissingVolume::new(&record, catalog, &reason));
+                        missed.push(MissingVolume::new(&record, catalog, &reason));
                         continue;
                     }
                     Err(error) => return Err(error),
                 }
             }
-            let space = VolumeSpace::rebuild(&volumes, &record, &used, options.spare_pct)?;
-            found.volumes.push(info(&space, record, catalog));
+            let one = VolumeSpace::rebuild(&volumes, &record, &used, options.spare_pct)?;
+            infos.push(info(dir, &one, record, catalog));
+            space.add(one);
         }
-        Ok(found)
+        Ok(Inspection {
+            uuid: superblock.uuid,
+            name: name_of(catalog),
+            format: FORMAT_MAJOR,
+            features: superblock.features,
+            mblocks: catalog.mblocks.len() as u64,
+            free_bytes: space.free_bytes(),
+            free: space.free(catalog.segments.values().map(|extent| extent.len).sum()),
+            volumes: infos,
+            missing: missed,
+            stale: stales,
+        })
     }
+}
+
+/// The root is opened before its limit is known.
+fn allow_growth(volumes: &Volumes, root: &VolumeRecord) -> Result<()> {
+    if root.kind != VolumeKind::File {
+        return Ok(());
+    }
+    let (len, root) = (root.capacity_bytes_max, volumes.root());
+    let failed = |source| Error::Io { op: "open", offset: 0, len, source };
+    root.device().set_len_max(len).map_err(failed)
 }
 
 /// All volumes; of the root what holds by default, if nothing is said of it.
@@ -112,13 +133,19 @@ fn stale(
     })
 }
 
-fn info(space: &Arc<VolumeSpace>, record: VolumeRecord, catalog: &Catalog) -> VolumeInfo {
+fn info(
+    dir: &Path,
+    space: &Arc<VolumeSpace>,
+    record: VolumeRecord,
+    catalog: &Catalog,
+) -> VolumeInfo {
     let device = space.volume().device();
     let VolumeHolds { mblocks, segments, journals, .. } = VolumeHolds::of(catalog, record.id);
     VolumeInfo {
         id: record.id,
         class: record.class,
         kind: record.kind,
+        outside: site::is_outside(dir, &record.path),
         path: record.path,
         device: device.kind(),
         evacuating: record.evacuating,

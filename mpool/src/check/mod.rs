@@ -15,6 +15,7 @@
 pub(crate) mod inspect;
 pub(crate) mod offline;
 pub(crate) mod places;
+mod surroundings;
 
 use crate::{
     address::VolumeId,
@@ -49,7 +50,6 @@ use places::{Owned, Shape};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -254,7 +254,10 @@ impl Check<'_> {
         let who = (ScrubTarget::PoolJournal, owner_word(heart.superblock.uuid, 0));
         take_frames(frames(who, &heart.position, &mut reader), &mut report);
         self.join(&heart, &mut reader, &mut report);
-        self.strangers(&heart, &mut report);
+        if let Some(dir) = self.dir {
+            surroundings::outside(dir, catalog, &mut report);
+            surroundings::strangers(dir, &heart, &mut report);
+        }
         let lost = self.places(&heart, &mut report)?;
         self.journals(&heart, &mut reader, &mut report);
         if self.how.data {
@@ -323,31 +326,6 @@ impl Check<'_> {
         if let Err(stale) = sessions.judge(found.session) {
             let text = stale.text(id, sessions, found.session);
             report.note(Severity::Error, id, text, "the pool does not open like this");
-        }
-    }
-
-    /// Files beside the pool's volumes that carry a label of this pool.
-    fn strangers(&self, heart: &Heart, report: &mut CheckReport) {
-        let Some(dir) = self.dir else { return };
-        let members: BTreeSet<PathBuf> =
-            heart.catalog.volumes.values().map(|record| dir.join(&record.path)).collect();
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()) {
-            let is_file = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_file());
-            if !is_file || members.contains(&path) {
-                continue;
-            }
-            let mut bytes = [0; label::LEN];
-            let read = std::fs::File::open(&path).and_then(|mut f| f.read_exact(&mut bytes));
-            if read.is_ok()
-                && let Found::Label(found) = label::decode(&bytes)
-                && found.pool == heart.superblock.uuid
-            {
-                let text = format!("{} carries its label, but it is no volume", path.display());
-                let way_out = "it is left over from an addition that was cut short, or a removal; \
-                               add it again or delete the file";
-                report.note(Severity::Note, found.id, text, way_out);
-            }
         }
     }
 

@@ -53,6 +53,19 @@ impl Device for ReadOnly {
         Err(refused())
     }
 
+    // How full it is, is told as of a pool that is open.
+    fn growth_left(&self) -> u64 {
+        self.0.growth_left()
+    }
+
+    fn disk(&self) -> Option<u64> {
+        self.0.disk()
+    }
+
+    fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {
+        self.0.set_len_max(len_bytes_max)
+    }
+
     fn file(&self) -> Option<&File> {
         self.0.file()
     }

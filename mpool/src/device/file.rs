@@ -101,6 +101,7 @@ pub struct FileDevice {
     io: DirectFile,
     path: PathBuf,
     options: FileOptions,
+    disk_id: u64,
     /// From the options, and changed since.
     len_bytes_max: AtomicU64,
     len_bytes: AtomicU64,
@@ -197,6 +198,7 @@ impl FileDevice {
             io: DirectFile::new(file, SECTOR_BYTES, buffered),
             path: path.to_owned(),
             options: options.clone(),
+            disk_id: metadata.dev(),
             len_bytes_max: AtomicU64::new(options.len_bytes_max),
             len_bytes: AtomicU64::new(len_bytes),
             growing: Mutex::new(()),
@@ -353,6 +355,11 @@ impl Device for FileDevice {
             }
         }
     }
+
+    fn disk(&self) -> Option<u64> {
+        Some(self.disk_id)
+    }
+
     fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {
         self.len_bytes_max.store(len_bytes_max, Ordering::Relaxed);
         Ok(())

@@ -90,6 +90,11 @@ pub trait Device: Send + Sync + 'static {
         u64::MAX
     }
 
+    /// Which file system its growth is taken from; `None` where nobody else grows on it.
+    fn disk(&self) -> Option<u64> {
+        None
+    }
+
     /// Changes the limit of later growth; a device of fixed size finds out how large it is by now.
     /// Never shrinks what is there.
     fn set_len_max(&self, len_bytes_max: u64) -> io::Result<()> {

@@ -54,6 +54,16 @@ pub(crate) fn survey(dir: &Path, create: Create) -> Result<(Site, bool)> {
     }
 }
 
+/// Whether a copy of the directory would lead to this same volume: its path is absolute, or leads
+/// out of the directory by a link.
+pub(crate) fn is_outside(dir: &Path, path: &Path) -> bool {
+    let leads_out = || {
+        let (dir, volume) = (dir.canonicalize().ok()?, dir.join(path).canonicalize().ok()?);
+        Some(!volume.starts_with(dir))
+    };
+    path.is_absolute() || leads_out().unwrap_or(false)
+}
+
 /// Whether the root volume is there, whatever is on it; that it is missing, is the error.
 pub(crate) fn survey_root(dir: &Path) -> Result<()> {
     match look_at_root(&dir.join(VOLUME_FILE)) {

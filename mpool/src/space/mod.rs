@@ -8,6 +8,7 @@
 
 pub(crate) mod choose;
 pub(crate) mod clear;
+mod disks;
 pub(crate) mod extent;
 pub(crate) mod grant;
 pub(crate) mod layout;
@@ -18,6 +19,7 @@ use crate::{
     address::VolumeId,
     error::{Error, Result},
     media::{MediaClass, Placement},
+    pool::FreeSpace,
     tidy::Bell,
     volume::Volumes,
 };
@@ -154,30 +156,43 @@ impl Space {
         self.all().iter().map(|space| space.used_bytes()).sum()
     }
 
-    /// Free now, or after growth up to the limits or to what the disk below has left, on volumes
+    /// Volumes that take new objects.
+    fn open(&self) -> Vec<Arc<VolumeSpace>> {
+        let mut spaces = self.all();
+        spaces.retain(|space| !space.is_evacuating());
+        spaces
+    }
+
+    /// Free now, or after growth up to the limits or to what the disks below have left, on volumes
     /// that take new objects.
     pub(crate) fn free_bytes(&self) -> u64 {
-        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
-        self.all().iter().filter(open).map(|space| space.free_bytes()).sum()
+        free_together(&self.open(), VolumeSpace::free_bytes)
     }
 
     /// What is in use and what is free, on volumes that take new objects.
     pub(crate) fn total_bytes(&self) -> u64 {
-        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
-        let total = |space: &Arc<VolumeSpace>| space.used_bytes() + space.free_bytes();
-        self.all().iter().filter(open).map(total).sum()
+        free_together(&self.open(), |space| space.used_bytes() + space.free_bytes())
+    }
+
+    /// What is free, by who can use it, beside segments of so many bytes.
+    pub(crate) fn free(&self, segment_bytes: u64) -> FreeSpace {
+        FreeSpace {
+            object_bytes: self.free_for(What::Object),
+            log_bytes: self.free_for(What::Log),
+            spare_bytes: self.spare_bytes(),
+            total_bytes: self.total_bytes(),
+            segment_bytes,
+        }
     }
 
     /// What of that objects, or logs, can take.
-    pub(crate) fn free_for(&self, what: What) -> u64 {
-        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
-        self.all().iter().filter(open).map(|space| space.candidate(what).free_bytes).sum()
+    fn free_for(&self, what: What) -> u64 {
+        free_together(&self.open(), |space| space.candidate(what).free_bytes)
     }
 
     /// What of that only allocations get that say so.
     pub(crate) fn spare_bytes(&self) -> u64 {
-        let open = |space: &&Arc<VolumeSpace>| !space.is_evacuating();
-        self.all().iter().filter(open).map(|space| space.spare_bytes()).sum()
+        self.open().iter().map(|space| space.spare_bytes()).sum()
     }
 
     /// What the volumes may grow to, together.
@@ -207,6 +222,16 @@ impl Space {
         metrics.zones_whole.set(whole);
         metrics.zones_worn.set(worn);
     }
+}
+
+/// The sum of what volumes have, growth included, where what one disk has left counts once.
+fn free_together(spaces: &[Arc<VolumeSpace>], of: impl Fn(&VolumeSpace) -> u64) -> u64 {
+    let sum: u64 = spaces.iter().map(|space| of(space)).sum();
+    if spaces.len() < 2 {
+        return sum;
+    }
+    let growths = spaces.iter().filter_map(|space| space.growth()).collect();
+    sum.saturating_sub(disks::excess(growths))
 }
 
 /// A part of a volume with an owner: one extent, or the pieces of an object in zones. Dropping it

@@ -9,6 +9,7 @@
 use super::{
     ALLOC_UNIT, Lease, Room,
     choose::{Candidate, What},
+    disks::Growth,
     extent::{Extent, FreeSet},
     grant::{ZoneGrant, ZoneSpace},
     zones::STREAMS_MAX,
@@ -19,7 +20,7 @@ use crate::{
     error::{Error, Result},
     label,
     media::{MediaClass, Placement, VolumeRecord},
-    options::in_range,
+    options::{CAPACITY_BYTES_MAX, size_text},
     tidy::Bell,
     volume::{Volume, Volumes},
 };
@@ -250,6 +251,14 @@ impl VolumeSpace {
         self.len_max().min(len.saturating_add(device.growth_left()))
     }
 
+    /// How it could grow now, where others may grow on the same disk.
+    pub(super) fn growth(&self) -> Option<Growth> {
+        let device = self.volume.device();
+        let (disk, left) = (device.disk()?, device.growth_left());
+        let bytes = self.len_max().saturating_sub(device.geometry().len_bytes).min(left);
+        Some(Growth { disk, bytes, left })
+    }
+
     /// The limit of the conventional part.
     fn extents_max(&self) -> u64 {
         self.len_max.load(Relaxed)
@@ -282,12 +291,25 @@ impl VolumeSpace {
 
     /// Raises `capacity` to what is there, or says why not.
     pub(crate) fn check_growth(&self, capacity_bytes_max: u64) -> Result<()> {
-        in_range(
-            "capacity of a volume",
-            capacity_bytes_max,
-            self.extents_max(),
-            crate::options::CAPACITY_BYTES_MAX,
-        )
+        let (asked, have) = (size_text(capacity_bytes_max), size_text(self.extents_max()));
+        let id = self.id;
+        if capacity_bytes_max > CAPACITY_BYTES_MAX {
+            let most = size_text(CAPACITY_BYTES_MAX);
+            return Err(Error::Options(format!(
+                "capacity of {id} is {asked}, must be at most {most}"
+            )));
+        }
+        if capacity_bytes_max >= self.extents_max() {
+            return Ok(());
+        }
+        let way_out = if id == VolumeId::ROOT {
+            "what it leaves of its disk to others is bounded by option disk_reserve"
+        } else {
+            "add a smaller one and evacuate this one"
+        };
+        Err(Error::Options(format!(
+            "capacity of {id} is {have} and cannot become {asked}: volumes do not shrink; {way_out}"
+        )))
     }
 }
 

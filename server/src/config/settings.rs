@@ -120,8 +120,9 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_REAPER", value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reaper: Option<Reaper>,
-    /// Most bytes that the root volume may take; raises what the pool has been told before. 0 takes
-    /// the pool's own limit, 1TiB for a new one
+    /// Most bytes that the root volume may take; raises what the pool has been told before, for
+    /// good, as pool grow does, and never lowers it. 0 takes the pool's own limit, 1TiB for a new
+    /// one
     #[arg(long, env = "MILLPOND_CAPACITY", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,

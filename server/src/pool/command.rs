@@ -1,6 +1,6 @@
 //! `millpond pool`: one command, on a running server or on a data directory.
 
-use super::cli::{PoolAdd, PoolCommand, PoolEvacuate, PoolPlace, PoolScrub};
+use super::cli::{PoolAdd, PoolCommand, PoolEvacuate, PoolPlace, PoolRemove, PoolScrub};
 use super::{offline, table};
 use crate::cli::Server;
 use crate::client::transport::{request, send};
@@ -42,9 +42,8 @@ pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
         },
         PoolCommand::Add(add) => self::add(&add).await,
         PoolCommand::Evacuate(evacuate) => self::evacuate(&evacuate).await,
-        PoolCommand::Grow(_) | PoolCommand::Remove(_) | PoolCommand::Rename(_) => {
-            print_info(&change(&command).await?)
-        }
+        PoolCommand::Grow(_) | PoolCommand::Rename(_) => print_info(&change(&command).await?),
+        PoolCommand::Remove(remove) => self::remove(&remove).await,
         PoolCommand::Scrub(scrub) => self::scrub(&scrub).await,
     }
 }
@@ -58,13 +57,6 @@ async fn change(command: &PoolCommand) -> Result<Value, Failure> {
                 ask(server, Method::POST, &path, Some(json!({ "capacity": grow.capacity.0 }))).await
             }
             None => offline::grow(grow),
-        },
-        PoolCommand::Remove(remove) => match &remove.place.server {
-            Some(server) => {
-                let path = format!("/volumes/{}", volume(&remove.volume)?);
-                ask(server, Method::DELETE, &path, None).await
-            }
-            None => offline::remove(remove),
         },
         PoolCommand::Rename(rename) => match &rename.place.server {
             Some(server) => {
@@ -96,6 +88,17 @@ async fn add(add: &PoolAdd) -> Result<(), Failure> {
         None => offline::add(add)?,
     };
     print(format!("added {id}\n").as_bytes())
+}
+
+async fn remove(remove: &PoolRemove) -> Result<(), Failure> {
+    let removed = match &remove.place.server {
+        Some(server) => {
+            let path = format!("/volumes/{}", volume(&remove.volume)?);
+            ask(server, Method::DELETE, &path, None).await?["removed"].clone()
+        }
+        None => offline::remove(remove)?,
+    };
+    print(table::removed(&removed).as_bytes())
 }
 
 async fn evacuate(evacuate: &PoolEvacuate) -> Result<(), Failure> {

@@ -2,8 +2,8 @@
 
 use kvs::SpaceInfo;
 use mpool::{
-    CheckReport, Evacuation, Feature, Features, Finding, FreeSpace, Inspection, MapStats,
-    MissingVolume, Pool, ScrubProgress, VolumeId, VolumeInfo, uuid_text,
+    CheckReport, Evacuation, Feature, Features, Finding, Inspection, MapStats, MissingVolume, Pool,
+    ScrubProgress, VolumeId, VolumeInfo, uuid_text,
 };
 use serde_json::{Value, json};
 
@@ -37,17 +37,7 @@ pub(crate) fn inspection(found: &Inspection) -> Value {
     let sum = |bytes: fn(&VolumeInfo) -> u64| found.volumes.iter().map(bytes).sum::<u64>();
     let missing = found.missing.iter().map(missing);
     let trouble = found.missing.iter().map(ToString::to_string).chain(found.stale.clone());
-    let (used_bytes, free_bytes) =
-        (sum(|volume| volume.used_bytes), sum(|volume| volume.free_bytes));
-    let free = FreeSpace {
-        object_bytes: free_bytes,
-        log_bytes: free_bytes,
-        spare_bytes: sum(|volume| volume.spare_bytes),
-        total_bytes: used_bytes + free_bytes,
-        // Not told here: as if the log had all of its segments.
-        segment_bytes: u64::MAX,
-    };
-    let space = SpaceInfo::of(free, &kvs::Options::default());
+    let space = SpaceInfo::of(found.free, &kvs::Options::default());
     json!({
         "uuid": uuid_text(found.uuid),
         "name": found.name,
@@ -56,9 +46,9 @@ pub(crate) fn inspection(found: &Inspection) -> Value {
         "io": "none, as it is not open",
         "capacity_bytes": sum(|volume| volume.capacity_bytes),
         "len_bytes": sum(|volume| volume.len_bytes),
-        "used_bytes": used_bytes,
-        "free_bytes": free_bytes,
-        "spare_bytes": free.spare_bytes,
+        "used_bytes": sum(|volume| volume.used_bytes),
+        "free_bytes": found.free_bytes,
+        "spare_bytes": found.free.spare_bytes,
         "reserve_bytes": space.reserve_bytes,
         "writable_bytes": space.writable_bytes,
         "missing_bytes": space.missing_bytes,
@@ -97,6 +87,7 @@ fn volume(volume: &VolumeInfo) -> Value {
         "class": volume.class.name(),
         "kind": volume.kind.name(),
         "path": volume.path.to_string_lossy(),
+        "outside": volume.outside,
         "device": volume.device,
         "state": if volume.evacuating { "evacuating" } else { "in use" },
         "len_bytes": volume.len_bytes,
@@ -107,6 +98,18 @@ fn volume(volume: &VolumeInfo) -> Value {
         "mblocks": volume.mblocks,
         "logs": volume.logs,
         "zones": volume.zones.map(|(count, whole)| json!({"count": count, "whole": whole})),
+    })
+}
+
+/// A volume that was taken out of the pool, and where it is now that nothing leads there.
+pub(crate) fn removed(pool: &Pool, volume: &VolumeInfo) -> Value {
+    let path = pool.resolve(&volume.path);
+    // Whoever reads it may work elsewhere.
+    let path = std::path::absolute(&path).unwrap_or(path);
+    json!({
+        "id": volume.id.to_string(),
+        "kind": volume.kind.name(),
+        "path": path.to_string_lossy(),
     })
 }
 

@@ -14,7 +14,7 @@ use mpool::{
     CheckOptions, Create, NewRoot, NewVolume, Options, Pool, ScrubOptions, ScrubOwners,
     ScrubProgress, ScrubTarget, Severity, VolumeId, VolumeKind, uuid_text,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -140,13 +140,17 @@ pub(super) fn cancel(evacuate: &PoolEvacuate) -> Result<Value, Failure> {
 }
 
 pub(super) fn remove(remove: &PoolRemove) -> Result<Value, Failure> {
+    let id = volume_id(&remove.volume)?;
     if remove.lost {
-        let id = volume_id(&remove.volume)?;
         let forgotten = Pool::forget_volume(&remove.place.data, id, &options(remove.place.allow));
         forgotten.map_err(|error| refused(&remove.place, &error))?;
-        return info(&remove.place);
+        // What becomes of its file, where that is, is not known here.
+        return Ok(json!({ "id": id.to_string() }));
     }
-    change(&remove.place, &remove.volume, |pool, id| pool.remove_volume(id))
+    let pool = open(&remove.place)?;
+    let volume = pool.volumes().into_iter().find(|volume| volume.id == id);
+    pool.remove_volume(id).map_err(|error| refused(&remove.place, &error))?;
+    Ok(volume.map_or(Value::Null, |volume| document::removed(&pool, &volume)))
 }
 
 pub(super) fn rename(rename: &PoolRename) -> Result<Value, Failure> {

@@ -104,6 +104,13 @@ pub(crate) fn info(value: &Value) -> String {
         "FREE ZONES",
     ];
     out.push_str(&columns(&titles, 5, volumes.collect()));
+    for volume in rows(value, "volumes").filter(|volume| volume["outside"] == true) {
+        let (id, path) = (text(&volume["id"]), text(&volume["path"]));
+        let _ = writeln!(
+            out,
+            "\nnote: {id} is not copied with the data directory: a copy opens {path}, too"
+        );
+    }
     for trouble in rows(value, "trouble") {
         let _ = writeln!(out, "\nerror: {}", text(trouble));
     }
@@ -112,6 +119,18 @@ pub(crate) fn info(value: &Value) -> String {
         out.push_str(&evacuation(job));
     }
     out
+}
+
+/// A volume that is out of the pool, and what is left of it.
+pub(crate) fn removed(value: &Value) -> String {
+    let [id, path] = ["id", "path"].map(|name| text(&value[name]));
+    match value["kind"].as_str() {
+        Some("file" | "emulated-zoned") => {
+            format!("removed {id}; its file {path} is left and can be deleted\n")
+        }
+        Some(_) => format!("removed {id}; its device {path} can be used for something else\n"),
+        None => format!("removed {id}\n"),
+    }
 }
 
 /// Maps.

@@ -156,11 +156,14 @@ pub(crate) async fn remove(State(shared): Server, Path(id): Path<String>, uri: U
     Query::parse(uri.query(), &[])?;
     let id = volume_id(&id)?;
     let found = change_pool(&shared, move |engine, pool| {
+        let volume = pool.volumes().into_iter().find(|volume| volume.id == id);
         engine.remove_volume(id).map_err(|error| match error {
             kvs::Error::Pool(error) => Problem::pool(error),
             other => other.into(),
         })?;
-        Ok(document::info(pool, engine.space()))
+        let mut info = document::info(pool, engine.space());
+        info["removed"] = volume.map(|volume| document::removed(pool, &volume)).into();
+        Ok(info)
     });
     json(StatusCode::OK, &found.await?)
 }
