@@ -435,7 +435,7 @@ fn take_frames(findings: Vec<Finding>, report: &mut CheckReport) {
         let (severity, way_out) = if torn {
             (
                 Severity::Note,
-                "after a crash this is usual, and nothing that was acknowledged is lost",
+                "after a crash this is usual; if it is rot instead, what it made is lost",
             )
         } else {
             (Severity::Error, "the journal is still read: copy what matters off the pool now")
