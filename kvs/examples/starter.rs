@@ -60,7 +60,7 @@ pub(crate) fn run(dir: &Path, options: Options) -> Result<Vec<String>, kvs::Erro
     }
 
     // A cursor is an iterator of results. Damage to one key is an error in its place, and the
-    // cursor goes on after it: whoever wants to stop there says `?`.
+    // cursor goes on after it; `?` ends the loop there instead.
     let range = Range { start: Some("i".into()), ..Range::default() };
     for item in birds.cursor(range)?.take(10) {
         let item = item?;

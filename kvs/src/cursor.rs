@@ -66,7 +66,7 @@ pub struct Cursor {
     view: Arc<View>,
     /// What the sources could not read and have passed over.
     holes: Arc<Holes>,
-    /// Where the last step has led, while a hole on the way there is told first.
+    /// The result of the last step, kept back while a hole that it passed is returned first.
     led: Option<Advance>,
     /// What a lookup says of the key that the cursor stands on, if that lies in a hole.
     found: Option<Entry>,
@@ -188,7 +188,7 @@ impl Cursor {
 
     /// Continues from `key` (inclusive) in the cursor's direction, within its bounds.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
-        // What is met again is told again.
+        // A hole that the walk meets again is returned again.
         self.holes.clear();
         (self.led, self.found) = (None, None);
         self.visible.seek(key)

@@ -1,5 +1,5 @@
-//! Damage that reads meet: counted by who met it, and logged with the KVS and the key, so that
-//! somebody hears of it and knows what to restore.
+//! Damage that reads meet: counted by who met it, and logged with the KVS and the key, so that an
+//! operator knows what to restore.
 //!
 //! A scrub finds damage before a reader does; what it finds is counted and told by the pool.
 

@@ -155,7 +155,7 @@ impl Store {
         self.room.effort.load(Ordering::Relaxed) > 0
     }
 
-    /// Nothing is left to do, for now.
+    /// Ends a round of collection: the picker found no plan.
     pub(crate) fn end_round(&self) {
         if !self.is_tight() {
             let less = |rounds: u8| rounds.checked_sub(1);

@@ -4,8 +4,8 @@
 //! its user, and whether a key that it has found elsewhere lies in a hole. Such a key may have a
 //! newer version in the hole, so it is shown only if a lookup, which asks the filter, says so.
 //!
-//! A hole is bounded by the nearest keys that can be read before and after it, so the same damage
-//! makes the same hole from whichever side it is met, and is told once.
+//! A hole is bounded by the nearest keys that can be read before and after it. So a walk forward
+//! and a walk back make the same hole of the same damage, and a cursor reports it once.
 
 use crate::error::Error;
 use crate::key::KvsetId;
