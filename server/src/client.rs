@@ -1,7 +1,7 @@
 //! The HTTP client behind `millpond get`, `put`, `del`, `scan`, `kvs` and `healthcheck`.
 //! (`millpond pool` is [`crate::pool::command`].)
 //!
-//! One connection, one request ([`transport`]). Values go to standard output as they are; a scan
+//! One connection, one request (`transport.rs`). Values go to standard output as they are; a scan
 //! prints one JSON document a line and fails if the stream was cut off. What goes wrong goes to
 //! standard error, and the exit code says of what kind it was. A reader of standard output that
 //! goes away, as `head` does, ends a command without complaint.

@@ -2,7 +2,7 @@
 //!
 //! The HTTP library asks a [`Sent`] for pieces and drops each when it has been written to the
 //! socket. Both are noted: while a piece is out it is the peer's turn, and a
-//! [`Ledger`](crate::pace::Ledger) keeps the account of its time. Waiting for the engine is not the
+//! [`Ledger`] keeps the account of its time. Waiting for the engine is not the
 //! peer's time.
 //!
 //! ```text

@@ -4,7 +4,7 @@
 //! the workspace right now (so that it is never an older build than we are); the `millpond`
 //! beside this program. It listens on a port of its choice and says which on its first line:
 //! `listening on http://ADDR:PORT`. If this program dies, the server is told to stop
-//! ([`bound`](crate::bound)).
+//! ([`bound`]).
 
 use crate::cgroup::MemoryGroup;
 use crate::progress::say;

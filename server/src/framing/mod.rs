@@ -3,8 +3,8 @@
 //! The library cuts a target at its `#`, so that `PUT /v1/kv/default/a#1` would write `a`; and of
 //! a `Content-Length` beside a `Transfer-Encoding` it shows neither that it was there nor what it
 //! said. Neither can be asked for afterwards. So a [`Follower`] reads along, in the same task and
-//! before the library sees the bytes: it finds the heads by the rules of HTTP/1.1 ([`http1`]) or
-//! HTTP/2 ([`http2`]), and leaves in [`Heads`] what it finds wrong with one. Who answers a request
+//! before the library sees the bytes: it finds the heads by the rules of HTTP/1.1 (`http1.rs`) or
+//! HTTP/2 (`http2.rs`), and leaves in [`Heads`] what it finds wrong with one. Who answers a request
 //! asks there, and refuses it.
 //!
 //! It keeps nothing but an unfinished head, and lets everything pass. Where it loses the thread

@@ -1,7 +1,7 @@
 //! Logs: to standard error, as text or as JSON, one line an event, best effort.
 //!
-//! Nothing that happens to standard error reaches who logs ([`queue`]); a place in the code that
-//! logs too often is cut short ([`limit`]). In text, control characters of fields and messages are
+//! Nothing that happens to standard error reaches who logs (`queue.rs`); a place in the code that
+//! logs too often is cut short (`limit.rs`). In text, control characters of fields and messages are
 //! escaped whoever wrote them: keys and names come from outside, and a line break in one would
 //! forge a line. Colours are for terminals, where `NO_COLOR` is not set.
 //!
