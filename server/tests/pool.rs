@@ -287,3 +287,22 @@ fn every_command_explains_itself() {
         assert!(own.contains("--data") && own.len() > 300, "{command}: {own}");
     }
 }
+
+#[test]
+fn a_body_is_an_object_whose_fields_have_names() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = server.connect();
+    for (method, path, body) in [
+        ("PUT", "name", r#"["south"]"#),
+        ("POST", "volumes", r#"["/tmp/never"]"#),
+        ("POST", "volumes/vol-0/grow", "[1]"),
+        ("POST", "scrub", "[null,true]"),
+    ] {
+        let target = format!("/v1/admin/pool/{path}");
+        let json = "content-type: application/json\r\n";
+        let reply = client.send_with(method, &target, json, body.as_bytes()).unwrap();
+        assert_eq!(reply.status, 400, "{path}: {reply:?}");
+        assert!(reply.text().contains("named fields"), "{path}: {reply:?}");
+    }
+}

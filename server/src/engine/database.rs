@@ -3,7 +3,7 @@
 //! Nothing but translation. A KVS is looked up by name on each request, in the database's list of
 //! names in memory.
 
-use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
+use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused, check_health};
 use bytes::Bytes;
 use kvs::metrics::Sample;
 use kvs::{
@@ -18,7 +18,15 @@ impl Engine for Database {
         Ok(lookup(self.open_kvs(kvs)?.try_get(key)?))
     }
 
+    fn check_writable(&self, kvs: Option<&str>) -> Result<()> {
+        self.check(&self.batch())?;
+        // A log or a volume that failed is met by the next write only.
+        check_health(&Self::health(self))?;
+        kvs.map_or(Ok(()), |kvs| self.open_kvs(kvs).map(drop))
+    }
+
     fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()> {
+        self.check_writable(None)?;
         let mut batch = self.batch();
         batch.put(&self.open_kvs(kvs)?, key, b"")?;
         self.check(&batch)

@@ -3,7 +3,7 @@
 //! It has the engine's limits and errors, loses everything when dropped, and fails on request:
 //! the next call can be made to fail, lookups can be made cold, walks slow, and the close endless.
 
-use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused};
+use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused, check_health};
 use bytes::Bytes;
 use kvs::metrics::{Sample, Value};
 use kvs::{
@@ -187,12 +187,18 @@ impl Engine for MemoryEngine {
         })
     }
 
-    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()> {
+    fn check_writable(&self, kvs: Option<&str>) -> Result<()> {
         let state = self.lock();
         if state.closed {
             return Err(Error::Closed);
         }
-        state.check(&Write { kvs, key, value: None })
+        check_health(&state.health)?;
+        kvs.map_or(Ok(()), |kvs| state.space(kvs).map(drop))
+    }
+
+    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()> {
+        self.check_writable(None)?;
+        self.lock().check(&Write { kvs, key, value: None })
     }
 
     fn write(

@@ -3,16 +3,18 @@
 //! [`kvs::Database`] implements it for real ([`database`]); [`memory::MemoryEngine`] implements it
 //! on a map, with faults on request, so that every status can be tested without a drive.
 //!
-//! Which calls may block is part of the contract: [`Engine::try_get`], [`Engine::check_write`] and
-//! [`Engine::write`] never do and run on async workers; everything else may, and runs in a lane of
-//! [`crate::blocking`].
+//! Which calls may block is part of the contract: [`Engine::try_get`], [`Engine::check_writable`],
+//! [`Engine::check_write`] and [`Engine::write`] never do and run on async workers; everything else
+//! may, and runs in a lane of [`crate::blocking`].
 
 pub mod database;
 pub mod memory;
 
 use bytes::Bytes;
 use kvs::metrics::Sample;
-use kvs::{Advance, Durability, Entry, Health, KvsInfo, Range, Result, Revision, SpaceInfo};
+use kvs::{
+    Advance, Durability, Entry, Error, Health, KvsInfo, Part, Range, Result, Revision, SpaceInfo,
+};
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
 
@@ -81,8 +83,12 @@ pub trait Engine: Send + Sync + 'static {
         done: Done<Revision>,
     ) -> Result<(), WriteRefused>;
 
+    /// Whether every change would be refused as things are, and where a KVS is named, whether it
+    /// is there: asked before a body is read. Never blocks.
+    fn check_writable(&self, kvs: Option<&str>) -> Result<()>;
+
     /// Whether a write of `key` would be refused as things are, whatever its value: asked before a
-    /// large body is read. Never blocks.
+    /// body is read. Never blocks.
     fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()>;
 
     /// Opens a cursor on a snapshot taken now. May block.
@@ -129,13 +135,23 @@ pub trait Engine: Send + Sync + 'static {
     fn close(&self) -> Result<()>;
 }
 
+/// `Err` where a part has failed that every change needs.
+pub(crate) fn check_health(health: &Health) -> Result<()> {
+    let mut ailments = health.ailments.iter();
+    let fatal = |part: Part| matches!(part, Part::Log | Part::Shape | Part::Volumes);
+    match ailments.find(|ailment| fatal(ailment.part)) {
+        Some(ailment) => Err(Error::Poisoned { cause: ailment.cause.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// Why a batch was not accepted.
 #[derive(Debug)]
 pub struct WriteRefused {
     /// Index of the write at fault.
     pub at: usize,
     /// What is wrong with it.
-    pub error: kvs::Error,
+    pub error: Error,
 }
 
 /// Facts about an open store.

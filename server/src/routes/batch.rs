@@ -34,8 +34,11 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     shared.engine()?;
     let query = Query::parse(head.uri.query(), &["durability", "kvs"])?;
     let durability = durability(&query)?;
-    let kvs = query.text("kvs")?.unwrap_or("default").to_owned();
+    let named = query.text("kvs")?;
     check_json(&head.headers)?;
+    // What would be refused anyway is refused before the body is sent.
+    shared.engine()?.check_writable(named)?;
+    let kvs = named.unwrap_or("default").to_owned();
     let limit = BodyLimit {
         bytes_max: shared.limits.batch_bytes_max,
         time_max: shared.limits.request_timeout,

@@ -20,7 +20,8 @@ use crate::route::Route;
 use crate::target::{Query, key_bytes, percent_decode, percent_decode_text, split_key_path};
 use axum::body::Body;
 use axum::http::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+    CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    IF_NONE_MATCH,
 };
 use axum::http::request::Parts;
 use axum::http::{Method, Request, Response, StatusCode};
@@ -128,7 +129,7 @@ async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
     let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
     let durability = durability(&query)?;
     let place = place(head.uri.path(), &query)?;
-    if !is_small(&body) {
+    if !is_small(&body) || head.headers.contains_key(EXPECT) {
         // What would be refused anyway is refused before the body is sent.
         shared.engine()?.check_write(&place.kvs, &place.key)?;
     }

@@ -54,7 +54,8 @@ struct Rename {
 }
 
 pub(crate) async fn rename(State(shared): Server, request: Request<Body>) -> Answer {
-    let Rename { name } = read(&shared, request).await?;
+    let ready = change_pool(&shared, |_, _| Ok(()));
+    let Rename { name } = read(&shared, request, ready).await?;
     let found = change_pool(&shared, move |engine, pool| {
         pool.rename(&name).map_err(Problem::pool)?;
         Ok(document::info(pool, engine.space()))
@@ -91,7 +92,7 @@ struct Add {
 }
 
 pub(crate) async fn add(State(shared): Server, request: Request<Body>) -> Answer {
-    let add: Add = read(&shared, request).await?;
+    let add: Add = read(&shared, request, change_pool(&shared, |_, _| Ok(()))).await?;
     let kind = add.kind.map_or(Ok(VolumeKind::File), |kind| kind.parse());
     let class = add.class.map_or(Ok(MediaClass::Capacity), |class| class.parse());
     let new = NewVolume {
@@ -118,7 +119,8 @@ pub(crate) async fn grow(
     request: Request<Body>,
 ) -> Answer {
     let id = volume_id(&id)?;
-    let Grow { capacity } = read(&shared, request).await?;
+    let ready = change_pool(&shared, move |_, pool| check_known(pool, id));
+    let Grow { capacity } = read(&shared, request, ready).await?;
     let found = change_pool(&shared, move |engine, pool| {
         pool.grow_volume(id, capacity.get()).map_err(Problem::pool)?;
         Ok(document::info(pool, engine.space()))
@@ -129,10 +131,10 @@ pub(crate) async fn grow(
 pub(crate) async fn evacuate(State(shared): Server, Path(id): Path<String>, uri: Uri) -> Answer {
     Query::parse(uri.query(), &[])?;
     let id = volume_id(&id)?;
-    // Whether it is there is asked first, so that a wrong id is answered now and not by the job.
+    // What can be known is asked first, so that it is answered now and not by the job.
     change_pool(&shared, move |_, pool| {
-        let known = pool.volumes().iter().any(|volume| volume.id == id);
-        if known { Ok(()) } else { Err(no_such_volume(&id.to_string())) }
+        check_known(pool, id)?;
+        check_not_root(id)
     })
     .await?;
     let engine = Arc::clone(shared.engine()?);
@@ -178,17 +180,15 @@ struct Scrub {
 }
 
 pub(crate) async fn start_scrub(State(shared): Server, request: Request<Body>) -> Answer {
-    let scrub: Scrub = read(&shared, request).await?;
+    let ready = with_pool(&shared, |_, pool| check_no_scrub(pool));
+    let scrub: Scrub = read(&shared, request, ready).await?;
     let mut options = ScrubOptions { from_start: scrub.from_start, ..ScrubOptions::default() };
     if let Some(rate) = scrub.rate {
         options.bytes_per_s = rate.get();
     }
     let engine = Arc::clone(shared.engine()?);
     let found = with_pool(&shared, move |_, pool| {
-        if pool.scrub_progress().running {
-            let text = "a scrub is running; stop it first, or wait for its end";
-            return Err(Problem::conflict(text));
-        }
+        check_no_scrub(pool)?;
         let work = move || {
             if let Err(error) = engine.scrub(&options) {
                 tracing::error!(%error, "the scrub ended");
@@ -225,12 +225,8 @@ async fn change_pool<T: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&dyn Engine, &Arc<Pool>) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let work = move |engine: &dyn Engine, pool: &Arc<Pool>| {
-        if engine.about().read_only {
-            return Err(kvs::Error::ReadOnly.into());
-        }
-        work(engine, pool)
-    };
+    check_allowed(shared)?;
+    shared.engine()?.check_writable(None)?;
     with_pool(shared, work).await
 }
 
@@ -260,14 +256,20 @@ fn check_allowed(shared: &Shared) -> Result<(), Problem> {
     ))
 }
 
-/// The body as a JSON object; an empty one is an empty object.
-async fn read<T: DeserializeOwned>(shared: &Shared, request: Request<Body>) -> Result<T, Problem> {
+/// The body as a JSON object; an empty one is an empty object. It is asked for where the head is
+/// right, and `ready` says that nothing else speaks against the request.
+async fn read<T: DeserializeOwned>(
+    shared: &Shared,
+    request: Request<Body>,
+    ready: impl Future<Output = Result<(), Problem>>,
+) -> Result<T, Problem> {
     check_allowed(shared)?;
     let (head, body) = request.into_parts();
     Query::parse(head.uri.query(), &[])?;
     if hyper::body::Body::size_hint(&body).exact() != Some(0) {
         check_json(&head.headers)?;
     }
+    ready.await?;
     let limit = BodyLimit {
         bytes_max: BODY_BYTES_MAX,
         time_max: shared.limits.request_timeout,
@@ -287,6 +289,28 @@ pub(crate) fn parse_volume(text: &str) -> Option<VolumeId> {
 
 fn volume_id(text: &str) -> Result<VolumeId, Problem> {
     parse_volume(text).ok_or_else(|| no_such_volume(text))
+}
+
+fn check_known(pool: &Pool, id: VolumeId) -> Result<(), Problem> {
+    let known = pool.volumes().iter().any(|volume| volume.id == id);
+    if known { Ok(()) } else { Err(no_such_volume(&id.to_string())) }
+}
+
+fn check_not_root(id: VolumeId) -> Result<(), Problem> {
+    if id == VolumeId::ROOT {
+        return Err(Problem::conflict(format!(
+            "{id} is the root volume, which holds the pool's superblock and journal and cannot be \
+             emptied; to leave its disk stop the server and copy the pool (docs/pool.md)"
+        )));
+    }
+    Ok(())
+}
+
+fn check_no_scrub(pool: &Pool) -> Result<(), Problem> {
+    if pool.scrub_progress().running {
+        return Err(Problem::conflict("a scrub is running; stop it first, or wait for its end"));
+    }
+    Ok(())
 }
 
 fn no_such_volume(text: &str) -> Problem {
