@@ -77,6 +77,11 @@ impl Jobs {
     fn now(&self) -> Duration {
         self.first_failure.map_or(Duration::ZERO, |at| at.elapsed())
     }
+
+    /// Whether nothing runs.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
 }
 
 /// A job that runs; dropped, also by a panic, it is no longer busy.
@@ -256,7 +261,7 @@ impl Store {
 
     /// Whether nothing runs and nothing is sealed.
     fn is_idle(&self, jobs: &Jobs) -> bool {
-        jobs.running.is_empty() && self.view.load().sealed.is_empty()
+        jobs.is_idle() && self.view.load().sealed.is_empty()
     }
 
     fn run_refresh(&self, moves: u64) -> Result<()> {

@@ -7,8 +7,12 @@ mod support;
 
 use kvs::{Database, Durability, Options};
 use mpool::{Device, Finding, MediaClass, Pool, ScrubOptions, ScrubTarget, SimDevice, VolumeId};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use support::{Rng, options, pool_options};
+
+/// Scrubs under load, and puts of each thread beside one.
+const SCRUBS: usize = 15;
+const PUTS: usize = 100;
 
 fn fast() -> ScrubOptions {
     ScrubOptions { bytes_per_s: 0, from_start: true, ..ScrubOptions::default() }
@@ -27,13 +31,21 @@ fn findings(db: &Database) -> Vec<Finding> {
     db.scrub(&fast()).unwrap().findings
 }
 
-/// Where `pattern` stands on the device: every byte offset at which it begins.
-fn places(device: &SimDevice, pattern: &[u8]) -> Vec<u64> {
-    let len = usize::try_from(device.geometry().len_bytes).unwrap();
-    let mut image = vec![0; len];
+/// All that the device holds.
+fn image(device: &SimDevice) -> Vec<u8> {
+    let mut image = vec![0; usize::try_from(device.geometry().len_bytes).unwrap()];
     device.read_at(0, &mut image).unwrap();
-    let found = image.windows(pattern.len()).enumerate().filter(|(_, bytes)| bytes == &pattern);
-    found.map(|(at, _)| at as u64).collect()
+    image
+}
+
+/// Where `pattern` stands in the image, from `first` on: every byte offset at which it begins.
+fn places<'a>(
+    image: &'a [u8],
+    first: u64,
+    pattern: &'a [u8],
+) -> impl Iterator<Item = u64> + use<'a> {
+    let rest = image.windows(pattern.len()).enumerate().skip(usize::try_from(first).unwrap());
+    rest.filter(move |(_, bytes)| *bytes == pattern).map(|(at, _)| at as u64)
 }
 
 #[test]
@@ -49,8 +61,11 @@ fn rot_in_the_log_is_found_in_any_frame_the_last_included() {
     }
     assert_eq!(findings(&db), []);
     let segment = db.pool().segment_ids()[0];
+    let image = image(&device);
+    let mut at = 0;
     for (n, value) in values.iter().enumerate() {
-        let at = places(&device, &value[..64])[0];
+        // The log has them in the order in which they were put.
+        at = places(&image, at, &value[..64]).next().unwrap();
         // In the body, in the head of its frame, and at the end of the body.
         let head = at / 4096 * 4096 + 9;
         let at_once = [at + 10, head, at + value.len() as u64 - 1];
@@ -67,7 +82,7 @@ fn rot_in_the_log_is_found_in_any_frame_the_last_included() {
         }
     }
     // The head of the segment.
-    let first = places(&device, b"MWSG")[0];
+    let first = places(&image, 0, b"MWSG").next().unwrap();
     device.flip_bit(first + 9, 0);
     assert_eq!(findings(&db).len(), 1);
     device.flip_bit(first + 9, 0);
@@ -86,7 +101,7 @@ fn rot_in_a_kvset_names_it_and_its_kvs() {
     }
     db.flush().unwrap();
     let mut named = Vec::new();
-    for place in places(&device, &value[..64]) {
+    for place in places(&image(&device), 0, &value[..64]) {
         device.flip_bit(place, 0);
         let found = findings(&db);
         device.flip_bit(place, 0);
@@ -108,25 +123,30 @@ fn a_database_under_load_has_no_findings() {
     let device = SimDevice::new(1 << 30);
     let db = database(&device, Options { background_threads: 2, ..options() });
     db.create_kvs("birds").unwrap();
-    let over = std::sync::atomic::AtomicBool::new(false);
+    // Each scrub has company, and the data is bounded.
+    let round = Barrier::new(3);
     std::thread::scope(|scope| {
         for thread in 0..2_u64 {
-            let (db, over) = (&db, &over);
+            let (db, round) = (&db, &round);
             scope.spawn(move || {
                 let mut rng = Rng(thread);
                 let birds = db.open_kvs("birds").unwrap();
-                while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                    let len = usize::try_from(rng.below(20_000)).unwrap();
-                    let (key, value) = (rng.below(500).to_le_bytes(), rng.bytes(len));
-                    let durabilities = [Durability::Sync, Durability::Off, Durability::Interval];
-                    birds.put(&key, &value, durabilities[len % 3]).unwrap();
+                for _ in 0..SCRUBS {
+                    round.wait();
+                    for _ in 0..PUTS {
+                        let len = usize::try_from(rng.below(20_000)).unwrap();
+                        let (key, value) = (rng.below(500).to_le_bytes(), rng.bytes(len));
+                        let durabilities =
+                            [Durability::Sync, Durability::Off, Durability::Interval];
+                        birds.put(&key, &value, durabilities[len % 3]).unwrap();
+                    }
                 }
             });
         }
-        for _ in 0..15 {
+        for _ in 0..SCRUBS {
+            round.wait();
             assert_eq!(findings(&db), []);
         }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     let recycled = db.pool().segment_ids().len();
     assert!(recycled > 0, "there is a log");

@@ -22,47 +22,94 @@ fn json(path: &Path) -> Value {
     serde_json::from_str(&text).expect("it is JSON")
 }
 
-/// 4,000 records of 1 KB, two rounds of B and C under every policy, a second each.
-fn measured(dir: &Path) -> (Output, Value) {
-    let json_path = dir.join("reaper.json");
-    let output = ycsb(&format!(
-        "-p recordcount=4000 --policies frequency,off,mpool --threads 2 --rounds 2 --seconds 1 \
-         --warmup 0.2 --value-cache-in-off 16MiB --durability off --allow-buffered --dir {} \
-         --json {} --svg {}",
-        dir.join("data").display(),
-        json_path.display(),
-        dir.join("reaper.svg").display()
-    ));
-    assert!(output.status.success(), "{}", stderr(&output));
-    (output, json(&json_path))
+/// What a run compares: 4,000 records of 1 KB, a second each.
+struct Asked {
+    policies: &'static str,
+    /// What is said of them, with a value cache beside `off` where there is one.
+    sides: &'static [&'static str],
+    workloads: &'static [&'static str],
+    rounds: usize,
+    more: &'static str,
 }
 
-fn check_numbers(report: &Value) {
-    for (workload, operations) in [("b", &["READ", "UPDATE"][..]), ("c", &["READ"])] {
-        for policy in ["off", "off+cache", "mpool", "frequency"] {
-            let medians = &report["medians"][workload][policy];
-            let ratios = &report["ratios"][workload][policy];
-            assert!(medians["ops_per_s"].as_f64() > Some(100.0), "{workload} {policy}: {medians}");
-            for name in ["cpu_us_per_op", "limit_hits_per_s", "reaper_passes_per_s"] {
-                // Without --memory there is no limit to be met.
-                let known = name != "limit_hits_per_s";
-                assert_eq!(medians[name].is_number(), known, "{workload} {policy} {name}");
+/// Both workloads, and a value cache where there would be none.
+const CACHED: Asked = Asked {
+    policies: "frequency,off",
+    sides: &["off", "off+cache", "frequency"],
+    workloads: &["b", "c"],
+    rounds: 1,
+    more: "--value-cache-in-off 16MiB",
+};
+
+/// All policies, and the spread over rounds.
+const ROUNDS: Asked = Asked {
+    policies: "mpool,off",
+    sides: &["off", "mpool"],
+    workloads: &["c"],
+    rounds: 2,
+    more: "",
+};
+
+impl Asked {
+    fn runs(&self) -> usize {
+        self.sides.len() * self.workloads.len() * self.rounds
+    }
+
+    fn measured(&self, dir: &Path) -> (Output, Value) {
+        let json_path = dir.join("reaper.json");
+        let output = ycsb(&format!(
+            "-p recordcount=4000 --policies {} --workloads {} --threads 2 --rounds {} --seconds 1 \
+             --warmup 0.1 {} --durability off --allow-buffered --dir {} --json {} --svg {}",
+            self.policies,
+            self.workloads.join(","),
+            self.rounds,
+            self.more,
+            dir.join("data").display(),
+            json_path.display(),
+            dir.join("reaper.svg").display()
+        ));
+        assert!(output.status.success(), "{}", stderr(&output));
+        let said = stderr(&output);
+        let last = format!("run {0} of {0}", self.runs());
+        for part in ["fewer than 3 rounds", "without --memory", &last] {
+            assert!(said.contains(part), "{part:?} is not in:\n{said}");
+        }
+        (output, json(&json_path))
+    }
+
+    fn check_numbers(&self, report: &Value) {
+        for workload in self.workloads {
+            for policy in self.sides {
+                check_side(report, workload, policy);
             }
-            assert!(medians["drive_reads_per_lookup"].is_number(), "{workload} {policy}");
-            if policy == "off" {
-                assert!(ratios.is_null(), "off is what the others are measured against");
-                continue;
-            }
-            check_spread(&ratios["ops_per_s"], workload, policy);
-            for operation in operations {
-                for percentile in ["p50", "p99", "p999", "p9999"] {
-                    assert!(medians[operation][percentile].as_f64() > Some(0.0), "{medians}");
-                    check_spread(&ratios[operation][percentile], workload, policy);
-                }
-            }
-            assert_eq!(ratios["UPDATE"].is_object(), workload == "b", "{ratios}");
+        }
+        assert_eq!(report["options"]["rounds"], self.rounds);
+    }
+}
+
+fn check_side(report: &Value, workload: &str, policy: &str) {
+    let operations = if workload == "b" { &["READ", "UPDATE"][..] } else { &["READ"] };
+    let medians = &report["medians"][workload][policy];
+    let ratios = &report["ratios"][workload][policy];
+    assert!(medians["ops_per_s"].as_f64() > Some(100.0), "{workload} {policy}: {medians}");
+    for name in ["cpu_us_per_op", "limit_hits_per_s", "reaper_passes_per_s"] {
+        // Without --memory there is no limit to be met.
+        let known = name != "limit_hits_per_s";
+        assert_eq!(medians[name].is_number(), known, "{workload} {policy} {name}");
+    }
+    assert!(medians["drive_reads_per_lookup"].is_number(), "{workload} {policy}");
+    if policy == "off" {
+        assert!(ratios.is_null(), "off is what the others are measured against");
+        return;
+    }
+    check_spread(&ratios["ops_per_s"], workload, policy);
+    for operation in operations {
+        for percentile in ["p50", "p99", "p999", "p9999"] {
+            assert!(medians[operation][percentile].as_f64() > Some(0.0), "{medians}");
+            check_spread(&ratios[operation][percentile], workload, policy);
         }
     }
+    assert_eq!(ratios["UPDATE"].is_object(), workload == "b", "{ratios}");
 }
 
 fn check_spread(spread: &Value, workload: &str, policy: &str) {
@@ -72,9 +119,9 @@ fn check_spread(spread: &Value, workload: &str, policy: &str) {
 
 /// The pool's own word, and what must follow from it: a value cache under `frequency` only, or
 /// where it was asked for.
-fn check_policies(report: &Value) {
+fn check_policies(report: &Value, asked: &Asked) {
     let runs = report["runs"].as_array().expect("every run");
-    assert_eq!(runs.len(), 2 * 2 * 4);
+    assert_eq!(runs.len(), asked.runs());
     for run in runs {
         let side = run["policy"].as_str().expect("a name");
         let (policy, number) = match side {
@@ -98,18 +145,26 @@ fn check_policies(report: &Value) {
 }
 
 #[test]
-fn policies_are_compared_on_one_data_set() {
+fn rounds_are_compared_under_every_policy() {
     let dir = tempfile::tempdir().unwrap();
-    let (output, report) = measured(dir.path());
+    let (_, report) = ROUNDS.measured(dir.path());
+    ROUNDS.check_numbers(&report);
+    check_policies(&report, &ROUNDS);
+    reuse_is_refused_and_granted(&dir.path().join("data"));
+}
+
+#[test]
+fn workloads_are_compared_on_one_data_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let (output, report) = CACHED.measured(dir.path());
     assert_eq!(report["schema"], "millpond-ycsb-reaper/1");
-    check_numbers(&report);
-    check_policies(&report);
+    CACHED.check_numbers(&report);
+    check_policies(&report, &CACHED);
     for path in ["cpus", "kernel", "memory_bytes"] {
         assert!(!report["machine"][path].is_null(), "{path}");
     }
     assert_eq!(report["dataset"]["records"], 4000);
     assert!(report["dataset"]["used_bytes"].as_u64() > Some(4_000_000), "{}", report["dataset"]);
-    assert_eq!(report["options"]["rounds"], 2);
     assert!(report["device"]["drive_reads_are"].is_string());
     assert_eq!(report["blocks"][0]["ratios"], report["ratios"]);
 
@@ -117,11 +172,6 @@ fn policies_are_compared_on_one_data_set() {
     for part in ["b, 2 threads", "c, 2 threads", "READ p99.99 us", "x off", "drive reads: "] {
         assert!(table.contains(part), "{part:?} is not in:\n{table}");
     }
-    let said = stderr(&output);
-    for part in ["fewer than 3 rounds", "without --memory", "run 16 of 16"] {
-        assert!(said.contains(part), "{part:?} is not in:\n{said}");
-    }
-
     let picture = std::fs::read_to_string(dir.path().join("reaper.svg")).unwrap();
     let picture = roxmltree::Document::parse(&picture).expect("well-formed XML");
     let texts: Vec<&str> =
@@ -129,7 +179,6 @@ fn policies_are_compared_on_one_data_set() {
     for text in ["b, 2 threads: UPDATE p99.9", "c, 2 threads: READ p50", "frequency", "off+cache"] {
         assert!(texts.contains(&text), "{text:?} is not in {texts:?}");
     }
-    reuse_is_refused_and_granted(&dir.path().join("data"));
 }
 
 /// The data set is there now: it is used for what it is, and for nothing else.

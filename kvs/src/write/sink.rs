@@ -86,7 +86,7 @@ impl Store {
     /// Waits as long as the debt says.
     fn throttle(&self, bytes: usize) -> Result<()> {
         let start = Instant::now();
-        let mut delayed = false;
+        let (mut delayed, mut in_vain) = (false, false);
         loop {
             let debt = self.debt(bytes);
             self.pool.queue().hurry(stall::is_behind(debt));
@@ -101,14 +101,15 @@ impl Store {
             };
             let (wait, reason) = match verdict {
                 Verdict::Go => return Ok(()),
-                Verdict::Delay(..) if delayed => return Ok(()),
+                Verdict::Delay(..) if delayed || in_vain => return Ok(()),
                 Verdict::Delay(delay, reason) => (delay, reason),
+                Verdict::Stop(reason) if in_vain => (Duration::ZERO, reason),
                 Verdict::Stop(reason) => (STOP_MAX.saturating_sub(start.elapsed()), reason),
             };
             if wait.is_zero() {
                 return Err(Error::Stalled { reason: reason.as_str() });
             }
-            self.wait_for_relief(wait, reason)?;
+            in_vain = !self.wait_for_relief(wait, reason)?;
             delayed = start.elapsed() >= wait;
         }
     }
@@ -118,19 +119,29 @@ impl Store {
         self.pool.queue().hurry(stall::is_behind(self.debt(0)));
     }
 
-    fn wait_for_relief(&self, wait: Duration, reason: StallReason) -> Result<()> {
+    /// Waits, or without threads works; `false` if nothing is to be done and nobody does anything.
+    fn wait_for_relief(&self, wait: Duration, reason: StallReason) -> Result<bool> {
         let start = Instant::now();
-        if self.options.background_threads == 0 {
-            // Nobody else works: this thread must.
-            self.step(1)?;
-        } else {
-            self.keep_interval(wait)?;
-            let mut jobs = self.jobs.lock();
-            // In slices, because what is waited for may have happened before the lock was taken.
-            self.bell.wait_for(&mut jobs, wait.min(WAIT_SLICE));
-        }
+        let is_alone = self.options.background_threads == 0;
+        let hopeful =
+            if is_alone && self.step(1)? { true } else { self.wait_for_others(wait, is_alone)? };
         self.metrics.stalls.add(reason, start.elapsed());
-        self.check_writable()
+        self.check_writable()?;
+        Ok(hopeful)
+    }
+
+    /// Waits for those who work now, or with threads may begin to; `false` if there are none.
+    fn wait_for_others(&self, wait: Duration, is_alone: bool) -> Result<bool> {
+        if !is_alone {
+            self.keep_interval(wait)?;
+        }
+        let mut jobs = self.jobs.lock();
+        if is_alone && jobs.is_idle() {
+            return Ok(false);
+        }
+        // In slices, because what is waited for may have happened before the lock was taken.
+        self.bell.wait_for(&mut jobs, wait.min(WAIT_SLICE));
+        Ok(true)
     }
 
     /// The leader that waits here may be the thread that makes `Interval` writes durable in time;

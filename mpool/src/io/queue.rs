@@ -137,8 +137,8 @@ impl Completion {
     }
 }
 
-/// What `Auto` means. Tests run twice, with `MILLPOND_TEST_IO` set to each back-end in turn; a ring
-/// that is asked for and not to be had is then an error instead of a second run on threads.
+/// What `Auto` means. Tests of files run twice, with `MILLPOND_TEST_IO` set to each back-end; a
+/// ring that is asked for and not to be had is then an error instead of a second run on threads.
 #[cfg(any(test, feature = "sim"))]
 fn preferred(has_file: bool) -> IoBackend {
     match std::env::var("MILLPOND_TEST_IO").as_deref() {
