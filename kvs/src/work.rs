@@ -19,7 +19,7 @@ use crate::key::{KvsId, KvsetId};
 use crate::moved;
 use crate::store::Store;
 use crate::tree::Tree;
-use setbacks::{Setbacks, What};
+use setbacks::{Cramp, Setbacks, What};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -48,6 +48,7 @@ pub(crate) struct Jobs {
     admitted_bytes: u64,
     /// What has failed and waits, on a clock that began with the first failure.
     setbacks: Setbacks,
+    cramp: Cramp,
     first_failure: Option<Instant>,
     /// Inputs of running compactions.
     busy: BTreeSet<KvsetId>,
@@ -126,6 +127,7 @@ impl Store {
                 self.quarantine(*kvs, plan, &error);
                 Ok(true)
             }
+            (Err(error), Job::Compact(..)) if is_full(&error) && self.try_smaller() => Ok(true),
             (Err(error), job) => {
                 self.set_back(job.what(), &error);
                 Err(error)
@@ -170,6 +172,17 @@ impl Store {
         } else {
             tracing::debug!(%error, ?what, failures, "background work failed again");
         }
+    }
+
+    /// A compaction found less room than it was promised; whether smaller ones are worth a try.
+    fn try_smaller(&self) -> bool {
+        let free_bytes = self.pool.free_space().object_bytes;
+        let is_worth_it = self.jobs.lock().cramp.found_none(free_bytes);
+        if is_worth_it {
+            self.metrics.job_failures.add(1);
+            tracing::debug!(free_bytes, "a compaction found no room; the next ones are smaller");
+        }
+        is_worth_it
     }
 
     fn end_setback(&self, what: What) {
@@ -405,6 +418,11 @@ impl Refresh {
         self.running = true;
         Some(Job::Refresh(moves))
     }
+}
+
+/// Whether a job found no room for what it wrote.
+fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Pool(mpool::Error::Full { .. }))
 }
 
 /// Whether a compaction failed because of what it read, not for want of space or time, nor because

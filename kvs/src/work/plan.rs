@@ -22,7 +22,9 @@ impl Store {
         let free = self.pool.free_space();
         self.note_space(free);
         let mut jobs = self.jobs.lock();
-        let limits = self.limits(self.job_room(free, jobs.admitted_bytes));
+        let room_bytes = self.job_room(free, jobs.admitted_bytes);
+        let room_bytes = jobs.cramp.room(room_bytes, free.object_bytes, self.needs.object_bytes);
+        let limits = self.limits(room_bytes);
         let view = self.view.load();
         let count = view.trees.len();
         let turn = jobs.turn;

@@ -2,7 +2,9 @@
 //!
 //! A job that fails for want of space, or because the drive refused a write, would fail again at
 //! once: everything it wrote until then would be written in vain. So it waits, from 0.2 s doubling
-//! to a minute, while other work goes on; a flush, for which writers wait, ten seconds at most.
+//! to a minute, while other work goes on; a flush, for which writers wait, ten seconds at most. A
+//! compaction that was admitted and found less room than it was promised is first tried in smaller
+//! pieces ([`Cramp`]).
 //! Time is given by the caller, as what has passed since some moment of its choice.
 
 use crate::key::{KvsId, NodeId};
@@ -13,6 +15,8 @@ use std::time::Duration;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 const FLUSH_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// How often the room of a compaction is halved.
+const HALVINGS_MAX: u32 = 4;
 
 /// What may fail and be tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +74,35 @@ impl Setbacks {
     }
 }
 
+/// How much of the room that is free compactions may plan with. Free space in small pieces holds
+/// less than its bytes: objects are cut to the pieces, each with its own head, checksums and rest
+/// of a unit. So a compaction for which there was no room after all halves it for those to come,
+/// until clearly more is free than then.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cramp {
+    halvings: u32,
+    /// What was free when it was last halved.
+    free_bytes: u64,
+}
+
+impl Cramp {
+    /// A compaction found no room; `false` if smaller ones are not worth a try.
+    pub(crate) fn found_none(&mut self, free_bytes: u64) -> bool {
+        let is_worth_it = self.halvings < HALVINGS_MAX;
+        self.halvings += u32::from(is_worth_it);
+        self.free_bytes = free_bytes;
+        is_worth_it
+    }
+
+    /// What compactions may plan with, when so much is free; `object_bytes` more are clearly more.
+    pub(crate) fn room(&mut self, room_bytes: u64, free_bytes: u64, object_bytes: u64) -> u64 {
+        if self.halvings > 0 && free_bytes >= self.free_bytes.saturating_add(object_bytes) {
+            *self = Self::default();
+        }
+        room_bytes >> self.halvings
+    }
+}
+
 /// How long it waits after so many failures in a row.
 fn pause(what: What, failures: u32) -> Duration {
     let longest = if what == What::Flush { FLUSH_PAUSE_MAX } else { PAUSE_MAX };
@@ -108,6 +141,19 @@ mod tests {
             }
         }
         assert!(tried < 70, "{tried}");
+    }
+
+    #[test]
+    fn what_found_no_room_is_tried_with_half_of_it() {
+        let mut cramp = Cramp::default();
+        assert_eq!(cramp.room(64, 100, 10), 64);
+        assert!(cramp.found_none(100));
+        assert_eq!([100, 90, 109].map(|free| cramp.room(64, free, 10)), [32, 32, 32]);
+        assert!(cramp.found_none(109));
+        assert_eq!(cramp.room(64, 118, 10), 16, "no object more than then");
+        assert_eq!(cramp.room(64, 119, 10), 64, "an object has come back");
+        let tries = (0..100).filter(|_| cramp.found_none(100)).count();
+        assert_eq!((tries, cramp.room(64, 100, 10)), (4, 4), "not for ever");
     }
 
     #[test]
