@@ -74,6 +74,7 @@ mod missing;
 mod open;
 mod options;
 mod pool;
+mod raw;
 mod reaper;
 mod relocate;
 mod scrub;
@@ -117,6 +118,7 @@ pub use options::{
     Create, IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy,
 };
 pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};
+pub use raw::RawPiece;
 pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats, memory_budget_bytes};
 pub use scrub::{
     Damage, Finding, ScrubOptions, ScrubOwners, ScrubPart, ScrubProgress, ScrubTarget,
