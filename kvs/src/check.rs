@@ -5,13 +5,14 @@
 //! and footers, every frame of the write-ahead log that an open needs. Names are those that a scrub
 //! and the errors of an open give.
 
+use crate::batch::WriteBatch;
 use crate::db::Database;
 use crate::error::Error;
-use crate::key::Revision;
-use crate::kvset::Kvset;
+use crate::kvsets::{Kvsets, Unusable};
 use crate::manifest::Manifest;
 use crate::manifest::live::Live;
-use crate::salvage::{keys_of, name_kvset};
+use crate::recover::check_known;
+use crate::salvage::WayOut;
 use crate::store::mblocks_of;
 use crate::wal;
 use mpool::{Class, Issue, MblockId, Pool, Severity};
@@ -22,12 +23,18 @@ const LOG_WAY_OUT: &str = "millpond recover says what --wal skip-damaged and --w
                            stop-at-damage would lose; millpond serve --read-only serves the rest";
 const KVSET_WAY_OUT: &str = "millpond recover --drop-kvsets takes it out, with what is in it; \
                              millpond serve --read-only --read-only-skip-kvsets serves the rest";
-const MANIFEST_WAY_OUT: &str = "restore from a backup; nothing else says which kvsets there are";
+const MANIFEST_WAY_OUT: &str = "millpond recover --cut-manifest goes on without its last edits, \
+                                and with what they made";
+const BACKUP: &str = "restore from a backup; nothing else says which kvsets there are";
 
-/// Stands in the error of a manifest that is whole but for its last edits.
-const CUT: &str = "it was closed at frame";
-const CUT_WAY_OUT: &str = "millpond recover --cut-manifest goes on without its last edits, and \
-                           with what they made";
+fn way_out(error: &Error) -> &'static str {
+    match error.way_out() {
+        Some(WayOut::Log) => LOG_WAY_OUT,
+        Some(WayOut::Kvsets) => KVSET_WAY_OUT,
+        Some(WayOut::Manifest) => MANIFEST_WAY_OUT,
+        Some(WayOut::Backup) | None => BACKUP,
+    }
+}
 
 /// What a check of the database found.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +51,8 @@ impl Checked {
         self.issues.push(Issue { severity: Severity::Error, what, text, way_out });
     }
 
-    fn fail(&mut self, error: Error, otherwise: &str, way_out: &str) {
+    fn fail(&mut self, error: Error, otherwise: &str) {
+        let way_out = way_out(&error);
         match error {
             Error::Corrupt { what, reason } => self.note(what, reason, way_out),
             other => self.note(otherwise.to_owned(), other.to_string(), way_out),
@@ -63,43 +71,52 @@ impl Database {
         let live = match Manifest::open(pool, &[], None) {
             Ok(manifest) => manifest.live().clone(),
             Err(error) => {
-                let is_cut = error.to_string().contains(CUT);
-                let way_out = if is_cut { CUT_WAY_OUT } else { MANIFEST_WAY_OUT };
-                checked.fail(error, "manifest", way_out);
+                checked.fail(error, "manifest");
                 return checked;
             }
         };
         check_kvsets(pool, &live, &mut checked);
-        check_log(pool, live.floor, &mut checked);
+        check_log(pool, &live, &mut checked);
         checked
     }
 }
 
 fn check_kvsets(pool: &Arc<Pool>, live: &Live, checked: &mut Checked) {
-    for (id, kvset) in &live.kvsets {
-        match Kvset::open(pool, kvset.hblock, Class::Cold, Class::Cold) {
-            Ok(opened) => {
-                let meta = opened.meta();
-                let name = live.kvs.get(&kvset.kvs).map_or("", |kvs| &kvs.name);
-                for mblock in mblocks_of(meta) {
-                    let part = crate::scrub::part_of(meta, mblock).unwrap_or("mblock");
-                    let owner = format!("kvset {} of KVS {name}, {part}", id.get());
-                    checked.owners.insert(mblock, owner);
-                }
-            }
-            Err(error) => {
-                let named = name_kvset(id.get(), kvset, live, error);
-                checked.fail(named, "kvset", KVSET_WAY_OUT);
-                if let Some(issue) = checked.issues.last_mut() {
-                    issue.text = format!("{}; {}", issue.text, keys_of(kvset, live));
-                }
-            }
+    let Kvsets { usable, unusable } = match Kvsets::open(pool, live, Class::Cold) {
+        Ok(kvsets) => kvsets,
+        Err(error) => return checked.fail(error, "kvset"),
+    };
+    for (kvs, _, kvset) in usable {
+        let meta = kvset.meta();
+        let name = live.kvs.get(&kvs).map_or("", |kvs| &kvs.name);
+        for mblock in mblocks_of(meta) {
+            let part = crate::scrub::part_of(meta, mblock).unwrap_or("mblock");
+            let owner = format!("kvset {} of KVS {name}, {part}", meta.id.get());
+            checked.owners.insert(mblock, owner);
+        }
+    }
+    for Unusable { id, hblock, error, holds } in unusable {
+        let owner = format!("kvset {} of KVS {}, hblock", id.get(), holds.kvs);
+        checked.owners.insert(hblock, owner);
+        checked.fail(error, "kvset");
+        if let Some(issue) = checked.issues.last_mut() {
+            issue.text = format!("{}; {holds}", issue.text);
         }
     }
 }
 
-fn check_log(pool: &Arc<Pool>, floor: Revision, checked: &mut Checked) {
-    match wal::survey(pool, floor) {
+fn check_log(pool: &Arc<Pool>, live: &Live, checked: &mut Checked) {
+    let mut unknown = None;
+    let mut see = |revision, batch: &WriteBatch| {
+        let mut all = batch.ops().map(|(kvs, ..)| check_known(revision, kvs, live));
+        unknown = unknown.take().or_else(|| all.find_map(Result::err));
+        Ok(())
+    };
+    let holes = wal::survey(pool, live.floor, &mut see);
+    if let Some(error) = unknown {
+        checked.fail(error, "manifest");
+    }
+    match holes {
         Ok(holes) => {
             for hole in holes {
                 let lost = hole.revisions.map_or_else(String::new, |(first, last)| {
@@ -108,6 +125,6 @@ fn check_log(pool: &Arc<Pool>, floor: Revision, checked: &mut Checked) {
                 checked.note(hole.what, hole.reason + &lost, LOG_WAY_OUT);
             }
         }
-        Err(error) => checked.fail(error, "write-ahead log", LOG_WAY_OUT),
+        Err(error) => checked.fail(error, "write-ahead log"),
     }
 }

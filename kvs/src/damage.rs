@@ -11,19 +11,22 @@ use crate::store::Store;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Met {
     Get,
+    /// A lookup that went on without the filter: slower, and right.
+    Filter,
     Scan,
     Compaction,
 }
 
 impl Met {
     /// All of them, in the order of [`Met::index`].
-    const ALL: [Self; 3] = [Self::Get, Self::Scan, Self::Compaction];
+    const ALL: [Self; 4] = [Self::Get, Self::Filter, Self::Scan, Self::Compaction];
 
     fn index(self) -> usize {
         match self {
             Self::Get => 0,
-            Self::Scan => 1,
-            Self::Compaction => 2,
+            Self::Filter => 1,
+            Self::Scan => 2,
+            Self::Compaction => 3,
         }
     }
 
@@ -31,6 +34,7 @@ impl Met {
     fn as_str(self) -> &'static str {
         match self {
             Self::Get => "get",
+            Self::Filter => "filter",
             Self::Scan => "scan",
             Self::Compaction => "compaction",
         }
@@ -50,13 +54,20 @@ impl DamageMetrics {
     }
 }
 
-impl Store {
-    /// Counts and tells an error of a read, if it is damage. Its text names KVS and key.
-    pub(crate) fn note_damage(&self, by: Met, error: &Error) {
+impl DamageMetrics {
+    /// Counts and tells an error of a read, if it is damage.
+    pub(crate) fn note(&self, by: Met, error: &Error) {
         if error.scope() == Scope::Object {
-            self.metrics.damage.0[by.index()].add(1);
+            self.0[by.index()].add(1);
             let (kind, cause) = (by.as_str(), error.with_sources());
             tracing::error!(kind, cause, "what was stored is damaged");
         }
+    }
+}
+
+impl Store {
+    /// As [`DamageMetrics::note`], for an error whose text names KVS and key.
+    pub(crate) fn note_damage(&self, by: Met, error: &Error) {
+        self.metrics.damage.note(by, error);
     }
 }

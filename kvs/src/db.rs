@@ -21,7 +21,7 @@ use crate::tree::Tree;
 use crate::view::View;
 use crate::work;
 use crate::write::group::{CommitQueue, Done};
-use mpool::{MemoryConsumer, Pool};
+use mpool::{MemoryConsumer, Pool, ScrubTarget};
 use parking_lot::Mutex;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -261,6 +261,12 @@ impl Database {
     /// What the open has left out because of damage, as [`Options::salvage`] asked.
     pub fn losses(&self) -> &[Loss] {
         self.store().losses.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The objects of the pool that hold the bytes of what was left out: those that an open for
+    /// writing cuts, deletes or writes over. All segments of the log, if any of it was left out.
+    pub fn condemned(&self) -> &[ScrubTarget] {
+        self.store().condemned.get().map_or(&[], Vec::as_slice)
     }
 
     /// Whether it is open for reading only: then every change is [`Error::ReadOnly`].

@@ -3,7 +3,7 @@
 //! A caller asks one question: is it the call, the moment, or the store that is bad?
 //! [`Error::scope`] answers it, so no caller matches on variants to decide.
 
-use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KeyText, VALUE_BYTES_MAX};
+use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KeyText, Revision, VALUE_BYTES_MAX};
 
 /// Result of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -60,6 +60,14 @@ pub enum Error {
     /// The KVS was dropped while this handle was in use.
     #[error("the KVS was dropped")]
     KvsDropped,
+    /// The KVS was created after the snapshot it was looked for in.
+    #[error("KVS {name:?} was created after the snapshot of revision {at}; take another one")]
+    KvsNewer {
+        /// Its name.
+        name: Box<str>,
+        /// Of the snapshot.
+        at: Revision,
+    },
     /// A handle was given to another database than its own, or to a later opening of its own.
     #[error("{what} is of {owner}, and was given to {given_to}; ask that one for a handle")]
     ForeignHandle {
@@ -224,6 +232,7 @@ impl Error {
             | Self::KvsName { .. }
             | Self::KvsLimit
             | Self::KvsDropped
+            | Self::KvsNewer { .. }
             | Self::ReadOnly
             | Self::ForeignHandle { .. }
             | Self::Option { .. } => Scope::Call,

@@ -22,6 +22,9 @@ impl Revision {
     pub const ZERO: Self = Self(0);
     /// Sees everything.
     pub const MAX: Self = Self(u64::MAX);
+    /// No batch has a greater one. Half of what the number holds, so that counting on from what the
+    /// medium says never overflows.
+    pub(crate) const LAST: Self = Self(u64::MAX >> 1);
 
     /// A revision from its number.
     pub const fn new(raw: u64) -> Self {

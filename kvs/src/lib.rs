@@ -63,6 +63,7 @@ mod health;
 mod iter;
 mod key;
 mod kvset;
+mod kvsets;
 mod manifest;
 mod mark;
 mod memtable;
@@ -98,7 +99,7 @@ pub use options::{Durability, Options};
 pub use placement::MediaPolicy;
 pub use read::cold::{ColdRead, TryGet};
 pub use read::get::Entry;
-pub use salvage::{LogDamage, Loss, LostKey, Salvage};
+pub use salvage::{LogDamage, Loss, LostKey, LostRange, Salvage, WayOut};
 pub use snapshot::Snapshot;
 pub use space::SpaceInfo;
 

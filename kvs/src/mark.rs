@@ -28,6 +28,8 @@ use mpool::Pool;
 
 /// Property of the pool that is the mark.
 const PROPERTY: &str = "kvs.closed";
+/// Begins the reason of an error of a manifest that ends before its clean close.
+pub(crate) const CLOSED: &str = "it was closed at frame";
 const VERSION: u8 = 1;
 const LEN: usize = 49;
 
@@ -95,7 +97,8 @@ impl Mark {
             u64::from_le_bytes(*raw[1 + 8 * at..].first_chunk().expect("six words behind one byte"))
         };
         let (end, last) = (Revision::new(word(1)), Revision::new(word(2)));
-        if raw[0] != VERSION || end > last {
+        let fits = end <= last && last <= Revision::LAST && word(0) <= Revision::LAST.get();
+        if raw[0] != VERSION || !fits {
             return Err(bad("its fields do not fit each other"));
         }
         Ok(Self {
@@ -115,7 +118,7 @@ impl ManifestEnd {
         Err(Error::Corrupt {
             what: format!("manifest (mdc-{})", self.journal),
             reason: format!(
-                "it was closed at frame {} of generation {}, and ends at frame {} of generation {}",
+                "{CLOSED} {} of generation {}, and ends at frame {} of generation {}",
                 closed.seqno, closed.generation, self.seqno, self.generation
             ),
         })

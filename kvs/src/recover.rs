@@ -18,14 +18,15 @@
 //! off with a warning.
 
 use crate::batch::{Op, WriteBatch};
-use crate::error::{Result, Scope};
+use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::frequencies;
 use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::Kvset;
-use crate::manifest::Manifest;
+use crate::kvsets::Kvsets;
 use crate::manifest::live::Live;
 use crate::manifest::record::Item;
+use crate::manifest::{Manifest, UNKNOWN};
 use crate::memtable::Memtable;
 use crate::options::Options;
 use crate::salvage::{self, Loss, Salvage};
@@ -33,7 +34,7 @@ use crate::store::{MblockUse, Store, Versions, delete, reference};
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use crate::wal::{Replayed, Wal};
-use mpool::{Class, MblockId, Pool};
+use mpool::{Class, MblockId, Pool, ScrubTarget};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,12 +44,21 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     let mut losses = Vec::new();
     let cut = options.salvage.cut_manifest.then_some(&mut losses);
     let mut manifest = Manifest::open(&pool, &options.initial_kvs, cut)?;
+    let mut condemned = Vec::new();
+    if !losses.is_empty() {
+        condemned.extend(crate::manifest::journal(&pool).map(ScrubTarget::Journal));
+    }
     let kvsets = open_kvsets(&pool, &mut manifest, options.salvage, &mut losses)?;
     let mut mblocks = BTreeMap::new();
     for (_, _, kvset) in &kvsets {
         reference(&mut mblocks, &pool, kvset.meta())?;
     }
-    let orphans = delete_orphans(&pool, &mblocks);
+    let orphans = orphans(&pool, &mblocks);
+    if !losses.is_empty() {
+        condemned.extend(orphans.iter().copied().map(ScrubTarget::Mblock));
+    }
+    delete_orphans(&pool, &orphans);
+    let orphans = orphans.len();
     tracing::info!(
         kvs = manifest.live().kvs.len(),
         kvsets = kvsets.len(),
@@ -66,17 +76,22 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     let store = Arc::new(Store::new(pool, options, Versions { manifest, mblocks }, view));
     frequencies::restore(&store);
     let floor = store.visible();
+    let segments = store.pool.segment_ids();
     let (wal, mut replayed) =
         Wal::open(&store.pool, &store.options, floor, &mut |revision, batch| {
-            make_again(&store, batch, &mut losses)?;
+            make_again(&store, revision, batch, &mut losses)?;
             replay(&store, revision, batch)
         })?;
     let holes = std::mem::take(&mut replayed.holes);
+    if !holes.is_empty() {
+        condemned.extend(segments.into_iter().map(ScrubTarget::Segment));
+    }
     losses.extend(salvage::of_holes(holes, store.versions.lock().manifest.live()));
     for loss in &losses {
         tracing::warn!(%loss, keys = loss.keys.len(), "left out");
     }
     assert!(store.losses.set(losses).is_ok(), "set once, here");
+    assert!(store.condemned.set(condemned).is_ok(), "set once, here");
     // Before anybody looks: what is skipped was given out.
     store.visible.store(replayed.last.get(), Ordering::Release);
     tracing::info!(frames = replayed.frames, bytes = replayed.bytes, last = %store.visible(), "WAL replayed");
@@ -85,7 +100,7 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
 
 type Opened = Vec<(KvsId, NodeId, Arc<Kvset>)>;
 
-/// Those that cannot be opened are an error, or leave the manifest before anything of theirs is
+/// Those that cannot be used are an error, or leave the manifest before anything of theirs is
 /// deleted.
 fn open_kvsets(
     pool: &Arc<Pool>,
@@ -93,38 +108,33 @@ fn open_kvsets(
     salvage: Salvage,
     losses: &mut Vec<Loss>,
 ) -> Result<Opened> {
-    let (mut opened, mut removed) = (Vec::new(), Vec::new());
-    let live = manifest.live();
-    for (id, kvset) in &live.kvsets {
-        match Kvset::open(pool, kvset.hblock, Class::Hot, Class::Cold) {
-            Ok(open) => opened.push((kvset.kvs, kvset.node, open)),
-            Err(error) => {
-                let may_skip = salvage::may_skip(salvage, &error);
-                let named = salvage::name_kvset(id.get(), kvset, live, error);
-                if !may_skip {
-                    return Err(named);
-                }
-                losses.push(salvage::of_kvset(&named, &salvage::keys_of(kvset, live)));
-                removed.push(Item::KvsetRemove { kvset: *id });
-            }
+    let Kvsets { usable, unusable } = Kvsets::open(pool, manifest.live(), Class::Hot)?;
+    let mut removed = Vec::new();
+    for unusable in unusable {
+        if !salvage.skip_kvsets {
+            return Err(unusable.error);
         }
+        losses.push(salvage::of_kvset(&unusable));
+        removed.push(Item::KvsetRemove { kvset: unusable.id });
     }
     if !removed.is_empty() {
         manifest.append(&removed)?;
     }
-    Ok(opened)
+    Ok(usable)
 }
 
-/// Returns how many there were. They cost room only, so what keeps them from being deleted does not
-/// keep the database from being opened.
-fn delete_orphans(pool: &Arc<Pool>, mblocks: &BTreeMap<MblockId, MblockUse>) -> usize {
+fn orphans(pool: &Arc<Pool>, mblocks: &BTreeMap<MblockId, MblockUse>) -> Vec<MblockId> {
     let counts = frequencies::mblocks(pool);
     let is_orphan = |id: &MblockId| !mblocks.contains_key(id) && !counts.contains(id);
-    let orphans: Vec<MblockId> = pool.mblock_ids().into_iter().filter(is_orphan).collect();
-    if let Err(error) = delete(pool, &orphans) {
+    pool.mblock_ids().into_iter().filter(is_orphan).collect()
+}
+
+/// They cost room only, so what keeps them from being deleted does not keep the database from being
+/// opened.
+fn delete_orphans(pool: &Arc<Pool>, orphans: &[MblockId]) {
+    if let Err(error) = delete(pool, orphans) {
         tracing::warn!(orphans = orphans.len(), %error, "orphans stay until the next open");
     }
-    orphans.len()
 }
 
 fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
@@ -142,14 +152,17 @@ fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
 
 /// A manifest whose last edits are lost may not know a KVS that the log writes to: one with an id
 /// that it has not given yet. Its name is lost; what was written to it need not be.
-fn make_again(store: &Store, batch: &WriteBatch, losses: &mut Vec<Loss>) -> Result<()> {
-    if !store.options.salvage.cut_manifest {
-        return Ok(());
-    }
+fn make_again(
+    store: &Store,
+    revision: Revision,
+    batch: &WriteBatch,
+    losses: &mut Vec<Loss>,
+) -> Result<()> {
     for (kvs, _, _) in batch.ops() {
         let mut versions = store.versions.lock();
-        if kvs.get() < versions.manifest.live().next_kvs {
-            continue;
+        let Err(error) = check_known(revision, kvs, versions.manifest.live()) else { continue };
+        if !store.options.salvage.cut_manifest {
+            return Err(error);
         }
         let name = format!("recovered-{}", kvs.get());
         store.append(&mut versions, &[Item::KvsCreate { kvs, name: name.clone() }])?;
@@ -157,6 +170,16 @@ fn make_again(store: &Store, batch: &WriteBatch, losses: &mut Vec<Loss>) -> Resu
         losses.push(salvage::of_name(kvs, &name));
     }
     Ok(())
+}
+
+/// The log writes to a KVS only after the edit that made it is durable.
+pub(crate) fn check_known(revision: Revision, kvs: KvsId, live: &Live) -> Result<()> {
+    if kvs.get() < live.next_kvs {
+        return Ok(());
+    }
+    let what = "manifest".to_owned();
+    let reason = format!("revision {revision} of the log is of {kvs}, {UNKNOWN}");
+    Err(Error::Corrupt { what, reason })
 }
 
 /// Applies one frame of the WAL, flushing what no longer fits.

@@ -8,8 +8,10 @@
 
 use crate::error::{Error, Result};
 use crate::key::{KvsId, Revision};
-use crate::manifest::live::{Live, LiveKvset};
+use crate::kvsets::{Holds, Unusable};
+use crate::manifest::live::Live;
 use crate::wal::Hole;
+use crate::{manifest, mark};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -19,12 +21,13 @@ use std::ops::RangeInclusive;
 pub struct Salvage {
     /// About damage in the write-ahead log.
     pub log: LogDamage,
-    /// Leave kvsets out that cannot be opened, and on a pool that is open for writing take them
-    /// out for good. Older values of their keys may show again, deleted keys too. Default false.
+    /// Leave kvsets out that cannot be opened, or are not what the manifest says, and on a pool
+    /// that is open for writing take them out for good. Older values of their keys may show again,
+    /// deleted keys too. Default false.
     pub skip_kvsets: bool,
-    /// Go on with a manifest whose last edits, before a clean close, are lost: kvsets that they
-    /// made are gone. A KVS that they made, and that the log writes to, is there again with what
-    /// the log has of it, as `recovered-N`. Default false.
+    /// Go on with a manifest whose last edits, before a clean close, are lost, or do not fit those
+    /// before them: kvsets that they made are gone. A KVS that they made, and that the log writes
+    /// to, is there again with what the log has of it, as `recovered-N`. Default false.
     pub cut_manifest: bool,
 }
 
@@ -44,18 +47,32 @@ pub enum LogDamage {
 }
 
 /// Something that an open has left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
     /// What is damaged, by its name.
     pub what: String,
     /// What is wrong, or what follows from it.
     pub reason: String,
-    /// Revisions that are lost, some of which may never have been given out.
+    /// Revisions that are lost, some of which may never have been given out, and some of whose
+    /// writes may be elsewhere, too.
     pub revisions: Option<RangeInclusive<u64>>,
+    /// Where the lost keys lie, if that is all that is known of them.
+    pub range: Option<LostRange>,
     /// Keys that the lost writes changed, as far as they can be read; at most 10,000.
     pub keys: Vec<LostKey>,
     /// How many more there were.
     pub keys_left_off: u64,
+}
+
+/// Keys that may be lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostRange {
+    /// Name of their KVS.
+    pub kvs: String,
+    /// The first of them.
+    pub from: Bytes,
+    /// The first key after them; `None` to the end.
+    pub to: Option<Bytes>,
 }
 
 /// A key that a lost write changed.
@@ -96,73 +113,35 @@ fn of_hole(hole: Hole, live: &Live) -> Loss {
         what: hole.what,
         reason: hole.reason,
         revisions: hole.revisions.map(|(first, last)| first.get()..=last.get()),
+        range: None,
         keys: hole.keys.into_iter().map(key).collect(),
         keys_left_off: hole.keys_left_off,
     }
 }
 
 /// A kvset that is left out.
-pub(crate) fn of_kvset(error: &Error, keys: &str) -> Loss {
-    let (what, reason) = match error {
-        Error::Corrupt { what, reason } => (what.clone(), reason.clone()),
-        other => ("kvset".to_owned(), other.to_string()),
-    };
-    Loss {
-        what,
-        reason: format!("{reason}; {keys}, older values may show again, and deleted keys too"),
-        revisions: None,
-        keys: Vec::new(),
-        keys_left_off: 0,
-    }
-}
-
-/// The error of a kvset that cannot be opened, with the name of whose it is.
-pub(crate) fn name_kvset(id: u64, kvset: &LiveKvset, live: &Live, error: Error) -> Error {
-    let name = live.kvs.get(&kvset.kvs).map_or("a dropped one", |kvs| &kvs.name);
-    let owner = format!("kvset {id} of KVS {name} (hblock {})", kvset.hblock);
-    match error {
-        Error::Corrupt { what, reason } => {
-            Error::Corrupt { what: owner, reason: format!("{what}: {reason}") }
-        }
-        Error::Pool(error @ (mpool::Error::Corrupt { .. } | mpool::Error::NoSuchObject { .. })) => {
-            Error::Corrupt { what: owner, reason: error.to_string() }
-        }
-        Error::Pool(error @ mpool::Error::Io { .. }) => {
-            tracing::error!(owner, "a kvset cannot be read");
-            Error::Pool(error)
-        }
-        other => other,
-    }
-}
-
-/// Which keys a kvset may hold, in words, as far as the manifest tells.
-pub(crate) fn keys_of(kvset: &LiveKvset, live: &Live) -> String {
-    let Some(kvs) = live.kvs.get(&kvset.kvs) else { return "nothing of use is lost".to_owned() };
-    let Some(first) = kvs.leaves.get(&kvset.node) else {
-        return "any key of the KVS may be in it".to_owned();
-    };
-    let next = kvs.leaves.values().filter(|key| *key > first).min();
-    let until = next.map_or_else(String::new, |key| format!(" and before {:?}", text(key)));
-    format!("keys from {:?} on{until} may be in it", text(first))
-}
-
-fn text(key: &Bytes) -> String {
-    String::from_utf8_lossy(key).into_owned()
+pub(crate) fn of_kvset(unusable: &Unusable) -> Loss {
+    let Holds { kvs, from, to, revisions } = unusable.holds.clone();
+    let mut loss = of_error(
+        &unusable.error,
+        &format!("{}; older values may show again, and deleted keys too", unusable.holds),
+    );
+    loss.revisions = Some(revisions);
+    loss.range = Some(LostRange { kvs, from, to });
+    loss
 }
 
 /// The last edits of the manifest.
 pub(crate) fn of_manifest(error: &Error) -> Loss {
+    of_error(error, "KVSs and kvsets that the edits from there on made are lost")
+}
+
+fn of_error(error: &Error, lost: &str) -> Loss {
     let (what, reason) = match error {
         Error::Corrupt { what, reason } => (what.clone(), reason.clone()),
-        other => ("manifest".to_owned(), other.to_string()),
+        other => ("store".to_owned(), other.to_string()),
     };
-    Loss {
-        what,
-        reason: format!("{reason}; KVSs and kvsets that the edits between made are lost"),
-        revisions: None,
-        keys: Vec::new(),
-        keys_left_off: 0,
-    }
+    Loss { what, reason: format!("{reason}; {lost}"), ..Loss::default() }
 }
 
 /// The name of a KVS whose creation is lost, and which has another now.
@@ -170,15 +149,38 @@ pub(crate) fn of_name(kvs: KvsId, name: &str) -> Loss {
     Loss {
         what: format!("the name of KVS {kvs}"),
         reason: format!("the edit that made it is lost; what the log has of it is in KVS {name}"),
-        revisions: None,
-        keys: Vec::new(),
-        keys_left_off: 0,
+        ..Loss::default()
     }
 }
 
-/// Whether an open goes on without something that has this error.
-pub(crate) fn may_skip(salvage: Salvage, error: &Error) -> bool {
-    salvage.skip_kvsets && !matches!(error, Error::Format { .. })
+/// How an open that was refused because of damage goes on all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WayOut {
+    /// By [`Salvage::log`].
+    Log,
+    /// By [`Salvage::skip_kvsets`].
+    Kvsets,
+    /// By [`Salvage::cut_manifest`].
+    Manifest,
+    /// With a backup.
+    Backup,
+}
+
+impl Error {
+    /// How the open that ended with this error can go on; `None` if it was not damage.
+    pub fn way_out(&self) -> Option<WayOut> {
+        let Self::Corrupt { what, reason } = self else { return None };
+        if what.starts_with("kvset ") {
+            return Some(WayOut::Kvsets);
+        }
+        if what.contains("write-ahead log") {
+            return Some(WayOut::Log);
+        }
+        let has_end = [manifest::MISFIT, manifest::UNKNOWN, mark::CLOSED];
+        let is_cut = what.starts_with("manifest") && has_end.iter().any(|at| reason.contains(at));
+        Some(if is_cut { WayOut::Manifest } else { WayOut::Backup })
+    }
 }
 
 /// Err if there is none to be had.

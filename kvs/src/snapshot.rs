@@ -61,8 +61,15 @@ impl Snapshot {
 
     /// A KVS dropped before, or created after, is not in this snapshot.
     fn check(&self, kvs: &Kvs) -> Result<()> {
-        self.open.store.check_open()?;
-        kvs.check_owner(&self.open.store.owner)?;
-        if self.view.trees.contains_key(&kvs.id()) { Ok(()) } else { Err(Error::KvsDropped) }
+        let store = &self.open.store;
+        store.check_open()?;
+        kvs.check_owner(&store.owner)?;
+        if self.view.trees.contains_key(&kvs.id()) {
+            return Ok(());
+        }
+        if store.view.load().trees.contains_key(&kvs.id()) {
+            return Err(Error::KvsNewer { name: kvs.name().into(), at: self.at });
+        }
+        Err(Error::KvsDropped)
     }
 }

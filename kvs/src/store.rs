@@ -31,7 +31,7 @@ use crate::work::Jobs;
 use crate::write::group::CommitQueue;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority};
+use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority, ScrubTarget};
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,6 +74,8 @@ pub(crate) struct Store {
     pub(crate) work_health: health::Work,
     /// What the open has left out.
     pub(crate) losses: OnceLock<Vec<Loss>>,
+    /// Where the bytes of that are, as far as they are on the medium.
+    pub(crate) condemned: OnceLock<Vec<ScrubTarget>>,
     closed: AtomicBool,
     /// What the engine's work needs of the pool.
     pub(crate) needs: Needs,
@@ -145,6 +147,7 @@ impl Store {
             failure: OnceLock::new(),
             work_health: health::Work::default(),
             losses: OnceLock::new(),
+            condemned: OnceLock::new(),
             closed: AtomicBool::new(false),
             needs: Needs::new(&options, pool.free_space().total_bytes),
             room: Room::default(),
@@ -384,7 +387,8 @@ impl Store {
 
     /// A lookup in this database.
     pub(crate) fn lookup<'a>(&'a self, kvs: KvsId, key: &'a [u8], at: Revision) -> Lookup<'a> {
-        Lookup { kvs, key, at, cache: &self.cache, metrics: &self.metrics.reads }
+        let (metrics, damage) = (&self.metrics.reads, &self.metrics.damage);
+        Lookup { kvs, key, at, cache: &self.cache, metrics, damage }
     }
 
     /// A KVS's tree in the current view.

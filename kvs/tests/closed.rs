@@ -5,7 +5,7 @@
 
 mod support;
 
-use kvs::{Durability, Error, Options, Salvage};
+use kvs::{Durability, Error, Options, Salvage, WayOut};
 use mpool::{Device, IoBuf, SimDevice};
 
 const PAGE: usize = 4096;
@@ -65,6 +65,43 @@ fn a_manifest_can_be_cut_where_it_ends() {
     let db = support::open(&device, &support::options()).unwrap();
     assert!(db.losses().is_empty());
     assert_eq!(recovered(&db), Some("kept".into()));
+}
+
+/// Wherever the power goes in a recovery that cuts the manifest, the next one ends it, and what the
+/// log had is never less.
+#[test]
+fn a_cut_of_the_manifest_may_be_cut_off_anywhere() {
+    let base = closed();
+    let (offset, mut page) = page_with(&base, NAME.as_bytes());
+    page[9] ^= 1;
+    base.write_durable_at(offset, &page).unwrap();
+    let salvage = Salvage { cut_manifest: true, ..Salvage::default() };
+    let options = Options { salvage, ..support::options() };
+    let recover = |device: &SimDevice| -> kvs::Result<()> {
+        let db = support::open(device, &options)?;
+        db.settle()?;
+        db.close()
+    };
+    let whole = base.after_crash(0);
+    let before = whole.calls();
+    recover(&whole).unwrap();
+    let calls = whole.calls() - before;
+    assert!(calls > 10, "a recovery writes");
+    for cut in 0..calls {
+        let device = base.after_crash(0);
+        device.cut_at(device.calls() + cut);
+        // An error is the power cut.
+        drop(recover(&device));
+        let device = device.after_crash(cut);
+        match support::open(&device.after_crash(0), &support::options()) {
+            Ok(db) => assert_eq!(recovered(&db), Some("kept".into()), "cut at {cut}"),
+            Err(error) => assert_eq!(error.way_out(), Some(WayOut::Manifest), "{cut}: {error}"),
+        }
+        recover(&device).unwrap();
+        let db = support::open(&device, &support::options()).unwrap();
+        assert_eq!(recovered(&db), Some("kept".into()), "cut at {cut}");
+        assert_eq!(db.open_kvs("a").unwrap().get(b"k").unwrap().unwrap().value, VALUE);
+    }
 }
 
 /// What the log had of the KVS whose name is lost.

@@ -107,6 +107,21 @@ fn a_handle_of_a_dropped_kvs_is_not_one_of_its_successor() {
     assert!(new.get(b"heron").unwrap().is_none());
 }
 
+/// Which was told "the KVS was dropped".
+#[test]
+fn a_kvs_that_was_created_after_a_snapshot_is_told_as_such() {
+    let db = support::create(&SimDevice::new(256 << 20), &options()).unwrap();
+    let snapshot = db.snapshot();
+    let kvs = db.kvs("birds").unwrap();
+    let error = snapshot.get(&kvs, b"heron").unwrap_err();
+    assert!(matches!(error, Error::KvsNewer { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("\"birds\" was created after the snapshot of revision 0"), "{text}");
+    assert!(matches!(snapshot.cursor(&kvs, Range::default()), Err(Error::KvsNewer { .. })));
+    db.drop_kvs("birds").unwrap();
+    assert!(matches!(snapshot.get(&kvs, b"heron"), Err(Error::KvsDropped)));
+}
+
 #[test]
 fn a_name_is_opened_created_or_either() {
     let db = database();

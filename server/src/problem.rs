@@ -257,7 +257,7 @@ impl From<Error> for Problem {
                 ("read-only", "Read-only"),
                 "this server was started with --read-only: it takes no writes and no changes",
             ),
-            Error::KvsDropped => {
+            Error::KvsDropped | Error::KvsNewer { .. } => {
                 Self::new(StatusCode::NOT_FOUND, ("no-such-kvs", "No such KVS"), detail)
             }
             Error::KeyLength { .. } => {

@@ -40,6 +40,8 @@ const MAGIC: [u8; 4] = *b"MPHB";
 const VERSION: u16 = 1;
 /// Bytes of the head.
 pub(crate) const HEAD_BYTES: usize = 96;
+/// More keys and bytes than any pool holds, so that sums over kvsets never overflow.
+const COUNT_MAX: u64 = 1 << 50;
 const HEAD_CRC_OFFSET: usize = HEAD_BYTES - 4;
 const KBLOCK_ENTRY_BYTES: usize = 12;
 const VBLOCK_ENTRY_BYTES: usize = 16;
@@ -238,6 +240,12 @@ fn assemble(
     if raw.tombstones.get() > raw.keys.get() || raw.min_revision.get() > raw.max_revision.get() {
         return Err("head contradicts itself");
     }
+    let counts = [raw.keys, raw.kblock_bytes, raw.value_bytes];
+    if counts.iter().any(|count| count.get() > COUNT_MAX)
+        || raw.max_revision.get() > Revision::LAST.get()
+    {
+        return Err("head counts more than there can be");
+    }
     let meta = KvsetMeta {
         id: KvsetId::new(raw.kvset.get()),
         kvs: KvsId::new(raw.kvs.get()),
@@ -337,12 +345,14 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused() {
-        let broken: [fn(&mut Hblock); 6] = [
+        let broken: [fn(&mut Hblock); 8] = [
             |hblock| hblock.kblocks[1].min_key = Bytes::from_static(b"cc"),
             |hblock| hblock.kblocks[1].max_key = Bytes::from_static(b"c"),
             |hblock| hblock.meta.tombstones = 7,
             |hblock| hblock.meta.value_bytes = 1,
             |hblock| hblock.meta.min_revision = Revision::MAX,
+            |hblock| hblock.meta.max_revision = Revision::MAX,
+            |hblock| hblock.meta.keys = u64::MAX,
             |hblock| {
                 hblock.kblocks.clear();
                 hblock.meta.kblocks.clear();

@@ -59,10 +59,26 @@ impl Kvset {
         !matches!(self.guarded(ask), Ok(Some(false)))
     }
 
-    /// What is held for `key`. Blocks if index pages are not resident.
-    pub(crate) fn probe(&self, key: &[u8], hash: u64) -> Result<Probe> {
+    /// What is held for `key`. Blocks if index pages are not resident. A filter that cannot be read
+    /// says nothing of the keys, which are all there: `unfiltered` is told, and the search goes on.
+    pub(crate) fn probe(
+        &self,
+        key: &[u8],
+        hash: u64,
+        unfiltered: &dyn Fn(&Error),
+    ) -> Result<Probe> {
         let Some(index) = self.kblock_of(key) else { return Ok(Probe::Miss) };
-        let search = || search(&self.kblocks[index], key, hash, |page| self.page(index, page));
+        let kblock = &self.kblocks[index];
+        let filter = || {
+            let asked = self.page(index, kblock.filter_page(hash)).and_then(|page| {
+                kblock.may_hold(&page, hash).map_err(|stop| self.stopped(index, &stop))
+            });
+            Ok(asked.unwrap_or_else(|error| {
+                unfiltered(&error);
+                true
+            }))
+        };
+        let search = || search(kblock, key, filter, |page| self.page(index, page));
         self.guarded(search)?.map_err(|stop| match stop {
             Stop::Fetch(error) => error,
             Stop::Bad { page, reason } => self.page_corrupt(index, page, reason),
@@ -70,10 +86,23 @@ impl Kvset {
     }
 
     /// As [`probe`](Self::probe), but never blocks.
-    pub(crate) fn try_probe(&self, key: &[u8], hash: u64) -> Result<Result<Probe, WouldBlock>> {
+    pub(crate) fn try_probe(
+        &self,
+        key: &[u8],
+        hash: u64,
+        unfiltered: &dyn Fn(&Error),
+    ) -> Result<Result<Probe, WouldBlock>> {
         let Some(index) = self.kblock_of(key) else { return Ok(Ok(Probe::Miss)) };
+        let kblock = &self.kblocks[index];
         let fetch = |page| self.index.try_page(index, page).ok_or(WouldBlock);
-        match self.guarded(|| search(&self.kblocks[index], key, hash, fetch))? {
+        let filter = || {
+            let asked = kblock.may_hold(fetch(kblock.filter_page(hash))?, hash);
+            Ok(asked.unwrap_or_else(|stop| {
+                unfiltered(&self.stopped(index, &stop));
+                true
+            }))
+        };
+        match self.guarded(|| search(kblock, key, filter, fetch))? {
             Ok(probe) => Ok(Ok(probe)),
             Err(Stop::Fetch(would_block)) => Ok(Err(would_block)),
             Err(Stop::Bad { page, reason }) => Err(self.page_corrupt(index, page, reason)),
@@ -156,6 +185,14 @@ impl Kvset {
     }
 
     #[cold]
+    fn stopped(&self, kblock: usize, stop: &Stop<Infallible>) -> Error {
+        match stop {
+            Stop::Bad { page, reason } => self.page_corrupt(kblock, *page, reason),
+            Stop::Fetch(never) => match *never {},
+        }
+    }
+
+    #[cold]
     fn map_failed(&self) -> Error {
         let source = std::io::Error::other("the drive failed while a mapped page was read");
         let offset = self.meta.hblock.get();
@@ -195,14 +232,12 @@ impl Kvset {
 fn search<E, P: Deref<Target = [u8]>>(
     kblock: &Kblock,
     key: &[u8],
-    hash: u64,
+    filter: impl Fn() -> Result<bool, E>,
     fetch: impl Fn(u32) -> Result<P, E>,
 ) -> Result<Probe, Stop<E>> {
-    let filter = fetch(kblock.filter_page(hash)).map_err(Stop::Fetch)?;
-    if !kblock.may_hold(&filter, hash)? {
+    if !filter().map_err(Stop::Fetch)? {
         return Ok(Probe::Miss);
     }
-    drop(filter);
     let page = kblock.leaf_of(key, &fetch)?;
     let leaf = fetch(page).map_err(Stop::Fetch)?;
     kblock.find((page, &leaf), key, |found| match found {

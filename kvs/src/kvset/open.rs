@@ -49,15 +49,22 @@ impl Kvset {
             .zip(&kblock_objects)
             .map(|(range, object)| read_kblock(object, range, &meta))
             .collect::<Result<Arc<[_]>>>()?;
-        let keys: u64 = kblocks.iter().map(|kblock| kblock.footer().keys).sum();
-        let tombstones: u64 = kblocks.iter().map(|kblock| kblock.footer().tombstones).sum();
-        if keys != meta.keys || tombstones != meta.tombstones {
+        let add = |(keys, tombstones): (u64, u64), kblock: &Kblock| {
+            let footer = kblock.footer();
+            Some((keys.checked_add(footer.keys)?, tombstones.checked_add(footer.tombstones)?))
+        };
+        if kblocks.iter().try_fold((0, 0), add) != Some((meta.keys, meta.tombstones)) {
             return Err(corrupt(format!("hblock {hblock}"), "counts other keys than its kblocks"));
         }
         let owner = format!("kvset {} values", meta.id.get());
         let values = (!vblock_objects.is_empty())
             .then(|| Arc::new(pool.map_named(&vblock_objects, values, &owner)));
         Ok(Arc::new(Self { pool: Arc::clone(pool), meta, kblocks, index, values }))
+    }
+
+    /// What the hblock says, where the rest of it cannot be read.
+    pub(crate) fn meta_at(pool: &Arc<Pool>, hblock: MblockId) -> Result<KvsetMeta> {
+        Ok(read_hblock(&pool.mblock(hblock)?)?.meta)
     }
 
     /// Whether the pool has moved any of its objects since it was opened. It goes on working, and

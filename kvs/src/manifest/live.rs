@@ -5,7 +5,7 @@
 //! what a checkpoint of the MDC is.
 
 use crate::error::Result;
-use crate::key::{KvsId, KvsetId, NodeId, Revision};
+use crate::key::{KeyText, KvsId, KvsetId, NodeId, Revision};
 use crate::manifest::record::{Item, bad, encode};
 use bytes::Bytes;
 use mpool::MblockId;
@@ -14,6 +14,14 @@ use std::collections::BTreeMap;
 /// Items of one checkpoint record: keeps a record far below the MDC's limit of 1 MiB even with the
 /// longest keys.
 const ITEMS_PER_RECORD: usize = 256;
+
+/// Ids end far below what their integers hold, so that counting on from them never overflows.
+const ID_MAX: u64 = u64::MAX >> 1;
+const KVS_ID_MAX: u64 = (u32::MAX >> 1) as u64;
+
+fn in_range(what: &str, number: u64, max: u64) -> Result<()> {
+    if number <= max { Ok(()) } else { Err(bad(format!("{what} has the number {number}"))) }
+}
 
 /// One KVS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,48 +55,31 @@ impl Live {
     /// Changes the shape by one item, or says why the item makes no sense here.
     pub(crate) fn apply(&mut self, item: &Item) -> Result<()> {
         match item {
-            Item::KvsCreate { kvs, name } => {
-                let new = LiveKvs { name: name.clone(), leaves: BTreeMap::new() };
-                if self.kvs.insert(*kvs, new).is_some() {
-                    return Err(bad("a KVS is created twice"));
-                }
-                self.next_kvs = self.next_kvs.max(kvs.get().saturating_add(1));
-            }
+            Item::KvsCreate { kvs, name } => self.create_kvs(*kvs, name)?,
             Item::KvsDrop { kvs } => {
-                self.kvs.remove(kvs).ok_or_else(|| bad("a KVS is dropped that does not exist"))?;
+                let known = self.kvs.remove(kvs).is_some();
+                known.then_some(()).ok_or_else(|| bad(format!("{kvs} is dropped, unknown")))?;
                 self.kvsets.retain(|_, kvset| kvset.kvs != *kvs);
             }
-            Item::LeafAdd { kvs, node, first_key } => {
-                if *node == NodeId::ROOT {
-                    return Err(bad("a leaf has the root's id"));
-                }
-                if self.leaves(*kvs)?.insert(*node, first_key.clone()).is_some() {
-                    return Err(bad("a leaf is added twice"));
-                }
-                self.next_node = self.next_node.max(node.get().saturating_add(1));
-            }
-            Item::LeafRemove { kvs, node } => {
-                self.leaves(*kvs)?
-                    .remove(node)
-                    .ok_or_else(|| bad("a leaf is removed that is not there"))?;
-            }
+            Item::LeafAdd { kvs, node, first_key } => self.add_leaf(*kvs, *node, first_key)?,
+            Item::LeafRemove { kvs, node } => self.remove_leaf(*kvs, *node)?,
             Item::KvsetAdd { kvs, node, kvset, hblock } => {
-                if *node != NodeId::ROOT && !self.leaves(*kvs)?.contains_key(node) {
-                    return Err(bad("a kvset is added to a node that does not exist"));
-                }
                 let new = LiveKvset { kvs: *kvs, node: *node, hblock: *hblock };
-                if self.kvsets.insert(*kvset, new).is_some() {
-                    return Err(bad("a kvset is added twice"));
-                }
-                self.next_kvset = self.next_kvset.max(kvset.get().saturating_add(1));
+                self.add_kvset(*kvset, new)?;
             }
             Item::KvsetRemove { kvset } => {
-                self.kvsets
-                    .remove(kvset)
-                    .ok_or_else(|| bad("a kvset is removed that is not there"))?;
+                let known = self.kvsets.remove(kvset).is_some();
+                let unknown = || bad(format!("kvset {} is removed, unknown", kvset.get()));
+                known.then_some(()).ok_or_else(unknown)?;
             }
-            Item::Floor { revision } => self.floor = self.floor.max(*revision),
+            Item::Floor { revision } => {
+                in_range("the floor", revision.get(), Revision::LAST.get())?;
+                self.floor = self.floor.max(*revision);
+            }
             Item::NextIds { kvs, node, kvset } => {
+                in_range("the next KVS", (*kvs).into(), KVS_ID_MAX)?;
+                in_range("the next leaf", *node, ID_MAX)?;
+                in_range("the next kvset", *kvset, ID_MAX)?;
                 self.next_kvs = self.next_kvs.max(*kvs);
                 self.next_node = self.next_node.max(*node);
                 self.next_kvset = self.next_kvset.max(*kvset);
@@ -97,10 +88,91 @@ impl Live {
         Ok(())
     }
 
+    fn create_kvs(&mut self, kvs: KvsId, name: &str) -> Result<()> {
+        in_range("a KVS", kvs.get().into(), KVS_ID_MAX)?;
+        if let Some((other, _)) = self.kvs.iter().find(|(_, other)| other.name == name) {
+            return Err(bad(format!("{kvs} is created as {name:?}, which {other} is named")));
+        }
+        let new = LiveKvs { name: name.to_owned(), leaves: BTreeMap::new() };
+        if let Some(old) = self.kvs.insert(kvs, new) {
+            return Err(bad(format!("{kvs} is created as {name:?}, and is {:?}", old.name)));
+        }
+        self.next_kvs = self.next_kvs.max(kvs.get() + 1);
+        Ok(())
+    }
+
+    fn add_leaf(&mut self, kvs: KvsId, node: NodeId, first_key: &Bytes) -> Result<()> {
+        in_range("a leaf", node.get(), ID_MAX)?;
+        if node == NodeId::ROOT {
+            return Err(bad(format!("a leaf of {kvs} has the root's id")));
+        }
+        if self.leaves(kvs)?.insert(node, first_key.clone()).is_some() {
+            return Err(bad(format!("leaf {} of {kvs} is added twice", node.get())));
+        }
+        self.next_node = self.next_node.max(node.get() + 1);
+        Ok(())
+    }
+
+    fn remove_leaf(&mut self, kvs: KvsId, node: NodeId) -> Result<()> {
+        if self.leaves(kvs)?.remove(&node).is_none() {
+            return Err(bad(format!("leaf {} of {kvs} is removed, unknown", node.get())));
+        }
+        let held = self.kvsets.iter().find(|(_, held)| held.kvs == kvs && held.node == node);
+        held.map_or(Ok(()), |(id, _)| {
+            let (node, id) = (node.get(), id.get());
+            Err(bad(format!("leaf {node} of {kvs} is removed, and holds kvset {id}")))
+        })
+    }
+
+    fn add_kvset(&mut self, id: KvsetId, new: LiveKvset) -> Result<()> {
+        let LiveKvset { kvs, node, .. } = new;
+        in_range("a kvset", id.get(), ID_MAX)?;
+        if !self.leaves(kvs)?.contains_key(&node) && node != NodeId::ROOT {
+            let (id, node) = (id.get(), node.get());
+            return Err(bad(format!("kvset {id} is added to leaf {node} of {kvs}, unknown")));
+        }
+        if let Some(old) = self.kvsets.insert(id, new) {
+            let (id, old) = (id.get(), old.kvs);
+            return Err(bad(format!("kvset {id} is added to {kvs}, and is in {old}")));
+        }
+        self.next_kvset = self.next_kvset.max(id.get() + 1);
+        Ok(())
+    }
+
     fn leaves(&mut self, kvs: KvsId) -> Result<&mut BTreeMap<NodeId, Bytes>> {
-        let kvs =
-            self.kvs.get_mut(&kvs).ok_or_else(|| bad("an item names a KVS that does not exist"))?;
+        let kvs = self.kvs.get_mut(&kvs).ok_or_else(|| bad(format!("{kvs} is not known")))?;
         Ok(&mut kvs.leaves)
+    }
+
+    /// Err if the whole makes no sense though each item did: the leaves of a KVS must divide all
+    /// keys.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (id, kvs) in &self.kvs {
+            let mut firsts: Vec<&Bytes> = kvs.leaves.values().collect();
+            firsts.sort_unstable();
+            let name = &kvs.name;
+            if firsts.first().is_some_and(|first| !first.is_empty()) {
+                return Err(bad(format!("no leaf of KVS {name} ({id}) has the first keys")));
+            }
+            if let Some(pair) = firsts.windows(2).find(|pair| pair[0] == pair[1]) {
+                let key = KeyText(pair[0]);
+                return Err(bad(format!("two leaves of KVS {name} ({id}) begin at {key}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the range of a node begins.
+    pub(crate) fn first_of(&self, kvs: KvsId, node: NodeId) -> Bytes {
+        let leaves = self.kvs.get(&kvs).map(|kvs| &kvs.leaves);
+        leaves.and_then(|leaves| leaves.get(&node)).cloned().unwrap_or_default()
+    }
+
+    /// Where the range of a leaf ends, if it does.
+    pub(crate) fn end_of(&self, kvs: KvsId, node: NodeId) -> Option<&Bytes> {
+        let leaves = &self.kvs.get(&kvs)?.leaves;
+        let first = leaves.get(&node)?;
+        leaves.values().filter(|key| *key > first).min()
     }
 
     /// The records that rebuild this shape from nothing, in order.
@@ -196,8 +268,41 @@ mod tests {
             },
             Item::KvsetAdd { kvs, node: NodeId::ROOT, kvset: KvsetId::new(1), hblock: mblock(1) },
             Item::KvsetRemove { kvset: KvsetId::new(9999) },
+            Item::KvsCreate { kvs: KvsId::new(4), name: "default".into() },
+            Item::KvsCreate { kvs: KvsId::new(u32::MAX), name: "last".into() },
+            Item::LeafAdd { kvs, node: NodeId::new(u64::MAX), first_key: Bytes::new() },
+            Item::LeafRemove { kvs, node: NodeId::new(1) },
+            Item::KvsetAdd {
+                kvs: KvsId::new(4),
+                node: NodeId::ROOT,
+                kvset: KvsetId::new(9999),
+                hblock: mblock(1),
+            },
+            Item::Floor { revision: Revision::MAX },
+            Item::NextIds { kvs: u32::MAX, node: 0, kvset: 0 },
+            Item::NextIds { kvs: 0, node: u64::MAX, kvset: 0 },
         ] {
-            assert!(sample().apply(&item).is_err(), "{item:?}");
+            let error = sample().apply(&item).expect_err(&format!("{item:?}")).to_string();
+            assert!(error.contains(char::is_numeric), "what is meant is named: {error}");
         }
+    }
+
+    #[test]
+    fn leaves_must_divide_all_keys() {
+        let (kvs, leaf) = (KvsId::new(3), |n, key: &'static str| {
+            let (node, first_key) = (NodeId::new(n), Bytes::from(key));
+            Item::LeafAdd { kvs: KvsId::new(3), node, first_key }
+        });
+        let mut live = Live::default();
+        live.apply(&Item::KvsCreate { kvs, name: "birds".into() }).unwrap();
+        live.check().unwrap();
+        live.apply(&leaf(1, "m")).unwrap();
+        assert!(live.check().unwrap_err().to_string().contains("birds"), "nothing before m");
+        live.apply(&leaf(2, "")).unwrap();
+        live.check().unwrap();
+        assert_eq!(live.end_of(kvs, NodeId::new(2)), Some(&Bytes::from("m")));
+        assert_eq!(live.end_of(kvs, NodeId::new(1)), None);
+        live.apply(&leaf(3, "m")).unwrap();
+        assert!(live.check().unwrap_err().to_string().contains("\"m\""));
     }
 }

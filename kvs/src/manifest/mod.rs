@@ -9,6 +9,9 @@
 //! edit, which is shared, not copied: an edit replaces the whole shape while the MDC's append lock
 //! is held, and a snapshot is one more reference to it.
 
+#[cfg(test)]
+mod contradictions;
+pub(crate) mod fit;
 pub(crate) mod live;
 pub(crate) mod record;
 
@@ -49,37 +52,41 @@ impl Manifest {
     /// Opens the pool's manifest, or begins one in a pool that holds nothing yet. `initial` names
     /// the KVSs of a database that has never had any.
     ///
-    /// One that ends before its clean close is an error, or, if `cut`, what is lost is told there.
+    /// One that ends before its clean close, or has an edit that does not fit those before it, is
+    /// an error; or, if `cut`, it ends there, and what is lost is told.
     pub(crate) fn open(
         pool: &Arc<Pool>,
         initial: &[String],
-        cut: Option<&mut Vec<Loss>>,
+        mut cut: Option<&mut Vec<Loss>>,
     ) -> Result<Self> {
         let Some(raw) = pool.property(PROPERTY) else { return Self::begin(pool, initial) };
         let raw = raw.as_slice().try_into().map_err(|_| bad("its property is malformed"))?;
         let id = MdcId::new(u64::from_le_bytes(raw)).ok_or_else(|| bad("its property is zero"))?;
-        let mut live = first_shape();
-        let mut failure = None;
-        let mdc = pool.open_mdc(id, &mut |record| {
-            // The pool's replay has its own error type; ours is kept aside and wins.
-            if failure.is_none() {
-                failure = decode(record)
-                    .and_then(|items| items.iter().try_for_each(|item| live.apply(item)))
-                    .err();
+        let (mut mdc, mut shape) = replay(pool, id, u64::MAX)?;
+        let misfit = match (shape.misfit.take(), &mut cut) {
+            (None, _) => false,
+            (Some(error), Some(losses)) if !matches!(error, Error::Format { .. }) => {
+                losses.push(salvage::of_manifest(&error));
+                drop(mdc);
+                // What the edit has changed before its misfit does not count either.
+                (mdc, shape) = replay(pool, id, shape.edits - 1)?;
+                true
             }
-            Ok(())
-        })?;
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        if let Some(mark) = Mark::read(pool)? {
+            (Some(error), _) => return Err(error),
+        };
+        shape.live.check()?;
+        if let Some(mark) = Mark::read(pool)?.filter(|_| !misfit) {
             match (end_of(&mdc).check(mark.manifest), cut) {
                 (Ok(()), _) => {}
                 (Err(error), Some(losses)) => losses.push(salvage::of_manifest(&error)),
                 (Err(error), None) => return Err(error),
             }
         }
-        let mut manifest = Self::of(pool, mdc, live)?;
+        let mut manifest = Self::of(pool, mdc, shape.live)?;
+        if misfit && !pool.is_read_only() {
+            // Its journal still has the edits that were left out.
+            manifest.move_to_another(pool)?;
+        }
         manifest.make_up(initial);
         Ok(manifest)
     }
@@ -128,6 +135,12 @@ impl Manifest {
         if !pool.mdc_volumes(old)?.into_iter().any(|volume| pool.is_evacuating(volume)) {
             return Ok(false);
         }
+        self.move_to_another(pool)?;
+        Ok(true)
+    }
+
+    fn move_to_another(&mut self, pool: &Arc<Pool>) -> Result<()> {
+        let old = self.mdc.id();
         let id = pool.create_mdc(LOG_BYTES)?;
         let moved = self.fill(pool, id);
         let mdc = moved.inspect_err(|_| {
@@ -138,8 +151,7 @@ impl Manifest {
         // The commit point. If it fails, one of the two is named, and both say the same.
         pool.set_property(PROPERTY, &id.get().to_le_bytes())?;
         self.mdc = mdc;
-        pool.delete_mdc(old)?;
-        Ok(true)
+        Ok(pool.delete_mdc(old)?)
     }
 
     fn fill(&self, pool: &Arc<Pool>, id: MdcId) -> Result<mpool::Mdc> {
@@ -178,6 +190,52 @@ impl Manifest {
         self.live = next;
         Ok(())
     }
+}
+
+/// The shape as edits tell it, one after the other.
+struct Shape {
+    live: Live,
+    /// How many there were, the one that does not fit included.
+    edits: u64,
+    misfit: Option<Error>,
+}
+
+impl Shape {
+    fn edit(&mut self, record: &[u8]) {
+        if self.misfit.is_some() {
+            return;
+        }
+        self.edits += 1;
+        let items = decode(record);
+        let applied =
+            items.and_then(|items| items.iter().try_for_each(|item| self.live.apply(item)));
+        self.misfit = applied.err().map(|error| match error {
+            Error::Corrupt { what, reason } => {
+                let edit = self.edits;
+                Error::Corrupt { what, reason: format!("{MISFIT} {edit} of its journal: {reason}") }
+            }
+            other => other,
+        });
+    }
+}
+
+/// Begins the reason of an error of a manifest whose frames are intact, and whose edits are not.
+pub(crate) const MISFIT: &str = "nothing fits from edit";
+
+/// Stands in the error of a manifest that has lost the edit that made a KVS.
+pub(crate) const UNKNOWN: &str = "which it does not know";
+
+/// Opens a manifest's journal, and gives the shape after so many of its edits.
+fn replay(pool: &Arc<Pool>, id: MdcId, edits_max: u64) -> Result<(mpool::Mdc, Shape)> {
+    let mut shape = Shape { live: first_shape(), edits: 0, misfit: None };
+    let mdc = pool.open_mdc(id, &mut |record| {
+        // The pool's replay has its own error type; ours is kept aside and wins.
+        if shape.edits < edits_max {
+            shape.edit(record);
+        }
+        Ok(())
+    })?;
+    Ok((mdc, shape))
 }
 
 fn end_of(mdc: &mpool::Mdc) -> ManifestEnd {

@@ -157,7 +157,7 @@ fn decode_item(rest: &mut Reader<'_>) -> Result<Item> {
 }
 
 /// What every complaint about the manifest looks like.
-pub(crate) fn bad(reason: &str) -> Error {
+pub(crate) fn bad(reason: impl Into<String>) -> Error {
     Error::Corrupt { what: "manifest".into(), reason: reason.into() }
 }
 

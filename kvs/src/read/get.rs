@@ -14,6 +14,7 @@
 //! that says how far it came.
 
 use crate::cache::ValueCache;
+use crate::damage::{DamageMetrics, Met};
 use crate::error::{Error, Result, Scope};
 use crate::iter::ValuePtr;
 use crate::key::{KvsId, Revision, key_hash};
@@ -41,6 +42,18 @@ pub(crate) struct Lookup<'a> {
     pub(crate) at: Revision,
     pub(crate) cache: &'a ValueCache,
     pub(crate) metrics: &'a ReadMetrics,
+    pub(crate) damage: &'a DamageMetrics,
+}
+
+impl Lookup<'_> {
+    #[cold]
+    fn unfiltered(&self, view: &View, error: &Error) {
+        let Error::Corrupt { what, reason } = error else {
+            return self.damage.note(Met::Filter, error);
+        };
+        let what = format!("filter ({what}) of KVS {}", name_of(view, self.kvs));
+        self.damage.note(Met::Filter, &Error::Corrupt { what, reason: reason.clone() });
+    }
 }
 
 /// Where a lookup stands that would block.
@@ -106,7 +119,7 @@ fn find_place(view: &View, lookup: Lookup<'_>) -> Result<Located> {
             continue;
         }
         lookup.metrics.kvsets_probed.add(1);
-        let probe = kvset.probe(lookup.key, hash)?;
+        let probe = kvset.probe(lookup.key, hash, &|error| lookup.unfiltered(view, error))?;
         match step(view, lookup, hash, kvset, probe) {
             Step::Answer(answer) => return Ok(Located::Answer(answer)),
             Step::Extern(place) => return Ok(Located::Value(place)),
@@ -133,7 +146,8 @@ fn try_find(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Col
             continue;
         }
         lookup.metrics.kvsets_probed.add(1);
-        let probe = match kvset.try_probe(lookup.key, hash)? {
+        let unfiltered = |error: &Error| lookup.unfiltered(view, error);
+        let probe = match kvset.try_probe(lookup.key, hash, &unfiltered)? {
             Ok(probe) => probe,
             Err(WouldBlock) => return Ok(Err(Cold::Index)),
         };
@@ -159,7 +173,7 @@ fn try_find(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Col
     reason = "not known here, and known to be deleted, are different answers"
 )]
 fn from_memory(view: &View, lookup: Lookup<'_>, hash: u64) -> Option<Option<Entry>> {
-    let Lookup { kvs, key, at, cache, metrics } = lookup;
+    let Lookup { kvs, key, at, cache, metrics, .. } = lookup;
     for memtable in view.memtables() {
         if let Some(found) = memtable.get(kvs, key, hash, at) {
             metrics.from_memtable.add(1);

@@ -41,16 +41,20 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Gives `segment` a new life. Everything before `head.first` must be durable.
+    /// Gives `segment` a new life: its head, and the head again where its first frame will be, so
+    /// that blank pages there are told from a segment without frames. Everything before
+    /// `head.first` must be durable.
     pub(super) fn start(
         segment: Segment,
         head: SegmentHead,
         metrics: Arc<WalMetrics>,
     ) -> Result<Self> {
-        let mut page = IoBuf::zeroed(IO_ALIGN);
-        page[..SEGMENT_HEAD_LEN].copy_from_slice(&head.encode());
-        segment.write_durable_at(0, &page)?;
-        metrics.bytes.add(PAGE_BYTES);
+        let mut pages = IoBuf::zeroed(2 * IO_ALIGN);
+        for page in pages.chunks_exact_mut(IO_ALIGN) {
+            page[..SEGMENT_HEAD_LEN].copy_from_slice(&head.encode());
+        }
+        segment.write_durable_at(0, &pages)?;
+        metrics.bytes.add(2 * PAGE_BYTES);
         metrics.syncs.add(1);
         let buffer = IoBuf::zeroed(BUFFER_BYTES);
         Ok(Self { segment, head, offset: PAGE_BYTES, buffer, filled: 0, unflushed: false, metrics })

@@ -202,3 +202,100 @@ fn a_body_that_looks_like_a_frame_is_not_one() {
     Wal::open(&pool, &options(), Revision::ZERO, apply).unwrap();
     assert_eq!(frames, 1);
 }
+
+/// What the log says when the pages `from..to` of its first segment are blank after a kill.
+fn blanked(appends: &[(usize, bool)], (from, to): (u64, u64), floor: u64) -> Result<Vec<u64>> {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    for (len, durable) in appends {
+        append(&mut wal, &[*len], *durable);
+    }
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    for page in from..to {
+        rewrite(&segment, page * PAGE_BYTES, |page| page.fill(0));
+    }
+    let holes = survey(&pool, Revision::new(floor), &mut |_, _| Ok(())).unwrap();
+    let opened = open(&pool, floor);
+    assert_eq!(holes.is_empty(), opened.is_ok(), "a check and an open see the same");
+    opened.map(|(_, seen)| revisions(&seen))
+}
+
+/// The head, the first page, or 1 MiB from the start: the log was taken for an empty one, and all
+/// that was acknowledged since the last flush was gone without a word.
+#[test]
+fn a_blank_start_of_the_last_segment_is_damage() {
+    for (from, to) in [(0, 1), (1, 2), (0, 2), (0, 256), (1, 256)] {
+        for appends in [&[(20, true)][..], &[(20, true), (9000, true)], &[(20, false), (20, true)]]
+        {
+            let error = blanked(appends, (from, to), 0).unwrap_err();
+            let Error::Corrupt { what, reason } = error else { panic!("{error}") };
+            assert!(what.contains("write-ahead log segment"), "{what}");
+            assert!(what.contains("seg-") && !reason.is_empty(), "{what}: {reason}");
+        }
+    }
+    // Behind the first frame nothing tells rot from a torn tail.
+    assert_eq!(blanked(&[(20, true), (20, true)], (2, 256), 0).unwrap(), [1]);
+    assert_eq!(blanked(&[(20, true), (20, true), (20, true)], (3, 256), 0).unwrap(), [1, 2]);
+}
+
+#[test]
+fn a_log_that_lost_its_start_goes_on_behind_it_when_asked() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    for _ in 0..6 {
+        append(&mut wal, &[20], true);
+    }
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    for page in 0..4 {
+        rewrite(&segment, page * PAGE_BYTES, |page| page.fill(0));
+    }
+    let mut seen = Vec::new();
+    let mut options = options();
+    options.salvage.log = LogDamage::SkipDamaged;
+    let apply = &mut |revision: Revision, _: &WriteBatch| {
+        seen.push(revision.get());
+        Ok(())
+    };
+    let (_, replayed) = Wal::open(&pool, &options, Revision::ZERO, apply).unwrap();
+    assert_eq!(seen, [4, 5, 6]);
+    let lost: Vec<_> = replayed.holes.iter().filter_map(|hole| hole.revisions).collect();
+    assert_eq!(lost, [(Revision::new(1), Revision::new(3))]);
+}
+
+/// A segment that was taken into use and has no frame yet is no damage, recycled or new.
+#[test]
+fn a_start_without_frames_is_no_damage() {
+    let (_, pool) = blank();
+    let reopen = |floor| Wal::open(&pool, &options(), floor, &mut |_, _| Ok(())).unwrap().0;
+    let mut wal = reopen(Revision::ZERO);
+    for round in 1..8 {
+        let tail = wal.tail.take();
+        wal.tail = Some(wal.rotate(tail, 0).unwrap());
+        assert!(survey(&pool, wal.last(), &mut |_, _| Ok(())).unwrap().is_empty());
+        let floor = wal.last();
+        drop(wal);
+        wal = reopen(floor);
+        append(&mut wal, &[20], true);
+        let floor = wal.last();
+        wal.release(floor).unwrap();
+        assert_eq!(wal.sequence, 2 * round);
+        drop(wal);
+        wal = reopen(floor);
+    }
+}
+
+#[test]
+fn the_last_frame_of_a_sealed_segment_is_missed_by_the_next() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20], true);
+    append(&mut wal, &[20], true);
+    let tail = wal.tail.take();
+    wal.tail = Some(wal.rotate(tail, 0).unwrap());
+    drop(wal);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[60] ^= 1);
+    let error = open(&pool, 0).map(drop).unwrap_err().to_string();
+    assert!(error.contains("revision 2") && error.contains("a later segment follows"), "{error}");
+}

@@ -2,7 +2,9 @@
 //! version 1.
 //!
 //! A segment is a fixed extent of the pool, a multiple of 4 KiB. Its first page is the head; frames
-//! follow from the second page on.
+//! follow from the second page on. Where there is no frame yet the second page holds the head
+//! again, in a segment that was noted when it was taken into use (`note`): so its first frame is
+//! there, or the head is, and anything else is rot.
 //!
 //! ```text
 //! segment head                                   frame
@@ -55,6 +57,8 @@ pub(super) const FRAME_ALIGN: usize = 8;
 pub(super) const SEGMENT_VERSION: u16 = 2;
 const SEGMENT_VERSION_WITHOUT_GAP: u16 = 1;
 pub(super) const FRAME_VERSION: u16 = 1;
+/// As [`Revision::LAST`].
+const SEQUENCE_LAST: u64 = Revision::LAST.get();
 const SEGMENT_MAGIC: [u8; 4] = *b"MWSG";
 const FRAME_MAGIC: [u8; 4] = *b"MWFR";
 
@@ -148,11 +152,19 @@ impl SegmentHead {
             SEGMENT_VERSION => gap > 0,
             newer => return Err(BadHead::Version(newer)),
         };
-        let in_range = raw.sequence.get() > 0 && raw.first.get() > gap.into();
-        if !gap_fits || !in_range || raw.reserved.get() != 0 {
+        let head =
+            Self { sequence: raw.sequence.get(), first: Revision::new(raw.first.get()), gap };
+        if !gap_fits || !head.is_in_range() || raw.reserved.get() != 0 {
             return Err(BadHead::Range);
         }
-        Ok(Self { sequence: raw.sequence.get(), first: Revision::new(raw.first.get()), gap })
+        Ok(head)
+    }
+
+    /// Whether the fields are such as a head may have.
+    pub(super) fn is_in_range(self) -> bool {
+        (1..=SEQUENCE_LAST).contains(&self.sequence)
+            && self.first.get() > self.gap.into()
+            && self.first <= Revision::LAST
     }
 
     /// Up to there everything is in the log before this segment, or in kvsets.
@@ -207,7 +219,10 @@ impl FrameHead {
             return Err(BadHead::Version(raw.version.get()));
         }
         let reserved = u32::from(raw.reserved.get()) | raw.reserved_too.get();
-        if raw.sequence.get() == 0 || raw.durable.get() >= raw.revision.get() || reserved != 0 {
+        let in_range = (1..=SEQUENCE_LAST).contains(&raw.sequence.get())
+            && raw.durable.get() < raw.revision.get()
+            && raw.revision.get() <= Revision::LAST.get();
+        if !in_range || reserved != 0 {
             return Err(BadHead::Range);
         }
         Ok(Self {

@@ -22,6 +22,10 @@
 //! segment's head says so. A clean close leaves a mark (`crate::mark`), and the open after it skips
 //! none.
 //!
+//! A segment that is taken into use is noted in the pool (`note`), so that rot at its start is not
+//! taken for a log that ended before it. What no evidence tells from a torn tail is rot in the last
+//! write before a crash, and in what was written without asking for durability just before it.
+//!
 //! Cost of a group: one copy of its bytes, one CRC-32C of them, one write padded to 4 KiB.
 //!
 //! An `Err` other than a full pool leaves the log in an unknown state: the owner must not use it
@@ -38,6 +42,7 @@ mod damage;
 mod damage_tests;
 mod frame;
 mod metrics;
+mod note;
 mod replay;
 mod scrub;
 #[cfg(test)]
@@ -57,6 +62,7 @@ use append::Tail;
 use damage::Damage;
 use frame::{FRAME_HEAD_LEN, PAGE_BYTES, SegmentHead, frame_len};
 use mpool::{Pool, Segment, SegmentId};
+use note::Note;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -266,7 +272,16 @@ impl Wal {
         self.sequence += 1;
         let head =
             SegmentHead { sequence: self.sequence, first: self.last.next(), gap: self.gap() };
-        Tail::start(segment, head, Arc::clone(&self.metrics))
+        let note = Note { segment: segment.id().get(), head };
+        let tail = Tail::start(segment, head, Arc::clone(&self.metrics))?;
+        match note.leave(&self.pool) {
+            // The log is as good without, only rot at the segment's start may be taken for its end.
+            Err(error) if error.scope() == Scope::Moment => {
+                tracing::warn!(%error, "no room to note the log's new segment");
+                Ok(tail)
+            }
+            noted => noted.map(|()| tail),
+        }
     }
 
     /// Leaves a volume for another, if another has room.
@@ -412,14 +427,19 @@ impl Wal {
     }
 }
 
-/// Everything that is wrong with the pool's log from the floor on; nothing is changed.
-pub(crate) fn survey(pool: &Arc<Pool>, floor: Revision) -> Result<Vec<Hole>> {
+/// Everything that is wrong with the pool's log from the floor on; nothing is changed. `see` gets
+/// what can be read.
+pub(crate) fn survey(
+    pool: &Arc<Pool>,
+    floor: Revision,
+    see: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
+) -> Result<Vec<Hole>> {
     let mut damage = Damage::new(LogDamage::SkipDamaged);
     let closed = Mark::read(pool)?.map(|mark| mark.log);
     let found = replay::find(pool, floor, closed, &mut damage)?;
     let mut end = floor;
     for run in &found.runs {
-        end = end.max(replay::walk(run, floor, &mut damage, &mut |_, _| Ok(()))?.last);
+        end = end.max(replay::walk(run, floor, &mut damage, see)?.last);
     }
     if let Some(Err(Error::Corrupt { what, reason })) = closed.map(|closed| closed.check(end)) {
         damage.meet(what, reason, None)?;

@@ -8,7 +8,9 @@
 //! that is not the last, a missing frame is corruption. In the last it is the end of the log -
 //! unless a later frame, or the mark of a clean close, says that it was durable. That search looks
 //! at the first frame of each page, which finds the first frame of every write that follows a sync.
-//! Frames up to the floor are in kvsets: damage among them is passed over.
+//! Frames up to the floor are in kvsets: damage among them is passed over. Where not one frame of
+//! the last segment can be read, its start must still be as it was when it was taken into use: rot
+//! there is no end of the log.
 //!
 //! Frames after the end are never read again: the next segment's head says where this one ended.
 //!
@@ -23,6 +25,7 @@ use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use crate::mark::LogEnd;
+use crate::wal::note::Note;
 use mpool::{IO_ALIGN, IoBuf, Pool, Segment};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -47,6 +50,8 @@ pub(super) struct Run {
     head: SegmentHead,
     /// Whether the head could be read; else it is what the frames say.
     pub(super) is_whole: bool,
+    /// Whether its start is known to have been written, frame or head.
+    is_noted: bool,
     /// Its last revision, known from the next segment; None for the last segment.
     last: Option<Revision>,
     /// Up to there everything was durable when the log was last closed.
@@ -71,10 +76,18 @@ pub(super) fn find(
     damage: &mut Damage,
 ) -> Result<Found> {
     let closed_at = closed.map_or(Revision::ZERO, |closed| closed.end);
+    let noted = Note::read(pool)?;
     let (mut spares, mut strays, mut used) = (Vec::new(), Vec::new(), Vec::new());
     for id in pool.segment_ids() {
         let segment = pool.open_segment(id)?;
+        let note = noted.filter(|note| note.segment == id.get()).map(|note| note.head);
         match segment_head(&segment) {
+            Ok(head) if note.is_some_and(|note| is_before(head, note)) => {
+                let note = note.expect("just looked at");
+                let what = format!("head of write-ahead log segment {id}");
+                damage.meet(what, lost_head(head, note), None)?;
+                used.push((segment, note, false));
+            }
             Ok(Some(head)) => used.push((segment, head, true)),
             Ok(None) => spares.push(segment),
             Err(error) if damage.is_refused() || matches!(error, Error::Format { .. }) => {
@@ -83,7 +96,7 @@ pub(super) fn find(
             Err(error) => {
                 let what = format!("head of write-ahead log segment {id}");
                 damage.meet(what, error.to_string(), None)?;
-                match guess_head(&segment)? {
+                match note.map_or_else(|| guess_head(&segment), |note| Ok(Some(note)))? {
                     Some(head) => used.push((segment, head, false)),
                     None => strays.push(segment),
                 }
@@ -91,10 +104,13 @@ pub(super) fn find(
         }
     }
     used.sort_by_key(|(_, head, _)| head.sequence);
-    let sequence = used.last().map_or(0, |(_, head, _)| head.sequence);
+    let newest = used.last().map_or(0, |(_, head, _)| head.sequence);
+    // A noted segment that is not there was deleted when kvsets had all of it.
+    let deleted = noted.map(|note| note.head).filter(|note| note.sequence > newest);
+    let sequence = deleted.map_or(newest, |note| note.sequence);
     let mut runs: Vec<Run> = Vec::new();
     // From the newest to the oldest, each knows where it ends from the one before.
-    let mut next: Option<SegmentHead> = None;
+    let mut next: Option<SegmentHead> = deleted;
     for (segment, head, is_whole) in used.into_iter().rev() {
         let last = next.map(SegmentHead::after);
         if last.is_some_and(|last| last <= floor) {
@@ -105,10 +121,18 @@ pub(super) fn find(
         if let Some(next) = next.filter(|_| damage.is_refused()) {
             check_neighbours(head, next)?;
         }
-        runs.push(Run { segment, head, is_whole, last, closed_at });
+        let is_noted = noted.is_some_and(|note| note.head == head);
+        runs.push(Run { segment, head, is_whole, is_noted, last, closed_at });
         next = Some(head);
     }
     runs.reverse();
+    if let Some(note) = deleted.filter(|note| floor < note.after()) {
+        let reason = format!(
+            "segment {} (from revision {}) was taken into use, and is not there",
+            note.sequence, note.first
+        );
+        damage.meet("write-ahead log".to_owned(), reason, None)?;
+    }
     if let Some(run) = runs.first().filter(|run| run.head.after() > floor) {
         let reason = format!(
             "its first segment begins at revision {}, but kvsets hold revisions up to {floor} only",
@@ -118,6 +142,20 @@ pub(super) fn find(
         damage.meet("write-ahead log".to_owned(), reason, Some(lost))?;
     }
     Ok(Found { runs, spares, strays, sequence })
+}
+
+/// Whether a segment's head, or its absence, is of an earlier life than the one that was noted.
+fn is_before(head: Option<SegmentHead>, note: SegmentHead) -> bool {
+    head.is_none_or(|head| head.sequence < note.sequence)
+}
+
+fn lost_head(head: Option<SegmentHead>, note: SegmentHead) -> String {
+    let found = head.map_or_else(
+        || "is blank".to_owned(),
+        |head| format!("says that it is segment {}", head.sequence),
+    );
+    let SegmentHead { sequence, first, .. } = note;
+    format!("it was taken into use as segment {sequence}, from revision {first} on, and {found}")
 }
 
 fn check_neighbours(head: SegmentHead, next: SegmentHead) -> Result<()> {
@@ -229,7 +267,10 @@ fn step_over(
         let later = first.next()..=run.last.unwrap_or(Revision::MAX);
         reader.resume(sequence, from, later)?.map(|(at, head)| (at, head.revision))
     };
-    let end = run.last.unwrap_or(run.closed_at).max(first);
+    // Where only the start is known to have been written, any number may follow.
+    let unknown = first.plus((run.segment.len_bytes() - from) / FRAME_HEAD_LEN as u64);
+    let known = run.last.or((run.closed_at >= first).then_some(run.closed_at));
+    let end = known.unwrap_or(unknown).max(first);
     let last = next.map_or(end, |(_, revision)| before(revision));
     let at = reader.behind_padding(from)?;
     let what = format!("write-ahead log segment {sequence} ({}) at offset {at}", run.segment.id());
@@ -258,8 +299,12 @@ fn proof(
     if let Some(witness) = reader.witness(run.head.sequence, wanted, from)? {
         return Ok(Some(format!("revision {witness} follows it")));
     }
-    let closed = format!("the log was closed at revision {}", run.closed_at);
-    Ok((wanted <= run.closed_at).then_some(closed))
+    if wanted <= run.closed_at {
+        return Ok(Some(format!("the log was closed at revision {}", run.closed_at)));
+    }
+    let start = "neither a frame nor the segment's head is where its first frame was or would be";
+    Ok((run.is_noted && from == PAGE_BYTES && !reader.has_start(run.head)?)
+        .then(|| start.to_owned()))
 }
 
 fn before(revision: Revision) -> Revision {
@@ -323,6 +368,15 @@ impl<'a> Reader<'a> {
         }
         self.read(at, &mut bytes)?;
         Ok(FrameHead::decode(&bytes))
+    }
+
+    /// Whether the place of the first frame has one of this life, torn or not, or still the head.
+    fn has_start(&mut self, head: SegmentHead) -> Result<bool> {
+        let mut bytes = [0; SEGMENT_HEAD_LEN];
+        self.read(PAGE_BYTES, &mut bytes)?;
+        let frame = self.head(PAGE_BYTES)?;
+        let is_frame = frame.is_ok_and(|frame| frame.sequence == head.sequence);
+        Ok(is_frame || SegmentHead::decode(&bytes) == Ok(head))
     }
 
     /// The body of a frame whose length was checked; None if it is torn.

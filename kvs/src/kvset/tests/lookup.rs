@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::sync::mpsc;
 
 fn probe(kvset: &Kvset, key: &[u8]) -> Probe {
-    kvset.probe(key, hash(key)).unwrap()
+    kvset.probe(key, hash(key), &|_| {}).unwrap()
 }
 
 /// What a probe says, with the value read.
@@ -222,7 +222,7 @@ fn lookups_that_would_block_say_so_and_never_lie() {
     let (_, pool) = new_pool();
     let kvset = build_and_open(&pool, &model);
     for (key, expect) in &model {
-        if let Ok(answer) = kvset.try_probe(key, hash(key)).unwrap() {
+        if let Ok(answer) = kvset.try_probe(key, hash(key), &|_| {}).unwrap() {
             assert_eq!(answer, probe(&kvset, key));
         }
         if let Probe::Extern(_, ptr) = probe(&kvset, key)
@@ -232,7 +232,7 @@ fn lookups_that_would_block_say_so_and_never_lie() {
         }
     }
     assert!(
-        matches!(kvset.try_probe(b"\0", hash(b"\0")).unwrap(), Ok(Probe::Miss)),
+        matches!(kvset.try_probe(b"\0", hash(b"\0"), &|_| {}).unwrap(), Ok(Probe::Miss)),
         "no page needed"
     );
 }

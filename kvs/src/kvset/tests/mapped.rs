@@ -25,9 +25,9 @@ fn an_open_kvset_answers_without_blocking() {
     let kvset = build_and_open(&pool, &model);
     let mut cold = 0;
     for (key, expect) in &model {
-        let answer = kvset.probe(key, hash(key)).unwrap();
+        let answer = kvset.probe(key, hash(key), &|_| {}).unwrap();
         // Each page was verified by the probe, or by one before it.
-        match kvset.try_probe(key, hash(key)).unwrap() {
+        match kvset.try_probe(key, hash(key), &|_| {}).unwrap() {
             Ok(again) => assert_eq!(again, answer),
             Err(_) => cold += 1,
         }
@@ -40,7 +40,7 @@ fn an_open_kvset_answers_without_blocking() {
         assert_eq!(value.as_deref(), expect.value.as_deref());
         let stranger = [key, &[0][..]].concat();
         if !model.contains_key(&stranger) {
-            assert_eq!(kvset.probe(&stranger, hash(&stranger)).unwrap(), Probe::Miss);
+            assert_eq!(kvset.probe(&stranger, hash(&stranger), &|_| {}).unwrap(), Probe::Miss);
         }
     }
     // The kernel may take a page back at any time, but not most of them.
@@ -55,7 +55,7 @@ fn absent_keys_are_told_by_the_filter() {
     let kvset = build_and_open(&pool, &model);
     for key in model.keys() {
         assert!(kvset.may_contain(key, hash(key)));
-        kvset.probe(key, hash(key)).unwrap();
+        kvset.probe(key, hash(key), &|_| {}).unwrap();
     }
     let strangers = model.keys().map(|key| [key, &[1, 2][..]].concat());
     let strangers: Vec<_> = strangers.filter(|key| !model.contains_key(key)).collect();
@@ -113,7 +113,7 @@ fn readers_on_several_threads_agree() {
             let (kvset, model) = (&kvset, &model);
             scope.spawn(move || {
                 for (key, held) in model.iter().skip(turn * 90) {
-                    let value = match kvset.probe(key, hash(key)).unwrap() {
+                    let value = match kvset.probe(key, hash(key), &|_| {}).unwrap() {
                         Probe::Extern(_, ptr) => Some(kvset.read_value(ptr).unwrap()),
                         Probe::Inline(_, value) => Some(value),
                         Probe::Tombstone(_) | Probe::Miss => None,

@@ -83,7 +83,7 @@ impl Random {
             _ => self.below(1200),
         };
         let value = (self.below(8) != 0).then(|| self.bytes(len));
-        let revision = if self.below(50) == 0 { self.next() } else { self.next() % 100_000 };
+        let revision = if self.below(50) == 0 { self.next() >> 1 } else { self.next() % 100_000 };
         Held { revision: Revision::new(revision), value }
     }
 
