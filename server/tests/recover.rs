@@ -132,6 +132,23 @@ fn check_refusals(server: &Server) {
     assert!(metrics.text().contains("\nmillpond_read_only 1\n"));
 }
 
+/// The log's segments are files that hold the damaged page, and a text says what they are.
+fn check_kept(dir: &Path, before: &[u8], page: u64) {
+    let text = std::fs::read_to_string(dir.join("KEPT.txt")).unwrap();
+    assert!(text.contains("revision 3 was durable"), "{text}");
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let segments: Vec<PathBuf> =
+        files.filter(|path| path.to_str().unwrap().contains("/segment-seg-")).collect();
+    assert!(!segments.is_empty(), "{text}");
+    let page = usize::try_from(page).unwrap();
+    let damaged = &before[page..page + PAGE];
+    let has = |path: &PathBuf| {
+        assert!(text.contains(path.file_name().unwrap().to_str().unwrap()), "{text}");
+        std::fs::read(path).unwrap().chunks(PAGE).any(|page| page == damaged)
+    };
+    assert_eq!(segments.iter().filter(|path| has(path)).count(), 1);
+}
+
 /// One flipped byte in the log: nothing opened, and the check said "sound".
 #[test]
 fn damage_in_the_log_is_named_read_past_and_recovered_from() {
@@ -166,8 +183,16 @@ fn damage_in_the_log_is_named_read_past_and_recovered_from() {
     stop(server);
     assert!(std::fs::read(volume(data)).unwrap() == before, "nothing was written so far");
 
-    let text = expect(data, &["recover", "--wal", "skip-damaged", "--apply"], 0);
+    let kept = TempDir::new().unwrap();
+    let dir = kept.path().join("evidence");
+    let keep = dir.to_str().unwrap();
+    let command = ["recover", "--wal", "skip-damaged", "--apply", "--keep", keep];
+    expect(data, &["recover", "--wal", "skip-damaged", "--keep", keep], 2);
+    let text = expect(data, &command, 0);
     assert!(text.contains("done"), "{text}");
+    check_kept(&dir, &before, page);
+    let text = expect(data, &command, 3);
+    assert!(text.contains("it is not empty"), "{text}");
     assert!(expect(data, &["pool", "check", "--full"], 0).contains("sound"));
     assert!(expect(data, &["recover"], 0).contains("nothing is damaged"));
     let server = Server::start(data, &[]);

@@ -113,12 +113,13 @@ pub(crate) const RECOVER_HELP: &str = "\
 Examples:
   millpond pool check --data /srv/pond                            # what is damaged
   millpond recover --data /srv/pond --wal skip-damaged            # what that would lose; a dry run
-  millpond recover --data /srv/pond --wal skip-damaged --apply    # do it
+  millpond recover --data /srv/pond --wal skip-damaged --apply --keep /srv/evidence    # do it
 
 A dry run writes nothing. Both say which revisions and keys are lost, as far as they can be read.
 skip-damaged keeps all that can be read, so later writes are there without earlier ones;
 stop-at-damage ends the log where the damage begins, so what is left was once the latest state.
-What is damaged is not kept: copy the volumes first if somebody is to look at them.
+What is damaged is kept only if --keep says where: its bytes are copied there as files first (of the
+log all segments, of a kvset what would be deleted with it), with a text of what they are.
 To read what is left and change nothing: millpond serve --read-only (--read-only-wal, ...).
 
 Exit codes: 0 nothing is lost, or --apply has done it   1 something would be lost
@@ -142,6 +143,10 @@ pub struct Recover {
     /// Do it; otherwise only what would be lost is said
     #[arg(long)]
     pub apply: bool,
+    /// With --apply: first copy what is damaged, and what goes with it, as files into this
+    /// directory, which must be empty or new
+    #[arg(long, value_name = "DIR", requires = "apply")]
+    pub keep: Option<PathBuf>,
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,

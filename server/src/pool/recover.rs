@@ -2,19 +2,20 @@
 //! damaged.
 //!
 //! The store is opened for reading only first, with everything left out that was asked for: that
-//! says what would be lost, and writes nothing. Only then, if asked, it is opened for writing, what
-//! its log still holds goes into kvsets, and the damaged log is never read again. Each step of that
+//! says what would be lost, and writes nothing. Only then, if asked, what is damaged is copied as
+//! files (`keep`), the store is opened for writing, what its log still holds goes into kvsets, and
+//! the damaged log is never read again. Each step of that
 //! is one that a crash may cut off; the next recovery ends it.
 
 use super::cli::{Recover, RecoverWal};
 use super::command::refused_at;
-use super::offline;
+use super::{keep, offline};
 use crate::client::{Failure, print};
 use crate::problem::Chain;
 use crate::serve::DEFAULT_KVS;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use kvs::{Database, LogDamage, Loss, LostKey, Salvage};
+use kvs::{Database, LogDamage, Loss, LostKey, LostRange, Salvage, WayOut};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -22,8 +23,11 @@ use std::fmt::Write as _;
 const KEYS_SHOWN: usize = 20;
 
 pub(crate) fn run(recover: &Recover) -> Result<(), Failure> {
+    if let Some(dir) = &recover.keep {
+        keep::check_empty(dir)?;
+    }
     let database = open(recover, true)?;
-    let losses = database.losses().to_vec();
+    let (losses, condemned) = (database.losses().to_vec(), database.condemned().to_vec());
     // Its lock goes with it.
     drop(database);
     let applies = recover.apply && !losses.is_empty();
@@ -32,6 +36,11 @@ pub(crate) fn run(recover: &Recover) -> Result<(), Failure> {
         print(text(&losses).as_bytes())?;
     }
     if applies {
+        if let Some(dir) = &recover.keep {
+            // Not the pool of the look, whose memory has the store without them.
+            let pool = offline::open_as(&recover.place, true)?;
+            keep::copy(&pool, &condemned, &losses, dir)?;
+        }
         apply(recover)?;
     }
     if recover.json {
@@ -68,16 +77,11 @@ fn open(recover: &Recover, read_only: bool) -> Result<Database, Failure> {
         ..kvs::Options::default()
     };
     Database::open_pool(pool, options).map_err(|error| {
-        let way_out = match &error {
-            kvs::Error::Corrupt { what, .. } if what.contains("write-ahead log") => {
-                "; say what to do about it with --wal"
-            }
-            kvs::Error::Corrupt { what, .. } if what.contains("kvset") => {
-                "; --drop-kvsets takes it out"
-            }
-            kvs::Error::Corrupt { reason, .. } if reason.contains("it was closed at frame") => {
-                "; --cut-manifest goes on without its last edits"
-            }
+        let way_out = match error.way_out() {
+            Some(WayOut::Log) => "; say what to do about it with --wal",
+            Some(WayOut::Kvsets) => "; --drop-kvsets takes it out",
+            Some(WayOut::Manifest) => "; --cut-manifest goes on without its last edits",
+            Some(WayOut::Backup) => "; restore it from a backup",
             _ => "",
         };
         Failure::Refused(format!("{}: {}{way_out}", data.display(), Chain(&error)))
@@ -102,9 +106,18 @@ fn document(loss: &Loss) -> Value {
         let k64 = BASE64_URL_SAFE_NO_PAD.encode(&lost.key);
         json!({"kvs": lost.kvs, "k64": k64, "rev": revision, "certain": certain})
     };
+    let bytes = |key: &[u8]| match std::str::from_utf8(key) {
+        Ok(k) => json!({ "k": k }),
+        Err(_) => json!({ "k64": BASE64_URL_SAFE_NO_PAD.encode(key) }),
+    };
+    let range = |range: &LostRange| {
+        let LostRange { kvs, from, to } = range;
+        json!({"kvs": kvs, "from": bytes(from), "to": to.as_deref().map(bytes)})
+    };
     json!({
         "what": loss.what,
         "reason": loss.reason,
+        "range": loss.range.as_ref().map(range),
         "revisions": loss.revisions.as_ref().map(|lost| [*lost.start(), *lost.end()]),
         "keys": loss.keys.iter().map(key).collect::<Vec<_>>(),
         "keys_left_off": loss.keys_left_off,
@@ -119,7 +132,8 @@ fn text(losses: &[Loss]) -> String {
     for loss in losses {
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(out, "{loss}");
-        if let Some(lost) = &loss.revisions {
+        // Where a range is lost, the reason has its revisions.
+        if let (Some(lost), None) = (&loss.revisions, &loss.range) {
             let _ = writeln!(out, "    revisions {} to {} are lost", lost.start(), lost.end());
         }
         for lost in loss.keys.iter().take(KEYS_SHOWN) {
