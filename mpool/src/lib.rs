@@ -129,7 +129,7 @@ pub use segment::Segment;
 pub use sim::{Faults, SimDevice};
 pub use space::ALLOC_UNIT;
 pub use sys::anonymous::{CHUNK_LEN, Chunk, Pages};
-pub use sys::heap::return_large_allocations;
+pub use sys::heap::{return_free_memory, return_large_allocations};
 pub use volumes::{Evacuation, NewVolume, VolumeInfo};
 
 /// The example of the README is compiled.

@@ -42,6 +42,8 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Bytes that all request bodies being read may hold.
     pub body_memory_bytes: usize,
+    /// Bytes that the heads of all requests may hold, from their first byte to the answer.
+    pub head_memory_bytes: usize,
     /// Bytes that all responses may hold, from before they are read until they are sent.
     pub response_memory_bytes: usize,
     /// Least rate at which a body comes, bytes per second; 0: none.
@@ -68,6 +70,7 @@ impl Default for Limits {
             value_bytes_max: kvs::VALUE_BYTES_MAX,
             batch_bytes_max: 32 << 20,
             body_memory_bytes: 256 << 20,
+            head_memory_bytes: 64 << 20,
             response_memory_bytes: 256 << 20,
             rate_min: Timeouts::default().rate_min,
             request_timeout: Duration::from_secs(30),
@@ -138,6 +141,8 @@ pub struct Shared {
     pub lanes: Lanes,
     /// Request bodies being read.
     pub bodies: Bodies,
+    /// Memory of heads of requests.
+    pub heads: Budget,
     /// Memory of responses.
     pub responses: Budget,
     /// Permits for open streams.
@@ -163,6 +168,7 @@ impl App {
             limits,
             lanes: Lanes::new(limits.blocking_threads, queue_max, wait_max),
             bodies: Bodies::new(bodies, limits.rate_min),
+            heads: metrics.memory.heads(limits.head_memory_bytes),
             responses: metrics.memory.responses(limits.response_memory_bytes),
             streams: Arc::new(Semaphore::new(limits.streams_max)),
             cold_reads: Arc::new(Semaphore::new(COLD_READS_MAX)),
@@ -234,6 +240,10 @@ impl App {
         if let Err(problem) = head::check(&request, &self.access) {
             return problem.into_response();
         }
+        let _head = match self.shared.heads.try_share(head::memory(&request)) {
+            Ok(share) => share,
+            Err(problem) => return problem.into_response(),
+        };
         if route == Route::Key {
             return routes::kv::handle(&self.shared, request).await.into_response();
         }
@@ -325,6 +335,7 @@ impl Shared {
             let rejected = match reason {
                 "blocking_queue" => Rejected::BlockingQueue,
                 "body_memory" => Rejected::BodyMemory,
+                "head_memory" => Rejected::HeadMemory,
                 "response_memory" => Rejected::ResponseMemory,
                 "streams" => Rejected::Streams,
                 // Counted where it was found.

@@ -61,6 +61,8 @@ struct Shared {
     large_bytes: usize,
     small_bytes: usize,
     held: AtomicUsize,
+    /// Most held since somebody asked.
+    peak: AtomicUsize,
     purpose: Purpose,
     gauges: Gauges,
 }
@@ -88,6 +90,7 @@ impl Budget {
                 large_bytes: bytes_max,
                 small_bytes,
                 held: AtomicUsize::new(0),
+                peak: AtomicUsize::new(0),
                 purpose,
                 gauges,
             }),
@@ -98,6 +101,12 @@ impl Budget {
     pub fn held_bytes(&self) -> usize {
         // Relaxed: a figure to show; the semaphores hold the bound.
         self.shared.held.load(Ordering::Relaxed)
+    }
+
+    /// Most bytes held since the last call.
+    pub fn take_peak(&self) -> usize {
+        // Relaxed: as above.
+        self.shared.peak.swap(self.held_bytes(), Ordering::Relaxed)
     }
 
     /// A share of `bytes`, at once.
@@ -186,6 +195,7 @@ impl Shared {
     }
 
     fn note(&self, held: usize) {
+        self.peak.fetch_max(held, Ordering::Relaxed);
         self.gauges.held.set(i64::try_from(held).unwrap_or(i64::MAX));
         if self.gauges.held.get() > self.gauges.peak.get() {
             self.gauges.peak.set(self.gauges.held.get());
@@ -288,6 +298,7 @@ pub(crate) mod tests {
         assert_eq!(budget.held_bytes(), 0);
         assert_eq!(budget.shared.gauges.held.get(), 0);
         assert_eq!(budget.shared.gauges.peak.get(), 4 << 20);
+        assert_eq!((budget.take_peak(), budget.take_peak()), (4 * MIB, 0));
     }
 
     #[test]

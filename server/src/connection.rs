@@ -18,7 +18,8 @@
 //!
 //! [`watch`] sleeps until the earliest moment at which a limit could be broken and looks again, so
 //! that a request costs a few atomic stores and no timer. HTTP/2 connections have no head phase:
-//! their frames belong to the HTTP library.
+//! their frames belong to the HTTP library. Of theirs a header block that goes on in another frame
+//! is under the limit on heads.
 
 use crate::delivery::{Delivery, Protocol};
 use crate::pace::Pace;
@@ -109,6 +110,8 @@ pub struct Activity {
     requests: AtomicU64,
     progress_ms: AtomicU64,
     head_since_ms: AtomicU64,
+    /// Of HTTP/2: since when a header block has not ended.
+    block_since_ms: AtomicU64,
     write_blocked_since_ms: AtomicU64,
     http2: AtomicBool,
     /// Responses on their way; some may be delivered.
@@ -126,6 +129,7 @@ impl Activity {
             requests: AtomicU64::new(0),
             progress_ms: AtomicU64::new(1),
             head_since_ms: AtomicU64::new(1),
+            block_since_ms: AtomicU64::new(0),
             write_blocked_since_ms: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             deliveries: Mutex::new(Vec::new()),
@@ -176,6 +180,14 @@ impl Activity {
         }
     }
 
+    /// Whether a header block of HTTP/2 has begun and not ended.
+    pub(crate) fn note_block(&self, is_open: bool) {
+        if is_open != (self.block_since_ms.load(Ordering::Relaxed) != 0) {
+            let since = if is_open { self.now_ms() } else { 0 };
+            self.block_since_ms.store(since, Ordering::Relaxed);
+        }
+    }
+
     fn note_written(&self) {
         self.write_blocked_since_ms.store(0, Ordering::Relaxed);
     }
@@ -196,6 +208,8 @@ impl Activity {
             requests: self.requests.load(Ordering::Relaxed),
             quiet: since(&self.progress_ms).unwrap_or_default(),
             head: if self.http2.load(Ordering::Relaxed) {
+                since(&self.block_since_ms)
+            } else if self.is_busy() {
                 None
             } else {
                 since(&self.head_since_ms)
@@ -227,10 +241,9 @@ struct Snapshot {
 
 fn verdict(seen: Snapshot, timeouts: Timeouts) -> Verdict {
     let idle = (seen.requests == 0).then_some(seen.quiet);
-    let head = if seen.requests == 0 { seen.head } else { None };
     let limits = [
         (seen.write_blocked, timeouts.write, Overstay::Write),
-        (head, timeouts.header, Overstay::Header),
+        (seen.head, timeouts.header, Overstay::Header),
         (idle, timeouts.idle, Overstay::Idle),
     ];
     // Nothing can be overstayed sooner than the shortest limit from now, whatever begins.
@@ -396,7 +409,11 @@ mod tests {
             (Snapshot { head: Some(s(4)), ..at_rest }, Verdict::LookAgainIn(s(6))),
             (Snapshot { head: Some(s(10)), ..at_rest }, Verdict::Close(Overstay::Header)),
             (Snapshot { requests: 1, quiet: s(900), ..at_rest }, Verdict::LookAgainIn(s(10))),
-            (Snapshot { requests: 1, head: Some(s(99)), ..at_rest }, Verdict::LookAgainIn(s(10))),
+            // Streams of HTTP/2 go on while a header block does not end.
+            (
+                Snapshot { requests: 1, head: Some(s(99)), ..at_rest },
+                Verdict::Close(Overstay::Header),
+            ),
             (
                 Snapshot { write_blocked: Some(s(60)), requests: 1, ..at_rest },
                 Verdict::Close(Overstay::Write),
@@ -436,6 +453,11 @@ mod tests {
         let mut wire = Wire::new(near, Arc::clone(&activity));
         far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         wire.read_exact(&mut [0; 24]).await.unwrap();
+        assert_eq!(activity.snapshot().head, None);
+        activity.note_block(true);
+        let _busy = activity.begin_request();
+        assert!(activity.snapshot().head.is_some(), "a header block has begun");
+        activity.note_block(false);
         assert_eq!(activity.snapshot().head, None);
     }
 

@@ -27,6 +27,7 @@ pub mod engine;
 mod etag;
 pub mod framing;
 mod head;
+mod heap;
 pub mod listener;
 pub mod metrics;
 mod object;

@@ -10,8 +10,10 @@ use crate::arrival;
 use crate::budget::UNCOUNTED_BYTES;
 use crate::connection::{Activity, Timeouts, Wire, watch};
 use crate::delivery::{Protocol, Sent};
+use crate::framing::gate::Gate;
 use crate::framing::{FollowLimits, Follower, Heads};
 use crate::metrics::http::Rejected;
+use crate::problem::Problem;
 use crate::route::Route;
 use axum::body::Body;
 use axum::http::header::{CONNECTION, EXPECT, HeaderValue};
@@ -30,7 +32,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc, watch as signal};
 use tokio::task::AbortHandle;
-use tokio_util::io::InspectReader;
 
 /// HTTP/2 streams of one connection.
 const HTTP2_STREAMS_MAX: u32 = 64;
@@ -185,17 +186,14 @@ async fn pause_after(error: &io::Error) {
 
 /// Says why in one non-blocking write; the client may or may not get to read it.
 fn turn_away(stream: &TcpStream, connections_max: usize) {
-    let detail = format!(
-        "{{\"type\":\"urn:millpond:problem:overloaded\",\"title\":\"Too much to do\",\"status\":503,\
-         \"detail\":\"{connections_max} connections are open, the limit (option connections)\"}}\n"
+    let problem = Problem::overloaded(
+        Rejected::Connections.as_str(),
+        format!(
+            "{connections_max} connections are open, the limit (option connections); close some, or \
+             try again"
+        ),
     );
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         content-length: {}\r\nretry-after: 1\r\nx-millpond-stall: connections\r\n\
-         connection: close\r\n\r\n{detail}",
-        detail.len()
-    );
-    if let Err(error) = stream.try_write(answer.as_bytes()) {
+    if let Err(error) = stream.try_write(&problem.as_http1()) {
         tracing::debug!(%error, "a connection over the limit could not be told why");
     }
 }
@@ -232,15 +230,15 @@ impl Connection {
     async fn serve(mut self, stream: TcpStream) {
         let http = &self.app.shared().metrics.http;
         let slow_readers = &self.app.shared().metrics.memory.slow_readers;
-        http.accepted.inc();
-        http.connections.inc();
+        http.open();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY is refused");
         }
         let activity = Arc::new(Activity::new());
         let heads = Arc::new(Heads::default());
-        let mut follower = Follower::new(Arc::clone(&heads), self.follow);
-        let stream = InspectReader::new(stream, move |bytes: &[u8]| follower.see(bytes));
+        let budget = self.app.shared().heads.clone();
+        let follower = Follower::new(Arc::clone(&heads), self.follow, budget);
+        let stream = Gate::new(stream, follower, Arc::clone(&activity));
         let io = TokioIo::new(Wire::new(stream, Arc::clone(&activity)));
         let asked = Arc::new(Notify::new());
         let peer = Peer {
@@ -250,7 +248,7 @@ impl Connection {
             late: self.late,
             asked: Arc::clone(&asked),
         };
-        let address = self.address;
+        let (address, seen) = (self.address, Arc::clone(&heads));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let shown = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
             if let Some(hidden) = heads.next(shown) {
@@ -268,7 +266,10 @@ impl Connection {
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
-                    if let Err(error) = ended {
+                    if seen.turned_away() {
+                        http.reject(Rejected::HeadMemory);
+                        tracing::warn!(peer = %self.address.0, "no room for the head of a request");
+                    } else if let Err(error) = ended {
                         tracing::debug!(error = %error, "a connection ended early");
                     }
                     break;

@@ -202,6 +202,27 @@ impl Problem {
         body
     }
 
+    /// The whole answer on a connection of HTTP/1.1 that ends with it, past the HTTP library.
+    pub fn as_http1(&self) -> Vec<u8> {
+        let mut body = serde_json::to_vec(&self.document(None)).expect("strings and numbers");
+        body.push(b'\n');
+        let mut head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+             connection: close\r\n",
+            self.status,
+            body.len()
+        );
+        for (name, value) in [
+            (RETRY_AFTER, self.retry_after_s.map(|seconds| seconds.to_string())),
+            (STALL, self.stall.map(str::to_owned)),
+        ] {
+            if let Some(value) = value {
+                head = format!("{head}{name}: {value}\r\n");
+            }
+        }
+        [head.as_bytes(), b"\r\n", &body].concat()
+    }
+
     /// Writes the body of a response that came from [`Problem::into_response`].
     pub fn render(response: Response, request_id: &str) -> Response {
         let Some(problem) = response.extensions().get::<Arc<Self>>().cloned() else {

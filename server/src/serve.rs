@@ -12,6 +12,7 @@ use crate::capacity;
 use crate::cli::Cli;
 use crate::config::{Config, environment};
 use crate::engine::Engine;
+use crate::heap;
 use crate::listener::{self, ConnectionLimits};
 use crate::process_limits;
 use crate::shutdown::{self, Bounds, Ended, Signals};
@@ -80,6 +81,8 @@ async fn serve(config: &Config) -> anyhow::Result<Ended> {
     let (stop, stopped) = watch::channel(false);
     let limits = fitting(config.connection_limits()?, files);
     app.shared().metrics.http.connections_max.set(i64::try_from(limits.connections_max)?);
+    // It ends with the runtime.
+    drop(tokio::spawn(heap::give_back(Arc::clone(app.shared()))));
     let accepting = tokio::spawn(listener::accept(listener, app.clone(), limits, stopped));
     let engine = tokio::select! {
         opened = open(config) => opened?,

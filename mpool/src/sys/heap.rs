@@ -1,4 +1,4 @@
-//! The heap's habit of keeping large blocks that were freed.
+//! The heap's habit of keeping blocks that were freed.
 //!
 //! glibc takes a large block from the kernel and gives it back when it is freed; but each such
 //! block raises the size from which it does so, up to 32 MiB. After the first few values of 16 MiB
@@ -24,6 +24,20 @@ pub fn return_large_allocations() -> bool {
     false
 }
 
+/// Gives free blocks of any size back to the kernel. For a program of which a burst of work has
+/// gone; it concerns the whole process, and takes time with the memory that is free. Says whether
+/// there was any.
+pub fn return_free_memory() -> bool {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim takes a number, may be called at any time from any thread, and
+        // touches nothing but free blocks.
+        unsafe { libc::malloc_trim(0) == 1 }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,5 +45,15 @@ mod tests {
     #[test]
     fn the_heap_takes_it() {
         assert_eq!(return_large_allocations(), cfg!(target_env = "gnu"));
+    }
+
+    #[test]
+    fn free_blocks_go_back_and_others_stay() {
+        let blocks: Vec<Vec<u8>> = (0..200).map(|n| vec![n; 32 << 10]).collect();
+        let kept: Vec<Vec<u8>> = blocks.into_iter().step_by(20).collect();
+        return_free_memory();
+        for (n, block) in (0..200).step_by(20).zip(kept) {
+            assert!(block.iter().all(|byte| *byte == n));
+        }
     }
 }

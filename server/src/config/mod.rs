@@ -11,7 +11,7 @@ use crate::access::Access;
 use crate::app::Limits;
 use crate::connection::Timeouts;
 use crate::listener::ConnectionLimits;
-use crate::telemetry::LogFormat;
+use crate::telemetry::{self, LogFormat};
 use anyhow::{Context, bail};
 use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,7 @@ pub struct Config {
     pub value_max: Size,
     pub batch_max: Size,
     pub body_memory: Size,
+    pub head_memory: Size,
     pub response_memory: Size,
     pub rate_min: Size,
     pub header_max: Size,
@@ -81,6 +82,12 @@ const TRAFFIC_PART: u64 = 8;
 
 /// The least and the most of that: a few of the largest values, and enough for a fast network.
 const TRAFFIC_BYTES: std::ops::RangeInclusive<u64> = 64 << 20..=256 << 20;
+
+/// Of the memory for data, this much may be held by heads of requests.
+const HEADS_PART: u64 = 32;
+
+/// The least and the most of that: heads are a few hundred bytes unless somebody wants harm.
+const HEADS_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=64 << 20;
 
 fn seconds(seconds: u64) -> Span {
     Span(Duration::from_secs(seconds))
@@ -121,6 +128,7 @@ impl Default for Config {
             value_max: size(limits.value_bytes_max),
             batch_max: size(limits.batch_bytes_max),
             body_memory: Size(0),
+            head_memory: Size(0),
             response_memory: Size(0),
             rate_min: Size(limits.rate_min),
             header_max: size(connections.header_bytes_max),
@@ -163,7 +171,7 @@ impl Config {
     }
 
     fn validate(&self) -> anyhow::Result<()> {
-        check_log(&self.log)?;
+        telemetry::check_filter(&self.log)?;
         if self.memory.0 > 0 && self.memory < MEMORY_MIN {
             bail!("option memory is {}, must be 0 or at least {MEMORY_MIN}", self.memory);
         }
@@ -183,6 +191,7 @@ impl Config {
             ("body_memory", self.body_memory, self.value_max.0.max(self.batch_max.0)),
             // A value is read through a buffer of its size.
             ("response_memory", self.response_memory, (3 * self.value_max.0).max(1 << 20)),
+            ("head_memory", self.head_memory, self.head_memory_min().0),
         ] {
             if size.0 > 0 && size.0 < min {
                 bail!("option {name} is {size}, must be 0 or at least {}", Size(min));
@@ -263,6 +272,7 @@ impl Config {
             value_bytes_max: bytes(self.value_max)?,
             batch_bytes_max: bytes(self.batch_max)?,
             body_memory_bytes: bytes(or_share(self.body_memory))?,
+            head_memory_bytes: bytes(self.head_memory_or_share(memory))?,
             response_memory_bytes: bytes(or_share(self.response_memory))?,
             rate_min: self.rate_min.0,
             request_timeout: self.request_timeout.0,
@@ -273,6 +283,19 @@ impl Config {
             admin: self.admin.unwrap_or_else(|| self.listen.ip().is_loopback()),
             ..Limits::default()
         })
+    }
+
+    /// Room for a few of the largest heads, each of which counts up to four times.
+    fn head_memory_min(&self) -> Size {
+        Size(self.header_max.0.saturating_mul(16).max(1 << 20))
+    }
+
+    fn head_memory_or_share(&self, memory: u64) -> Size {
+        if self.head_memory.0 > 0 {
+            return self.head_memory;
+        }
+        let share = (memory / HEADS_PART).clamp(*HEADS_BYTES.start(), *HEADS_BYTES.end());
+        Size(share).max(self.head_memory_min())
     }
 
     /// Who is answered.
@@ -342,22 +365,6 @@ impl Config {
     }
 }
 
-/// A misspelt level would be taken for the name of a module, and nothing be logged.
-fn check_log(filter: &str) -> anyhow::Result<()> {
-    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-    for part in filter.split(',') {
-        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
-        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
-            bail!(
-                "option log is {filter:?}, and {level:?} is no level: use one of {}, or a list such \
-                 as info,kvs=debug",
-                LEVELS.join(", ")
-            );
-        }
-    }
-    Ok(())
-}
-
 /// A command of the settings alone, to read their explanations from.
 #[derive(clap::Parser)]
 struct Explained {
@@ -389,6 +396,8 @@ mod tests {
             ("value_max = \"17MiB\"", "value_max"),
             ("body_memory = \"1MiB\"", "body_memory"),
             ("response_memory = \"32MiB\"", "response_memory"),
+            ("head_memory = \"512KiB\"", "head_memory"),
+            ("header_max = \"1MiB\"\nhead_memory = \"8MiB\"", "head_memory"),
             ("scan_time_max = \"0s\"", "scan_time_max"),
             ("streams = 0", "streams"),
             ("log = \"inof\"", "inof"),

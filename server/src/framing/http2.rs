@@ -8,6 +8,7 @@
 //! in order. Frames of other types are passed over.
 
 use super::{Heads, Lost};
+use crate::budget::UNCOUNTED_BYTES;
 use loona_hpack::Decoder;
 
 /// What a client says first.
@@ -40,13 +41,25 @@ pub(super) struct Stream {
     passing: usize,
     /// What has come of a header block.
     block: Vec<u8>,
+    /// Whether a frame has begun a header block, and none has ended it.
+    is_block_open: bool,
 }
 
 impl Stream {
     pub(super) fn new() -> Self {
         let mut decoder = Decoder::new();
         decoder.set_max_allowed_table_size(TABLE_BYTES_MAX);
-        Self { decoder, held: Vec::new(), passing: 0, block: Vec::new() }
+        Self { decoder, held: Vec::new(), passing: 0, block: Vec::new(), is_block_open: false }
+    }
+
+    /// Bytes of a header block whose end has not come.
+    pub(super) fn unfinished_bytes(&self) -> usize {
+        self.block.len() + self.held.len()
+    }
+
+    /// Whether a header block goes on in a frame that is to come.
+    pub(super) fn is_block_open(&self) -> bool {
+        self.is_block_open
     }
 
     pub(super) fn see(&mut self, mut bytes: &[u8], heads: &Heads) -> Result<(), Lost> {
@@ -95,11 +108,12 @@ impl Stream {
             piece = piece.get(..piece.len().checked_sub(padding).ok_or(Lost)?).ok_or(Lost)?;
         }
         self.block.extend_from_slice(piece);
-        self.held.clear();
+        empty(&mut self.held);
+        self.is_block_open = flags & END_HEADERS == 0;
         if self.block.len() > BLOCK_BYTES_MAX {
             return Err(Lost);
         }
-        if flags & END_HEADERS != 0 {
+        if !self.is_block_open {
             self.finish_block(heads)?;
         }
         Ok(())
@@ -113,9 +127,15 @@ impl Stream {
                 heads.note_cut(&value[..at]);
             }
         });
-        self.block.clear();
+        empty(&mut self.block);
         decoded.map_err(|_| Lost)
     }
+}
+
+/// Empties a buffer, and keeps no more of it than most heads need.
+fn empty(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.shrink_to(UNCOUNTED_BYTES);
 }
 
 /// Type and length of the payload of the frame that `held` begins with, once its head is there.

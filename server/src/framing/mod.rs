@@ -7,13 +7,22 @@
 //! HTTP/2 (`http2.rs`), and leaves in [`Heads`] what it finds wrong with one. Who answers a request
 //! asks there, and refuses it.
 //!
-//! It keeps nothing but an unfinished head, and lets everything pass. Where it loses the thread
-//! (the library does, too, and ends the connection), every later request is refused, so that a head
-//! it could not see is never carried out.
+//! Of HTTP/1.1 it keeps a few hundred bytes of an unfinished line, of HTTP/2 an unfinished header
+//! block, and lets everything pass. Where it loses the thread (the library does, too, and ends the
+//! connection), every later request is refused, so that a head it could not see is never carried
+//! out.
+//!
+//! Nobody else sees a head that has begun and not ended. So the follower counts its bytes, which
+//! lie in the library's buffers, in the budget for heads; what becomes of one that finds no room is
+//! [`gate`]'s to say.
 
+pub mod gate;
 mod http1;
 mod http2;
+mod line;
 
+use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
+use crate::problem::Problem;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -54,6 +63,8 @@ pub struct Heads {
     /// Whether there is anything in `wrong`.
     any: AtomicBool,
     wrong: Mutex<Wrong>,
+    /// A head that had begun found no room, and the connection ends.
+    turned_away: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +89,11 @@ impl Heads {
         let numbered = wrong.numbered.iter().find(|(wrong, _)| *wrong == number);
         let cut = wrong.cut.iter().any(|left| **left == *shown.as_bytes());
         numbered.map(|(_, hidden)| *hidden).or(cut.then_some(Hidden::Fragment)).or(wrong.all)
+    }
+
+    /// Whether the connection ends because a head that had begun found no room.
+    pub fn turned_away(&self) -> bool {
+        self.turned_away.load(Ordering::Relaxed)
     }
 
     fn note(&self, note: impl FnOnce(&mut Wrong)) {
@@ -116,6 +132,10 @@ pub struct Follower {
     heads: Arc<Heads>,
     limits: FollowLimits,
     speaks: Speaks,
+    budget: Budget,
+    /// Of the head that has begun.
+    share: Share,
+    is_short: bool,
 }
 
 /// What the library takes of a head; beyond it, it ends the connection.
@@ -141,12 +161,64 @@ struct Lost;
 
 impl Follower {
     /// Of a new connection; leaves what it finds in `heads`.
-    pub fn new(heads: Arc<Heads>, limits: FollowLimits) -> Self {
-        Self { heads, limits, speaks: Speaks::Unknown(0) }
+    pub fn new(heads: Arc<Heads>, limits: FollowLimits, budget: Budget) -> Self {
+        let (speaks, share) = (Speaks::Unknown(0), Share::default());
+        Self { heads, limits, speaks, budget, share, is_short: false }
     }
 
     /// The next bytes of the connection.
     pub fn see(&mut self, bytes: &[u8]) {
+        self.follow(bytes);
+        self.is_short = self.grow().is_err();
+    }
+
+    /// Whether the head that has begun found no room when its last bytes came.
+    fn is_short(&self) -> bool {
+        self.is_short
+    }
+
+    /// Room for the head that has begun, if there is any.
+    fn make_room(&mut self) -> Result<(), Problem> {
+        let outcome = self.grow();
+        self.is_short = outcome.is_err();
+        self.heads.turned_away.store(self.is_short, Ordering::Relaxed);
+        outcome
+    }
+
+    fn grow(&mut self) -> Result<(), Problem> {
+        let need = self.unfinished_memory();
+        if need > self.share.bytes() {
+            return self.budget.try_grow(&mut self.share, need);
+        }
+        self.share.shrink_to(need);
+        Ok(())
+    }
+
+    /// Memory that the head which has begun takes in the library, and here. The library's buffers
+    /// double as they grow. Of a header block that goes on in another frame, as hardly any does,
+    /// nothing tells how much more it is once it is decoded; it counts as the largest.
+    fn unfinished_memory(&self) -> usize {
+        let bytes = match &self.speaks {
+            Speaks::Unknown(_) | Speaks::Lost => 0,
+            Speaks::Http1(stream) => stream.unfinished_bytes(),
+            Speaks::Http2(stream) if stream.is_block_open() => {
+                stream.unfinished_bytes().max(self.limits.bytes_max)
+            }
+            Speaks::Http2(stream) => stream.unfinished_bytes(),
+        };
+        if bytes <= UNCOUNTED_BYTES { 0 } else { 2 * bytes.next_power_of_two() }
+    }
+
+    fn speaks_http2(&self) -> bool {
+        matches!(self.speaks, Speaks::Http2(_))
+    }
+
+    /// Whether a header block of HTTP/2 has begun and not ended.
+    fn is_block_open(&self) -> bool {
+        matches!(&self.speaks, Speaks::Http2(stream) if stream.is_block_open())
+    }
+
+    fn follow(&mut self, bytes: &[u8]) {
         let followed = match &mut self.speaks {
             Speaks::Unknown(seen) => {
                 let seen = *seen;
@@ -167,13 +239,13 @@ impl Follower {
         let same = expected.iter().zip(bytes).take_while(|(want, got)| want == got).count();
         if same == expected.len() {
             self.speaks = Speaks::Http2(http2::Stream::new());
-            self.see(&bytes[same..]);
+            self.follow(&bytes[same..]);
         } else if same == bytes.len() {
             self.speaks = Speaks::Unknown(seen + same);
         } else {
             self.speaks = Speaks::Http1(http1::Stream::new(self.limits));
-            self.see(&http2::PREFACE[..seen]);
-            self.see(bytes);
+            self.follow(&http2::PREFACE[..seen]);
+            self.follow(bytes);
         }
     }
 }
@@ -181,6 +253,9 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::tests::budget;
+    use crate::metrics::http::Rejected;
+    use loona_hpack::Encoder;
     use proptest::prelude::*;
 
     const LIMITS: FollowLimits = FollowLimits { bytes_max: 8 << 10, fields_max: 100 };
@@ -188,7 +263,8 @@ mod tests {
     /// What is wrong with each request of a stream of `count`, that comes in pieces of `step`.
     fn follow(stream: &[u8], count: usize, step: usize) -> Vec<Option<Hidden>> {
         let heads = Arc::new(Heads::default());
-        let mut follower = Follower::new(Arc::clone(&heads), LIMITS);
+        let budget = budget(1 << 20, Rejected::HeadMemory);
+        let mut follower = Follower::new(Arc::clone(&heads), LIMITS, budget);
         for piece in stream.chunks(step) {
             follower.see(piece);
         }
@@ -220,6 +296,54 @@ mod tests {
                         10;n=v\r\n#GET /# HTTP/1.1\r\n5 \r\n\r\n#\r\n\r\n0\r\nx: #\r\n\r\n\
                         GET /#2 HTTP/1.1\r\n\r\n";
         always(chunked, &[None, FRAGMENT, None]);
+    }
+
+    /// Heads that never ended were in no budget: 3,000 of 60 KB took 400 MiB.
+    #[test]
+    fn a_head_that_has_begun_counts_until_it_ends() {
+        let budget = budget(256 << 10, Rejected::HeadMemory);
+        let limits = FollowLimits { bytes_max: 64 << 10, fields_max: 100 };
+        let follower = || Follower::new(Arc::default(), limits, budget.clone());
+        let begun = format!("GET / HTTP/1.1\r\nx: {}", "a".repeat(60_000));
+        let mut first = follower();
+        first.see(&begun.as_bytes()[..4000]);
+        assert_eq!(budget.held_bytes(), 0, "as large as usual heads");
+        first.see(&begun.as_bytes()[4000..]);
+        assert_eq!((budget.held_bytes(), first.is_short()), (128 << 10, false));
+        let mut second = follower();
+        second.see(begun.as_bytes());
+        let mut third = follower();
+        third.see(begun.as_bytes());
+        assert!(third.is_short() && !second.is_short());
+        let refusal = third.make_room().unwrap_err();
+        assert!(third.heads.turned_away());
+        assert_eq!((refusal.status.as_u16(), refusal.stall), (503, Some("head_memory")));
+        assert!(refusal.detail.contains("option head_memory"), "{}", refusal.detail);
+        // Its end, with the body and the beginning of another.
+        first.see(b"\r\ncontent-length: 5\r\n\r\nhelloGET /");
+        assert_eq!(budget.held_bytes(), 128 << 10);
+        assert!(third.make_room().is_ok() && !third.heads.turned_away());
+        drop((second, third));
+        assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[test]
+    fn a_header_block_that_goes_on_counts_as_the_largest() {
+        let budget = budget(1 << 20, Rejected::HeadMemory);
+        let limits = FollowLimits { bytes_max: 64 << 10, fields_max: 100 };
+        let mut follower = Follower::new(Arc::default(), limits, budget.clone());
+        let block = Encoder::new().encode([(&b":path"[..], &b"/"[..])]);
+        let frame = |kind: u8, flags: u8| {
+            let len = u8::try_from(block.len()).unwrap();
+            [&[0, 0, len, kind, flags, 0, 0, 0, 1], &block[..]].concat()
+        };
+        follower.see(http2::PREFACE);
+        follower.see(&frame(1, 4));
+        assert!(!follower.is_block_open() && budget.held_bytes() == 0);
+        follower.see(&frame(1, 0));
+        assert!(follower.is_block_open() && budget.held_bytes() == 128 << 10);
+        follower.see(&frame(9, 4));
+        assert!(!follower.is_block_open() && budget.held_bytes() == 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 /// Upper bounds of the latency buckets, seconds: 10 us to 10 s, a factor of about 2.15 apart
@@ -53,6 +54,8 @@ pub enum Rejected {
     BlockingQueue,
     /// Request bodies hold all the memory they may.
     BodyMemory,
+    /// Heads of requests hold all the memory they may.
+    HeadMemory,
     /// Responses hold all the memory they may.
     ResponseMemory,
     /// More streams open than allowed.
@@ -65,10 +68,11 @@ pub enum Rejected {
 
 impl Rejected {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connections,
         Self::BlockingQueue,
         Self::BodyMemory,
+        Self::HeadMemory,
         Self::ResponseMemory,
         Self::Streams,
         Self::Stalled,
@@ -81,6 +85,7 @@ impl Rejected {
             Self::Connections => "connections",
             Self::BlockingQueue => "blocking_queue",
             Self::BodyMemory => "body_memory",
+            Self::HeadMemory => "head_memory",
             Self::ResponseMemory => "response_memory",
             Self::Streams => "streams",
             Self::Stalled => "stalled",
@@ -96,6 +101,8 @@ pub struct HttpMetrics {
     in_flight: IntGauge,
     /// Open connections.
     pub connections: IntGauge,
+    /// Most connections open at a time since somebody asked.
+    connections_peak: AtomicI64,
     /// Connections that may be open.
     pub connections_max: IntGauge,
     /// Connections accepted.
@@ -165,6 +172,7 @@ impl HttpMetrics {
             durations,
             in_flight: gauge("inflight_requests", "Requests being answered."),
             connections: gauge("connections", "Open connections."),
+            connections_peak: AtomicI64::new(0),
             connections_max: gauge("connections_max", "Connections that may be open at a time."),
             accepted,
             closed: with_zeros(
@@ -250,6 +258,19 @@ impl HttpMetrics {
         if problem.is_fault() {
             self.failures.with_label_values(&[problem.slug]).inc();
         }
+    }
+
+    /// Counts a connection that was accepted; it is open until the gauge goes down.
+    pub fn open(&self) {
+        self.accepted.inc();
+        self.connections.inc();
+        // Relaxed: a hint for a coarse timer.
+        self.connections_peak.fetch_max(self.connections.get(), Ordering::Relaxed);
+    }
+
+    /// Most connections open at a time since the last call.
+    pub fn take_connections_peak(&self) -> i64 {
+        self.connections_peak.swap(self.connections.get(), Ordering::Relaxed)
     }
 
     /// Counts a connection that the server closed.

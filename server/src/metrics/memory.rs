@@ -7,6 +7,7 @@ use prometheus::{IntCounter, IntGauge, Opts, Registry};
 /// See the module.
 pub struct MemoryMetrics {
     bodies: Gauges,
+    heads: Gauges,
     responses: Gauges,
     /// Responses given up because their peer read too slowly.
     pub slow_readers: IntCounter,
@@ -34,6 +35,11 @@ impl MemoryMetrics {
                 peak: gauge("body_memory_peak_bytes", "Most that request bodies held at a time."),
                 limit: gauge("body_memory_limit_bytes", "Most that request bodies may hold."),
             },
+            heads: Gauges {
+                held: gauge("head_memory_bytes", "Held by heads of requests beyond 4 KiB."),
+                peak: gauge("head_memory_peak_bytes", "Most that such heads held at a time."),
+                limit: gauge("head_memory_limit_bytes", "Most that heads of requests may hold."),
+            },
             responses: Gauges {
                 held: gauge("response_memory_bytes", "Held by responses and reads for them."),
                 peak: gauge("response_memory_peak_bytes", "Most that responses held at a time."),
@@ -46,6 +52,12 @@ impl MemoryMetrics {
     pub fn bodies(&self, bytes_max: usize) -> Budget {
         let purpose = Purpose { what: "request bodies", reason: Rejected::BodyMemory };
         Budget::new(bytes_max, purpose, self.bodies.clone())
+    }
+
+    /// The budget of heads of requests.
+    pub fn heads(&self, bytes_max: usize) -> Budget {
+        let purpose = Purpose { what: "heads of requests", reason: Rejected::HeadMemory };
+        Budget::new(bytes_max, purpose, self.heads.clone())
     }
 
     /// The budget of responses.

@@ -76,6 +76,23 @@ pub fn start(log_format: LogFormat, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses what is no filter of log lines. A misspelt level would be taken for the name of
+/// a module, and nothing be logged.
+pub(crate) fn check_filter(filter: &str) -> anyhow::Result<()> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in filter.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            anyhow::bail!(
+                "option log is {filter:?}, and {level:?} is no level: use one of {}, or a list such \
+                 as info,kvs=debug",
+                LEVELS.join(", ")
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Log lines that were lost: standard error did not take them, or not as fast as they came.
 pub fn lines_lost() -> u64 {
     QUEUE.get().map_or(0, Queue::lost)
