@@ -8,7 +8,11 @@
 //! a page is served only where it came from the same host and port, or is listed.
 //!
 //! Where a server listens on other addresses, any name may be its own: names are checked there
-//! only once some are listed.
+//! only once some are listed. A probe or a scraper that goes by the address of a pod is answered
+//! all the same: no name can be rebound to a `Host` that is the address the connection came to.
+//!
+//! `null` is the origin of every sandboxed frame and local file, and an extension acts for whoever
+//! wrote it: they are answered where the list has them, and by no other rule.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -55,6 +59,8 @@ pub struct Asker<'a> {
     pub site: Option<&'a str>,
     /// Whether a person follows a link to read the answer.
     pub follows_link: bool,
+    /// The address of ours that the connection came to, where it is known.
+    pub local: Option<IpAddr>,
 }
 
 impl Access {
@@ -69,10 +75,10 @@ impl Access {
             }
         }
         for origin in origins {
-            if Origin::parse(origin).is_none() {
+            if !is_listable(origin) {
                 return Err(format!(
                     "option allowed_origins: {origin:?} is no origin; it looks like \
-                     https://pond.example"
+                     https://pond.example or moz-extension://id, or is null"
                 ));
             }
         }
@@ -85,6 +91,7 @@ impl Access {
     pub fn check(&self, asker: Asker<'_>) -> Result<(), Stranger> {
         if let (Some(listed), Some(host)) = (&self.hosts, asker.host)
             && !host.is_loopback()
+            && !asker.local.is_some_and(|local| host.is_address(local))
             && !listed.iter().any(|name| host.is_named(name))
         {
             return Err(Stranger::Host(host.to_string()));
@@ -150,14 +157,25 @@ impl<'a> HostPort<'a> {
             && self.port.unwrap_or(port) == other.port.unwrap_or(port)
     }
 
+    /// The address that it is, if it is none of IPv6 that stands for one of IPv4.
+    fn address(self) -> Option<IpAddr> {
+        let inside = self.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        match inside {
+            Some(inside) => inside.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+            None => self.host.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+        }
+        .map(|address| address.to_canonical())
+    }
+
+    /// Whether it is this address, and no name.
+    fn is_address(self, local: IpAddr) -> bool {
+        self.address() == Some(local.to_canonical())
+    }
+
     /// Whether the name leads to this machine wherever it is resolved.
     fn is_loopback(self) -> bool {
-        let inside = self.host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        if let Some(v6) = inside.and_then(|inside| inside.parse::<Ipv6Addr>().ok()) {
-            return v6.is_loopback() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_loopback());
-        }
         self.host.eq_ignore_ascii_case("localhost")
-            || self.host.parse::<Ipv4Addr>().is_ok_and(|v4| v4.is_loopback())
+            || self.address().is_some_and(|address| address.is_loopback())
     }
 
     /// Whether a list's entry means it: with the port that the entry has, or any.
@@ -174,6 +192,16 @@ impl std::fmt::Display for HostPort<'_> {
         f.write_str(self.host)?;
         self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
+}
+
+/// Whether an origin can stand in the list: of a site, of an extension, or `null`.
+fn is_listable(origin: &str) -> bool {
+    let of_extension = || {
+        let (scheme, id) = origin.split_once("://")?;
+        let known = ["moz-extension", "chrome-extension", "safari-web-extension"];
+        known.contains(&scheme).then(|| HostPort::parse(id))?
+    };
+    origin == "null" || Origin::parse(origin).is_some() || of_extension().is_some()
 }
 
 /// Where a page came from (RFC 6454, 6.2).
@@ -282,6 +310,41 @@ mod tests {
         assert!(!by_host(&told, "evil.example"));
     }
 
+    /// Probes of pods and scrapers name the address, and got 403 once a name was listed.
+    #[test]
+    fn the_address_that_a_connection_came_to_is_a_name_of_the_server() {
+        let told = access(EVERYWHERE, &["pond.example"], &[]);
+        for (host, local, want) in [
+            ("10.1.2.3:7300", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3:80", "::ffff:10.1.2.3", true),
+            ("[fd00::1]:7300", "fd00::1", true),
+            ("10.1.2.4:7300", "10.1.2.3", false),
+            ("10.1.2.3.evil.example", "10.1.2.3", false),
+            ("evil.example", "10.1.2.3", false),
+            ("[fd00::2]", "fd00::1", false),
+        ] {
+            let (host, local) = (HostPort::parse(host), Some(local.parse().unwrap()));
+            let asker = Asker { host, local, ..Asker::default() };
+            assert_eq!(told.check(asker).is_ok(), want, "{host:?} at {local:?}");
+            // A page elsewhere is not let in by that.
+            let page = Asker { origin: Some("http://evil.example"), ..asker };
+            assert!(told.check(page).is_err());
+        }
+    }
+
+    #[test]
+    fn extensions_and_pages_without_an_origin_are_let_in_by_the_list_only() {
+        let listed = ["null", "moz-extension://0a1b-2c", "chrome-extension://abcdef"];
+        for origin in listed {
+            let host = HostPort::parse("localhost:7300");
+            let asker = Asker { host, origin: Some(origin), ..Asker::default() };
+            assert!(access(LOOPBACK, &[], &[]).check(asker).is_err(), "{origin}");
+            assert!(access(LOOPBACK, &[], &listed).check(asker).is_ok(), "{origin}");
+            assert!(access(LOOPBACK, &[], &["https://pond.example"]).check(asker).is_err());
+        }
+    }
+
     #[test]
     fn pages_come_from_the_same_host_and_port() {
         let access = access(EVERYWHERE, &[], &["https://pond.example"]);
@@ -312,7 +375,8 @@ mod tests {
     fn requests_that_a_page_makes_without_an_origin_are_known_by_their_site() {
         let access = access(LOOPBACK, &[], &["https://pond.example"]);
         let asks = |site, follows_link, origin| {
-            let asker = Asker { host: None, origin, site: Some(site), follows_link };
+            let site = Some(site);
+            let asker = Asker { origin, site, follows_link, ..Asker::default() };
             access.check(asker).is_ok()
         };
         for (site, follows_link, want) in [
@@ -334,7 +398,7 @@ mod tests {
             let error = Access::new(LOOPBACK, &strings(host), &[]).unwrap_err();
             assert!(error.contains("allowed_hosts"), "{error}");
         }
-        for origin in ["", "pond.example", "ftp://pond", "https://pond/"] {
+        for origin in ["", "pond.example", "ftp://pond", "https://pond/", "moz-extension://"] {
             let error = Access::new(LOOPBACK, &[], &strings(origin)).unwrap_err();
             assert!(error.contains("allowed_origins"), "{error}");
         }

@@ -25,7 +25,7 @@ use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use futures_util::FutureExt;
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -199,8 +199,13 @@ impl App {
         &self.shared
     }
 
-    /// Answers one request. Never fails: whatever goes wrong is a response.
+    /// Answers one request that came to no address. Never fails: whatever goes wrong is a response.
     pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        self.answer_at(None, request).await
+    }
+
+    /// Answers one request, which came to an address of ours.
+    pub async fn answer_at(&self, local: Option<IpAddr>, request: Request<Body>) -> Response<Body> {
         let shared = &*self.shared;
         let started = Instant::now();
         let route = Route::of(request.uri().path());
@@ -212,7 +217,7 @@ impl App {
         let mut response = if shared.phase() == Phase::Draining && !route.is_for_watchers() {
             Problem::from(kvs::Error::Closed).into_response()
         } else {
-            let handler = AssertUnwindSafe(self.dispatch(route, request)).catch_unwind();
+            let handler = AssertUnwindSafe(self.dispatch(route, local, request)).catch_unwind();
             handler.await.unwrap_or_else(|_panic| Problem::internal().into_response())
         };
         let status = response.status();
@@ -236,8 +241,13 @@ impl App {
         response
     }
 
-    async fn dispatch(&self, route: Route, request: Request<Body>) -> Response<Body> {
-        if let Err(problem) = head::check(&request, &self.access) {
+    async fn dispatch(
+        &self,
+        route: Route,
+        local: Option<IpAddr>,
+        request: Request<Body>,
+    ) -> Response<Body> {
+        if let Err(problem) = head::check(&request, &self.access, local) {
             return problem.into_response();
         }
         let _head = match self.shared.heads.try_share(head::memory(&request)) {

@@ -11,6 +11,7 @@ use crate::framing::Hidden;
 use crate::problem::{Accepts, Problem};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, Request, StatusCode, Uri, Version};
+use std::net::IpAddr;
 
 /// Types of a body of JSON documents, one or a line each.
 const JSON: &[&str] = &["application/json", "application/x-ndjson", "application/ndjson"];
@@ -19,7 +20,12 @@ const JSON: &[&str] = &["application/json", "application/x-ndjson", "application
 const OVERRIDES: &[&str] = &["x-http-method-override", "x-http-method", "x-method-override"];
 
 /// Refuses a request that must not be carried out as it stands.
-pub(crate) fn check<B>(request: &Request<B>, access: &Access) -> Result<(), Problem> {
+/// `local` is the address of ours that it came to, where that is known.
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    access: &Access,
+    local: Option<IpAddr>,
+) -> Result<(), Problem> {
     if let Some(hidden) = request.extensions().get::<Hidden>() {
         return Err(Problem::bad_request(hidden.to_string()));
     }
@@ -30,7 +36,8 @@ pub(crate) fn check<B>(request: &Request<B>, access: &Access) -> Result<(), Prob
         host,
         origin: fields.origin.text("origin")?,
         site: fields.site.text("sec-fetch-site")?,
-        follows_link: reads && fields.mode.text("sec-fetch-mode")? == Some("navigate"),
+        follows_link: reads && fields.follow_link()?,
+        local,
     };
     access.check(asker).map_err(|stranger| {
         let slug = match stranger {
@@ -88,9 +95,17 @@ struct Fields<'a> {
     origin: Once<'a>,
     site: Once<'a>,
     mode: Once<'a>,
+    dest: Once<'a>,
 }
 
 impl<'a> Fields<'a> {
+    /// Whether the browser goes to the answer. What is shown in a frame of a page is loaded by that
+    /// page, whoever looks at it.
+    fn follow_link(&self) -> Result<bool, Problem> {
+        let navigates = self.mode.text("sec-fetch-mode")? == Some("navigate");
+        Ok(navigates && matches!(self.dest.text("sec-fetch-dest")?, None | Some("document")))
+    }
+
     fn of(headers: &'a HeaderMap, reads: bool) -> Result<Self, Problem> {
         let mut fields = Self::default();
         let mut transfer_codings = 0;
@@ -111,6 +126,7 @@ impl<'a> Fields<'a> {
                 _ => match name.as_str() {
                     "sec-fetch-site" => fields.site.add(value),
                     "sec-fetch-mode" => fields.mode.add(value),
+                    "sec-fetch-dest" => fields.dest.add(value),
                     _ if !reads => refuse_what_changes_a_write(name, value)?,
                     _ => {}
                 },
@@ -282,7 +298,7 @@ mod tests {
     }
 
     fn status(method: &str, target: &str, lines: &[(&str, &str)]) -> u16 {
-        let checked = check(&request(method, target, lines), &Access::default());
+        let checked = check(&request(method, target, lines), &Access::default(), None);
         checked.map_or_else(|problem| problem.status.as_u16(), |()| 200)
     }
 
@@ -326,7 +342,7 @@ mod tests {
     #[test]
     fn refusals_say_what_would_be_taken() {
         let coded = request("PUT", "/a", &[("host", "pond"), ("content-encoding", "gzip")]);
-        let problem = check(&coded, &Access::default()).unwrap_err();
+        let problem = check(&coded, &Access::default(), None).unwrap_err();
         assert_eq!(problem.accepts, Some(Accepts::Plain));
         assert!(problem.detail.contains("gzip"), "{}", problem.detail);
     }
@@ -353,7 +369,7 @@ mod tests {
         }
         let mut old = request("GET", "/", &[]);
         *old.version_mut() = Version::HTTP_10;
-        assert!(check(&old, &Access::default()).is_ok(), "HTTP/1.0 knows no Host");
+        assert!(check(&old, &Access::default(), None).is_ok(), "HTTP/1.0 knows no Host");
     }
 
     #[test]
@@ -365,7 +381,7 @@ mod tests {
             (&[("host", "localhost"), ("sec-fetch-site", "cross-site")], "foreign-origin"),
         ] {
             for method in ["GET", "POST"] {
-                let problem = check(&request(method, "/livez", lines), &access).unwrap_err();
+                let problem = check(&request(method, "/livez", lines), &access, None).unwrap_err();
                 assert_eq!((problem.status.as_u16(), problem.slug), (403, slug));
             }
         }
@@ -374,8 +390,13 @@ mod tests {
             ("sec-fetch-site", "cross-site"),
             ("sec-fetch-mode", "navigate"),
         ];
-        assert!(check(&request("GET", "/metrics", &link), &access).is_ok());
-        assert!(check(&request("POST", "/v1/batch", &link), &access).is_err(), "a form");
+        assert!(check(&request("GET", "/metrics", &link), &access, None).is_ok());
+        assert!(check(&request("POST", "/v1/batch", &link), &access, None).is_err(), "a form");
+        for (dest, want) in [("document", true), ("iframe", false), ("object", false), ("", false)]
+        {
+            let link = [&link[..], &[("sec-fetch-dest", dest)]].concat();
+            assert_eq!(check(&request("GET", "/metrics", &link), &access, None).is_ok(), want);
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,19 +235,20 @@ impl Connection {
             tracing::debug!(%error, "TCP_NODELAY is refused");
         }
         let activity = Arc::new(Activity::new());
-        let heads = Arc::new(Heads::default());
-        let budget = self.app.shared().heads.clone();
-        let follower = Follower::new(Arc::clone(&heads), self.follow, budget);
-        let stream = Gate::new(stream, follower, Arc::clone(&activity));
-        let io = TokioIo::new(Wire::new(stream, Arc::clone(&activity)));
         let asked = Arc::new(Notify::new());
         let peer = Peer {
             app: self.app.clone(),
             activity: Arc::clone(&activity),
             timeouts: self.timeouts,
+            local: stream.local_addr().ok().map(|local| local.ip()),
             late: self.late,
             asked: Arc::clone(&asked),
         };
+        let heads = Arc::new(Heads::default());
+        let budget = self.app.shared().heads.clone();
+        let follower = Follower::new(Arc::clone(&heads), self.follow, budget);
+        let stream = Gate::new(stream, follower, Arc::clone(&activity));
+        let io = TokioIo::new(Wire::new(stream, Arc::clone(&activity)));
         let (address, seen) = (self.address, Arc::clone(&heads));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let shown = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
@@ -299,6 +300,8 @@ struct Peer {
     app: App,
     activity: Arc<Activity>,
     timeouts: Timeouts,
+    /// The address that it came to.
+    local: Option<IpAddr>,
     late: bool,
     /// Told of each request.
     asked: Arc<Notify>,
@@ -324,7 +327,7 @@ async fn answer(peer: Peer, request: Request<Incoming>) -> Result<Response<Sent>
         let (body, rest) = arrival::upload(body);
         (body, Some(rest))
     };
-    let mut response = peer.app.answer(Request::from_parts(head, body)).await;
+    let mut response = peer.app.answer_at(peer.local, Request::from_parts(head, body)).await;
     let mut closes = peer.late;
     let mut kept = None;
     if let Some(unread) = rest.and_then(|rest| rest.take()) {

@@ -70,6 +70,57 @@ fn a_fragment_in_the_target_is_refused_on_every_route() {
     assert_eq!(get(&server, "/v1/kv/default/a%231").text(), "1");
 }
 
+/// A probe or a scraper of a pod names the address, and got 403 once a name was listed; a frame
+/// passed for a link that is followed.
+#[test]
+fn probes_go_by_the_address_and_frames_do_not_pass() {
+    let directory = TempDir::new().unwrap();
+    let server = start(
+        &directory,
+        &[
+            "--listen",
+            "0.0.0.0:0",
+            "--allowed-hosts",
+            "pond.example",
+            "--allowed-origins",
+            "null,moz-extension://0a1b",
+        ],
+    );
+    let port = server.address.port();
+    // Loopback has 2^24 addresses, of which any is ours; as a name it is checked apart.
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    let site = "sec-fetch-site: cross-site\r\nsec-fetch-mode: navigate\r\nsec-fetch-dest";
+    for (fields, status) in [
+        ("host: 127.0.0.1:7300".to_owned(), 200),
+        ("host: pond.example".to_owned(), 200),
+        ("host: evil.example".to_owned(), 403),
+        ("host: 10.11.12.13".to_owned(), 403),
+        ("host: pond.example\r\norigin: null".to_owned(), 200),
+        ("host: pond.example\r\norigin: moz-extension://0a1b".to_owned(), 200),
+        ("host: pond.example\r\norigin: moz-extension://other".to_owned(), 403),
+        (format!("host: pond.example\r\n{site}: document"), 200),
+        (format!("host: pond.example\r\n{site}: iframe"), 403),
+    ] {
+        for target in ["/livez", "/readyz", "/metrics"] {
+            let head = format!("GET {target} HTTP/1.1\r\n{fields}\r\n\r\n");
+            assert_eq!(ask(at, &head).status, status, "{target} {fields}");
+        }
+    }
+    // Any other address of this machine.
+    let Some(own) = own_address() else { return };
+    let own = SocketAddr::new(own, port);
+    assert_eq!(ask(own, "GET /readyz HTTP/1.1\r\nHOST\r\n\r\n").status, 200, "{own}");
+}
+
+/// An address of this machine that is no loopback one, where it has a route anywhere. Connecting
+/// a datagram socket sends nothing.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback()).then_some(address)
+}
+
 #[test]
 fn a_fragment_is_seen_between_other_requests_and_in_pieces() {
     let directory = TempDir::new().unwrap();
