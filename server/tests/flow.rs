@@ -11,7 +11,7 @@ use millpond::app::{Limits, Phase};
 use millpond::connection::Timeouts;
 use millpond::engine::memory::Cold;
 use millpond::listener::ConnectionLimits;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::in_process::Server;
 use support::{Client, Reply};
 
@@ -306,6 +306,36 @@ fn a_page_that_finds_nothing_ends_in_time_with_a_cursor() {
     let page = server.connect().send("GET", &target, b"").unwrap().json();
     assert_eq!(page["items"][0]["k"], "heron");
     assert_eq!(page["cursor"], serde_json::Value::Null);
+}
+
+/// A page that had waited for its thread as long as a page may take used to end after its first
+/// step, with one item and a cursor.
+#[test]
+fn a_page_that_waited_for_its_thread_has_its_whole_time() {
+    let time = Duration::from_secs(2);
+    let limits = Limits { scan_time_max: time, blocking_threads: 1, ..Limits::default() };
+    let server = Server::with(limits, ConnectionLimits::default());
+    for key in ["a", "b", "c"] {
+        put(&server, key, 1);
+    }
+    server.engine.hold_walks(true);
+    let mut first = stalled(&server, "/v1/kv/default");
+    while server.app.shared().lanes.scans.running() < 1 {
+        std::thread::yield_now();
+    }
+    let mut second = stalled(&server, "/v1/kv/default");
+    while server.app.shared().metrics.http.in_flight() < 2 {
+        std::thread::yield_now();
+    }
+    let asked = Instant::now();
+    while asked.elapsed() < time {
+        std::thread::yield_now();
+    }
+    server.engine.hold_walks(false);
+    assert_eq!(first.reply("GET").unwrap().status, 200);
+    let page = second.reply("GET").unwrap().json();
+    let keys = page["items"].as_array().unwrap().len();
+    assert_eq!((keys, &page["cursor"]), (3, &serde_json::Value::Null), "{page}");
 }
 
 /// 64 slow scans used to keep `/metrics` for 40 s, and batches without an end.

@@ -25,6 +25,7 @@ pub struct MemoryEngine {
     fail_next_step: Arc<Mutex<Option<Error>>>,
     steps: Arc<Steps>,
     hang_close: AtomicBool,
+    hold_walks: AtomicBool,
 }
 
 /// How walks go.
@@ -93,6 +94,11 @@ impl MemoryEngine {
     /// Accepts writes from here on without ever acknowledging them.
     pub fn hold_writes(&self) {
         self.lock().hold_writes = true;
+    }
+
+    /// Makes walks wait with their opening, on the thread of whoever asked, until they may.
+    pub fn hold_walks(&self, hold: bool) {
+        self.hold_walks.store(hold, Ordering::SeqCst);
     }
 
     /// Makes all walks find nothing but deleted keys, without end.
@@ -232,6 +238,9 @@ impl Engine for MemoryEngine {
     }
 
     fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>> {
+        while self.hold_walks.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         let state = self.enter()?;
         let inside = |key: &Bytes| {
             key.starts_with(&range.prefix)
