@@ -44,6 +44,9 @@ pub enum Command {
     Del(Del),
     /// List keys and values in order, one JSON document a line
     Scan(Scan),
+    /// Write what scan printed, to the same or another KVS or server
+    #[command(after_help = LOAD)]
+    Load(Load),
     /// List, create and drop KVSs
     #[command(subcommand)]
     Kvs(KvsCommand),
@@ -61,6 +64,17 @@ pub enum Command {
     /// Write the manual pages, one for each command
     Man(Man),
 }
+
+const LOAD: &str = "\
+Examples:
+  millpond scan --kvs birds > birds.ndjson
+  millpond kvs create copy && millpond load birds.ndjson --kvs copy
+  millpond scan --url http://old:7300 | millpond load - --url http://new:7300
+
+Lines go in batches of up to 10,000 lines or 4 MiB, each of them all or nothing. To do it again is
+no harm. Where it stops it says which lines are written, and the --skip that goes on from there.
+Keys that are there already get the values of the file; no key is deleted. Exit code 1: some lines
+stand for keys that the scan could not read; the others are written.";
 
 const COMPLETIONS: &str = "\
 Examples:
@@ -225,6 +239,21 @@ pub struct Scan {
     /// Keys and values always as base64url (k64, v64)
     #[arg(long)]
     pub base64: bool,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Flags of `millpond load`.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// A file of lines as scan prints them (`-`: standard input)
+    pub file: PathBuf,
+    /// Leave so many lines out at the beginning
+    #[arg(long, value_name = "LINES", default_value_t = 0)]
+    pub skip: u64,
+    /// When each batch is acknowledged
+    #[arg(long, value_enum, default_value_t)]
+    pub durability: Durability,
     #[command(flatten)]
     pub target: Target,
 }

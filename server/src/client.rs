@@ -1,4 +1,4 @@
-//! The HTTP client behind `millpond get`, `put`, `del`, `scan`, `kvs` and `healthcheck`.
+//! The HTTP client behind `millpond get`, `put`, `del`, `scan`, `load`, `kvs` and `healthcheck`.
 //! (`millpond pool` is [`crate::pool::command`].)
 //!
 //! One connection, one request (`transport.rs`). Values go to standard output as they are; a scan
@@ -6,6 +6,7 @@
 //! standard error, and the exit code says of what kind it was. A reader of standard output that
 //! goes away, as `head` does, ends a command without complaint.
 
+mod load;
 pub(crate) mod transport;
 
 use crate::cli::{Command, Del, Get, Key, KvsCommand, KvsDrop, Put, Scan, Server, Target};
@@ -77,6 +78,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
             Command::Put(put) => self::put(put).await,
             Command::Del(del) => self::del(del).await,
             Command::Scan(scan) => self::scan(scan).await,
+            Command::Load(load) => load::run(load).await,
             Command::Kvs(kvs) => self::kvs(kvs).await,
             Command::Healthcheck(server) => healthcheck(server).await,
             Command::Pool(command) => pool::command::run(command).await,
@@ -164,6 +166,9 @@ async fn kvs(command: KvsCommand) -> Result<(), Failure> {
         KvsCommand::List(server) => (Method::GET, "/v1/kvs".to_owned(), server),
         KvsCommand::Create(one) => (Method::PUT, kvs_path(&one.name), one.server),
         KvsCommand::Drop(drop) => {
+            // A name that is misspelt is told before anybody types it again.
+            let path = kvs_path(&drop.kvs.name);
+            send(&drop.kvs.server, request(Method::GET, &path, "")?).await?.accepted().await?;
             confirm_drop(&drop)?;
             (Method::DELETE, kvs_path(&drop.kvs.name), drop.kvs.server)
         }

@@ -95,12 +95,78 @@ fn every_key_that_a_scan_prints_can_be_named() {
     assert!(said(&wrong).contains("a!"), "{}", said(&wrong));
 }
 
+#[test]
+fn what_a_scan_printed_is_loaded_and_goes_on_where_it_stopped() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = server.connect();
+    for n in 0..30 {
+        let value = vec![n; 300_000];
+        client.send("PUT", &format!("/v1/kv/default/k{n:02}"), &value).unwrap();
+    }
+    client.send("PUT", "/v1/kv/default/%FF?durability=off", b"odd").unwrap();
+    let scanned = run(&server, &["scan"]).stdout;
+    let file = directory.path().join("default.ndjson");
+    std::fs::write(&file, &scanned).unwrap();
+    let path = file.to_str().unwrap();
+    let load = |more: &[&str]| run(&server, &[&["load", path, "--kvs", "copy"], more].concat());
+
+    let absent = load(&[]);
+    assert_eq!(absent.status.code(), Some(3));
+    assert!(said(&absent).contains("kvs create copy"), "{}", said(&absent));
+    assert!(said(&absent).contains("nothing was written"), "{}", said(&absent));
+    client.send("PUT", "/v1/kvs/copy", b"").unwrap();
+    for _ in 0..2 {
+        let done = load(&[]);
+        assert_eq!((done.status.code(), said(&done)), (Some(0), ""));
+        assert_eq!(done.stdout, b"31 keys written to KVS copy\n");
+    }
+    let without_revisions = |scan: &[u8]| -> Vec<serde_json::Value> {
+        let lines = scan.split_inclusive(|byte| *byte == b'\n');
+        let parsed = lines.map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap());
+        parsed
+            .map(|item| serde_json::json!([item["k"], item["k64"], item["v"], item["v64"]]))
+            .collect()
+    };
+    let copied = run(&server, &["scan", "--kvs", "copy"]).stdout;
+    assert_eq!(without_revisions(&copied), without_revisions(&scanned));
+
+    // Line 20 is cut off; what was sent before it is written, and said to be.
+    let lines: Vec<&[u8]> = scanned.split_inclusive(|byte| *byte == b'\n').collect();
+    let broken = [&lines[..19].concat(), &b"{\"k\":\"x\n"[..], &lines[20..].concat()].concat();
+    std::fs::write(&file, broken).unwrap();
+    let stopped = load(&[]);
+    assert_eq!(stopped.status.code(), Some(3));
+    let skip =
+        said(&stopped).split_once("--skip ").map(|(_, rest)| rest.split(' ').next().unwrap());
+    let skip = skip.unwrap_or_else(|| panic!("{}", said(&stopped)));
+    assert!(said(&stopped).contains("line 20 is no JSON"), "{}", said(&stopped));
+    assert!((1..20).contains(&skip.parse::<usize>().unwrap()), "{skip}");
+    assert_eq!(load(&["--skip", "20"]).stdout, b"11 keys written to KVS copy\n");
+
+    let damage = b"{\"k\":\"a\",\"v\":\"1\"}\n{\"k\":\"b\",\"error\":{\"detail\":\"rot\"}}\n{\"end\":true}\n";
+    std::fs::write(&file, damage).unwrap();
+    let damaged = load(&[]);
+    assert_eq!(
+        (damaged.status.code(), &*damaged.stdout),
+        (Some(1), &b"1 keys written to KVS copy\n"[..])
+    );
+    assert!(said(&damaged).contains("1 lines stand for keys"), "{}", said(&damaged));
+    let nowhere = command(&["load", path, "--url", "http://127.0.0.1:1"]).output().unwrap();
+    assert_eq!(nowhere.status.code(), Some(4));
+    assert_eq!(run(&server, &["load", "/nowhere"]).status.code(), Some(2));
+}
+
 /// `kvs drop` took a typing mistake at its word.
 #[test]
 fn a_drop_wants_a_yes() {
     let directory = TempDir::new().unwrap();
     let server = Server::start(directory.path(), &[]);
     assert!(run(&server, &["kvs", "create", "users"]).status.success());
+    // Nobody is asked about what is not there.
+    let absent = run(&server, &["kvs", "drop", "user"]);
+    assert_eq!(absent.status.code(), Some(3));
+    assert!(said(&absent).contains("no KVS is named \"user\""), "{}", said(&absent));
     let unsure = run(&server, &["kvs", "drop", "users"]);
     assert_eq!(unsure.status.code(), Some(2));
     assert!(said(&unsure).contains("--yes") && said(&unsure).contains("users"));

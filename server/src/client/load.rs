@@ -1,0 +1,233 @@
+//! `millpond load`: what a scan wrote, sent back.
+//!
+//! Lines go in batches, one after the other, each of them all or nothing. Putting a key again is no
+//! harm, so whatever ends the command it can be run again, or go on with the line that it names.
+//! A line of damage stands for a key that the scan could not read: there is nothing to write, and
+//! the command says at its end how many there were.
+
+use super::transport::{request, send};
+use super::{Failure, print};
+use crate::cli::Load;
+use crate::object::Object;
+use axum::http::{HeaderValue, Method, header};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+
+/// A batch is sent when it has so many bytes, or would have more with the next line.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Most lines of a batch; a server takes ten times as many.
+const BATCH_LINES: usize = 10_000;
+
+/// The longest line: more than a value of 16 MiB has, whatever its bytes are as JSON.
+const LINE_BYTES_MAX: usize = 128 << 20;
+
+/// What a line of a scan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A key and its value.
+    Item,
+    /// A key, or a range of keys, that could not be read.
+    Damage,
+    /// An empty line, or the last one of a stream.
+    Nothing,
+}
+
+/// The fields by which they are told; what else a line has is the server's to judge.
+#[derive(Deserialize)]
+struct Fields {
+    error: Option<IgnoredAny>,
+    end: Option<bool>,
+}
+
+fn kind(line: &[u8]) -> Result<Kind, String> {
+    if line.trim_ascii().is_empty() {
+        return Ok(Kind::Nothing);
+    }
+    let Object(fields) = serde_json::from_slice::<Object<Fields>>(line)
+        .map_err(|error| format!("is no JSON object, such as scan writes in each line: {error}"))?;
+    Ok(match fields {
+        Fields { error: Some(_), .. } => Kind::Damage,
+        Fields { end: Some(true), .. } => Kind::Nothing,
+        Fields { .. } => Kind::Item,
+    })
+}
+
+/// Lines that are sent together.
+#[derive(Default)]
+struct Batch {
+    body: Vec<u8>,
+    /// How many items.
+    count: usize,
+    /// The number of the first line in it; 0 while it is empty.
+    first: u64,
+}
+
+impl Batch {
+    fn is_full_for(&self, line: &[u8]) -> bool {
+        self.count == BATCH_LINES || (self.count > 0 && self.body.len() + line.len() > BATCH_BYTES)
+    }
+
+    fn add(&mut self, number: u64, line: &[u8]) {
+        if self.count == 0 {
+            self.first = number;
+        }
+        self.count += 1;
+        self.body.extend_from_slice(line.trim_ascii_end());
+        self.body.push(b'\n');
+    }
+}
+
+/// What was done so far.
+#[derive(Default)]
+struct Progress {
+    written: u64,
+    damaged: u64,
+    shown: bool,
+}
+
+impl Progress {
+    fn show(&mut self) {
+        if io::stderr().is_terminal() {
+            self.shown = true;
+            // Where standard error cannot be written, nobody is watching.
+            drop(write!(io::stderr(), "\r\x1b[K{} keys written", self.written));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            drop(write!(io::stderr(), "\r\x1b[K"));
+        }
+    }
+}
+
+/// Reads lines and sends them.
+pub(super) async fn run(load: Load) -> Result<(), Failure> {
+    let mut lines = open(&load)?;
+    let (mut line, mut number) = (Vec::new(), 0);
+    let (mut batch, mut progress) = (Batch::default(), Progress::default());
+    loop {
+        line.clear();
+        let limited = (&mut lines).take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line);
+        number += 1;
+        let stop = |batch: &Batch, why: String| {
+            let from = if batch.count == 0 { number } else { batch.first };
+            stopped(&load, from, &format!("line {number} {why}"))
+        };
+        let read = limited.map_err(|error| stop(&batch, format!("cannot be read: {error}")))?;
+        if read > LINE_BYTES_MAX {
+            return Err(stop(&batch, format!("is longer than {LINE_BYTES_MAX} bytes")));
+        }
+        let at_end = read == 0;
+        if !at_end && number <= load.skip {
+            continue;
+        }
+        let kind = kind(&line).map_err(|why| stop(&batch, why))?;
+        if at_end || batch.is_full_for(&line) {
+            let full = std::mem::take(&mut batch);
+            write(&load, full, &mut progress).await?;
+        }
+        match kind {
+            Kind::Item => batch.add(number, &line),
+            Kind::Damage => progress.damaged += 1,
+            Kind::Nothing if at_end => break,
+            Kind::Nothing => {}
+        }
+    }
+    let (written, damaged) = (progress.written, progress.damaged);
+    drop(progress);
+    print(format!("{written} keys written to KVS {}\n", load.target.kvs).as_bytes())?;
+    if damaged > 0 {
+        return Err(Failure::Damaged(format!(
+            "{damaged} lines stand for keys that the scan could not read; everything else is written"
+        )));
+    }
+    Ok(())
+}
+
+fn open(load: &Load) -> Result<Box<dyn BufRead>, Failure> {
+    if load.file.as_os_str() == "-" {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let wrong = |error| Failure::Usage(format!("{} cannot be read: {error}", load.file.display()));
+    Ok(Box::new(BufReader::new(File::open(&load.file).map_err(wrong)?)))
+}
+
+/// Writes a batch, all of it or nothing.
+async fn write(load: &Load, batch: Batch, progress: &mut Progress) -> Result<(), Failure> {
+    if batch.count == 0 {
+        return Ok(());
+    }
+    let kvs = crate::target::percent_encode(load.target.kvs.as_bytes());
+    let path = format!("/v1/batch?kvs={kvs}&durability={}", load.durability.as_str());
+    let mut request = request(Method::POST, &path, Bytes::from(batch.body))?;
+    let json = HeaderValue::from_static("application/x-ndjson");
+    request.headers_mut().insert(header::CONTENT_TYPE, json);
+    let sent =
+        async { send(&load.target.server, request).await?.accepted().await?.collect().await };
+    match sent.await {
+        Ok(answer) => {
+            let answer: Option<serde_json::Value> = serde_json::from_slice(&answer).ok();
+            progress.written += answer.and_then(|answer| answer["count"].as_u64()).unwrap_or(0);
+            progress.show();
+            Ok(())
+        }
+        Err(Failure::Refused(why)) => Err(stopped(load, batch.first, &why)),
+        Err(Failure::Connection(error)) => {
+            Err(Failure::Connection(error.context(go_on(load, batch.first))))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn stopped(load: &Load, from: u64, why: &str) -> Failure {
+    Failure::Refused(format!("{why}; {}", go_on(load, from)))
+}
+
+/// What is done, and how to do the rest.
+fn go_on(load: &Load, from: u64) -> String {
+    let done = from - 1;
+    if done <= load.skip {
+        return "nothing was written".to_owned();
+    }
+    format!("lines up to {done} are written; --skip {done} goes on with the next")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_what_a_scan_writes() {
+        for (line, want) in [
+            (&b"{\"k\":\"a\",\"v\":\"1\",\"rev\":7}\n"[..], Ok(Kind::Item)),
+            (b"{\"k64\":\"_w\",\"v64\":\"_w\"}", Ok(Kind::Item)),
+            (b"{\"k\":\"a\",\"error\":{\"type\":\"x\"}}\n", Ok(Kind::Damage)),
+            (b"{\"from\":\"a\",\"to\":\"b\",\"error\":{}}\n", Ok(Kind::Damage)),
+            (b"{\"end\":true,\"count\":2}\n", Ok(Kind::Nothing)),
+            (b" \r\n", Ok(Kind::Nothing)),
+            (b"", Ok(Kind::Nothing)),
+        ] {
+            assert_eq!(kind(line), want, "{}", line.escape_ascii());
+        }
+        for line in [&b"{\"k\":\"a\""[..], b"hello\n", b"\xff\n", b"[1]\n", b"[1,true]"] {
+            assert!(kind(line).is_err(), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn batches_end_before_they_are_too_large() {
+        let mut batch = Batch::default();
+        let line = vec![b'v'; BATCH_BYTES - 2];
+        assert!(!batch.is_full_for(&[b'v'; 2 * BATCH_BYTES]), "alone it is sent as it is");
+        batch.add(7, &line);
+        assert!(!batch.is_full_for(b"v") && batch.is_full_for(b"vv"));
+        assert_eq!((batch.first, batch.count, batch.body.len()), (7, 1, BATCH_BYTES - 1));
+    }
+}
