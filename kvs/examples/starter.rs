@@ -31,7 +31,8 @@ pub(crate) fn run(dir: &Path, options: Options) -> Result<Vec<String>, kvs::Erro
     let birds = db.kvs("birds")?;
     let visits = db.kvs("visits")?;
 
-    // How often this has run.
+    // How often this has run: the value has a stroke for each run. `Sync` returns once the write is
+    // on stable storage, so a crash after this line does not lose it.
     let before = visits.get(b"count")?.map_or(0, |entry| entry.value.len());
     visits.put(b"count", &vec![b'|'; before + 1], Durability::Sync)?;
     said.push(format!("run {}", before + 1));
@@ -45,9 +46,11 @@ pub(crate) fn run(dir: &Path, options: Options) -> Result<Vec<String>, kvs::Erro
     let revision = db.write(batch, Durability::Sync)?;
     said.push(format!("written as revision {revision}"));
 
-    // A snapshot goes on seeing what there was.
+    // A snapshot goes on seeing what there was. `Interval` returns at once: a crash within the next
+    // 100 ms may lose this write, and never one that came before it.
     let snapshot = db.snapshot();
     birds.put(b"heron", b"white", Durability::Interval)?;
+    // A key that is not there is `None`, and no error.
     for bird in [&b"heron"[..], b"ostrich"] {
         let name = bird.escape_ascii();
         match birds.get(bird)? {

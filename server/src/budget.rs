@@ -128,7 +128,7 @@ impl Budget {
         let permit = permits(more).and_then(|n| {
             lanes.into_iter().find_map(|lane| Arc::clone(lane).try_acquire_many_owned(n).ok())
         });
-        let permit = permit.ok_or_else(|| self.refusal(more, Duration::ZERO))?;
+        let permit = permit.ok_or_else(|| self.refusal(bytes, more, Duration::ZERO))?;
         share.add(&self.shared, permit);
         Ok(())
     }
@@ -154,26 +154,36 @@ impl Budget {
         let more = bytes.saturating_sub(share.bytes);
         let (lane, lane_bytes) = self.shared.lane(bytes);
         let Some(permits) = permits(more).filter(|_| bytes <= lane_bytes) else {
-            return Err(self.refusal(more, Duration::ZERO));
+            return Err(self.refusal(bytes, more, Duration::ZERO));
         };
         let waiting = Arc::clone(lane).acquire_many_owned(permits);
         match tokio::time::timeout(wait_max, waiting).await {
             Ok(permit) => share.add(&self.shared, permit.expect("the lanes are never closed")),
-            Err(_elapsed) => return Err(self.refusal(more, wait_max)),
+            Err(_elapsed) => return Err(self.refusal(bytes, more, wait_max)),
         }
         Ok(())
     }
 
-    fn refusal(&self, more: usize, waited: Duration) -> Problem {
+    /// Why a share of `bytes` cannot have `more`, in numbers.
+    fn refusal(&self, bytes: usize, more: usize, waited: Duration) -> Problem {
         let Purpose { what, reason } = self.shared.purpose;
-        let (held, max) = (self.held_bytes(), self.shared.large_bytes);
+        let (reason, held) = (reason.as_str(), self.held_bytes());
+        let (lane, max) = self.shared.lane(bytes);
+        let free = lane.available_permits().min(max);
+        let lane = if bytes <= SMALL_BYTES { "up to" } else { "more than" };
+        let way_out = if bytes > max {
+            format!("that is more than option {reason} allows at all: raise it")
+        } else if waited.is_zero() {
+            format!("try again, or raise option {reason}")
+        } else {
+            let waited = waited.as_secs();
+            format!("no room came free within {waited} s: try again, or raise option {reason}")
+        };
         Problem::overloaded(
-            reason.as_str(),
+            reason,
             format!(
-                "{what} hold {held} bytes and {more} more are wanted; together they may hold {max} \
-                 (option {}), and no room came free within {} s; try again",
-                reason.as_str(),
-                waited.as_secs()
+                "{more} more bytes are wanted for one of {bytes}, and {free} are free of the {max} for \
+                 {what} of {lane} {SMALL_BYTES} bytes ({reason}; all of them hold {held}); {way_out}"
             ),
         )
     }
@@ -287,7 +297,12 @@ pub(crate) mod tests {
         assert_eq!((share.bytes(), budget.held_bytes()), (4 * MIB, 4 * MIB));
         let refused = budget.try_share(MIB).unwrap_err();
         assert_eq!(refused.stall, Some("response_memory"));
-        assert!(refused.detail.contains("option response_memory"), "{}", refused.detail);
+        assert_eq!(
+            refused.detail,
+            "1048576 more bytes are wanted for one of 1048576, and 0 are free of the 4194304 for test \
+             bodies of more than 65536 bytes (response_memory; all of them hold 4194304); try again, or \
+             raise option response_memory"
+        );
         let value = counted(Bytes::from(vec![7; MIB]), share.split(MIB + MIB / 2));
         share.shrink_to(MIB);
         assert_eq!(budget.held_bytes(), 2 * MIB + MIB / 2);
@@ -307,7 +322,8 @@ pub(crate) mod tests {
         let _all = budget.try_share(MIB).unwrap();
         let small = budget.try_share(SMALL_BYTES).unwrap();
         let other = budget.try_share(SMALL_BYTES).unwrap();
-        assert!(budget.try_share(SMALL_BYTES).is_err());
+        let small_one = budget.try_share(SMALL_BYTES).unwrap_err();
+        assert!(small_one.detail.contains("of up to 65536 bytes"), "{}", small_one.detail);
         assert!(budget.try_share(UNCOUNTED_BYTES).is_ok(), "what is tiny is not counted");
         drop((small, other));
         assert_eq!(budget.held_bytes(), MIB);
@@ -327,7 +343,8 @@ pub(crate) mod tests {
         tokio::task::yield_now().await;
         drop(held);
         assert_eq!(waiting.await.unwrap().unwrap(), MIB);
-        assert!(budget.share(3 * MIB, patience).await.is_err(), "more than there is");
+        let never = budget.share(3 * MIB, patience).await.unwrap_err();
+        assert!(never.detail.contains("more than option response_memory"), "{}", never.detail);
         assert_eq!(budget.held_bytes(), 0);
     }
 }

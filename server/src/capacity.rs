@@ -1,6 +1,7 @@
 //! What the option `capacity` does to a pool: it raises what the root volume may take, for good, as
 //! `millpond pool grow` does. It never lowers it, as volumes do not shrink.
 
+use kvs::SpaceInfo;
 use mpool::{Pool, VolumeId};
 use std::sync::Arc;
 use units::Size;
@@ -54,6 +55,21 @@ pub(crate) fn tell_outside(pool: &Pool) {
     if !volumes.is_empty() {
         let volumes = volumes.join(", ");
         tracing::info!(%volumes, "outside the data directory: a copy of it opens the same volumes");
+    }
+}
+
+/// Says at the start that puts will be refused, and whether deleting can help at all.
+pub(crate) fn tell_full(space: &SpaceInfo) {
+    let SpaceInfo { total_bytes, reserve_bytes, writable_bytes, missing_bytes, .. } = *space;
+    if reserve_bytes >= total_bytes {
+        tracing::warn!(
+            total_bytes,
+            reserve_bytes,
+            "the volumes are too small for any put, as far as limits (capacity, ulimit -f) and disks \
+             let them grow"
+        );
+    } else if writable_bytes == 0 {
+        tracing::warn!(missing_bytes, "the volumes are full: puts are refused until there is room");
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! Heads of requests, and the buffers of connections, are blocks of 8 to 128 KiB. The heap keeps
 //! those when they are freed: 3,000 connections with unfinished heads left 400 MiB behind. So now
-//! and then [`Crowd`] decides, purely, whether most of those that were there have gone, and if so the
-//! heap is told to give back what is free. That takes milliseconds and happens once for each crowd,
-//! so that a server with steady clients never does it.
+//! and then [`Crowd`] decides, purely, whether most of those that were there have gone. If so the
+//! heap is told to give back what is free. That takes milliseconds and happens once for each
+//! crowd, so that a server with steady clients never does it.
 
 use crate::app::Shared;
 use std::sync::Arc;

@@ -7,6 +7,7 @@
 //! and to the client in one line.
 
 use crate::process_limits::file_size_note;
+use crate::route::Route;
 use crate::target::TargetError;
 use axum::body::Body;
 use axum::http::header::{
@@ -138,8 +139,9 @@ impl Problem {
     /// No route has this path.
     pub fn no_such_route(path: &str) -> Self {
         let mut detail = format!(
-            "nothing is served at {path:?}; keys live at /v1/kv/{{kvs}}/{{key}}, \
-             KVSs at /v1/kvs/{{kvs}}, batches at /v1/batch"
+            "nothing is served at {path:?}; there are /v1/kv/{{kvs}}/{{key}}, /v1/kv/{{kvs}} (scans), \
+             /v1/batch, /v1/kvs, /v1/kvs/{{kvs}}, /v1/admin/pool (with /name, /maps, /scrub, /volumes), \
+             /livez, /readyz, /metrics and /version"
         );
         if path.starts_with("/v1/kvs/") {
             detail.push_str("; the name of a KVS is one segment, without a slash");
@@ -168,9 +170,10 @@ impl Problem {
     }
 
     /// The route exists, but not for this method.
-    pub fn method_not_allowed(method: &str, allow: &'static str) -> Self {
+    pub fn method_not_allowed(method: &str, route: Route) -> Self {
         let kind = ("method-not-allowed", "Method not allowed");
-        let detail = format!("{method} is not served here; allowed: {allow}");
+        let (allow, purpose) = (route.allow(), route.purpose());
+        let detail = format!("{method} is not served here, but {allow}: {purpose}");
         Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, kind, detail) }
     }
 

@@ -165,6 +165,35 @@ impl Route {
         }
     }
 
+    /// What its methods do, and what those who miss one probably look for.
+    pub fn purpose(self) -> &'static str {
+        match self {
+            Self::Key => "PUT and POST write a key, GET and HEAD read it, DELETE deletes it",
+            Self::Scan => {
+                "GET walks the keys; PUT /v1/kv/{kvs}/{key} writes one, POST /v1/batch several, \
+                 PUT /v1/kvs/{kvs} creates the KVS and DELETE drops it"
+            }
+            Self::Batch => "POST carries out the operations of its body",
+            Self::KvsList => {
+                "GET lists the KVSs; PUT /v1/kvs/{kvs} creates one, DELETE /v1/kvs/{kvs} drops it"
+            }
+            Self::Kvs => {
+                "PUT creates the KVS, GET shows it, DELETE drops it; its keys are at \
+                 /v1/kv/{kvs}/{key}"
+            }
+            Self::Pool => "GET shows; POST /v1/admin/pool/volumes adds a volume",
+            Self::PoolName => "PUT names the pool; GET /v1/admin/pool shows its name",
+            Self::Volumes => {
+                "POST to volumes adds one, to volumes/{id}/grow, /evacuate or /cancel changes it; \
+                 GET /v1/admin/pool lists all"
+            }
+            Self::Volume => "DELETE removes an emptied volume; GET /v1/admin/pool shows all",
+            Self::Scrub => "POST starts a scrub, GET shows it, DELETE stops it",
+            Self::Livez | Self::Readyz | Self::Metrics | Self::Version => "it is only read",
+            Self::Other => "nothing",
+        }
+    }
+
     /// Its place in [`Route::ALL`].
     pub fn index(self) -> usize {
         self as usize

@@ -17,7 +17,7 @@ use crate::listener::{self, ConnectionLimits};
 use crate::process_limits;
 use crate::shutdown::{self, Bounds, Ended, Signals};
 use crate::telemetry;
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
 use kvs::{Database, Error};
 use std::io::{self, Write};
@@ -142,7 +142,11 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     let begun = Instant::now();
     let opened = tokio::task::spawn_blocking(move || {
         // Whatever is wrong with the pool is told by the attempt to open it.
-        let found = mpool::Pool::identify(&directory, &options.pool).ok();
+        let found = match mpool::Pool::identify(&directory, &options.pool) {
+            // It has been waited for once.
+            Err(error @ mpool::Error::InUse { .. }) => return Err(error.into()),
+            found => found.ok(),
+        };
         let limit = capacity::limit(asked, found.and_then(|pool| pool.capacity_bytes_max));
         if let Some(Size(bytes)) = limit.opens_with {
             options.pool.capacity_bytes_max = bytes;
@@ -153,6 +157,13 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
         Ok(database)
     });
     let database: Result<Database, Error> = opened.await.context("opening the store failed")?;
+    if let Err(Error::Pool(mpool::Error::InUse { path })) = &database {
+        let path = path.display();
+        bail!(
+            "the store in {shown} cannot be opened: {path} is in use by another process, which `fuser \
+             -v {path}` names; stop that, or serve another directory with --data"
+        );
+    }
     let note = match &database {
         Err(Error::Pool(mpool::Error::Full { .. })) => process_limits::file_size_note(),
         Ok(_) | Err(_) => String::new(),
@@ -162,6 +173,8 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     if database.is_read_only() {
         let left_out = database.losses().len();
         tracing::warn!(left_out, "the store is open for reading only");
+    } else {
+        capacity::tell_full(&database.space());
     }
     tracing::info!(elapsed = ?begun.elapsed(), "the store is open");
     Ok(Arc::new(database))

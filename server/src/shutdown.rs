@@ -123,8 +123,11 @@ pub async fn run(
             None
         }
         () = tokio::time::sleep(bounds.drain) => {
-            let requests = app.shared().metrics.http.in_flight();
-            tracing::warn!(requests, after = ?bounds.drain, "what is under way is cut off");
+            // A response that its client does not read keeps a connection, and is no request.
+            let http = &app.shared().metrics.http;
+            let (requests, connections) = (http.in_flight(), http.connections.get());
+            let after = bounds.drain;
+            tracing::warn!(requests, connections, ?after, "what is under way is cut off");
             None
         }
         signal = signals.next() => Some(signal),

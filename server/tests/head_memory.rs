@@ -122,8 +122,8 @@ fn heads_of_requests_that_do_not_end_are_in_the_budget_too() {
 }
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&len[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    let len = u32::try_from(payload.len()).unwrap().to_le_bytes();
+    [&[len[2], len[1], len[0], kind, flags, 0, 0, 0, stream], payload].concat()
 }
 
 const SETTINGS: u8 = 4;

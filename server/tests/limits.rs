@@ -58,6 +58,24 @@ fn a_file_that_may_grow_no_more_is_a_full_store() {
     assert_eq!(server.connect().send("GET", "/v1/kv/default/k0", b"").unwrap().body, value);
 }
 
+/// With 64 MiB nothing could ever be put, and the first 507 advised to delete.
+#[test]
+fn a_store_that_can_take_no_put_is_told_at_its_start() {
+    let directory = TempDir::new().unwrap();
+    // 32 or 64 MiB.
+    let program = limited(&directory, "ulimit -f 65536");
+    let (data, log) = (directory.path().join("data"), directory.path().join("log"));
+    let mut command = std::process::Command::new(&program);
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let server = Server::start_command(command, &data, &[]);
+    let refused = server.connect().send("PUT", "/v1/kv/default/a", b"1").unwrap();
+    assert_eq!(refused.status, 507, "{}", refused.text());
+    server.terminate();
+    assert!(server.wait().success());
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("too small for any put") && log.contains("reserve_bytes="), "{log}");
+}
+
 fn start_and_fail(program: &Path, data: &Path) -> String {
     let mut command = std::process::Command::new(program);
     command

@@ -5,7 +5,7 @@ mod support;
 use serde_json::Value;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use support::Server;
 use tempfile::TempDir;
 
@@ -143,11 +143,20 @@ fn a_running_server_is_asked_and_its_directory_is_locked() {
     let directory = TempDir::new().unwrap();
     let server = serving(&directory, &[]);
     let (data, url) = (directory.path().to_str().unwrap(), format!("http://{}", server.address));
-    for command in ["info", "check", "scrub"] {
-        let (code, text) = complaint(&[command, "--data", data]);
-        assert!(code == Some(3) && text.contains("in use by another process"), "{text}");
-        assert!(text.contains("--url"), "{text}");
+    for (command, asks_a_server) in
+        [("info", true), ("check", false), ("scrub", true), ("destroy", false)]
+    {
+        let (code, told) = complaint(&[command, "--data", data]);
+        assert!(code == Some(3) && told.contains("in use by another process"), "{told}");
+        assert_eq!(told.contains("--url"), asks_a_server, "{told}");
     }
+    let mut second = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    second.args(["serve", "--listen", "127.0.0.1:0", "--data", data]).stdout(Stdio::piped());
+    let second = second.args(["--allow-buffered", "--allow-volatile"]).output().unwrap();
+    let log = text(&second.stderr);
+    assert_eq!((second.status.code(), log.matches("waiting for its end").count()), (Some(1), 1));
+    assert!(log.contains("wait_max=2s"), "{log}");
+    assert!(log.contains("fuser -v") && log.contains("another directory with --data"), "{log}");
     done(&["rename", "pond", "--url", &url]);
     assert!(done(&["info", "--url", &url]).contains("pond"));
     assert!(done(&["maps", "--url", &url]).contains("RESIDENT"));

@@ -3,7 +3,7 @@
 //! All programs of the workspace read them by this crate, so that what one takes, the others take.
 #![forbid(unsafe_code)]
 
-use serde::de::Error as _;
+use serde::de::{Error as _, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -25,17 +25,20 @@ pub struct UnitError {
     want: &'static str,
 }
 
-/// Units of sizes. The first four are what sizes are printed in, largest first. A bare letter is
+/// Units of sizes. The first few are what sizes are printed in, largest first. A bare letter is
 /// binary, as with `dd`, systemd and the JVM.
-const SIZE_UNITS: [(&str, u64); 14] = [
+const SIZE_UNITS: [(&str, u64); 17] = [
+    ("PiB", 1 << 50),
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
     ("KiB", 1 << 10),
+    ("P", 1 << 50),
     ("T", 1 << 40),
     ("G", 1 << 30),
     ("M", 1 << 20),
     ("K", 1 << 10),
+    ("PB", 1_000_000_000_000_000),
     ("TB", 1_000_000_000_000),
     ("GB", 1_000_000_000),
     ("MB", 1_000_000),
@@ -44,8 +47,16 @@ const SIZE_UNITS: [(&str, u64); 14] = [
     ("", 1),
 ];
 
+/// How many of the units sizes are printed in.
+const PRINTED_UNITS: usize = 5;
+
 /// Units of spans, in milliseconds; a bare number is refused.
 const SPAN_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("min", 60_000), ("ms", 1), ("s", 1000)];
+
+const SIZE_WANTED: &str =
+    "a size such as 64KiB, 512MiB, 1.5GiB, 2G or 1000000, in units up to PiB and below 16384PiB";
+
+const SPAN_WANTED: &str = "a time such as 250ms, 1.5s, 5min or 1h, in whole milliseconds";
 
 /// Digits behind the point that are read; more mean nothing in any unit.
 const FRACTION_DIGITS_MAX: usize = 12;
@@ -73,8 +84,7 @@ impl FromStr for Size {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let want = "a size such as 64KiB, 512MiB, 1.5GiB, 2G or 1000000";
-        let wrong = || UnitError { got: text.into(), want };
+        let wrong = || UnitError { got: text.into(), want: SIZE_WANTED };
         // Part of a byte is left off.
         parse(text, &SIZE_UNITS).map(|(bytes, _)| Self(bytes)).ok_or_else(wrong)
     }
@@ -84,8 +94,7 @@ impl FromStr for Span {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let want = "a time such as 250ms, 1.5s, 5min or 1h, in whole milliseconds";
-        let wrong = || UnitError { got: text.into(), want };
+        let wrong = || UnitError { got: text.into(), want: SPAN_WANTED };
         match parse(text, &SPAN_UNITS) {
             Some((millis, false)) => Ok(Self(Duration::from_millis(millis))),
             _ => Err(wrong()),
@@ -97,7 +106,7 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let binary = SIZE_UNITS
             .iter()
-            .take(4)
+            .take(PRINTED_UNITS)
             .find(|(_, scale)| self.0 >= *scale && self.0.is_multiple_of(*scale));
         match binary {
             Some((unit, scale)) => write!(f, "{}{unit}", self.0 / scale),
@@ -129,15 +138,34 @@ impl Serialize for Span {
     }
 }
 
+/// Reads a text; of anything else says what it must be, with its quotes.
+struct Quoted {
+    want: &'static str,
+}
+
+impl Visitor<'_> for Quoted {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "in quotes {}", self.want)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        let text = deserializer.deserialize_str(Quoted { want: SIZE_WANTED })?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        let text = deserializer.deserialize_str(Quoted { want: SPAN_WANTED })?;
+        text.parse().map_err(D::Error::custom)
     }
 }
 
@@ -158,6 +186,10 @@ mod tests {
             ("0.5K", 512, "512B"),
             ("1.5MB", 1_500_000, "1500000B"),
             ("0.3B", 0, "0B"),
+            ("1PiB", 1 << 50, "1PiB"),
+            ("4096TiB", 1 << 52, "4PiB"),
+            ("2p", 2 << 50, "2PiB"),
+            ("1PB", 1_000_000_000_000_000, "1000000000000000B"),
             ("7", 7, "7B"),
             ("0", 0, "0B"),
         ] {
@@ -184,7 +216,18 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_an_example() {
-        for text in ["", "GiB", "1.GiB", ".5GiB", "1.2.3G", "2XiB", "-1", "99999999999TiB"] {
+        for text in [
+            "",
+            "GiB",
+            "1.GiB",
+            ".5GiB",
+            "1.2.3G",
+            "2XiB",
+            "-1",
+            "99999999999TiB",
+            "16384PiB",
+            "1EiB",
+        ] {
             let error = text.parse::<Size>().unwrap_err();
             assert!(error.to_string().contains("1.5GiB"), "{text}: {error}");
         }

@@ -14,7 +14,7 @@
 use super::{
     Access, Device, Geometry, check_access,
     direct::DirectFile,
-    file::{LOCK_PAUSE, LOCK_TRIES},
+    lock::{self, LOCK_TRIES},
 };
 use crate::{
     error::{Error, Result},
@@ -162,12 +162,12 @@ fn open_exclusively(path: &Path, number: DeviceNumber, access: Access) -> Result
     // Not CREATE, which with EXCL would ask for something new.
     let flags = if access.is_read() { OFlags::RDONLY } else { OFlags::RDWR };
     let flags = flags | OFlags::CLOEXEC | OFlags::EXCL | OFlags::DIRECT;
-    for _ in 0..LOCK_TRIES {
+    for tried in 0..LOCK_TRIES {
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(fd) => return Ok(File::from(fd)),
             Err(Errno::BUSY) => match number.holder() {
                 Some(holder) => return Err(unusable(holder)),
-                None => std::thread::park_timeout(LOCK_PAUSE),
+                None => lock::wait(path, tried),
             },
             Err(Errno::ACCESS | Errno::PERM) => {
                 let text = "permission denied; give the device to this user (a udev rule, or the \

@@ -9,14 +9,16 @@
 //! Where the file system refuses `O_DIRECT` (tmpfs, some overlays) and the caller allows it, writes
 //! go through the page cache and durable ones are followed by `fdatasync`.
 
-use super::{Access, Device, Geometry, check_access, direct::DirectFile, file_size, volatile};
+use super::{
+    Access, Device, Geometry, check_access, direct::DirectFile, file_size, lock, volatile,
+};
 use crate::{
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
     site,
 };
 use rustix::{
-    fs::{FallocateFlags, FlockOperation, Mode, OFlags},
+    fs::{FallocateFlags, Mode, OFlags},
     io::Errno,
 };
 use std::{
@@ -32,10 +34,6 @@ use parking_lot::Mutex;
 
 /// Regular files promise no more than the drive below them: one logical block.
 const SECTOR_BYTES: u32 = 512;
-
-/// How often, and how long apart, a held lock is asked for: two seconds in all.
-pub(super) const LOCK_TRIES: u32 = 100;
-pub(super) const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// For how long an answer to how much the disk has left is good enough. Others write there, too.
 const DISK_LOOK: Duration = Duration::from_secs(1);
@@ -184,7 +182,7 @@ impl FileDevice {
         if !(access.is_read() || options.allow_volatile) {
             volatile::check(&file, path)?;
         }
-        lock(&file, path, access)?;
+        lock::take(&file, path, access)?;
         let source = |source| Error::Io { op: "open", offset: 0, len: 0, source };
         let metadata = file.metadata().map_err(source)?;
         if !metadata.is_file() {
@@ -372,27 +370,6 @@ impl Device for FileDevice {
     fn kind(&self) -> &'static str {
         if self.is_buffered() { "file (buffered)" } else { "file" }
     }
-}
-
-/// Takes the lock. A killed process keeps its own for a moment after its end, until the kernel has
-/// cancelled what its `io_uring` had in flight; so a held lock is asked for again before it counts.
-fn lock(file: &File, path: &Path, access: Access) -> Result<()> {
-    let how = if access.is_read() {
-        FlockOperation::NonBlockingLockShared
-    } else {
-        FlockOperation::NonBlockingLockExclusive
-    };
-    for _ in 0..LOCK_TRIES {
-        match rustix::fs::flock(file, how) {
-            Ok(()) => return Ok(()),
-            Err(Errno::WOULDBLOCK) => std::thread::park_timeout(LOCK_PAUSE),
-            Err(errno) => {
-                let reason = format!("cannot be locked ({errno}); is it on a network file system?");
-                return Err(Error::Unusable { path: path.to_owned(), reason });
-            }
-        }
-    }
-    Err(Error::InUse { path: path.to_owned() })
 }
 
 fn open_error(path: &Path, errno: Errno) -> Error {

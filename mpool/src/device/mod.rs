@@ -9,6 +9,7 @@ pub(crate) mod contents;
 mod direct;
 mod file;
 mod file_size;
+mod lock;
 mod overlay;
 mod signature;
 mod volatile;

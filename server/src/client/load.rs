@@ -225,7 +225,7 @@ mod tests {
     fn batches_end_before_they_are_too_large() {
         let mut batch = Batch::default();
         let line = vec![b'v'; BATCH_BYTES - 2];
-        assert!(!batch.is_full_for(&[b'v'; 2 * BATCH_BYTES]), "alone it is sent as it is");
+        assert!(!batch.is_full_for(&vec![b'v'; 2 * BATCH_BYTES]), "alone it is sent as it is");
         batch.add(7, &line);
         assert!(!batch.is_full_for(b"v") && batch.is_full_for(b"vv"));
         assert_eq!((batch.first, batch.count, batch.body.len()), (7, 1, BATCH_BYTES - 1));

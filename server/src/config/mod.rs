@@ -392,7 +392,8 @@ mod tests {
         for (file, want) in [
             ("lisen = \"0.0.0.0:80\"", "lisen"),
             ("memory = \"lots\"", "lots"),
-            ("memory = 5", "memory"),
+            ("memory = 5", "in quotes a size such as 64KiB"),
+            ("idle_timeout = 90", "in quotes a time such as 250ms"),
             ("value_max = \"17MiB\"", "value_max"),
             ("body_memory = \"1MiB\"", "body_memory"),
             ("response_memory = \"32MiB\"", "response_memory"),

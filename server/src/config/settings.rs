@@ -222,8 +222,8 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_BODY_MEMORY", value_name = "SIZE", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_memory: Option<Size>,
-    /// Memory that the heads of all requests may take together, from first byte to answer; 0 takes a
-    /// 32nd of the memory for data, 16MiB to 64MiB. Heads of up to 4KiB are not counted
+    /// Memory that the heads of all requests may take together, from first byte to answer; 0 takes
+    /// a 32nd of the memory for data, 16MiB to 64MiB. Heads of up to 4KiB are not counted
     #[arg(long, env = "MILLPOND_HEAD_MEMORY", value_name = "SIZE", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_memory: Option<Size>,

@@ -132,7 +132,9 @@ mod tests {
                         let mut so_far = LineSoFar::default();
                         let mut pieces: Vec<&[u8]> = bytes.chunks(step).collect();
                         let end = pieces.pop().unwrap();
-                        pieces.into_iter().for_each(|piece| so_far.add(piece));
+                        for piece in pieces {
+                            so_far.add(piece);
+                        }
                         let line = so_far.end(end);
                         assert_eq!(line.is_empty(), len == 0);
                         assert_eq!(line.start(), &text[..len.min(KEPT_BYTES)], "{len} by {step}");

@@ -8,6 +8,7 @@ use crate::client::{Failure, print};
 use axum::http::{HeaderValue, Method, header};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// How often a running server is asked how far it is.
@@ -248,19 +249,26 @@ impl Drop for Line {
     }
 }
 
-/// What a locked pool means for who asked.
+/// What a locked pool means for who asked by a command that can ask a server, too.
 pub(super) fn refused(place: &PoolPlace, error: &mpool::Error) -> Failure {
-    refused_at(&place.data, error)
+    let way_out = "if that is a server, ask it with --url (http://127.0.0.1:7300 unless it was told \
+                   otherwise), or stop it first";
+    refused_with(&place.data, error, way_out)
 }
 
-/// As [`refused`].
-pub(super) fn refused_at(data: &std::path::Path, error: &mpool::Error) -> Failure {
+/// As [`refused`], of a command that works on a directory only.
+pub(super) fn refused_at(data: &Path, error: &mpool::Error) -> Failure {
+    let way_out = "this needs it alone: if that is a server, stop it first (what it has stored can be \
+                   verified while it serves, by millpond pool scrub)";
+    refused_with(data, error, way_out)
+}
+
+fn refused_with(data: &Path, error: &mpool::Error, way_out: &str) -> Failure {
     match error {
-        mpool::Error::InUse { .. } => Failure::Refused(format!(
-            "the pool in {} is in use by another process; if that is a server, ask it with --url \
-             (http://127.0.0.1:7300 unless it was told otherwise), or stop it first",
-            data.display()
-        )),
+        mpool::Error::InUse { .. } => {
+            let data = data.display();
+            Failure::Refused(format!("the pool in {data} is in use by another process; {way_out}"))
+        }
         other => Failure::Refused(crate::problem::Chain(other).to_string()),
     }
 }

@@ -47,7 +47,7 @@ pub(crate) async fn handle(shared: &Shared, request: Request<Body>) -> Answer {
         Method::HEAD => read(shared, &head, Entity::HeadOnly).await,
         Method::PUT | Method::POST => write(shared, &head, body).await,
         Method::DELETE => remove(shared, &head).await,
-        ref other => Err(Problem::method_not_allowed(other.as_str(), Route::Key.allow())),
+        ref other => Err(Problem::method_not_allowed(other.as_str(), Route::Key)),
     }
 }
 

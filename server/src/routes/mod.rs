@@ -72,8 +72,8 @@ async fn no_such_route(request: Request<Body>) -> Problem {
 }
 
 async fn not_allowed(request: Request<Body>) -> Problem {
-    let allow = Route::of(request.uri().path()).allow();
-    Problem::method_not_allowed(request.method().as_str(), allow)
+    let route = Route::of(request.uri().path());
+    Problem::method_not_allowed(request.method().as_str(), route)
 }
 
 /// The durability asked for; `sync` if nothing was said.
