@@ -169,7 +169,9 @@ fn create_file(path: &Path, options: &Options) -> Result<Arc<Volumes>> {
         remove_if_there(path).map_err(failed)?;
     }
     let new = path.with_file_name(VOLUME_FILE_NEW);
-    let device = FileDevice::open_anew(&new, path, &file_options(options))?;
+    let fresh = Fresh::at(&new);
+    let device = FileDevice::open_anew(&new, path, &file_options(options));
+    let device = device.inspect_err(|error| fresh.clean_up(error))?;
     let volume = new_volume(Arc::new(device), options);
     let made = create_on(&volume, options).and_then(|()| match name(&new, path) {
         Ok(()) => sync_dir(path).map_err(failed),
@@ -182,6 +184,28 @@ fn create_file(path: &Path, options: &Options) -> Result<Arc<Volumes>> {
         drop(remove_if_there(&new));
     })?;
     Ok(volume)
+}
+
+/// A path at which there was nothing yet: a refusal leaves nothing there either.
+pub(crate) struct Fresh<'a>(Option<&'a Path>);
+
+impl<'a> Fresh<'a> {
+    pub(crate) fn at(path: &'a Path) -> Self {
+        Self(std::fs::symlink_metadata(path).is_err().then_some(path))
+    }
+
+    /// For a device that has no path, or is not new.
+    pub(crate) const NOTHING: Self = Self(None);
+
+    /// Takes away what was made before `error`, unless somebody else may be making it. It must not
+    /// be a volume yet.
+    pub(crate) fn clean_up(&self, error: &Error) {
+        let is_ours = !matches!(error, Error::InUse { .. });
+        if let Some(path) = self.0.filter(|_| is_ours) {
+            // What stays is told by the next attempt.
+            drop(remove_if_there(path));
+        }
+    }
 }
 
 /// Gives a file its name, which nothing may have.

@@ -40,7 +40,7 @@ use crate::{
     segment::Segment,
     session::{self, Session},
     site,
-    space::{Lease, Space, extent::Extent, volume::VolumeSpace},
+    space::{self, Lease, Space, extent::Extent, volume::VolumeSpace},
     superblock::{self, Election, Superblock},
     tidy::Tidy,
     volume::Volumes,
@@ -201,11 +201,22 @@ pub(crate) fn with_path(error: Error, path: &Path) -> Error {
     }
 }
 
+/// Paths of volumes are told as they are found, those of the journal within the pool's directory.
+fn within(dir: Option<&Path>, error: Error) -> Error {
+    match (dir, error) {
+        (Some(dir), Error::Unusable { path, reason }) => {
+            Error::Unusable { path: dir.join(path), reason }
+        }
+        (_, other) => other,
+    }
+}
+
 /// The superblock that counts; a copy that is damaged or old is written again.
 pub(crate) fn elected(volume: &Volumes) -> Result<Superblock> {
     match superblock::read(volume) {
         Ok(Election::Elected { superblock, repair }) => {
             superblock.check_writable()?;
+            check_len(volume, &superblock)?;
             if let Some(copy) = repair {
                 tracing::warn!(copy, "superblock copy is damaged or old; writing it again");
                 superblock.write_copy(volume, copy)?;
@@ -218,13 +229,27 @@ pub(crate) fn elected(volume: &Volumes) -> Result<Superblock> {
     }
 }
 
+/// Whether the pool's journal can lie whole on a root volume of this length.
+pub(crate) fn check_len(volume: &Volumes, superblock: &Superblock) -> Result<()> {
+    let root = volume.root();
+    let device = &**root.device();
+    let end = superblock.logs.iter().map(|log| log.end()).max().unwrap_or(0);
+    if end <= device.geometry().len_bytes {
+        return Ok(());
+    }
+    Err(space::volume::short(Path::new("volume"), device, end))
+}
+
 /// A creation that ended before there was a pool.
 pub(crate) const CUT_SHORT: &str = "holds no pool, as its creation was cut short; create it again";
 
 /// That there is no pool on the root volume, and what is there instead.
 pub(crate) fn no_pool(volumes: &Volumes) -> Error {
     match device::contents::of_device(&**volumes.root().device()) {
-        Ok(Contents::Blank) => unusable("holds no pool; create one first"),
+        Ok(Contents::Blank) => unusable(
+            "is blank and holds no pool; if there was one, restore it from a backup; if not, have one \
+             made (`millpond pool create`, or serve with --create always)",
+        ),
         Ok(Contents::Taken(taken)) => unusable(&format!(
             "holds no pool: {taken}; restore it from a backup, or choose another"
         )),
@@ -247,10 +272,6 @@ pub(crate) fn open_on(
     let tidy = Tidy::start(options.background && !options.read_only, on_fault)?;
     let journal = Arc::new(Journal::open(volume, &anchor, tidy.bell())?);
     let records = join_volumes(volume, &journal, uuid, options, find)?;
-    let others = journal.read(|catalog| session::bearers_of(uuid, catalog, volume));
-    if !options.read_only {
-        session::begin(&journal, &others)?;
-    }
     let mut used = journal.read(Catalog::extents);
     used.extend(logs);
     let stray = used.iter().find(|extent| volume.get(VolumeId::of(extent.offset)).is_none());
@@ -260,7 +281,13 @@ pub(crate) fn open_on(
     }
     let space = Arc::new(Space::new(volume).tidied(tidy.bell()));
     for record in &records {
-        space.add(VolumeSpace::rebuild(volume, record, &used, options.spare_pct)?);
+        let rebuilt = VolumeSpace::rebuild(volume, record, &used, options.spare_pct);
+        space.add(rebuilt.map_err(|error| within(dir, error))?);
+    }
+    // Not before: volumes that are refused are left as they are.
+    let others = journal.read(|catalog| session::bearers_of(uuid, catalog, volume));
+    if !options.read_only {
+        session::begin(&journal, &others)?;
     }
     let mcache = Mcache::new(Arc::clone(volume));
     // A device that keeps writes to itself has no file for the ring.

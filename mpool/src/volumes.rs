@@ -11,6 +11,7 @@
 
 use crate::{
     address::VolumeId,
+    create::Fresh,
     device::{self, Access, Device, contents::Contents},
     error::{Error, Result},
     id::MblockId,
@@ -163,11 +164,13 @@ impl Pool {
             uuid: new_uuid()?,
             path: new.path.clone(),
         };
-        let device = open_device(&path, &record, &self.options, Access::Create)?;
+        let fresh = Fresh::at(&path);
+        let device = open_device(&path, &record, &self.options, Access::Create);
+        let device = device.inspect_err(|error| fresh.clean_up(error))?;
         if new.kind == VolumeKind::Block {
             record.capacity_bytes_max = device.geometry().len_bytes_max;
         }
-        self.add_device(device, record, new.force)
+        self.add_device(device, record, (new.force, &fresh))
     }
 
     /// Adds a volume on a given device, for devices that have no path. Opening the pool again takes
@@ -190,14 +193,14 @@ impl Pool {
             uuid: new_uuid()?,
             path: PathBuf::from(device.kind()),
         };
-        self.add_device(device, record, false)
+        self.add_device(device, record, (false, &Fresh::NOTHING))
     }
 
     fn add_device(
         self: &Arc<Self>,
         device: Arc<dyn Device>,
         mut record: VolumeRecord,
-        force: bool,
+        (force, fresh): (bool, &Fresh<'_>),
     ) -> Result<VolumeId> {
         self.volumes.check_writable()?;
         let _one_at_a_time = self.changing_volumes.lock();
@@ -206,9 +209,11 @@ impl Pool {
         record.id = VolumeId::new(raw).ok_or_else(|| {
             Error::Options("the pool has had 1,023 volumes, which is all it can name".to_owned())
         })?;
-        self.check_takeable(&*device, &record, force)?;
         let (pool, volume, id) = (self.uuid, record.uuid, record.id);
-        label::write(&*device, &Label { pool, volume, id, session: Session::NONE })?;
+        let label = Label { pool, volume, id, session: Session::NONE };
+        let taken = self.check_takeable(&*device, &record, force);
+        let labelled = taken.and_then(|()| label::write(&*device, &label));
+        labelled.inspect_err(|error| fresh.clean_up(error))?;
         self.journal.commit(&[Change::VolumeSet(record.clone())], |_| Ok(()), || ())?;
         self.volumes.add(record.id, device);
         let space = VolumeSpace::rebuild(&self.volumes, &record, &[], self.options.spare_pct)?;

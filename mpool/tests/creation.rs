@@ -89,6 +89,95 @@ fn a_creation_that_was_cut_short_is_taken_up_by_the_next() {
     assert!(fs::read_to_string(whole.path().join(MARK)).unwrap().starts_with("millpond pool mark"));
 }
 
+/// "space map is corrupt", without path, length or way out; and of a head alone nothing to the
+/// point.
+#[test]
+fn a_volume_whose_end_is_cut_off_is_told_with_path_and_length() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Pool::open_or_create(dir.path(), &options()).unwrap();
+    pool.add_volume(&NewVolume {
+        path: "more.vol".into(),
+        kind: VolumeKind::File,
+        class: MediaClass::Staging,
+        capacity_bytes_max: 32 * MIB,
+        force: false,
+    })
+    .unwrap();
+    for class in [MediaClass::Capacity, MediaClass::Staging] {
+        let place = mpool::Placement { class, ..mpool::Placement::from(mpool::Priority::Flush) };
+        let mut writer = pool.allocate(6 * MIB, place).unwrap();
+        writer.append(&vec![7; 6 << 20]).unwrap();
+        pool.commit(vec![writer], &[]).unwrap();
+    }
+    drop(pool);
+    for name in [ROOT, "more.vol"] {
+        let path = dir.path().join(name);
+        let whole = fs::read(&path).unwrap();
+        for len in [5_000, 70_000, 400_000, 4 << 20] {
+            fs::write(&path, &whole[..len]).unwrap();
+            let text = refusal(Pool::open_dir(dir.path(), &options()));
+            let wanted = format!("{}: is {len} bytes long", path.display());
+            assert!(text.contains(&wanted) && text.contains("backup"), "{name}, {len}: {text}");
+            let check = mpool::CheckOptions::default();
+            let report = Pool::check_dir(dir.path(), &options(), check, &mut |_, _| ()).unwrap();
+            assert_eq!(report.worst(), Some(mpool::Severity::Error), "{name}, {len}");
+            assert!(fs::read(&path).unwrap() == whole[..len], "nothing was changed");
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    assert!(Pool::open_dir(dir.path(), &options()).is_ok());
+}
+
+/// A copy of the root volume under another name was "another file" of the directory.
+#[test]
+fn a_renamed_root_volume_is_recognised() {
+    let dir = tempfile::tempdir().unwrap();
+    pool_in(dir.path(), "renamed");
+    fs::rename(dir.path().join(ROOT), dir.path().join("capacity.vol.bak")).unwrap();
+    for mark in [true, false] {
+        if !mark {
+            fs::remove_file(dir.path().join(MARK)).unwrap();
+        }
+        for create in [Create::Auto, Create::Always, Create::Never] {
+            let text = refusal(Pool::open_or_create(dir.path(), &creating(create)));
+            assert!(text.contains("rename capacity.vol.bak"), "{create:?}: {text}");
+        }
+    }
+    fs::rename(dir.path().join("capacity.vol.bak"), dir.path().join(ROOT)).unwrap();
+    assert_eq!(name_in(dir.path()).as_deref(), Some("renamed"));
+}
+
+/// Empty files stayed: `capacity.vol.new`, or a volume that the pool does not have.
+#[test]
+fn a_refused_creation_leaves_no_file_behind() {
+    let forgetful = Path::new("/dev/shm");
+    if forgetful.is_dir() {
+        let dir = tempfile::tempdir_in(forgetful).unwrap();
+        let options = Options { allow_volatile: false, ..options() };
+        if Pool::open_or_create(dir.path(), &options).is_err() {
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Pool::open_or_create(dir.path(), &options()).unwrap();
+    for kind in [VolumeKind::File, VolumeKind::EmulatedZoned] {
+        let new = NewVolume {
+            path: "more.vol".into(),
+            kind,
+            class: MediaClass::Staging,
+            capacity_bytes_max: 4096,
+            force: false,
+        };
+        refusal(pool.add_volume(&new));
+        assert!(!dir.path().join("more.vol").exists(), "{kind:?}");
+        // What was there stays, refused or not.
+        fs::write(dir.path().join("more.vol"), b"somebody's").unwrap();
+        refusal(pool.add_volume(&new));
+        assert_eq!(fs::read(dir.path().join("more.vol")).unwrap(), b"somebody's", "{kind:?}");
+        fs::remove_file(dir.path().join("more.vol")).unwrap();
+    }
+}
+
 #[test]
 fn a_pool_on_a_device_is_whole_or_made_again_after_a_crash_at_every_call() {
     let device = SimDevice::new(8 * MIB);

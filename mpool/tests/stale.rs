@@ -209,3 +209,23 @@ fn missing_volumes_are_named_with_what_lies_on_them() {
     let text = refusal(Pool::forget_volume(dir.path(), ids[0], &options()));
     assert!(text.contains("in use"), "{text}");
 }
+
+/// `pool info` showed volumes whose files were swapped as "in use".
+#[test]
+fn swapped_volumes_are_told_by_a_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Pool::open_or_create(dir.path(), &options()).unwrap();
+    for name in ["a.vol", "b.vol"] {
+        pool.add_volume(&volume(name, MediaClass::Capacity)).unwrap();
+    }
+    drop(pool);
+    assert!(Pool::inspect(dir.path(), &options()).unwrap().stale.is_empty());
+    let at = |name: &str| dir.path().join(name);
+    fs::rename(at("a.vol"), at("c.vol")).unwrap();
+    fs::rename(at("b.vol"), at("a.vol")).unwrap();
+    fs::rename(at("c.vol"), at("b.vol")).unwrap();
+    let stale = Pool::inspect(dir.path(), &options()).unwrap().stale;
+    assert_eq!(stale.len(), 2, "{stale:?}");
+    assert!(stale[0].contains("a.vol carries the label of vol-2"), "{stale:?}");
+    assert!(stale[1].contains("b.vol carries the label of vol-1"), "{stale:?}");
+}

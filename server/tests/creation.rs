@@ -310,3 +310,17 @@ fn a_volume_that_is_missing_is_named_by_every_command() {
     fs::rename(&aside, &fast).unwrap();
     is_kept(&Server::start(path, &[]));
 }
+
+/// A root volume under another name was one more file in a strange directory.
+#[test]
+fn a_renamed_root_volume_is_named() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path();
+    let uuid = filled(data);
+    fs::rename(data.join(ROOT), data.join("capacity.vol.bak")).unwrap();
+    fs::remove_file(data.join("pool.id")).unwrap();
+    let said = refused(data, &[]);
+    expect(&said, &["rename capacity.vol.bak", &uuid, "backup"]);
+    fs::rename(data.join("capacity.vol.bak"), data.join(ROOT)).unwrap();
+    is_kept(&Server::start(data, &[]));
+}

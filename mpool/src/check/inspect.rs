@@ -14,8 +14,9 @@ use crate::{
     label::{self, Found},
     media::{VolumeKind, VolumeRecord},
     missing::{MissingVolume, VolumeHolds},
+    open::{VOLUME_FILE, with_path},
     options::Options,
-    pool::{FreeSpace, Pool},
+    pool::{FreeSpace, Pool, uuid_text},
     session, site,
     space::{Space, volume::VolumeSpace},
     superblock::FORMAT_MAJOR,
@@ -53,7 +54,7 @@ impl Pool {
     /// Looks at the pool in DIR, which nobody may have open for writing.
     pub fn inspect(dir: &Path, options: &Options) -> Result<Inspection> {
         let volumes = volumes_of(root_in(dir, options, Access::Read)?);
-        let heart = heart(&volumes)?;
+        let heart = heart(&volumes).map_err(|error| with_path(error, &dir.join(VOLUME_FILE)))?;
         let Heart { superblock, catalog, .. } = &heart;
         let mut used = catalog.extents();
         used.extend(superblock.logs);
@@ -122,6 +123,10 @@ fn stale(
 ) -> Result<Option<String>> {
     let sessions = session::sessions_of(catalog).unwrap_or_default();
     Ok(match label::read(device)? {
+        Found::Label(label) if (label.id, label.volume) != (record.id, record.uuid) => {
+            let (path, pool) = (record.path.display(), uuid_text(label.pool));
+            Some(format!("{path} carries the label of {} of pool {pool}", label.id))
+        }
         Found::Label(label) => match sessions.judge(label.session) {
             Ok(()) => None,
             Err(stale) => {

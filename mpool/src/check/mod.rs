@@ -30,7 +30,7 @@ use crate::{
     mdc::pair::{Place, elected},
     media::VolumeRecord,
     missing::{MissingVolume, WAYS_OUT},
-    open::VOLUME_FILE,
+    open::{VOLUME_FILE, with_path},
     options::Options,
     pool::{NAME_PROPERTY, Pool},
     scrub::{
@@ -179,7 +179,8 @@ impl Pool {
     /// Reads who the pool in DIR is, without opening it. [`Error::InUse`] if somebody has it open.
     pub fn identify(dir: &Path, options: &Options) -> Result<PoolIdentity> {
         let volumes = volumes_of(root_in(dir, options, Access::Read)?);
-        let Heart { superblock, catalog, .. } = heart(&volumes)?;
+        let found = heart(&volumes).map_err(|error| with_path(error, &dir.join(VOLUME_FILE)));
+        let Heart { superblock, catalog, .. } = found?;
         let others = catalog.volumes.values().filter(|record| record.id != VolumeId::ROOT);
         let others = others.map(|record| record.path.clone());
         let volumes = std::iter::once(PathBuf::from(VOLUME_FILE)).chain(others).collect();
@@ -240,6 +241,10 @@ impl Check<'_> {
             Ok(heart) => heart,
             Err(error @ (Error::Format { .. } | Error::Features { .. })) => return Err(error),
             Err(error) => {
+                let error = match self.dir {
+                    Some(dir) => with_path(error, &dir.join(VOLUME_FILE)),
+                    None => error,
+                };
                 report.note(Severity::Error, "the pool", error.to_string(), RESTORE);
                 return Ok(report);
             }

@@ -13,7 +13,7 @@ use crate::{
     mdc::pair::Position,
     media::VolumeRecord,
     metrics::PoolMetrics,
-    open::{CUT_SHORT, VOLUME_FILE, no_pool, open_device, open_root, unusable},
+    open::{CUT_SHORT, VOLUME_FILE, check_len, no_pool, open_device, open_root, unusable},
     options::Options,
     site,
     superblock::{self, Election, Superblock},
@@ -120,7 +120,10 @@ pub(crate) struct Heart {
 /// Reads superblock and journal.
 pub(crate) fn heart(volumes: &Volumes) -> Result<Heart> {
     let superblock = match superblock::read(volumes)? {
-        Election::Elected { superblock, .. } => superblock,
+        Election::Elected { superblock, .. } => {
+            check_len(volumes, &superblock)?;
+            superblock
+        }
         Election::Begun => return Err(unusable(CUT_SHORT)),
         Election::Blank => return Err(no_pool(volumes)),
     };

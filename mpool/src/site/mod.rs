@@ -80,6 +80,7 @@ pub(crate) fn look(dir: &Path) -> Result<Site> {
         is_mount_point: false,
         not_mounted: None,
         volumes: Vec::new(),
+        roots: Vec::new(),
         others: Vec::new(),
         root,
     };
@@ -118,8 +119,13 @@ pub(crate) fn check_left_over(new: &Path) -> Result<()> {
 /// Leaves the mark of `pool` in its directory, unless it is there. A directory that does not take
 /// it is not in the way of opening the pool.
 pub(crate) fn keep_mark(dir: &Path, pool: [u8; 16]) {
-    if mark::read(dir) == Mark::Of(pool) {
-        return;
+    match mark::read(dir) {
+        Mark::Of(marked) if marked == pool => return,
+        Mark::Unreadable => {
+            let dir = dir.display();
+            tracing::warn!(%dir, "the mark {MARK_FILE} cannot be read, and is written again");
+        }
+        Mark::Of(_) | Mark::Absent => {}
     }
     if let Err(error) = mark::write(dir, pool) {
         let dir = dir.display();
@@ -219,31 +225,49 @@ fn look_around(dir: &Path, site: &mut Site) -> Result<()> {
         match name.as_str() {
             MOUNT_POINT_FILE => site.is_mount_point = true,
             VOLUME_FILE | VOLUME_FILE_NEW | MARK_FILE | MARK_FILE_NEW | LOST_AND_FOUND => {}
-            _ => match (n < ENTRIES_MAX).then(|| label_of(&entry.path())).flatten() {
-                Some(label) => {
+            _ if n >= ENTRIES_MAX => site.others.push(name),
+            _ => match volume_at(&entry.path()) {
+                Some(Member::Volume(label)) => {
                     site.volumes.push(Labelled { name, id: label.id, pool: label.pool });
                 }
+                Some(Member::Root(pool)) => site.roots.push((name, pool)),
                 None => site.others.push(name),
             },
         }
     }
     site.volumes.sort_by_key(|volume| volume.id);
+    site.roots.sort();
     site.others.sort();
     Ok(())
 }
 
-/// The label that a file or device carries. Links are followed; what may block is not opened.
-fn label_of(path: &Path) -> Option<label::Label> {
+/// A file or device that is of a pool, by its first bytes.
+enum Member {
+    Volume(label::Label),
+    /// The root volume of this pool, under another name than a root volume has.
+    Root([u8; 16]),
+}
+
+/// What a file or device is to a pool. Links are followed; what may block is not opened.
+fn volume_at(path: &Path) -> Option<Member> {
     let kind = std::fs::metadata(path).ok()?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
         return None;
     }
+    let file = File::open(path).ok()?;
     let mut bytes = [0; label::LEN];
-    File::open(path).ok()?.read_exact(&mut bytes).ok()?;
-    match label::decode(&bytes) {
-        Found::Label(label) => Some(label),
-        _ => None,
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    if let Found::Label(label) = label::decode(&bytes) {
+        return Some(Member::Volume(label));
     }
+    COPY_OFFSETS.iter().find_map(|offset| {
+        let mut copy = [0; superblock::LEN];
+        file.read_exact_at(&mut copy, *offset).ok()?;
+        match superblock::decode(&copy) {
+            Copy::Intact(superblock) => Some(Member::Root(superblock.uuid)),
+            _ => None,
+        }
+    })
 }
 
 /// The directory without links and relative parts, as far as it is there.

@@ -5,7 +5,7 @@
 //! a superblock                                             open    open     open     open
 //! one whose mark names another pool                        refuse  refuse   refuse   refuse
 //! a root volume that holds something else, or zeros        refuse  refuse   refuse   create
-//! a mark, or labels of a pool, and no root volume          refuse  refuse   refuse   create
+//! a mark, labels, or a renamed root, and no root volume    refuse  refuse   refuse   create
 //! a link to nothing                                        refuse  refuse   refuse   create
 //! the note of a mount point, or a mount that is missing    refuse  refuse   refuse   create
 //! a root volume of length 0                                refuse  create   refuse   create
@@ -36,6 +36,8 @@ pub(crate) struct Site {
     pub(crate) not_mounted: Option<PathBuf>,
     /// Files that carry labels.
     pub(crate) volumes: Vec<Labelled>,
+    /// Root volumes under other names, and the pools that they are of.
+    pub(crate) roots: Vec<(String, [u8; 16])>,
     /// What else is in the directory, sorted.
     pub(crate) others: Vec<String>,
 }
@@ -111,7 +113,7 @@ pub(crate) fn decide(site: &Site, create: Create) -> Verdict {
         (Root::Pool(_), _) => return Verdict::Open,
         _ if create == Create::Force => return Verdict::Create,
         (Root::Other(_), _) => Why::NotAPool,
-        _ if is_mark || !site.volumes.is_empty() => Why::RootMissing,
+        _ if is_mark || !site.volumes.is_empty() || !site.roots.is_empty() => Why::RootMissing,
         (Root::Dangling(_), _) => Why::DanglingRoot,
         _ if site.is_mount_point || site.not_mounted.is_some() => Why::NotMounted,
         _ if create == Create::Never => Why::Nothing,
@@ -145,8 +147,9 @@ impl Site {
                     .pool()
                     .map_or_else(|| "a pool".into(), |pool| format!("pool {}", uuid_text(pool)));
                 let findings = self.findings();
+                let back = self.bring_back();
                 format!(
-                    "is the root volume of {pool}, which is missing: {findings}; {BRING_BACK}; {ANEW}"
+                    "is the root volume of {pool}, which is missing: {findings}; {back}; {ANEW}"
                 )
             }
             Why::DanglingRoot => format!("{}; {BRING_BACK}; or delete the link", self.findings()),
@@ -162,18 +165,22 @@ impl Site {
                  choose an empty directory, or have a pool made beside that with --create",
                 self.others_text()
             ),
-            Why::Nothing => "does not exist, and neither does anything else of a pool; create one \
-                             first (`millpond pool create`, or serve with --create auto)"
-                .to_owned(),
+            Why::Nothing => {
+                "does not exist, and neither does anything else of a pool: is this the \
+                             right directory? To have a pool made there, `millpond pool create`, \
+                             or serve with --create auto"
+                    .to_owned()
+            }
         }
     }
 
     /// The pool that mark or labels name.
     fn pool(&self) -> Option<[u8; 16]> {
-        match self.mark {
-            Mark::Of(pool) => Some(pool),
-            _ => self.volumes.first().map(|volume| volume.pool),
+        if let Mark::Of(pool) = self.mark {
+            return Some(pool);
         }
+        let labels = self.volumes.iter().map(|volume| volume.pool);
+        labels.chain(self.roots.iter().map(|(_, pool)| *pool)).next()
     }
 
     fn not_mounted_text(&self) -> String {
@@ -230,7 +237,18 @@ impl Site {
         for Labelled { name, id, pool } in &self.volumes {
             let _ = write!(text, "; {name} carries the label of {id} of pool {}", uuid_text(*pool));
         }
+        for (name, pool) in &self.roots {
+            let pool = uuid_text(*pool);
+            let _ = write!(text, "; {name} is the root volume of pool {pool}, under another name");
+        }
         text
+    }
+
+    fn bring_back(&self) -> String {
+        match &self.roots[..] {
+            [] => BRING_BACK.to_owned(),
+            [(name, _), ..] => format!("rename {name} if it is the right one; else {BRING_BACK}"),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     zones::STREAMS_MAX,
 };
 use crate::{
-    Zoned,
+    Device, Zoned,
     address::{VolumeId, offset_of},
     error::{Error, Result},
     label,
@@ -25,9 +25,12 @@ use crate::{
     volume::{Volume, Volumes},
 };
 use parking_lot::Mutex;
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    path::Path,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// Who owns what on one volume.
@@ -45,6 +48,19 @@ pub(crate) struct VolumeSpace {
     bell: OnceLock<Bell>,
     /// Percentage of the volume kept for allocations that say they may use it.
     spare_pct: u8,
+}
+
+/// A volume whose end is not there.
+pub(crate) fn short(path: &Path, device: &dyn Device, end: u64) -> Error {
+    // Of a file what it has, and not its whole pages.
+    let file_bytes = device.file().and_then(|file| file.metadata().ok()).map_or(0, |m| m.len());
+    let len_bytes = device.geometry().len_bytes.max(file_bytes);
+    let reason = format!(
+        "is {len_bytes} bytes long, and what the pool has on it reaches to byte {end}: its end is cut \
+         off. Bring the whole volume back, or restore the pool from a backup; `millpond pool check` \
+         names what is beyond the end"
+    );
+    Error::Unusable { path: path.to_owned(), reason }
 }
 
 impl VolumeSpace {
@@ -67,6 +83,11 @@ impl VolumeSpace {
         let len = conventional(geometry.len_bytes) / ALLOC_UNIT * ALLOC_UNIT;
         let len_max = conventional(record.capacity_bytes_max.min(geometry.len_bytes_max));
         let len_max = len_max.max(len) / ALLOC_UNIT * ALLOC_UNIT;
+        let end = used.iter().filter(|extent| VolumeId::of(extent.offset) == id);
+        let end = end.map(|extent| offset_of(extent.end())).max().unwrap_or(0);
+        if zoned.is_none() && end > geometry.len_bytes {
+            return Err(short(&record.path, &**volume.device(), end));
+        }
         let mut free = FreeSet::new(len);
         let here = |extent: &&Extent| VolumeId::of(extent.offset) == id;
         let (mut in_zones, mut overwritable) = (Vec::new(), Vec::new());

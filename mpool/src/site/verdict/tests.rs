@@ -14,6 +14,7 @@ fn nothing() -> Site {
         is_mount_point: false,
         not_mounted: None,
         volumes: Vec::new(),
+        roots: Vec::new(),
         others: Vec::new(),
     }
 }
@@ -24,6 +25,10 @@ fn other(journal_at: Option<u64>) -> Root {
 
 fn labelled() -> Vec<Labelled> {
     vec![Labelled { name: "fast.vol".into(), id: VolumeId::new(1).unwrap(), pool: POOL }]
+}
+
+fn renamed() -> Vec<(String, [u8; 16])> {
+    vec![("capacity.vol.bak".to_owned(), POOL)]
 }
 
 /// The verdict for each policy, in a letter: open, create, refuse.
@@ -55,6 +60,8 @@ fn the_table_holds() {
         ("rrrc", Site { mark: Mark::Of(POOL), root: Root::Empty, ..nothing() }),
         ("rrrc", Site { volumes: labelled(), ..nothing() }),
         ("rrrc", Site { volumes: labelled(), root: Root::Empty, ..nothing() }),
+        ("rrrc", Site { roots: renamed(), ..nothing() }),
+        ("rrrc", Site { roots: renamed(), root: Root::Empty, ..nothing() }),
         ("rrrc", Site { root: Root::Dangling("/dev/gone".into()), ..nothing() }),
         ("rrrc", Site { is_mount_point: true, ..nothing() }),
         ("rrrc", Site { not_mounted: here, ..nothing() }),
@@ -74,12 +81,16 @@ fn a_refusal_says_what_was_found_and_the_way_out() {
     let others = ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
     let zeroed =
         Site { root: other(Some(1 << 20)), mark: Mark::Of(POOL), volumes: labelled(), ..nothing() };
-    let table: [(Site, &[&str]); 8] = [
+    let table: [(Site, &[&str]); 9] = [
         (zeroed, &["4096 bytes, zeros", "at byte 1048576", &pool, "fast.vol", "vol-1", "backup"]),
         (Site { mark: Mark::Of(POOL), ..nothing() }, &[&pool, "missing", "mounted?", "--force"]),
         (
             Site { volumes: labelled(), ..nothing() },
             &[&pool, "fast.vol carries the label of vol-1"],
+        ),
+        (
+            Site { roots: renamed(), ..nothing() },
+            &[&pool, "rename capacity.vol.bak", "capacity.vol.bak is the root volume of pool"],
         ),
         (Site { root: Root::Empty, ..nothing() }, &["empty file", "--create", "backup"]),
         (Site { others, ..nothing() }, &["a, b, c and 2 more", "--create"]),
