@@ -78,7 +78,9 @@ fn rot_in_the_log_is_found_in_any_frame_the_last_included() {
             assert_eq!(*target, ScrubTarget::Segment(segment));
             let covers = *volume_offset..volume_offset + len_bytes;
             assert!(covers.contains(&place), "value {n}: {place} is not in {covers:?}");
-            assert_eq!(owner.as_deref(), Some("write-ahead log segment 1"));
+            let revision = n + 1;
+            let wanted = format!("write-ahead log segment 1, revision {revision}");
+            assert_eq!(owner.as_deref(), Some(wanted.as_str()));
         }
     }
     // The head of the segment.
@@ -107,7 +109,8 @@ fn rot_in_a_kvset_names_it_and_its_kvs() {
         device.flip_bit(place, 0);
         named.extend(found.into_iter().filter_map(|finding| finding.owner));
     }
-    assert!(named.contains(&"kvset 1 of KVS birds, vblock".to_owned()), "{named:?}");
+    let wanted = "kvset 1 of KVS birds, vblock, key \"heron050\" of revision 51";
+    assert!(named.contains(&wanted.to_owned()), "{named:?}");
     let ids = db.pool().mblock_ids();
     let owners = ids.into_iter().filter_map(|id| db.owner_of(ScrubTarget::Mblock(id)));
     let parts: Vec<_> = owners.map(|owner| owner.rsplit(' ').next().unwrap().to_owned()).collect();
@@ -116,6 +119,48 @@ fn rot_in_a_kvset_names_it_and_its_kvs() {
     }
     let manifest = db.owner_of(ScrubTarget::Journal(mpool::MdcId::new(1).unwrap()));
     assert!(manifest.is_some_and(|owner| owner.contains("manifest")));
+}
+
+/// A store that damage kept from being opened could not be scrubbed either.
+#[test]
+fn what_does_not_open_is_scrubbed_and_its_owners_are_named() {
+    let device = SimDevice::new(1 << 30);
+    let db = database(&device, options());
+    db.create_kvs("birds").unwrap();
+    let mut rng = Rng(7);
+    let (logged, stored) = (rng.bytes(900), rng.bytes(5000));
+    put(&db, "stork", &stored);
+    db.flush().unwrap();
+    put(&db, "crane", &rng.bytes(900));
+    put(&db, "heron", &logged);
+    put(&db, "ibis", &rng.bytes(900));
+    let device = device.after_crash(0);
+    drop(db);
+    let whole = image(&device);
+    device.flip_bit(places(&whole, 0, &logged[..64]).next().unwrap(), 0);
+    for at in places(&whole, 0, &stored[..64]) {
+        device.flip_bit(at, 0);
+    }
+    let open = || {
+        let pool = Pool::open(Arc::new(device.clone()), &pool_options()).unwrap();
+        Database::open_pool(Arc::clone(&pool), options()).map(drop).map_err(|error| (pool, error))
+    };
+    let (pool, error) = open().unwrap_err();
+    assert_eq!(error.way_out(), Some(kvs::WayOut::Log), "{error}");
+    let found = Database::scrub_unopened(&pool, &fast()).unwrap().findings;
+    let owners: Vec<String> = found.iter().filter_map(|finding| finding.owner.clone()).collect();
+    assert!(owners.contains(&"write-ahead log segment 1, revision 3".to_owned()), "{owners:#?}");
+    let wanted = "kvset 1 of KVS birds, vblock, key \"stork\" of revision 1";
+    assert!(owners.contains(&wanted.to_owned()), "{owners:#?}");
+    // Nor can a manifest be in the way, or an hblock.
+    for at in places(&whole, 0, b"MPHB") {
+        device.flip_bit(at + 20, 0);
+    }
+    let (pool, _) = open().unwrap_err();
+    let found = Database::scrub_unopened(&pool, &fast()).unwrap().findings;
+    let hblock = "kvset 1 of KVS birds, hblock; it may hold keys of KVS birds";
+    let named = |finding: &Finding| finding.owner.as_ref().is_some_and(|o| o.contains(hblock));
+    assert!(found.iter().any(named), "{found:#?}");
 }
 
 #[test]

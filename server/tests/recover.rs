@@ -203,6 +203,21 @@ fn damage_in_the_log_is_named_read_past_and_recovered_from() {
     stop(server);
 }
 
+/// `pool scrub` refused, where there was most to be looked for.
+#[test]
+fn a_store_that_does_not_open_is_scrubbed() {
+    let data = store();
+    let page = pages_with(data.path(), value(3).as_bytes(), 1)[0];
+    flip(data.path(), page + 9);
+    let text = expect(data.path(), &["pool", "scrub", "--rate", "0"], 1);
+    assert!(text.contains("it belongs to write-ahead log segment 1, revision 3"), "{text}");
+    assert!(text.contains("the store does not open: write-ahead log segment 1"), "{text}");
+    let json = run(data.path(), &["pool", "scrub", "--rate", "0", "--json"]).stdout;
+    let seen: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(seen["findings_total"], 1, "{seen:#}");
+    assert!(seen["store_refused"].as_str().unwrap().contains("revision 3 was durable"));
+}
+
 /// The last write before a clean stop was silently gone.
 #[test]
 fn the_last_write_before_a_clean_stop_does_not_vanish() {

@@ -27,6 +27,7 @@ mod kblock;
 mod lookup;
 mod open;
 mod page;
+mod places;
 #[cfg(test)]
 mod tests;
 mod varint;

@@ -225,6 +225,17 @@ pub(crate) const MISFIT: &str = "nothing fits from edit";
 /// Stands in the error of a manifest that has lost the edit that made a KVS.
 pub(crate) const UNKNOWN: &str = "which it does not know";
 
+/// The shape as far as the manifest can be read; nothing is written.
+pub(crate) fn as_far_as_it_goes(pool: &Arc<Pool>) -> Option<Live> {
+    let (mdc, shape) = replay(pool, journal(pool)?, u64::MAX).ok()?;
+    let Shape { live, edits, misfit } = shape;
+    if misfit.is_none() {
+        return Some(live);
+    }
+    drop(mdc);
+    Some(replay(pool, journal(pool)?, edits - 1).ok()?.1.live)
+}
+
 /// Opens a manifest's journal, and gives the shape after so many of its edits.
 fn replay(pool: &Arc<Pool>, id: MdcId, edits_max: u64) -> Result<(mpool::Mdc, Shape)> {
     let mut shape = Shape { live: first_shape(), edits: 0, misfit: None };

@@ -5,6 +5,7 @@ use super::frame::{FRAME_HEAD_LEN, FrameHead, SEGMENT_HEAD_LEN};
 use super::tests::{append, batch, blank, close, open, options, revisions};
 use super::*;
 use crate::key::KvsId;
+use crate::salvage::LogDamage;
 use mpool::IoBuf;
 
 const KVS: KvsId = KvsId::new(1);

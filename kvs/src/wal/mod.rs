@@ -45,19 +45,20 @@ mod metrics;
 mod note;
 mod replay;
 mod scrub;
+mod survey;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use damage::Hole;
 pub(crate) use metrics::WalMetrics;
-pub(crate) use scrub::{sequence_of, verify};
+pub(crate) use scrub::{Damaged, Verified, sequence_of, verify};
+pub(crate) use survey::{ends, survey};
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::mark::{LogEnd, Mark};
 use crate::options::Options;
-use crate::salvage::LogDamage;
 use append::Tail;
 use damage::Damage;
 use frame::{FRAME_HEAD_LEN, PAGE_BYTES, SegmentHead, frame_len};
@@ -425,26 +426,6 @@ impl Wal {
     pub(crate) fn metrics(&self) -> &Arc<WalMetrics> {
         &self.metrics
     }
-}
-
-/// Everything that is wrong with the pool's log from the floor on; nothing is changed. `see` gets
-/// what can be read.
-pub(crate) fn survey(
-    pool: &Arc<Pool>,
-    floor: Revision,
-    see: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
-) -> Result<Vec<Hole>> {
-    let mut damage = Damage::new(LogDamage::SkipDamaged);
-    let closed = Mark::read(pool)?.map(|mark| mark.log);
-    let found = replay::find(pool, floor, closed, &mut damage)?;
-    let mut end = floor;
-    for run in &found.runs {
-        end = end.max(replay::walk(run, floor, &mut damage, see)?.last);
-    }
-    if let Some(Err(Error::Corrupt { what, reason })) = closed.map(|closed| closed.check(end)) {
-        damage.meet(what, reason, None)?;
-    }
-    Ok(damage.into_holes())
 }
 
 /// Frames that may have been in a segment behind what a walk has read.

@@ -18,8 +18,16 @@ pub(crate) struct Verified {
     /// Of the segment's present life; 0 if its head cannot be read.
     pub(crate) sequence: u64,
     pub(crate) bytes: u64,
+    pub(crate) damaged: Vec<Damaged>,
+}
+
+/// A damaged place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damaged {
     /// Offset and length, in whole pages.
-    pub(crate) damaged: Vec<(u64, u64)>,
+    pub(crate) place: (u64, u64),
+    /// The first and the last revision whose frames are there; none for a head.
+    pub(crate) revisions: Option<(Revision, Revision)>,
 }
 
 /// The sequence number that the segment's head gives; 0 if there is none.
@@ -36,7 +44,7 @@ pub(crate) fn verify(
 ) -> Verified {
     let mut verified = Verified::default();
     let Ok(Some(head)) = segment_head(segment) else {
-        verified.damaged.push((0, PAGE_BYTES));
+        verified.damaged.push(Damaged { place: (0, PAGE_BYTES), revisions: None });
         return verified;
     };
     verified.sequence = head.sequence;
@@ -52,7 +60,8 @@ pub(crate) fn verify(
         if let Ok(Some((start, frame))) = reader.frame_at(at, head.sequence, wanted) {
             let end = start + frame.frame_len();
             if !matches!(reader.body(start, frame), Ok(Some(_))) {
-                verified.damaged.push(pages(start, end));
+                let revisions = Some((wanted, wanted));
+                verified.damaged.push(Damaged { place: pages(start, end), revisions });
             }
             (at, wanted) = (end, wanted.next());
             continue;
@@ -61,7 +70,9 @@ pub(crate) fn verify(
         at = reader.behind_padding(at).unwrap_or(at);
         let next = reader.resume(head.sequence, at, wanted.next()..=last).ok().flatten();
         let end = next.map_or(at + 1, |(start, _)| start);
-        verified.damaged.push(pages(at, end));
+        let lost = next.map_or(last, |(_, frame)| Revision::new(frame.revision.get() - 1));
+        let revisions = Some((wanted, lost));
+        verified.damaged.push(Damaged { place: pages(at, end), revisions });
         let Some((start, frame)) = next else { break };
         (at, wanted) = (start, frame.revision);
     }

@@ -82,8 +82,9 @@ pub type VerifySegment<'a> =
 /// What only the pool's user knows.
 #[derive(Clone, Copy)]
 pub struct ScrubOwners<'a> {
-    /// Names whose an object is: "kvset 17 of users, vblock", say.
-    pub owner_of: &'a dyn Fn(ScrubTarget) -> Option<String>,
+    /// Names whose the damaged place is: "kvset 17 of users, vblock", say. Asked once a finding, so
+    /// it may read.
+    pub owner_of: &'a dyn Fn(&Finding) -> Option<String>,
     /// Verifies a segment.
     pub segment: VerifySegment<'a>,
 }
@@ -152,7 +153,7 @@ impl Pool {
             state = State { under_way, began_s, completed_s, passes, ..State::default() };
         }
         for finding in &mut state.findings {
-            finding.owner = (owners.owner_of)(finding.target);
+            finding.owner = (owners.owner_of)(finding);
         }
         let pace = (options.bytes_per_s, options.read_bytes);
         let reader = Reader::paced((&self.volumes, &self.queue), &self.scrubbing, pace);

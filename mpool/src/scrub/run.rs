@@ -280,7 +280,7 @@ impl<'a> Scrub<'a> {
     fn report(&mut self, findings: Vec<Finding>) {
         self.pool.metrics().scrub_objects.add(1);
         for mut finding in findings {
-            finding.owner = (self.owners.owner_of)(finding.target);
+            finding.owner = (self.owners.owner_of)(&finding);
             tracing::error!(%finding, "scrub found damage");
             self.pool.metrics().scrub_findings.add(1);
             self.state.findings_total = self.state.findings_total.saturating_add(1);

@@ -246,8 +246,9 @@ fn a_segment_is_its_owner_s_to_verify_and_findings_have_owners() {
         let damaged = (0..2).filter(bad).map(|page| (page * PAGE, PAGE)).collect();
         Some(SegmentScrub { bytes: 8192, damaged })
     };
-    let owner_of =
-        |target| (target == ScrubTarget::Segment(pond.segment.id())).then(|| "log".into());
+    let owner_of = |found: &Finding| {
+        (found.target == ScrubTarget::Segment(pond.segment.id())).then(|| "log".into())
+    };
     let owners = ScrubOwners { owner_of: &owner_of, segment: &verify };
     assert_eq!(pond.pool.scrub(&fast(), &owners).unwrap().findings, []);
     pond.flip(pond.segment.address() + 5000, 0);
@@ -390,7 +391,7 @@ fn a_stopped_scrub_goes_on_after_a_restart_and_keeps_what_it_found() {
     let before = pool.scrub_progress();
     assert_eq!((before.bytes, before.next_id), (stopped.bytes, stopped.next_id));
     let on = ScrubOptions { from_start: false, ..fast() };
-    let owner_of = |target: ScrubTarget| Some(format!("the owner of {target}"));
+    let owner_of = |finding: &Finding| Some(format!("the owner of {}", finding.target));
     let owners = ScrubOwners { owner_of: &owner_of, ..ScrubOwners::default() };
     let ended = pool.scrub(&on, &owners).unwrap();
     assert_eq!((ended.passes, ended.findings_total, ended.under_way), (2, 1, false));

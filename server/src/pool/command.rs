@@ -188,7 +188,8 @@ async fn scrub(scrub: &PoolScrub) -> Result<(), Failure> {
         // What is known so far is of the scrub before.
         return Ok(());
     }
-    verdict(seen["findings_total"].as_u64().is_some_and(|found| found > 0))
+    let found = seen["findings_total"].as_u64().is_some_and(|found| found > 0);
+    verdict(found || seen["store_refused"].is_string())
 }
 
 async fn scrub_online(server: &Server, scrub: &PoolScrub) -> Result<Value, Failure> {

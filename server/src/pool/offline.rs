@@ -230,22 +230,31 @@ pub(super) fn scrub(
         from_start: scrub.from_start,
         ..ScrubOptions::default()
     };
-    let pool = open(&scrub.place)?;
+    let pool = open(&scrub.place).map_err(|failure| match failure {
+        Failure::Refused(text) => Failure::Refused(format!(
+            "{text}; `millpond pool check --full` verifies what can be read without opening it"
+        )),
+        other => other,
+    })?;
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::Refused(format!("the scrub ended: {}", Chain(error)))
     };
     // A store knows whose objects are, and can read its log; another user's pool is verified too.
-    let store = if Database::is_on(&pool) {
+    let store = Database::is_on(&pool).then(|| {
         let mut options = kvs::Options::default();
         options.pool.allow_buffered = scrub.place.allow.allow_buffered;
-        let opened = Database::open_pool(Arc::clone(&pool), options);
-        Some(opened.map_err(|error| failed(&error))?)
-    } else {
-        None
-    };
+        Database::open_pool(Arc::clone(&pool), options)
+    });
+    let refused = store.as_ref().and_then(|store| store.as_ref().err());
+    let refused = refused.map(|error| Chain(error).to_string());
     let work = || -> Result<ScrubProgress, Failure> {
         match &store {
-            Some(store) => store.scrub(&options).map_err(|error| failed(&error)),
+            Some(Ok(store)) => store.scrub(&options).map_err(|error| failed(&error)),
+            // It is damaged: so much the more reason to look at all of it.
+            Some(Err(error)) if error.way_out().is_some() => {
+                Database::scrub_unopened(&pool, &options).map_err(|error| failed(&error))
+            }
+            Some(Err(error)) => Err(failed(error)),
             None => pool.scrub(&options, &ScrubOwners::default()).map_err(|error| failed(&error)),
         }
     };
@@ -259,7 +268,10 @@ pub(super) fn scrub(
         running.join()
     });
     let seen = outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    Ok(document::scrub(&seen))
+    let mut document = document::scrub(&seen);
+    // Beside the findings: a store may not open for another reason than a page that has rotted.
+    document["store_refused"] = json!(refused);
+    Ok(document)
 }
 
 pub(super) fn destroy(destroy: &PoolDestroy) -> Result<String, Failure> {

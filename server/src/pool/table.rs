@@ -182,8 +182,12 @@ pub(crate) fn scrub(value: &Value) -> String {
         value["findings_total"],
     );
     for finding in rows(value, "findings") {
-        // Writing to a string cannot fail.
+        // Writing to a string cannot fail, here and below.
         let _ = writeln!(out, "  {}", text(&finding["text"]));
+    }
+    if let Some(refused) = value["store_refused"].as_str() {
+        let _ = writeln!(out, "the store does not open: {refused}");
+        let _ = writeln!(out, "    millpond pool check says what to do about it");
     }
     out
 }
