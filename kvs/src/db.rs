@@ -213,6 +213,11 @@ impl Database {
 
     /// Whether `batch` would be refused as things are; nothing is written, and nothing waited for.
     pub fn check(&self, batch: &WriteBatch) -> Result<()> {
+        self.check_with(batch, 0)
+    }
+
+    /// As [`Database::check`], where so many bytes of values will be added to the batch.
+    pub fn check_with(&self, batch: &WriteBatch, more_bytes: u64) -> Result<()> {
         let store = self.store();
         store.check_writable()?;
         batch.check_owner(&store.owner)?;
@@ -224,7 +229,7 @@ impl Database {
         if batch.ops().any(|(kvs, _, _)| !view.trees.contains_key(&kvs)) {
             return Err(Error::KvsDropped);
         }
-        store.check_space(batch)
+        store.check_space(batch, more_bytes)
     }
 
     /// An unchanging picture of all KVSs as they are now.

@@ -87,8 +87,8 @@ pub enum Error {
     /// The volumes are full for puts. Deletes go on, and free what it takes.
     #[error(
         "{need_bytes} bytes wanted, 0 writable: of {free_bytes} free, {reserve_bytes} are kept for \
-         the log, flushes and compaction; delete about {missing_bytes} bytes, raise the limit, or \
-         make room on the disk"
+         the log, flushes and compaction; {}",
+        way_out(*missing_bytes, *stuck_bytes)
     )]
     Full {
         /// What was to be written.
@@ -99,11 +99,13 @@ pub enum Error {
         reserve_bytes: u64,
         /// About what must be deleted before puts are accepted again.
         missing_bytes: u64,
+        /// What compaction needs beyond what is free before it can free anything; 0 as a rule.
+        stuck_bytes: u64,
     },
     /// The log has no room for another segment.
     #[error(
         "the log needs {need_bytes} bytes in one piece that can be overwritten, and finds none in \
-         {free_bytes} free; delete data, raise the limit, or make room on the disk"
+         {free_bytes} free; delete data, grow a volume, add one, or make room on the disk"
     )]
     LogFull {
         /// Bytes of a segment.
@@ -206,6 +208,19 @@ pub enum Scope {
     Object,
     /// Nothing more can be written until a restart.
     Store,
+}
+
+/// How a full volume takes puts again.
+fn way_out(missing_bytes: u64, stuck_bytes: u64) -> String {
+    match stuck_bytes {
+        0 => format!(
+            "delete about {missing_bytes} bytes, grow a volume, add one, or make room on the disk"
+        ),
+        _ => format!(
+            "compaction lacks {stuck_bytes} bytes to free what is deleted: drop a KVS, or grow a \
+             volume by as much, add one, or make room on the disk"
+        ),
+    }
 }
 
 impl Error {

@@ -13,7 +13,7 @@ use crate::store::Store;
 use mpool::FreeSpace;
 use parking_lot::Mutex;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Part of the volumes that is writable when the refusal of puts is over.
@@ -33,6 +33,8 @@ pub(crate) struct Room {
     pub(crate) refused: Counter,
     /// Rounds of work that are still to be done as if space were short: it was until a moment ago.
     effort: AtomicU8,
+    /// What compaction needs beyond what is free before it can free anything.
+    stuck_bytes: AtomicU64,
     /// The log was asked to take what it needs while there still was room.
     log_is_ready: AtomicBool,
 }
@@ -40,11 +42,27 @@ pub(crate) struct Room {
 impl Store {
     /// The space by who may use it.
     pub(crate) fn space(&self) -> SpaceInfo {
-        self.needs.account(self.pool.free_space(), 0)
+        self.account(self.pool.free_space(), 0)
     }
 
-    /// Refuses a batch that puts into a full volume.
-    pub(crate) fn check_space(&self, batch: &WriteBatch) -> Result<()> {
+    fn account(&self, free: FreeSpace, write_bytes: u64) -> SpaceInfo {
+        let stuck_bytes = self.room.stuck_bytes.load(Ordering::Relaxed);
+        SpaceInfo { stuck_bytes, ..self.needs.account(free, write_bytes) }
+    }
+
+    /// Remembers by how much what is free is too little for any compaction; the first time is told.
+    pub(crate) fn note_stuck(&self, stuck_bytes: u64) {
+        let before = self.room.stuck_bytes.swap(stuck_bytes, Ordering::Relaxed);
+        if before == 0 && stuck_bytes > 0 {
+            tracing::warn!(
+                stuck_bytes,
+                "compaction has no room to free any space: drop a KVS, or add stuck_bytes to the volumes"
+            );
+        }
+    }
+
+    /// Refuses a batch that puts into a full volume, with `more_bytes` of values still to come.
+    pub(crate) fn check_space(&self, batch: &WriteBatch, more_bytes: u64) -> Result<()> {
         if !self.is_full() || batch.ops().all(|(_, _, op)| op == Op::Delete) {
             return Ok(());
         }
@@ -52,11 +70,11 @@ impl Store {
         if !self.note_space(free) {
             return Ok(());
         }
-        let need_bytes = batch.len_bytes() as u64;
-        let SpaceInfo { free_bytes, reserve_bytes, missing_bytes, .. } =
-            self.needs.account(free, need_bytes);
+        let need_bytes = batch.len_bytes() as u64 + more_bytes;
+        let SpaceInfo { free_bytes, reserve_bytes, missing_bytes, stuck_bytes, .. } =
+            self.account(free, need_bytes);
         self.refuse(free_bytes, reserve_bytes, missing_bytes);
-        Err(Error::Full { need_bytes, free_bytes, reserve_bytes, missing_bytes })
+        Err(Error::Full { need_bytes, free_bytes, reserve_bytes, missing_bytes, stuck_bytes })
     }
 
     /// Counts a refusal; the first one is told.
@@ -103,8 +121,14 @@ impl Store {
 
     /// Shows the gauges and the counter of the space.
     pub(crate) fn visit_space(&self, see: &mut dyn FnMut(Sample<'_>)) {
-        let SpaceInfo { total_bytes, free_bytes: _, reserve_bytes, writable_bytes, missing_bytes } =
-            self.space();
+        let SpaceInfo {
+            total_bytes,
+            free_bytes: _,
+            reserve_bytes,
+            writable_bytes,
+            missing_bytes,
+            stuck_bytes,
+        } = self.space();
         for (name, help, value) in [
             ("space_total_bytes", "Bytes in use and free, together.", total_bytes),
             (
@@ -121,6 +145,11 @@ impl Store {
                 "space_missing_bytes",
                 "About what must be deleted before puts are accepted again; 0 while they are.",
                 missing_bytes,
+            ),
+            (
+                "space_stuck_bytes",
+                "Bytes that compaction lacks to free any; deleting does not help while there are.",
+                stuck_bytes,
             ),
         ] {
             emit(see, MetricKind::Gauge, (name, help), &[], value);

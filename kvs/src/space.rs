@@ -54,6 +54,10 @@ pub struct SpaceInfo {
     pub writable_bytes: u64,
     /// About what must be deleted before puts are accepted again; 0 while they are.
     pub missing_bytes: u64,
+    /// Bytes more than are free that compaction needs to turn any delete into free space, because
+    /// what it would have to merge is longer; 0 while it can. Deleting does not help then: dropping
+    /// a KVS does, or adding as much.
+    pub stuck_bytes: u64,
 }
 
 impl SpaceInfo {
@@ -141,7 +145,14 @@ impl Needs {
             (reserve_bytes - free_bytes + write_bytes).max(worthwhile)
         };
         let writable_bytes = free_bytes.saturating_sub(reserve_bytes);
-        SpaceInfo { total_bytes, free_bytes, reserve_bytes, writable_bytes, missing_bytes }
+        SpaceInfo {
+            total_bytes,
+            free_bytes,
+            reserve_bytes,
+            writable_bytes,
+            missing_bytes,
+            stuck_bytes: 0,
+        }
     }
 }
 

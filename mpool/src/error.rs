@@ -51,7 +51,7 @@ pub enum Error {
     Options(String),
     /// No extent of this size is free and the volume cannot grow.
     #[error(
-        "pool is full: {need_bytes} bytes wanted, {free_bytes} free; delete data, raise the limit, or make room on the disk"
+        "pool is full: {need_bytes} bytes wanted, {free_bytes} free; delete data, grow a volume, add one, or make room on the disk"
     )]
     Full {
         /// What was asked for.

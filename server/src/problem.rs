@@ -20,6 +20,10 @@ use serde::Serialize;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+/// The commands that give a full store room.
+const HOW_TO_GROW: &str = "`millpond pool grow vol-0 SIZE` raises what a volume may grow to, \
+                           `millpond pool add PATH` adds one";
+
 /// Ways out by HTTP; the commands have their own.
 pub(crate) const CREATE_KVS: &str = "create it with PUT /v1/kvs/";
 pub(crate) const LIST_VOLUMES: &str = "GET /v1/admin/pool lists the volumes";
@@ -298,8 +302,12 @@ impl From<Error> for Problem {
                 Self::new(StatusCode::CONFLICT, ("kvs-limit", "Too many KVSs"), detail)
             }
             Error::Stalled { reason } => Self::overloaded(reason, detail),
-            Error::Full { .. } => Self::full(format!("{detail}; reads and deletes go on")),
-            Error::LogFull { .. } | Error::Pool(mpool::Error::Full { .. }) => Self::full(detail),
+            Error::Full { .. } => {
+                Self::full(format!("{detail} ({HOW_TO_GROW}); reads and deletes go on"))
+            }
+            Error::LogFull { .. } | Error::Pool(mpool::Error::Full { .. }) => {
+                Self::full(format!("{detail} ({HOW_TO_GROW})"))
+            }
             Error::Closed => Self {
                 retry_after_s: Some(5),
                 ..Self::new(

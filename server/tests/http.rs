@@ -273,8 +273,13 @@ async fn cold_lookups_are_awaited() {
 #[tokio::test]
 async fn engine_failures_have_a_status_and_a_reason() {
     let fixture = Fixture::new();
-    let full =
-        Error::Full { need_bytes: 18, free_bytes: 90, reserve_bytes: 100, missing_bytes: 28 };
+    let full = Error::Full {
+        need_bytes: 18,
+        free_bytes: 90,
+        reserve_bytes: 100,
+        missing_bytes: 28,
+        stuck_bytes: 0,
+    };
     for (error, status, retry, stall) in [
         (Error::Stalled { reason: "memtables" }, 503, true, Some("memtables")),
         (full, 507, false, None),

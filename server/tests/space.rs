@@ -80,7 +80,15 @@ fn full_is_seen_coming_told_and_over() {
     let detail = refused.json()["detail"].as_str().unwrap().to_owned();
     let now = scrape(&mut client);
     let reserve = metric(&now, "millpond_space_reserve_bytes");
-    for part in ["bytes wanted", "0 writable", &format!("{reserve} are kept"), "delete about"] {
+    let wanted: u64 = detail.split_once(" bytes wanted").unwrap().0.parse().unwrap();
+    assert!(wanted > value.len() as u64, "the value counts: {detail}");
+    for part in [
+        "0 writable",
+        &format!("{reserve} are kept"),
+        "delete about",
+        "`millpond pool grow vol-0 SIZE`",
+        "`millpond pool add PATH`",
+    ] {
         assert!(detail.contains(part), "{part}: {detail}");
     }
     assert!(metric(&now, "millpond_space_refused_total") >= 1.0);
@@ -110,6 +118,24 @@ fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_millpond")).args(arguments).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     (output.status.code(), text.into_owned())
+}
+
+/// What `pool create` made with less was refused by `serve`.
+#[test]
+fn a_capacity_that_is_too_small_is_refused_by_whoever_is_told_it() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("pond");
+    let data = data.to_str().unwrap();
+    let told = "option capacity is 100MiB, must be 0 or at least 256MiB";
+    for command in [&["serve"][..], &["pool", "create"]] {
+        let (code, text) = run(&[command, &["--data", data, "--capacity", "100MiB"]].concat());
+        assert_eq!(code, Some(2), "{command:?}: {text}");
+        assert!(text.contains(told), "{command:?}: {text}");
+        assert!(!directory.path().join("pond").exists(), "{command:?} made something");
+    }
+    let (code, text) = run(&["pool", "create", "--data", data, "--capacity", "0"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("1.0 TiB") || text.contains("1 TiB"), "{text}");
 }
 
 /// `a/b` gave an error of routing, and `.` a KVS that no URL reaches.

@@ -72,6 +72,8 @@ const KVSET_BYTES: u64 = 256 << 10;
 /// Part that objects take beyond what they hold: units of 64 KiB of objects of 4 MiB are a 64th,
 /// and the checksums a 1024th.
 const OVERHEAD: u64 = 32;
+/// How exactly it is told what a compaction needs.
+const LEAST_ROOM_STEP: u64 = 64 << 10;
 /// When space is short, merges and spills write at most so many times what they may free.
 const COST_MAX: u64 = 10;
 
@@ -210,13 +212,24 @@ struct Due {
     plan: Option<Plan>,
 }
 
+/// What may be due.
+type Rule = fn(&TreeShape, Limits) -> Option<Due>;
+
+const RULES: [Rule; 6] = [root_length, leaf_keys, leaf_length, tombstones, scatter, garbage];
+/// Those that free space when it is short, or bring down what does.
+const FREEING: [Rule; 4] = [root_length, leaf_length, tombstones, garbage];
+
 /// The most pressing piece of work, if it can start.
 pub(crate) fn pick(tree: &TreeShape, limits: Limits) -> Option<Plan> {
+    pick_by(&RULES, tree, limits)
+}
+
+fn pick_by(rules: &[Rule], tree: &TreeShape, limits: Limits) -> Option<Plan> {
     if tree.root.is_busy() {
         return None;
     }
     let mut most: Option<Due> = None;
-    for rule in [root_length, leaf_keys, leaf_length, tombstones, scatter, garbage] {
+    for rule in rules {
         if let Some(due) = rule(tree, limits)
             && most.as_ref().is_none_or(|most| due.pressure > most.pressure)
         {
@@ -224,6 +237,21 @@ pub(crate) fn pick(tree: &TreeShape, limits: Limits) -> Option<Plan> {
         }
     }
     most?.plan
+}
+
+/// The least room with which there is something to do that frees space, to [`LEAST_ROOM_STEP`];
+/// `None` if there is nothing with any.
+pub(crate) fn least_room(tree: &TreeShape, limits: Limits) -> Option<u64> {
+    let is_enough = |room_bytes| pick_by(&FREEING, tree, Limits { room_bytes, ..limits }).is_some();
+    let (mut too_little, mut enough) = (0, 1_u64 << 50);
+    if !is_enough(enough) {
+        return None;
+    }
+    while enough - too_little > LEAST_ROOM_STEP {
+        let middle = too_little + (enough - too_little) / 2;
+        if is_enough(middle) { enough = middle } else { too_little = middle }
+    }
+    Some(enough)
 }
 
 /// Rule 1.

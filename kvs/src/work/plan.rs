@@ -29,6 +29,8 @@ impl Store {
         let count = view.trees.len();
         let turn = jobs.turn;
         let now = jobs.now();
+        // What the least of the plans for which there is no room would need.
+        let mut least: Option<u64> = None;
         for (kvs, tree) in view.trees.iter().cycle().skip(turn % count.max(1)).take(count) {
             let mut limits = limits;
             let mut aside = jobs.busy.union(&jobs.quarantined).copied().collect();
@@ -48,9 +50,14 @@ impl Store {
                 jobs.compactions += 1;
                 jobs.admitted_bytes += plan.output_bytes;
                 jobs.busy.extend(&plan.inputs);
+                self.note_stuck(0);
                 return Some(self.running(&mut jobs, Job::Compact(*kvs, plan)));
             }
+            if limits.shortage == Some(Shortage::Full) && jobs.compactions == 0 {
+                least = least.into_iter().chain(pick::least_room(&shape, limits)).min();
+            }
         }
+        self.note_stuck(least.map_or(0, |least| least.saturating_sub(room_bytes)));
         self.end_round();
         None
     }

@@ -89,6 +89,17 @@ const HEADS_PART: u64 = 32;
 /// The least and the most of that: heads are a few hundred bytes unless somebody wants harm.
 const HEADS_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=64 << 20;
 
+/// The least that a server can work with.
+const CAPACITY_MIN: Size = Size(256 << 20);
+
+/// Refuses a capacity of the root volume that is too small; 0 is the pool's own limit.
+pub(crate) fn check_capacity(capacity: Size) -> anyhow::Result<()> {
+    if capacity.0 > 0 && capacity < CAPACITY_MIN {
+        bail!("option capacity is {capacity}, must be 0 or at least {CAPACITY_MIN}");
+    }
+    Ok(())
+}
+
 fn seconds(seconds: u64) -> Span {
     Span(Duration::from_secs(seconds))
 }
@@ -205,10 +216,7 @@ impl Config {
                  store use millpond recover"
             );
         }
-        let least = Size(256 << 20);
-        if self.capacity.0 > 0 && self.capacity < least {
-            bail!("option capacity is {}, must be 0 or at least {least}", self.capacity);
-        }
+        check_capacity(self.capacity)?;
         let most = Size(4 << 50);
         if let Some(reserve) = self.disk_reserve.filter(|reserve| *reserve > most) {
             bail!("option disk_reserve is {reserve}, must be at most {most}");

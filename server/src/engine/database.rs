@@ -25,11 +25,11 @@ impl Engine for Database {
         kvs.map_or(Ok(()), |kvs| self.open_kvs(kvs).map(drop))
     }
 
-    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()> {
+    fn check_write(&self, kvs: &str, key: &[u8], value_bytes: u64) -> Result<()> {
         self.check_writable(None)?;
         let mut batch = self.batch();
         batch.put(&self.open_kvs(kvs)?, key, b"")?;
-        self.check(&batch)
+        self.check_with(&batch, value_bytes)
     }
 
     fn write(

@@ -202,7 +202,7 @@ impl Engine for MemoryEngine {
         kvs.map_or(Ok(()), |kvs| state.space(kvs).map(drop))
     }
 
-    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()> {
+    fn check_write(&self, kvs: &str, key: &[u8], _value_bytes: u64) -> Result<()> {
         self.check_writable(None)?;
         self.lock().check(&Write { kvs, key, value: None })
     }

@@ -87,9 +87,9 @@ pub trait Engine: Send + Sync + 'static {
     /// is there: asked before a body is read. Never blocks.
     fn check_writable(&self, kvs: Option<&str>) -> Result<()>;
 
-    /// Whether a write of `key` would be refused as things are, whatever its value: asked before a
-    /// body is read. Never blocks.
-    fn check_write(&self, kvs: &str, key: &[u8]) -> Result<()>;
+    /// Whether a write of `key` would be refused as things are, whatever its value, of so many
+    /// bytes: asked before a body is read. Never blocks.
+    fn check_write(&self, kvs: &str, key: &[u8], value_bytes: u64) -> Result<()>;
 
     /// Opens a cursor on a snapshot taken now. May block.
     fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>>;

@@ -254,7 +254,7 @@ pub struct PoolShown {
 pub struct PoolCreate {
     #[command(flatten)]
     pub place: PoolDirectory,
-    /// What the root volume may grow to
+    /// What the root volume may grow to, at least 256MiB; 0 takes 1TiB
     #[arg(long, value_name = "SIZE", default_value = "1TiB")]
     pub capacity: Size,
     /// Begin on this whole block device instead of a file

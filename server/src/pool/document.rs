@@ -27,6 +27,7 @@ pub(crate) fn info(pool: &Pool, space: Option<SpaceInfo>) -> Value {
         "reserve_bytes": space.reserve_bytes,
         "writable_bytes": space.writable_bytes,
         "missing_bytes": space.missing_bytes,
+        "stuck_bytes": space.stuck_bytes,
         "mblocks": info.mblocks,
         "volumes": pool.volumes().iter().map(volume).collect::<Vec<_>>(),
     })
@@ -52,6 +53,7 @@ pub(crate) fn inspection(found: &Inspection) -> Value {
         "reserve_bytes": space.reserve_bytes,
         "writable_bytes": space.writable_bytes,
         "missing_bytes": space.missing_bytes,
+        "stuck_bytes": space.stuck_bytes,
         "mblocks": found.mblocks,
         "volumes": found.volumes.iter().map(volume).chain(missing).collect::<Vec<_>>(),
         "trouble": trouble.collect::<Vec<_>>(),

@@ -7,6 +7,7 @@ use super::cli::{
 use super::command::{refused, refused_at};
 use super::document;
 use crate::client::Failure;
+use crate::config::check_capacity;
 use crate::problem::Chain;
 use crate::routes::pool::parse_volume;
 use kvs::{Checked, Database};
@@ -57,7 +58,11 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
     let PoolDirectory { data, allow } = &create.place;
     let failed = |error: mpool::Error| refused_at(data, &error);
     let mut options = options(*allow);
-    options.capacity_bytes_max = create.capacity.0;
+    // As `serve` has it, so that it opens what is made here.
+    check_capacity(create.capacity).map_err(|error| Failure::Usage(error.to_string()))?;
+    if create.capacity.0 > 0 {
+        options.capacity_bytes_max = create.capacity.0;
+    }
     options.create = if create.force { Create::Force } else { Create::Always };
     options.validate().map_err(failed)?;
     let root = data.join(ROOT);
@@ -80,7 +85,7 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
         let pool = Pool::create_dir(data, &options).map_err(failed)?;
         set_mode(&root, create.mode)?;
         // Written down, so that a server started with other defaults keeps to it.
-        pool.grow_volume(VolumeId::ROOT, create.capacity.0).map_err(failed)?;
+        pool.grow_volume(VolumeId::ROOT, options.capacity_bytes_max).map_err(failed)?;
         pool
     };
     if let Some(name) = &create.name {

@@ -131,7 +131,8 @@ async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
     let place = place(head.uri.path(), &query)?;
     if !is_small(&body) || head.headers.contains_key(EXPECT) {
         // What would be refused anyway is refused before the body is sent.
-        shared.engine()?.check_write(&place.kvs, &place.key)?;
+        let value_bytes = hyper::body::Body::size_hint(&body).lower();
+        shared.engine()?.check_write(&place.kvs, &place.key, value_bytes)?;
     }
     let limit = BodyLimit {
         bytes_max: shared.limits.value_bytes_max,

@@ -2,6 +2,22 @@
 
 use super::*;
 
+/// What is told where nothing can be begun: with that much it can, with less it cannot; a split,
+/// which frees nothing, does not count.
+#[test]
+fn the_least_room_is_what_some_compaction_needs() {
+    let short = Limits { shortage: Some(Shortage::Full), leaf_keys_max: 1000, ..Limits::SHORT };
+    let least = |picture: &str| least_room(&tree(picture), short);
+    assert_eq!(least("leaf: 900"), None, "nothing is deleted");
+    assert_eq!(least("leaf: 5000"), None, "it is only too long");
+    let picture = "leaf: 400/300 500\nleaf: 90/80 100";
+    let room = least(picture).unwrap();
+    let with = |room_bytes| pick(&tree(picture), Limits { room_bytes, ..short });
+    assert_eq!(with(room).map(|plan| plan.node), Some(NodeId::new(2)), "the shorter leaf");
+    assert_eq!(with(room - LEAST_ROOM_STEP), None);
+    assert!((KVSET_BYTES..2 * KVSET_BYTES).contains(&room), "{room}");
+}
+
 const LIMITS: Limits = Limits {
     spill_min: 3,
     spill_max: 4,
