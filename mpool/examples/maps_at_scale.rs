@@ -75,11 +75,15 @@ fn main() {
     }
 }
 
+fn map_of(pool: &Arc<Pool>, mblocks: &[Mblock], owner: &str) -> Map {
+    pool.map_named(mblocks, Class::Cold, owner).expect("objects of this pool")
+}
+
 /// Creation, drop and memory of maps over objects that nobody reads.
 fn maps(pool: &Arc<Pool>, mblocks: &[Mblock], arguments: &Arguments, report: &mut Report) {
     let make = || -> Vec<Map> {
         let pieces = mblocks.chunks(arguments.map_objects);
-        pieces.map(|piece| pool.map_named(piece, Class::Cold, "example")).collect()
+        pieces.map(|piece| map_of(pool, piece, "example")).collect()
     };
     let (count, objects) =
         (mblocks.len().div_ceil(arguments.map_objects) as u64, mblocks.len() as u64);
@@ -117,7 +121,7 @@ fn maps(pool: &Arc<Pool>, mblocks: &[Mblock], arguments: &Arguments, report: &mu
 /// One map over everything.
 fn one_map(pool: &Arc<Pool>, mblocks: &[Mblock], report: &mut Report) {
     let before = Memory::now();
-    let (making, map) = timed(|| pool.map_named(mblocks, Class::Cold, "all"));
+    let (making, map) = timed(|| map_of(pool, mblocks, "all"));
     let grown = Memory::now().since(&before);
     report.add("one map of all: creation", nanos(making), "ns");
     report.add("one map of all: computed, its own", pool.maps()[0].heap_bytes, "bytes");
@@ -128,7 +132,7 @@ fn one_map(pool: &Arc<Pool>, mblocks: &[Mblock], report: &mut Report) {
 
 /// A page of every object is read through a map; then the hot path.
 fn reads(pool: &Arc<Pool>, mblocks: &[Mblock], report: &mut Report) {
-    let map = pool.map_named(mblocks, Class::Cold, "read");
+    let map = map_of(pool, mblocks, "read");
     let objects = map.len() as u64;
     let before = Memory::now();
     let mut scratch = IoBuf::zeroed(PAGE);

@@ -10,7 +10,11 @@
 //! pool of one volume an address is the plain offset. The sign bit stays clear because the kernel's
 //! offsets are signed.
 
-use std::fmt;
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 /// Bytes of one volume are numbered by this many bits: 4 PiB.
 const OFFSET_BITS: u32 = 52;
@@ -20,34 +24,77 @@ pub(crate) const VOLUME_BYTES_MAX: u64 = 1 << OFFSET_BITS;
 const VOLUME_IDS: u16 = 1 << 10;
 
 /// Names a volume of a pool. Never reused within the pool. Printed as `vol-2`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VolumeId(u16);
+///
+/// One that a pool gives out is refused by another pool ([`crate::Error::ForeignHandle`]); one that
+/// is made of its number ([`VolumeId::new`]) is taken by any. Ids are compared by number alone.
+#[derive(Clone, Copy)]
+pub struct VolumeId {
+    number: u16,
+    /// Of the pool that gave it out; 0 where it was made of a number.
+    mark: u64,
+}
 
 impl VolumeId {
     /// The volume that holds the superblock and the pool's journal.
-    pub const ROOT: Self = Self(0);
+    pub const ROOT: Self = Self { number: 0, mark: 0 };
 
     /// The id with this number, if it is one (0 to 1,023).
     pub const fn new(raw: u16) -> Option<Self> {
-        if raw < VOLUME_IDS { Some(Self(raw)) } else { None }
+        if raw < VOLUME_IDS { Some(Self { number: raw, mark: 0 }) } else { None }
     }
 
     /// The number, for storing it.
     pub const fn get(self) -> u16 {
-        self.0
+        self.number
+    }
+
+    /// As the pool with this mark gives it out.
+    pub(crate) const fn with_mark(self, mark: u64) -> Self {
+        Self { mark, ..self }
+    }
+
+    /// The mark of the pool that gave it out; 0 if none did.
+    pub(crate) const fn mark(self) -> u64 {
+        self.mark
     }
 
     /// The pool address of byte `offset` of this volume.
     pub(crate) fn address(self, offset: u64) -> u64 {
         assert!(offset < VOLUME_BYTES_MAX, "a volume is at most 4 PiB");
-        u64::from(self.0) << OFFSET_BITS | offset
+        u64::from(self.number) << OFFSET_BITS | offset
     }
 
     /// The volume that holds `address`.
     pub(crate) fn of(address: u64) -> Self {
-        let raw = u16::try_from(address >> OFFSET_BITS).expect("12 bits");
+        let number = u16::try_from(address >> OFFSET_BITS).expect("12 bits");
         // An address from the medium may name any volume; the router knows which exist.
-        Self(raw)
+        Self { number, mark: 0 }
+    }
+}
+
+impl PartialEq for VolumeId {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for VolumeId {}
+
+impl PartialOrd for VolumeId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for VolumeId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number.cmp(&other.number)
+    }
+}
+
+impl Hash for VolumeId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.number.hash(state);
     }
 }
 
@@ -58,7 +105,7 @@ pub(crate) fn offset_of(address: u64) -> u64 {
 
 impl fmt::Display for VolumeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vol-{}", self.0)
+        write!(f, "vol-{}", self.number)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     missing::{self, MissingVolume},
     superblock::FORMAT_MAJOR,
 };
-use std::{io, path::PathBuf};
+use std::{fmt::Display, io, path::PathBuf};
 
 /// What every fallible call of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -45,6 +45,17 @@ pub enum Error {
     NoSuchObject {
         /// The printed form of the id.
         id: String,
+    },
+    /// A handle was given to another pool than its own, or to a later opening of its own; or the id
+    /// of a volume to another pool.
+    #[error("{what} is of {owner}, and was given to {given_to}; ask that one for its own")]
+    ForeignHandle {
+        /// The handle.
+        what: Box<str>,
+        /// The open pool that made it.
+        owner: Box<str>,
+        /// The open pool that was to use it.
+        given_to: Box<str>,
     },
     /// An argument or option out of its range. The text names the option, the value and the range.
     #[error("{0}")]
@@ -128,6 +139,7 @@ impl Error {
     pub fn scope(&self) -> Scope {
         match self {
             Self::NoSuchObject { .. }
+            | Self::ForeignHandle { .. }
             | Self::Options(_)
             | Self::Full { .. }
             | Self::Io { op: "grow", .. } => Scope::Call,
@@ -153,7 +165,13 @@ impl Error {
         Self::Corrupt { what: what.into(), offset, reason }
     }
 
-    pub(crate) fn no_such(id: impl std::fmt::Display) -> Self {
+    pub(crate) fn foreign(what: String, owner: impl Display, given_to: impl Display) -> Self {
+        let text = |text: String| text.into_boxed_str();
+        let (owner, given_to) = (text(owner.to_string()), text(given_to.to_string()));
+        Self::ForeignHandle { what: text(what), owner, given_to }
+    }
+
+    pub(crate) fn no_such(id: impl Display) -> Self {
         Self::NoSuchObject { id: id.to_string() }
     }
 }

@@ -73,6 +73,7 @@ mod metrics;
 mod missing;
 mod open;
 mod options;
+mod owner;
 mod pool;
 mod raw;
 mod reaper;

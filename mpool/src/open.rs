@@ -82,9 +82,12 @@ impl Pool {
         options: &Options,
     ) -> Result<Arc<Self>> {
         options.validate()?;
-        open_on(&new_volume(root, options), options, None, &|record| {
+        let volumes = new_volume(root, options);
+        open_on(&volumes, options, None, &|record| {
             let given = others.iter().find(|(id, _)| *id == record.id);
-            given.map(|(_, device)| Arc::clone(device)).ok_or_else(|| missing(record))
+            let (id, device) = given.ok_or_else(|| missing(record))?;
+            volumes.check_volume(*id)?;
+            Ok(Arc::clone(device))
         })
     }
 }
@@ -266,6 +269,7 @@ pub(crate) fn open_on(
     volume.flush()?;
     let superblock = elected(volume)?;
     let Superblock { uuid, logs, .. } = superblock;
+    volume.owner().name(uuid, dir);
     let anchor = Arc::new(Anchor::new(volume, superblock));
     let poisoned = Arc::clone(volume);
     let on_fault = move || poisoned.poison_for("a chore panicked; its work may be half done");

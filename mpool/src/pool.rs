@@ -220,7 +220,8 @@ impl Pool {
 
     /// Makes all `create` durable and all `delete` gone by *one* journal record, after one flush of
     /// their data: all or nothing across a crash. Extents of deleted mblocks return when their last
-    /// `Mblock` handle drops. Ids in `delete` are distinct.
+    /// `Mblock` handle drops. Ids in `delete` are distinct. A writer of another pool is refused, and
+    /// what it wrote is dropped with the others.
     pub fn commit(
         self: &Arc<Self>,
         create: Vec<MblockWriter>,
@@ -232,6 +233,7 @@ impl Pool {
         if objects == 0 {
             return Ok(Vec::new());
         }
+        create.iter().try_for_each(|writer| writer.check_owner(&self.volumes))?;
         let start = Start::now();
         // Early, so that a mistaken caller does not pay for the flush; checked again below.
         self.journal.read(|catalog| check_deletable(catalog, delete))?;
@@ -385,7 +387,7 @@ impl Pool {
     pub fn mdc_volumes(&self, id: MdcId) -> Result<[VolumeId; 2]> {
         let table = self.table.read();
         let logs = table.mdcs.get(&id).ok_or_else(|| Error::no_such(id))?;
-        Ok([logs[0].volume(), logs[1].volume()])
+        Ok([0, 1].map(|log| self.volumes.marked(logs[log].volume())))
     }
 
     /// Deletes a journal, durably. It must not be open.
@@ -498,14 +500,21 @@ impl Pool {
 // Maps.
 impl Pool {
     /// An mcache map over committed mblocks, of any volumes and any age: no system call, neither
-    /// here nor when it is dropped. It keeps them alive.
-    pub fn map(self: &Arc<Self>, mblocks: &[Mblock], class: Class) -> Map {
+    /// here nor when it is dropped. It keeps them alive. [`Error::ForeignHandle`] for mblocks of
+    /// another pool.
+    pub fn map(self: &Arc<Self>, mblocks: &[Mblock], class: Class) -> Result<Map> {
         self.map_named(mblocks, class, "")
     }
 
     /// The same, with the name of its owner, for statistics.
-    pub fn map_named(self: &Arc<Self>, mblocks: &[Mblock], class: Class, owner: &str) -> Map {
-        Map::of_mblocks(&self.mcache, &self.queue, mblocks, class, owner)
+    pub fn map_named(
+        self: &Arc<Self>,
+        mblocks: &[Mblock],
+        class: Class,
+        owner: &str,
+    ) -> Result<Map> {
+        mblocks.iter().try_for_each(|mblock| mblock.check_owner(&self.volumes))?;
+        Ok(Map::of_mblocks(&self.mcache, &self.queue, mblocks, class, owner))
     }
 
     /// Live maps with their statistics, in order of their ids. Asks the kernel nothing, so it stays
@@ -581,7 +590,7 @@ impl Pool {
 
     /// The class of a volume; `None` if there is no such volume.
     pub fn media_class(&self, id: VolumeId) -> Option<MediaClass> {
-        self.space.of(id).map(|space| space.class())
+        self.space_of(id).ok().map(|space| space.class())
     }
 
     /// Whether there is a volume of this class that takes new objects.

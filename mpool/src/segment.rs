@@ -35,7 +35,7 @@ impl Segment {
 
     /// The volume it is on.
     pub fn volume(&self) -> VolumeId {
-        self.shared.lease.volume()
+        self.shared.volumes.marked(self.shared.lease.volume())
     }
 
     /// The pool address of its first byte.

@@ -24,6 +24,7 @@ use crate::{
     io::{buf::IoBuf, buf_pool::BufPool, pacer::Pacer, queue::Priority},
     metrics::PoolMetrics,
     options::Options,
+    owner::Owner,
     space::extent::Extent,
 };
 use arc_swap::ArcSwap;
@@ -58,6 +59,8 @@ pub(crate) struct Volume {
 pub(crate) struct Volumes {
     /// By id; `None` where there is no such volume (any more). Read by every request.
     by_id: ArcSwap<Vec<Option<Arc<Volume>>>>,
+    /// Whose they are.
+    owner: Owner,
     metrics: Arc<PoolMetrics>,
     bufs: BufPool,
     /// Asked before each transfer, here and by the queue.
@@ -104,6 +107,7 @@ impl Volumes {
     pub(crate) fn new(root: Arc<dyn Device>, metrics: Arc<PoolMetrics>) -> Self {
         let volumes = Self {
             by_id: ArcSwap::default(),
+            owner: Owner::new(),
             pacer: Arc::new(Pacer::new(&Options::default(), Arc::clone(&metrics))),
             metrics,
             bufs: BufPool::default(),
@@ -118,6 +122,11 @@ impl Volumes {
     pub(crate) fn paced(mut self, options: &Options) -> Self {
         self.pacer = Arc::new(Pacer::new(options, Arc::clone(&self.metrics)));
         self
+    }
+
+    /// The pool, as messages name it.
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Adds a volume; its id must be free.

@@ -109,7 +109,7 @@ impl Pool {
         let segments = table.segments.values().filter(|s| here(s.volume())).count();
         let mdcs = table.mdcs.values().filter(|logs| here(logs[0].volume())).count();
         VolumeInfo {
-            id: space.id(),
+            id: self.volumes.marked(space.id()),
             class: record.class,
             kind: record.kind,
             outside: self.dir.as_ref().is_some_and(|dir| site::is_outside(dir, &record.path)),
@@ -222,7 +222,7 @@ impl Pool {
         self.begin_session()?;
         let path = record.path.display();
         tracing::info!(volume = %record.id, class = %record.class, %path, "added a volume");
-        Ok(record.id)
+        Ok(self.volumes.marked(record.id))
     }
 
     /// Gives all volumes the next session. One change of the volumes at a time.
@@ -363,7 +363,7 @@ impl Pool {
 
     /// Whether a volume is being emptied; its logs should not be used again.
     pub fn is_evacuating(&self, id: VolumeId) -> bool {
-        self.space.of(id).is_some_and(|space| space.is_evacuating())
+        self.space_of(id).is_ok_and(|space| space.is_evacuating())
     }
 
     fn mblocks_on(&self, id: VolumeId) -> Vec<MblockId> {
@@ -411,7 +411,9 @@ impl Pool {
         Ok(())
     }
 
-    fn space_of(&self, id: VolumeId) -> Result<Arc<VolumeSpace>> {
+    /// The space of a volume of this pool.
+    pub(crate) fn space_of(&self, id: VolumeId) -> Result<Arc<VolumeSpace>> {
+        self.volumes.check_volume(id)?;
         self.space.of(id).ok_or_else(|| Error::no_such(id))
     }
 

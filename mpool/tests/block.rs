@@ -113,7 +113,7 @@ fn store(pool: &Arc<Pool>, class: MediaClass, bytes: &[u8]) -> mpool::MblockId {
 
 fn load(pool: &Arc<Pool>, id: mpool::MblockId) -> (VolumeId, u8) {
     let mblock = pool.mblock(id).unwrap();
-    let map = pool.map(std::slice::from_ref(&mblock), mpool::Class::Warm);
+    let map = pool.map(std::slice::from_ref(&mblock), mpool::Class::Warm).unwrap();
     let mut page = IoBuf::zeroed(IO_ALIGN);
     mblock.read_at(0, &mut page).unwrap();
     map.preload().unwrap();

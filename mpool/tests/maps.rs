@@ -103,7 +103,7 @@ fn one_map_shows_objects_of_all_volumes_classes_and_ages() {
 
     let bytes = || (10..13).chain(20..23).chain(30..33);
     let maps: Vec<Map> = [Class::Cold, Class::Warm, Class::Hot, Class::Pinned]
-        .map(|class| pool.map_named(&all, class, "mixed"))
+        .map(|class| pool.map_named(&all, class, "mixed").unwrap())
         .into();
     assert_eq!(mappings(dir.path()), 2, "one of each file");
     for map in &maps {
@@ -133,7 +133,7 @@ fn objects_of_an_earlier_life_of_the_pool_are_mapped_beside_new_ones() {
     let pool = open(dir.path());
     let mut all: Vec<_> = pool.mblock_ids().iter().map(|id| pool.mblock(*id).unwrap()).collect();
     all.extend(objects(&pool, MediaClass::Staging, 2, 5));
-    let map = pool.map(&all, Class::Cold);
+    let map = pool.map(&all, Class::Cold).unwrap();
     (0..2).for_each(|_| assert_shows(&map, 1..7));
     assert_eq!(mappings(dir.path()), 2);
 }
@@ -145,7 +145,7 @@ fn neither_maps_nor_advice_make_mappings_or_open_files() {
     let all = objects(&pool, MediaClass::Capacity, 40, 1);
     let before = (mappings(dir.path()), open_files(dir.path()));
     assert_eq!(before.0, 1);
-    let maps: Vec<Map> = (0..500).map(|_| pool.map(&all, Class::Cold)).collect();
+    let maps: Vec<Map> = (0..500).map(|_| pool.map(&all, Class::Cold).unwrap()).collect();
     assert_eq!((mappings(dir.path()), open_files(dir.path())), before, "500 maps");
     let classes = [Class::Cold, Class::Warm, Class::Hot, Class::Pinned].map(Advice::Class);
     let advice = [classes.as_slice(), &[Advice::WillNeed, Advice::WillNotNeed, Advice::Normal]];
@@ -167,7 +167,7 @@ fn advised_pages_come_in_the_background() {
     let dir = tempfile::tempdir().unwrap();
     let pool = open(dir.path());
     let all = objects(&pool, MediaClass::Capacity, 10, 1);
-    let map = pool.map(&all, Class::Cold);
+    let map = pool.map(&all, Class::Cold).unwrap();
     map.advise_all(Advice::WillNeed);
     while map.try_read(9, 0..OBJECT_BYTES as u64).is_none() {
         thread::yield_now();
@@ -182,7 +182,7 @@ fn an_emptied_volume_stays_readable_and_mapped_until_the_last_map_lets_go() {
     let staging = add_file(&pool, "staging.vol", MediaClass::Staging);
     let old = objects(&pool, MediaClass::Staging, 4, 50);
     let ids: Vec<_> = old.iter().map(Mblock::id).collect();
-    let map = pool.map(&old, Class::Cold);
+    let map = pool.map(&old, Class::Cold).unwrap();
     map.preload().unwrap();
     drop(old);
     pool.evacuate_volume(staging, &mut |_| ()).unwrap();
@@ -195,7 +195,7 @@ fn an_emptied_volume_stays_readable_and_mapped_until_the_last_map_lets_go() {
     assert_eq!(mappings(dir.path()), 2);
 
     let moved: Vec<_> = ids.iter().map(|id| pool.mblock(*id).unwrap()).collect();
-    let new = pool.map(&moved, Class::Cold);
+    let new = pool.map(&moved, Class::Cold).unwrap();
     assert_shows(&new, 50..54);
     drop(map);
     pool.remove_volume(staging).unwrap();
@@ -208,14 +208,14 @@ fn a_volume_that_grows_beyond_its_mapping_is_mapped_again() {
     let dir = tempfile::tempdir().unwrap();
     let pool = open(dir.path());
     let staging = add_file(&pool, "staging.vol", MediaClass::Staging);
-    let old = pool.map(&objects(&pool, MediaClass::Staging, 2, 1), Class::Cold);
+    let old = pool.map(&objects(&pool, MediaClass::Staging, 2, 1), Class::Cold).unwrap();
     assert_eq!(mappings(dir.path()), 2);
     for capacity in [64 << 20, 4 << 30, 4 << 30] {
         pool.grow_volume(staging, capacity).unwrap();
     }
     let new = objects(&pool, MediaClass::Staging, 2, 3);
     assert!(new.iter().all(|mblock| mblock.volume() == staging));
-    let new = pool.map(&new, Class::Cold);
+    let new = pool.map(&new, Class::Cold).unwrap();
     for map in [&old, &new] {
         map.preload().unwrap();
         assert!(map.try_read(1, 0..OBJECT_BYTES as u64).is_some(), "seen through a mapping");
@@ -275,7 +275,8 @@ fn survives_strictly(deed: Deed) -> bool {
     let done = Arc::clone(&survived);
     let strict = move || {
         let make = |mblocks: &[Mblock]| {
-            let maps: Vec<Map> = (0..100).map(|_| pool.map(mblocks, Class::Cold)).collect();
+            let maps: Vec<Map> =
+                (0..100).map(|_| pool.map(mblocks, Class::Cold).unwrap()).collect();
             for map in &maps {
                 map.set_class(Class::Hot);
                 map.advise(3, 0..9000, Advice::Class(Class::Warm)).unwrap();
@@ -294,7 +295,7 @@ fn survives_strictly(deed: Deed) -> bool {
         match deed {
             // Over objects that are known, and over some that no map was over before.
             Deed::Maps => [&mapped, &fresh].into_iter().for_each(|mblocks| make(mblocks)),
-            Deed::AsksTheKernel => drop(pool.map(&mapped, Class::Cold).stats()),
+            Deed::AsksTheKernel => drop(pool.map(&mapped, Class::Cold).unwrap().stats()),
         }
         done.store(true, Ordering::Release);
         // Its end makes a system call that is not allowed: the thread is killed, and joined by

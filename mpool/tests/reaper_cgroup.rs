@@ -115,7 +115,7 @@ fn workload(dir: &Path) {
             pool.commit(vec![writer], &[]).unwrap().remove(0)
         })
         .collect();
-    let map = pool.map(&objects, Class::Cold);
+    let map = pool.map(&objects, Class::Cold).unwrap();
     std::thread::scope(|scope| {
         for seed in 1..=2 {
             let map = &map;

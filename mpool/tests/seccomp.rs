@@ -82,7 +82,7 @@ fn work(pool: &Arc<Pool>, round: u8) {
         writers.push(writer);
     }
     let mblocks = pool.commit(writers, &[]).unwrap();
-    let map = Arc::new(pool.map(&mblocks, Class::Cold));
+    let map = Arc::new(pool.map(&mblocks, Class::Cold).unwrap());
     let (tx, rx) = mpsc::channel();
     for object in 0..4 {
         for page in 0..16 {

@@ -111,7 +111,7 @@ fn check(pool: &Arc<Pool>, id: MblockId) {
     let mut buf = IoBuf::zeroed(usize::try_from(len).unwrap().next_multiple_of(IO_ALIGN));
     mblock.read_at(0, &mut buf).unwrap();
     assert!(buf[..expected.len()] == expected[..], "{id} holds another's bytes");
-    let map = pool.map(&[mblock], Class::Warm);
+    let map = pool.map(&[mblock], Class::Warm).unwrap();
     map.preload().unwrap();
     let mut scratch = IoBuf::zeroed(IO_ALIGN);
     for at in (0..len.saturating_sub(5000)).step_by(150_001) {

@@ -300,7 +300,7 @@ fn a_file_that_behaves_as_a_zoned_drive_holds_objects_and_maps() {
         writer.append(&bytes).unwrap();
         let mblock = pool.commit(vec![writer], &[]).unwrap().remove(0);
         assert_eq!(mblock.volume(), volume);
-        let map = pool.map(&[mblock], mpool::Class::Warm);
+        let map = pool.map(&[mblock], mpool::Class::Warm).unwrap();
         map.preload().unwrap();
         let mut scratch = IoBuf::zeroed(IO_ALIGN);
         for at in (0..2_990_000).step_by(70_001) {

@@ -43,7 +43,7 @@ impl Kvset {
                 tracing::warn!(kvset = meta.id.get(), %error, "a vblock's head is unreadable");
             }
         }
-        let index = map_index(pool, &kblock_objects, index, &meta);
+        let index = map_index(pool, &kblock_objects, index, &meta)?;
         let kblocks = ranges
             .iter()
             .zip(&kblock_objects)
@@ -58,7 +58,8 @@ impl Kvset {
         }
         let owner = format!("kvset {} values", meta.id.get());
         let values = (!vblock_objects.is_empty())
-            .then(|| Arc::new(pool.map_named(&vblock_objects, values, &owner)));
+            .then(|| pool.map_named(&vblock_objects, values, &owner).map(Arc::new))
+            .transpose()?;
         Ok(Arc::new(Self { pool: Arc::clone(pool), meta, kblocks, index, values }))
     }
 
@@ -79,14 +80,14 @@ impl Kvset {
         let (pool, meta) = (&self.pool, self.meta.clone());
         let index = if self.index.has_moved() {
             let kblocks = objects(pool, &mut meta.kblocks.iter().copied())?;
-            map_index(pool, &kblocks, self.index.class(), &meta)
+            map_index(pool, &kblocks, self.index.class(), &meta)?
         } else {
             Arc::clone(&self.index)
         };
         let values = match &self.values {
             Some(values) if values.has_moved() => {
                 let vblocks = objects(pool, &mut meta.vblocks.iter().map(|(id, _)| *id))?;
-                Some(Arc::new(pool.map(&vblocks, values.class())))
+                Some(Arc::new(pool.map(&vblocks, values.class())?))
             }
             values => values.clone(),
         };
@@ -110,14 +111,19 @@ fn objects(pool: &Arc<Pool>, ids: &mut dyn Iterator<Item = MblockId>) -> Result<
     ids.map(|id| Ok(pool.mblock(id)?)).collect()
 }
 
-fn map_index(pool: &Arc<Pool>, kblocks: &[Mblock], class: Class, meta: &KvsetMeta) -> Arc<Map> {
+fn map_index(
+    pool: &Arc<Pool>,
+    kblocks: &[Mblock],
+    class: Class,
+    meta: &KvsetMeta,
+) -> Result<Arc<Map>> {
     let owner = format!("kvset {} keys", meta.id.get());
-    let index = Arc::new(pool.map_named(kblocks, class, &owner));
+    let index = Arc::new(pool.map_named(kblocks, class, &owner)?);
     if let Err(error) = index.preload() {
         // Pages that cannot be read fail one by one when they are needed; the others are served.
         tracing::warn!(kvset = meta.id.get(), %error, "index was not read ahead");
     }
-    index
+    Ok(index)
 }
 
 fn read_hblock(object: &Mblock) -> Result<Hblock> {

@@ -163,7 +163,7 @@ impl Bench {
         let pool = Pool::open_dir(&self.dir, &self.options(plan))?;
         let mblocks: Vec<Mblock> =
             pool.mblock_ids().into_iter().map(|id| pool.mblock(id)).collect::<Result<_, _>>()?;
-        let map = Arc::new(pool.map(&mblocks, Class::Cold));
+        let map = Arc::new(pool.map(&mblocks, Class::Cold)?);
         self.readers(&map, seed, self.warmup)?;
         let quiet = self.readers(&map, seed + 1000, self.seconds)?;
         let (stop, scanned) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -225,7 +225,7 @@ impl Scanner<'_> {
 
     fn mapped(&self, rate: u64, scanned: &AtomicU64) -> Outcome<()> {
         const READ_BYTES: u64 = 64 << 10;
-        let map = self.pool.map(self.mblocks, Class::Cold);
+        let map = self.pool.map(self.mblocks, Class::Cold)?;
         let mut schedule = Schedule::new(rate);
         let mut scratch = IoBuf::zeroed(usize::try_from(READ_BYTES)?);
         for object in (0..self.mblocks.len()).cycle() {

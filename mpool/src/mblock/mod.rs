@@ -123,7 +123,12 @@ impl Mblock {
 
     /// The volume it is on.
     pub fn volume(&self) -> VolumeId {
-        self.shared.lease.volume()
+        self.shared.volumes.marked(self.shared.lease.volume())
+    }
+
+    /// Refuses the handle where `here` is another pool.
+    pub(crate) fn check_owner(&self, here: &Arc<Volumes>) -> Result<()> {
+        self.shared.volumes.check_owner(here, || format!("a handle of {}", self.shared.id))
     }
 
     /// Whether the pool has moved the object since this handle was taken. The handle goes on

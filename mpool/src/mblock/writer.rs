@@ -146,6 +146,11 @@ impl MblockWriter {
         self.id
     }
 
+    /// Refuses the writer where `here` is another pool.
+    pub(crate) fn check_owner(&self, here: &Arc<Volumes>) -> Result<()> {
+        self.sink.volumes.check_owner(here, || format!("a writer of {}", self.id))
+    }
+
     /// Bytes appended so far.
     pub fn len_bytes(&self) -> u64 {
         self.len_bytes

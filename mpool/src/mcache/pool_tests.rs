@@ -61,7 +61,7 @@ fn read_async(map: &Arc<Map>, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
 fn a_map_over_a_file_reads_what_was_written() {
     let (_dir, pool) = file_pool();
     let (a, b) = (object(&pool, 3), object(&pool, 4));
-    let map = pool.map(&[a, b], Class::Cold);
+    let map = pool.map(&[a, b], Class::Cold).unwrap();
     let mut scratch = IoBuf::zeroed(PAGE_LEN);
     for _ in 0..3 {
         assert_eq!(map.read(1, 5000..5010, &mut scratch).unwrap(), [4; 10]);
@@ -83,7 +83,7 @@ fn an_extent_that_is_used_again_shows_the_new_object() {
     for round in 0..20_u8 {
         let mblock = object(&pool, round);
         let id = mblock.id();
-        let map = pool.map(&[mblock], Class::Warm);
+        let map = pool.map(&[mblock], Class::Warm).unwrap();
         map.preload().unwrap();
         assert_eq!(map.try_read(0, 0..1).unwrap(), [round]);
         pool.commit(vec![], &[id]).unwrap();
@@ -109,7 +109,7 @@ fn churn(pool: &Arc<Pool>, seed: u64) -> Result<u64, String> {
         if (live.len() as u64) < MAPS {
             let mblock = object(pool, byte);
             reused += u64::from(!places.insert(mblock.layout().first()));
-            let (id, map) = (mblock.id(), pool.map(&[mblock], Class::Warm));
+            let (id, map) = (mblock.id(), pool.map(&[mblock], Class::Warm).unwrap());
             if random.below(2) == 0 {
                 map.preload().unwrap();
             }
@@ -166,7 +166,7 @@ fn asynchronous_reads_answer_on_both_devices() {
     let (_dir, file) = file_pool();
     let (_device, sim) = sim_pool();
     for pool in [&file, &sim] {
-        let map = Arc::new(pool.map(&[object(pool, 7)], Class::Cold));
+        let map = Arc::new(pool.map(&[object(pool, 7)], Class::Cold).unwrap());
         for _ in 0..4 {
             assert_eq!(read_async(&map, 4090..4100).unwrap(), [7; 10]);
         }
@@ -182,7 +182,7 @@ fn asynchronous_reads_answer_on_both_devices() {
 fn without_a_file_everything_is_read_into_buffers() {
     let (device, pool) = sim_pool();
     let mblock = object(&pool, 5);
-    let map = pool.map(&[mblock], Class::Pinned);
+    let map = pool.map(&[mblock], Class::Pinned).unwrap();
     let mut scratch = IoBuf::zeroed(PAGE_LEN);
     for _ in 0..3 {
         assert!(map.try_page(0, 1).is_none());
