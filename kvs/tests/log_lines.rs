@@ -57,11 +57,16 @@ fn with<'a>(lines: &'a [String], what: &str) -> Vec<&'a String> {
     lines.iter().filter(|line| line.contains(what)).collect()
 }
 
+fn key(n: u64) -> Vec<u8> {
+    format!("{n:08}").into_bytes()
+}
+
 /// Puts so often, from `first` on; returns how many were refused, and the last refusal.
 fn put_often(kvs: &Kvs, first: u64, times: u64) -> (u64, Option<Error>) {
+    let value = vec![b'l'; 20_000];
     let (mut refused, mut last) = (0, None);
     for n in first..first + times {
-        if let Err(error) = kvs.put(&n.to_be_bytes(), &[b'l'; 20_000], Durability::Interval) {
+        if let Err(error) = kvs.put(&key(n), &value, Durability::Interval) {
             refused += 1;
             last = Some(error);
         }
@@ -124,7 +129,7 @@ fn a_full_volume_is_told_once() {
     assert!(with(&told, "cannot grow").is_empty(), "a limit is not tried: {told:#?}");
     assert!(told.len() < 12, "{told:#?}");
     for n in 0..10_000_u64 {
-        kvs.delete(&n.to_be_bytes(), Durability::Interval).unwrap();
+        kvs.delete(&key(n), Durability::Interval).unwrap();
     }
     db.flush().unwrap();
     db.compact().unwrap();

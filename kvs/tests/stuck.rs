@@ -12,9 +12,13 @@ const MIB: u64 = 1 << 20;
 /// Keys of the leaf, whose values are inline: about 31 MiB, a little under where it is split.
 const KEYS: u64 = 31_000;
 /// A value that is not inline.
-const VALUE: [u8; 20_000] = [b'f'; 20_000];
+static VALUE: [u8; 20_000] = [b'f'; 20_000];
 /// Deleted at a time.
 const BATCH: u64 = 1_000;
+
+fn key(n: u64) -> Vec<u8> {
+    format!("{n:08}").into_bytes()
+}
 
 fn options() -> Options {
     Options { inline_bytes_max: 1024, ..support::options() }
@@ -29,7 +33,7 @@ fn end_at(device: &SimDevice, len_bytes: u64) {
 /// Puts values until one is refused; returns the refusal.
 fn fill(kvs: &Kvs) -> Error {
     for n in 0_u64.. {
-        if let Err(error) = kvs.put(&n.to_be_bytes(), &VALUE, Durability::Interval) {
+        if let Err(error) = kvs.put(&key(n), &VALUE, Durability::Interval) {
             return error;
         }
     }
@@ -52,13 +56,13 @@ fn what_no_compaction_can_free_is_told_with_what_it_lacks() {
     let db = support::create(&device, &options()).unwrap();
     let long = db.create_kvs("long").unwrap();
     for n in 0..KEYS {
-        long.put(&n.to_be_bytes(), &[b'l'; 980], Durability::Off).unwrap();
+        long.put(&key(n), &[b'l'; 980], Durability::Off).unwrap();
     }
     settle(&db);
     let other = db.create_kvs("other").unwrap();
     let mut n = 0_u64;
     while device.geometry().len_bytes - db.pool().info().used_bytes > 12 * MIB {
-        other.put(&n.to_be_bytes(), &VALUE, Durability::Off).unwrap();
+        other.put(&key(n), &VALUE, Durability::Off).unwrap();
         n += 1;
     }
     db.close().unwrap();
@@ -72,7 +76,7 @@ fn what_no_compaction_can_free_is_told_with_what_it_lacks() {
     for first in (0..KEYS).step_by(usize::try_from(BATCH).unwrap()) {
         let mut batch = db.batch();
         for n in first..first + BATCH {
-            batch.delete(&long, &n.to_be_bytes()).unwrap();
+            batch.delete(&long, &key(n)).unwrap();
         }
         db.write(batch, Durability::Sync).unwrap();
     }
@@ -93,6 +97,6 @@ fn what_no_compaction_can_free_is_told_with_what_it_lacks() {
     let space = db.space();
     assert_eq!(space.stuck_bytes, 0, "{space:?}");
     assert!(space.writable_bytes > 16 * MIB, "{space:?}");
-    assert!(long.get(&7_u64.to_be_bytes()).unwrap().is_none());
-    assert_eq!(other.get(&7_u64.to_be_bytes()).unwrap().unwrap().value, &VALUE[..]);
+    assert!(long.get(&key(7)).unwrap().is_none());
+    assert_eq!(other.get(&key(7)).unwrap().unwrap().value, &VALUE[..]);
 }

@@ -45,8 +45,8 @@ macro_rules! object_id {
 }
 
 object_id! {
-    /// Names an mblock for the life of the pool. Never reused. A number that its owner stores, so it
-    /// does not say of which pool it is: ask the right one.
+    /// Names an mblock for the life of the pool. Never reused. A number that its owner stores, so
+    /// it does not say of which pool it is: ask the right one.
     MblockId, "mb"
 }
 object_id! {

@@ -220,8 +220,8 @@ impl Pool {
 
     /// Makes all `create` durable and all `delete` gone by *one* journal record, after one flush of
     /// their data: all or nothing across a crash. Extents of deleted mblocks return when their last
-    /// `Mblock` handle drops. Ids in `delete` are distinct. A writer of another pool is refused, and
-    /// what it wrote is dropped with the others.
+    /// `Mblock` handle drops. Ids in `delete` are distinct. A writer of another pool is refused
+    /// ([`Error::ForeignHandle`]), and what was written is dropped.
     pub fn commit(
         self: &Arc<Self>,
         create: Vec<MblockWriter>,

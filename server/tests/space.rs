@@ -127,9 +127,9 @@ fn a_capacity_that_is_too_small_is_refused_by_whoever_is_told_it() {
     let data = directory.path().join("pond");
     let data = data.to_str().unwrap();
     let told = "option capacity is 100MiB, must be 0 or at least 256MiB";
-    for command in [&["serve"][..], &["pool", "create"]] {
+    for (command, refused) in [(&["serve"][..], 1), (&["pool", "create"], 2)] {
         let (code, text) = run(&[command, &["--data", data, "--capacity", "100MiB"]].concat());
-        assert_eq!(code, Some(2), "{command:?}: {text}");
+        assert_eq!(code, Some(refused), "{command:?}: {text}");
         assert!(text.contains(told), "{command:?}: {text}");
         assert!(!directory.path().join("pond").exists(), "{command:?} made something");
     }
