@@ -324,3 +324,22 @@ fn a_renamed_root_volume_is_named() {
     fs::rename(data.join("capacity.vol.bak"), data.join(ROOT)).unwrap();
     is_kept(&Server::start(data, &[]));
 }
+
+/// Garbage in `pool.id` was written over without a word.
+#[test]
+fn a_mark_that_cannot_be_read_is_warned_of() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("pond");
+    filled(&data);
+    fs::write(data.join("pool.id"), "scribble").unwrap();
+    let log = directory.path().join("log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.stderr(fs::File::create(&log).unwrap());
+    let server = Server::start_command(command, &data, &[]);
+    is_kept(&server);
+    server.terminate();
+    assert!(server.wait().success());
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("pool.id cannot be read, and is written again"), "{said}");
+    assert!(fs::read_to_string(data.join("pool.id")).unwrap().contains("pool mark"));
+}
