@@ -126,6 +126,8 @@ impl Door {
                 turn_away(&stream, self.limits.connections_max);
                 continue;
             };
+            // The stop may be known here before whoever polls this has seen it.
+            let late = open.is_none() || *self.stop.borrow();
             let connection = Connection {
                 app: self.app.clone(),
                 builder: self.builder.clone(),
@@ -135,10 +137,10 @@ impl Door {
                 },
                 timeouts: self.limits.timeouts,
                 stop: self.stop.clone(),
-                late: open.is_none(),
+                late,
                 address: ClientAddress(address),
             };
-            let open = open.clone();
+            let open = open.clone().filter(|_| !late);
             tokio::spawn(async move {
                 connection.serve(stream).await;
                 drop((permit, open));
