@@ -28,18 +28,29 @@ fn closed() -> SimDevice {
     device
 }
 
-/// The one page of the device that holds these bytes.
-fn page_with(device: &SimDevice, bytes: &[u8]) -> (u64, IoBuf) {
-    let mut found = None;
+/// The page of the device that holds these bytes, and every place that has it: two in a journal.
+fn page_with(device: &SimDevice, bytes: &[u8]) -> (Vec<u64>, IoBuf) {
+    let mut found: Option<(Vec<u64>, IoBuf)> = None;
     for offset in (0..device.geometry().len_bytes).step_by(PAGE) {
         let mut page = IoBuf::zeroed(PAGE);
         device.read_at(offset, &mut page).unwrap();
         if page.windows(bytes.len()).any(|window| window == bytes) {
-            assert!(found.is_none(), "one page has it");
-            found = Some((offset, page));
+            match &mut found {
+                Some((places, first)) => {
+                    assert!(first[..] == page[..], "one page has it");
+                    places.push(offset);
+                }
+                None => found = Some((vec![offset], page)),
+            }
         }
     }
     found.expect("a page has it")
+}
+
+fn put(device: &SimDevice, places: &[u64], page: &[u8]) {
+    for offset in places {
+        device.write_durable_at(*offset, page).unwrap();
+    }
 }
 
 /// The manifest's last edit is lost, and with it the name of the KVS that it made. What the log has
@@ -47,9 +58,9 @@ fn page_with(device: &SimDevice, bytes: &[u8]) -> (u64, IoBuf) {
 #[test]
 fn a_manifest_can_be_cut_where_it_ends() {
     let device = closed();
-    let (offset, mut page) = page_with(&device, NAME.as_bytes());
+    let (places, mut page) = page_with(&device, NAME.as_bytes());
     page[9] ^= 1;
-    device.write_durable_at(offset, &page).unwrap();
+    put(&device, &places, &page);
     assert!(support::open(&device, &support::options()).is_err());
     let salvage = Salvage { cut_manifest: true, ..Salvage::default() };
     let mut options = Options { salvage, ..support::options() };
@@ -72,9 +83,9 @@ fn a_manifest_can_be_cut_where_it_ends() {
 #[test]
 fn a_cut_of_the_manifest_may_be_cut_off_anywhere() {
     let base = closed();
-    let (offset, mut page) = page_with(&base, NAME.as_bytes());
+    let (places, mut page) = page_with(&base, NAME.as_bytes());
     page[9] ^= 1;
-    base.write_durable_at(offset, &page).unwrap();
+    put(&base, &places, &page);
     let salvage = Salvage { cut_manifest: true, ..Salvage::default() };
     let options = Options { salvage, ..support::options() };
     let recover = |device: &SimDevice| -> kvs::Result<()> {
@@ -115,11 +126,11 @@ fn recovered(db: &kvs::Database) -> Option<String> {
 /// Flips each bit of the frame that holds `bytes`, and opens.
 fn check_every_flip(bytes: &[u8], what: &str) {
     let device = closed();
-    let (offset, mut page) = page_with(&device, bytes);
+    let (places, mut page) = page_with(&device, bytes);
     let last = page.iter().rposition(|byte| *byte != 0).expect("it holds something");
     for bit in 0..=last * 8 {
         page[bit / 8] ^= 1 << (bit % 8);
-        device.write_durable_at(offset, &page).unwrap();
+        put(&device, &places, &page);
         match support::open(&device, &support::options()) {
             Err(Error::Corrupt { what: found, .. }) => {
                 assert!(found.contains(what), "bit {bit}: {found}");
@@ -130,7 +141,7 @@ fn check_every_flip(bytes: &[u8], what: &str) {
         }
         page[bit / 8] ^= 1 << (bit % 8);
     }
-    device.write_durable_at(offset, &page).unwrap();
+    put(&device, &places, &page);
     let db = support::open(&device, &support::options()).unwrap();
     assert!(db.open_kvs(NAME).is_ok());
     assert_eq!(db.open_kvs("a").unwrap().get(b"k").unwrap().unwrap().value, VALUE);

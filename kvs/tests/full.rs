@@ -118,7 +118,7 @@ fn so_does_one_on_a_zoned_drive() {
 fn a_short_log_is_flushed_rather_than_full() {
     let options = Options { background_threads: 1, ..support::options() };
     // Journals of the pool and of the database, and two segments.
-    let place = Place::on(SimDevice::zoned(zones(20, 100)));
+    let place = Place::on(SimDevice::zoned(zones(29, 91)));
     let db = place.create(&options).unwrap();
     let kvs = db.create_kvs("k").unwrap();
     // Each is a page of log and a few bytes of memtable, so that only the log calls for a flush.

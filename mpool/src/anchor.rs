@@ -11,7 +11,9 @@
 //!
 //! Whoever changes it holds the journal's append lock, which also orders it before the record.
 
-use crate::{error::Result, features::Features, superblock::Superblock, volume::Volumes};
+use crate::{
+    error::Result, features::Features, mdc::log::Log, superblock::Superblock, volume::Volumes,
+};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
@@ -37,8 +39,8 @@ impl Anchor {
 
     /// Gives the pool's journal another place, durably. The caller holds the append lock. On an
     /// error the volume is poisoned.
-    pub(crate) fn move_journal(&self, logs: [crate::space::extent::Extent; 2]) -> Result<()> {
-        self.change(Superblock { logs, ..Superblock::clone(&self.superblock()) })
+    pub(crate) fn move_journal(&self, logs: [Log; 2]) -> Result<()> {
+        self.change(self.superblock().with_logs(logs))
     }
 
     /// Says durably that the pool uses `needs`, if it does not say so yet. The caller holds the

@@ -14,6 +14,7 @@ use crate::{
     id::{MblockId, MdcId, SegmentId},
     mdc::{
         MDC_RECORD_BYTES_MAX,
+        log::Log,
         record::{Change, MblockPlace},
     },
     media::VolumeRecord,
@@ -27,7 +28,7 @@ pub(crate) struct Catalog {
     /// Ids below it may have been given out; none from it on has.
     pub(crate) id_limit: u64,
     pub(crate) mblocks: SharedMap<MblockId, MblockPlace>,
-    pub(crate) mdcs: SharedMap<MdcId, [Extent; 2]>,
+    pub(crate) mdcs: SharedMap<MdcId, [Log; 2]>,
     pub(crate) segments: SharedMap<SegmentId, Extent>,
     pub(crate) properties: SharedMap<String, Vec<u8>>,
     /// The root is named only once something about it was changed. Few, and seldom changed.
@@ -140,7 +141,7 @@ impl Catalog {
     /// Every extent that belongs to an object.
     pub(crate) fn extents(&self) -> Vec<Extent> {
         let mblocks = self.mblocks.values().flat_map(|place| place.extents.iter().copied());
-        let mdcs = self.mdcs.values().flatten().copied();
+        let mdcs = self.mdcs.values().flatten().map(|log| log.extent());
         mblocks.chain(mdcs).chain(self.segments.values().copied()).collect()
     }
 }
@@ -193,7 +194,8 @@ mod tests {
         changes.extend((1..2000).map(created));
         changes.extend((1..1000).map(|raw| Change::MblockDeleted(mblock(raw))));
         let mdc = MdcId::new(3000).unwrap();
-        changes.push(Change::MdcCreated { id: mdc, logs: [extent(3000), extent(3001)] });
+        changes
+            .push(Change::MdcCreated { id: mdc, logs: [3000, 3001].map(|n| Log::once(extent(n))) });
         let segment = SegmentId::new(3001).unwrap();
         changes.push(Change::SegmentCreated { id: segment, extent: extent(3002) });
         changes.push(Change::PropertySet { name: "a".to_owned(), value: vec![1] });

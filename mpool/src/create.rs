@@ -16,7 +16,10 @@ use crate::{
     error::{Error, Result},
     io::queue::Priority,
     journal,
-    mdc::pair::LogPair,
+    mdc::{
+        log::{Kept, Log},
+        pair::LogPair,
+    },
     open::{
         VOLUME_FILE, file_options, new_uuid, new_volume, no_others, open_in, open_on, open_root,
         unusable, with_path,
@@ -24,7 +27,7 @@ use crate::{
     options::{Create, Options},
     pool::Pool,
     site::{self, VOLUME_FILE_NEW, verdict::Root},
-    space::{ALLOC_UNIT, extent::Extent},
+    space::ALLOC_UNIT,
     superblock::{self, Election, RESERVED, Superblock},
     volume::Volumes,
 };
@@ -40,9 +43,9 @@ use std::{
     sync::Arc,
 };
 
-/// The pool's journal takes this share of the capacity for each of its logs, within bounds: at
-/// 36 bytes an object, 8 MiB describe 230,000 objects. With more than half of that it moves to
-/// longer logs (`journal_chore`).
+/// The pool's journal takes this share of the capacity for each copy of its two logs, within
+/// bounds: at 36 bytes an object, 8 MiB describe 230,000 objects. With more than half of that it
+/// moves to longer logs (`journal_chore`).
 const LOG_SHARE: u64 = 256;
 const LOG_BYTES_MIN: u64 = 2 * ALLOC_UNIT;
 const LOG_BYTES_MAX: u64 = 8 << 20;
@@ -267,9 +270,10 @@ fn create_on(volume: &Arc<Volumes>, options: &Options) -> Result<()> {
     let capacity = options.capacity_bytes_max.min(conventional_bytes(volume)?);
     let log_len = (capacity / LOG_SHARE).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX);
     let log_len = log_len.next_multiple_of(ALLOC_UNIT);
-    let log = |n: u64| Extent { offset: RESERVED.end() + n * log_len, len: log_len };
+    let kept = Kept::Twice;
+    let log = |n| Log { offset: RESERVED.end() + n * kept.copies() * log_len, len: log_len, kept };
     let logs = [log(0), log(1)];
-    let need_bytes = logs[1].end();
+    let need_bytes = logs[1].extent().end();
     let fits = need_bytes <= device.geometry().len_bytes;
     if need_bytes > capacity {
         let text = format!("takes at most {capacity} bytes, and a pool needs {need_bytes}");
@@ -282,7 +286,7 @@ fn create_on(volume: &Arc<Volumes>, options: &Options) -> Result<()> {
     }
     superblock::write_begun(volume)?;
     for log in logs {
-        volume.write_zeros(log, Priority::Wal)?;
+        volume.write_zeros(log.extent(), Priority::Wal)?;
     }
     volume.flush()?;
     let uuid = new_uuid()?;

@@ -13,6 +13,7 @@
 //! incompat    0  placed-mblocks  record kind 8: mblocks with page checksums, and in pieces
 //! incompat    1  volumes         record kinds 9 and 10: volumes beside the root
 //! incompat    2  mdc-deletion    record kind 11
+//! incompat    3  twin-logs       record kind 12, and the superblock's log_copies: logs kept twice
 //! ```
 //!
 //! A bit is durable before the first record that needs it is written (`anchor`), and stays when the
@@ -81,12 +82,14 @@ impl Features {
     pub(crate) const PLACED_MBLOCKS: Self = Self { incompat: 1 << 0, ..Self::NONE };
     pub(crate) const VOLUMES: Self = Self { incompat: 1 << 1, ..Self::NONE };
     pub(crate) const MDC_DELETION: Self = Self { incompat: 1 << 2, ..Self::NONE };
+    pub(crate) const TWIN_LOGS: Self = Self { incompat: 1 << 3, ..Self::NONE };
 
     /// All that this program knows, by name.
-    const NAMED: [(Self, &'static str); 3] = [
+    const NAMED: [(Self, &'static str); 4] = [
         (Self::PLACED_MBLOCKS, "placed-mblocks"),
         (Self::VOLUMES, "volumes"),
         (Self::MDC_DELETION, "mdc-deletion"),
+        (Self::TWIN_LOGS, "twin-logs"),
     ];
 
     pub(crate) fn known() -> Self {
@@ -167,10 +170,11 @@ mod tests {
             (Features::PLACED_MBLOCKS, "placed-mblocks", [0, 0, 1]),
             (Features::VOLUMES, "volumes", [0, 0, 2]),
             (Features::MDC_DELETION, "mdc-deletion", [0, 0, 4]),
+            (Features::TWIN_LOGS, "twin-logs", [0, 0, 8]),
         ] {
             assert_eq!((words(feature), feature.to_string().as_str()), (frozen, name));
         }
-        assert_eq!(words(Features::known()), [0, 0, 7]);
+        assert_eq!(words(Features::known()), [0, 0, 15]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::{
     mblock::sums,
     mdc::{
         frame::{FRAME_HEAD_LEN, FrameHead, push_record, records},
+        log::{Kept, Log},
         pair::{Place, elected, replay_elected},
         record,
     },
@@ -20,8 +21,9 @@ use crate::{
     scrub::state::State,
     session::Sessions,
     site::mark::{self, Mark},
-    space::{ALLOC_UNIT, extent::Extent},
+    space::ALLOC_UNIT,
     superblock::{self, COPY_OFFSETS, Copy, RESERVED},
+    volume::Volumes,
 };
 use std::{path::Path, sync::Arc};
 
@@ -98,18 +100,29 @@ pub fn mdc_frame(bytes: &[u8]) {
 const LOG_LEN: u64 = 2 * ALLOC_UNIT;
 const OWNER: u64 = 7;
 
-/// Two logs of a journal, elected and replayed. Bytes are a script: see [`script`].
+/// Two logs of a journal, kept once or twice, elected and replayed. Bytes are a script: see
+/// [`script`].
 pub fn mdc_scan(bytes: &[u8]) {
     let device = SimDevice::new(2 * LOG_LEN);
     device.grow(2 * LOG_LEN).expect("within its limit");
     script(bytes, &device, &[0, LOG_LEN]);
     let volumes = volumes_of(Arc::new(device));
-    let log = |n: u64| Extent { offset: n * LOG_LEN, len: LOG_LEN };
-    let place = Place { name: "journal".to_owned(), owner: OWNER, logs: [log(0), log(1)] };
-    if let Ok(elected) = elected(&volumes, &place) {
-        assert!(elected.tail <= LOG_LEN && elected.generation <= elected.generation_max);
+    for kept in [Kept::Once, Kept::Twice] {
+        scanned(&volumes, kept);
+    }
+}
+
+fn logs(offset: u64, kept: Kept) -> [Log; 2] {
+    let len = LOG_LEN / kept.copies();
+    [0, 1].map(|n| Log { offset: offset + n * LOG_LEN, len, kept })
+}
+
+fn scanned(volumes: &Volumes, kept: Kept) {
+    let place = Place { name: "journal".to_owned(), owner: OWNER, logs: logs(0, kept) };
+    if let Ok(elected) = elected(volumes, &place) {
+        assert!(elected.tail <= place.logs[0].len && elected.generation <= elected.generation_max);
         let mut count = 0;
-        let replayed = replay_elected(&volumes, &place, &elected, &mut |_| {
+        let replayed = replay_elected(volumes, &place, &elected, &mut |_| {
             count += 1;
             Ok(())
         });
@@ -198,12 +211,16 @@ pub fn cgroup(bytes: &[u8]) {
 
 /// A whole pool: superblocks and the frames of its journal, elected, replayed, opened.
 pub fn pool(bytes: &[u8]) {
+    for kept in [Kept::Once, Kept::Twice] {
+        pool_with(bytes, logs(RESERVED.end(), kept));
+    }
+}
+
+fn pool_with(bytes: &[u8], logs: [Log; 2]) {
     let len = RESERVED.len + 2 * LOG_LEN;
     let device = SimDevice::new(len);
     device.grow(len).expect("within its limit");
-    let log = |n: u64| Extent { offset: RESERVED.end() + n * LOG_LEN, len: LOG_LEN };
-    let (logs, uuid) = ([log(0), log(1)], [0; 16]);
-    let superblock = superblock::Superblock::new(uuid, logs);
+    let superblock = superblock::Superblock::new([0; 16], logs);
     let mut page = IoBuf::zeroed(IO_ALIGN);
     page[..superblock::LEN].copy_from_slice(&superblock.encode());
     for at in COPY_OFFSETS {

@@ -20,6 +20,7 @@ use crate::{
         MDC_RECORD_BYTES_MAX,
         background::{MdcSnapshot, Owner},
         due::Fill,
+        log::Log,
         pair::{LogPair, MdcRoom, Place, Position, elected, replay_elected},
         record::{self, Change},
         turn::Turn,
@@ -50,7 +51,7 @@ struct Writer {
 
 /// Where the pool's journal lies; its owner word is the pool's, so frames of another pool that used
 /// the same medium are no frames of this one.
-pub(crate) fn place(uuid: [u8; 16], logs: [crate::space::extent::Extent; 2]) -> Place {
+pub(crate) fn place(uuid: [u8; 16], logs: [Log; 2]) -> Place {
     Place { name: NAME.to_owned(), owner: owner_word(uuid, 0), logs }
 }
 

@@ -4,7 +4,7 @@
 //! than half a log, the journal moves:
 //!
 //! ```text
-//! 1. two extents of twice the length, filled with zeros, a piece a step
+//! 1. two extents for logs of twice the length, filled with zeros, a piece a step
 //! 2. begin, flush (of the zeros too), state, end in the first of them, as in any rewriting
 //! 3. superblock copy 0, then copy 1, with the new places and the next generation
 //! 4. the old extents are free
@@ -26,6 +26,7 @@ use crate::{
     mdc::{
         background::{Background, Step},
         due::Growth,
+        log::{Kept, Log},
         rewrite::Target,
     },
     space::{Lease, Space, extent::Extent},
@@ -62,8 +63,8 @@ struct NewLogs {
 }
 
 impl NewLogs {
-    fn logs(&self) -> [Extent; 2] {
-        self.leases.each_ref().map(Lease::extent)
+    fn logs(&self) -> [Log; 2] {
+        self.leases.each_ref().map(|lease| Log::twice(lease.extent()))
     }
 }
 
@@ -74,7 +75,7 @@ impl JournalChore {
         space: &Arc<Space>,
         anchor: Arc<Anchor>,
     ) -> Self {
-        let leases = anchor.superblock().logs.map(|log| space.adopt(vec![log]));
+        let leases = anchor.superblock().logs.map(|log| space.adopt(vec![log.extent()]));
         Self {
             journal: Arc::clone(journal),
             volume: Arc::clone(volume),
@@ -88,9 +89,10 @@ impl JournalChore {
 
     /// Finds room for longer logs.
     fn prepare(&mut self, len: u64) -> Result<()> {
-        let leases = [self.space.lease_on_root(len)?, self.space.lease_on_root(len)?];
+        let lease = || self.space.lease_on_root(Kept::Twice.copies() * len);
+        let leases = [lease()?, lease()?];
         let mut next = NewLogs { leases, blank: Vec::new() };
-        next.blank.extend(next.logs().iter().flat_map(|log| pieces(*log)));
+        next.blank.extend(next.logs().into_iter().flat_map(|log| pieces(log.extent())));
         self.next = Some(next);
         Ok(())
     }
@@ -108,10 +110,10 @@ impl JournalChore {
     }
 
     fn moved(&mut self) {
-        let NewLogs { leases, .. } = self.next.take().expect("it has moved to them");
-        let bytes = leases[0].extent().len;
+        let next = self.next.take().expect("it has moved to them");
+        let bytes = next.logs()[0].len;
         // The old ones are freed here.
-        self.home.leases = leases;
+        self.home.leases = next.leases;
         self.volume.metrics().journal_moves.add(1);
         tracing::info!(bytes, "the pool's journal has moved to longer logs");
     }

@@ -132,6 +132,7 @@ pub struct PoolMetrics {
     pub(crate) mdc_checkpoints_forced: Counter,
     pub(crate) mdc_checkpoints_abandoned: Counter,
     pub(crate) mdc_replayed: Counter,
+    pub(crate) mdc_healed: Counter,
     pub(crate) journal_moves: Counter,
     pub(crate) flush: Histogram,
     pub(crate) commit: Histogram,
@@ -183,7 +184,8 @@ impl PoolMetrics {
             space_spare_bytes, space_refused, space_fallbacks, zones_reset, zones_whole,
             zones_worn, mblocks_moved, moved_bytes,
             mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
-            mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, journal_moves,
+            mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, mdc_healed,
+            journal_moves,
             flush: _, commit: _, mdc_append: _, mdc_wait: _, mdc_hold: _, pace_wait: _,
             pace_hurries, pace_bytes_per_second,
             scrub_bytes, scrub_objects, scrub_findings, scrub_passes, scrub_position_bytes,
@@ -218,6 +220,7 @@ impl PoolMetrics {
         see("mpool_mdc_checkpoints_forced_total", "rewritings that an append had to wait for", C, mdc_checkpoints_forced.get());
         see("mpool_mdc_checkpoints_abandoned_total", "rewritings overtaken or failed", C, mdc_checkpoints_abandoned.get());
         see("mpool_mdc_replayed_total",      "journal records replayed at open", C, mdc_replayed.get());
+        see("mpool_mdc_healed_total",        "frames of journals written again from their other copy at open", C, mdc_healed.get());
         see("mpool_journal_moves_total",     "times the pool's journal moved to longer logs", C, journal_moves.get());
         see("mpool_pace_hurries_total",      "times the bounds of background requests were lifted because of debt", C, pace_hurries.get());
         see("mpool_pace_bytes_per_second",   "rate that background requests may have", G, pace_bytes_per_second.get());

@@ -8,7 +8,7 @@ use crate::{
     device::Access,
     error::{Error, Result},
     journal::Journal,
-    mdc::record::Change,
+    mdc::{log::Log, record::Change},
     media::{MediaClass, VolumeKind, VolumeRecord},
     open::{VOLUME_FILE, elected, new_volume, open_device, open_root, with_path},
     options::{Create, Options},
@@ -45,8 +45,9 @@ impl VolumeHolds {
             holds.mblocks += u64::from(bytes > 0);
             holds.mblock_bytes += bytes;
         }
+        let on_it = |logs: &&[Log; 2]| logs.iter().any(|log| log.volume() == id);
         holds.segments = catalog.segments.values().filter(|e| here(e)).count() as u64;
-        holds.journals = catalog.mdcs.values().filter(|logs| logs.iter().any(here)).count() as u64;
+        holds.journals = catalog.mdcs.values().filter(on_it).count() as u64;
         holds
     }
 

@@ -29,7 +29,7 @@ use crate::{
     label::{self, Found, Label},
     mblock::Mblock,
     mcache::Mcache,
-    mdc::record::MblockPlace,
+    mdc::{log::Log, record::MblockPlace},
     media::{VolumeKind, VolumeRecord},
     metrics::PoolMetrics,
     missing::{self, MissingVolume},
@@ -236,7 +236,7 @@ pub(crate) fn elected(volume: &Volumes) -> Result<Superblock> {
 pub(crate) fn check_len(volume: &Volumes, superblock: &Superblock) -> Result<()> {
     let root = volume.root();
     let device = &**root.device();
-    let end = superblock.logs.iter().map(|log| log.end()).max().unwrap_or(0);
+    let end = superblock.logs.iter().map(|log| log.extent().end()).max().unwrap_or(0);
     if end <= device.geometry().len_bytes {
         return Ok(());
     }
@@ -277,7 +277,7 @@ pub(crate) fn open_on(
     let journal = Arc::new(Journal::open(volume, &anchor, tidy.bell())?);
     let records = join_volumes(volume, &journal, uuid, options, find)?;
     let mut used = journal.read(Catalog::extents);
-    used.extend(logs);
+    used.extend(logs.map(Log::extent));
     let stray = used.iter().find(|extent| volume.get(VolumeId::of(extent.offset)).is_none());
     if let Some(extent) = stray {
         let reason = "an object lies on a volume that the pool does not have";
@@ -419,7 +419,7 @@ fn table_of(
     };
     let segment =
         |(id, extent): (&_, &Extent)| (*id, Segment::new(*id, adopt(vec![*extent]), volumes));
-    let mdc = |(id, logs): (&_, &[Extent; 2])| (*id, logs.map(|log| adopt(vec![log])));
+    let mdc = |(id, logs): (&_, &[Log; 2])| (*id, logs.map(|log| adopt(vec![log.extent()])));
     Table {
         mblocks: catalog.mblocks.iter().map(mblock).collect(),
         segments: catalog.segments.iter().map(segment).collect(),

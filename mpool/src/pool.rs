@@ -26,6 +26,7 @@ use crate::{
     mcache::{Class, Map, MapStats, Mcache},
     mdc::{
         MDC_RECORD_BYTES_MAX, Mdc,
+        log::{Kept, Log},
         pair::{LogPair, Place, Position},
         record::{Change, PROPERTY_NAME_BYTES_MAX, PROPERTY_VALUE_BYTES_MAX},
     },
@@ -35,7 +36,7 @@ use crate::{
     reaper::Reaper,
     scrub::control::Control,
     segment::Segment,
-    space::{ALLOC_UNIT, Lease, Space, extent::Extent},
+    space::{ALLOC_UNIT, Lease, Space},
     superblock::FORMAT_MAJOR,
     tidy::{Registered, Tidy},
     volume::{Volume, Volumes},
@@ -312,7 +313,8 @@ fn check_unnamed(catalog: &Catalog, changes: &[Change]) -> Result<()> {
 // Journals, segments, properties.
 impl Pool {
     /// A journal of its own with two logs of `log_bytes` each (64 KiB..=1 GiB, rounded up to the
-    /// allocation unit), on the root volume, which stays, unless that is full. Durable on return. A
+    /// allocation unit), on the root volume, which stays, unless that is full. Both are kept twice,
+    /// so it takes four times as much. Durable on return. A
     /// log holds the owner's state and what was appended since the last rewrite. Its owner must
     /// store the id: see [`Pool::create_named_mdc`].
     pub fn create_mdc(self: &Arc<Self>, log_bytes: u64) -> Result<MdcId> {
@@ -336,12 +338,13 @@ impl Pool {
         name: impl FnOnce(MdcId) -> Option<Change>,
     ) -> Result<MdcId> {
         in_range("log_bytes of an MDC", log_bytes, ALLOC_UNIT, MDC_LOG_BYTES_MAX)?;
-        let lease = || self.space.lease_near_root(log_bytes);
+        let len = log_bytes.next_multiple_of(ALLOC_UNIT);
+        let lease = || self.space.lease_near_root(Kept::Twice.copies() * len);
         let leases = [lease()?, lease()?];
-        let logs = [leases[0].extent(), leases[1].extent()];
+        let logs = leases.each_ref().map(|lease| Log::twice(lease.extent()));
         let id = MdcId::new(self.journal.new_id()?).expect("ids start at 1");
         for log in logs {
-            self.volumes.write_zeros(log, Priority::Flush)?;
+            self.volumes.write_zeros(log.extent(), Priority::Flush)?;
         }
         self.volumes.flush()?;
         LogPair::format(Arc::clone(&self.volumes), self.mdc_place(id, logs))?;
@@ -408,7 +411,7 @@ impl Pool {
         Ok(())
     }
 
-    fn mdc_place(&self, id: MdcId, logs: [Extent; 2]) -> Place {
+    fn mdc_place(&self, id: MdcId, logs: [Log; 2]) -> Place {
         Place { name: id.to_string(), owner: owner_word(self.uuid, id.get()), logs }
     }
 

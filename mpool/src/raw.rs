@@ -6,6 +6,7 @@
 use crate::{
     address::{VolumeId, offset_of},
     io::buf::IO_ALIGN,
+    mdc::log::Log,
     pool::Pool,
     scrub::{ScrubPart, ScrubTarget, reader::Reader},
     space::extent::Extent,
@@ -20,7 +21,8 @@ const READ_BYTES: usize = 1 << 20;
 pub struct RawPiece {
     /// The object.
     pub target: ScrubTarget,
-    /// Which of a journal's logs; else its data, the table of checksums behind it included.
+    /// Which copy of which of a journal's logs; else its data, the table of checksums behind it
+    /// included.
     pub part: ScrubPart,
     /// The volume it is on.
     pub volume: VolumeId,
@@ -49,9 +51,12 @@ impl Pool {
             }
             ScrubTarget::Segment(id) => catalog.segments.get(&id).iter().map(|e| data(e)).collect(),
             ScrubTarget::Journal(id) => {
-                let parts = [ScrubPart::LogA, ScrubPart::LogB];
-                let logs = catalog.mdcs.get(&id);
-                logs.iter().flat_map(|logs| parts.into_iter().zip(logs.iter().copied())).collect()
+                let logs = catalog.mdcs.get(&id).into_iter().flatten().enumerate();
+                let copies = |(log, place): (usize, &Log)| {
+                    let copies = place.copies().enumerate();
+                    copies.map(move |(copy, extent)| (ScrubPart::of_log(log, copy), extent))
+                };
+                logs.flat_map(copies).collect()
             }
             ScrubTarget::Superblock(_) | ScrubTarget::Label(_) | ScrubTarget::PoolJournal => {
                 Vec::new()
@@ -115,7 +120,7 @@ mod tests {
         let (bytes, unreadable) = read(ScrubTarget::Mblock(id));
         assert!(bytes.len() >= 8192 && bytes[..5000] == [7; 5000] && unreadable == 0);
         assert_eq!(read(ScrubTarget::Segment(segment.id())).0.len(), 1 << 21);
-        assert_eq!(read(ScrubTarget::Journal(mdc)).0.len(), 2 << 20);
+        assert_eq!(read(ScrubTarget::Journal(mdc)).0.len(), 4 << 20, "two logs, each twice");
         assert!(read(ScrubTarget::Mblock(MblockId::new(999).unwrap())).0.is_empty());
         device.set_faults(Faults { read_eio_at: Some(0), ..Faults::default() });
         let (again, unreadable) = read(ScrubTarget::Mblock(id));

@@ -15,10 +15,12 @@
 //!     64     8  alloc_unit    in bytes
 //!     72     8  log_a         the pool's journal: offsets of its two logs ...
 //!     80     8  log_b
-//!     88     8  log_len       ... and the length of each
+//!     88     8  log_len       ... and the length of each; of a copy, where they are kept twice
 //!     96    16  program       version that last added a feature, in ASCII, zeros behind; all zero:
 //!                             from before there were features
-//!    112   396  reserved      zero
+//!    112     4  log_copies    of each log: 2, one behind the other; 0 means 1 (of a pool from
+//!                             before logs were kept twice, until its journal moves)
+//!    116   392  reserved      zero
 //!    508     4  crc           CRC-32C of bytes 0..508
 //! ```
 //!
@@ -45,6 +47,7 @@ use crate::{
         buf::{IO_ALIGN, IoBuf},
         queue::Priority,
     },
+    mdc::log::{Kept, Log},
     space::{ALLOC_UNIT, extent::Extent},
     volume::Volumes,
 };
@@ -86,7 +89,8 @@ struct RawSuperblock {
     log_b: U64,
     log_len: U64,
     program: Program,
-    reserved_too: [u8; 396],
+    log_copies: U32,
+    reserved_too: [u8; 392],
     crc: U32,
 }
 
@@ -95,6 +99,7 @@ const _: () = assert!(core::mem::offset_of!(RawSuperblock, crc) == LEN - 4);
 const _: () = assert!(core::mem::offset_of!(RawSuperblock, uuid) == 48);
 const _: () = assert!(core::mem::offset_of!(RawSuperblock, log_len) == 88);
 const _: () = assert!(core::mem::offset_of!(RawSuperblock, program) == 96);
+const _: () = assert!(core::mem::offset_of!(RawSuperblock, log_copies) == 112);
 
 /// A superblock whose every field has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +110,7 @@ pub(crate) struct Superblock {
     pub(crate) program: Program,
     pub(crate) generation: u64,
     pub(crate) uuid: [u8; 16],
-    pub(crate) logs: [Extent; 2],
+    pub(crate) logs: [Log; 2],
 }
 
 /// What one copy turned out to be.
@@ -142,10 +147,17 @@ pub(crate) enum Election {
 
 impl Superblock {
     /// Of a new pool.
-    pub(crate) fn new(uuid: [u8; 16], logs: [Extent; 2]) -> Self {
+    pub(crate) fn new(uuid: [u8; 16], logs: [Log; 2]) -> Self {
         let features = Features::NONE;
         Self { features, program: Program::default(), generation: 1, uuid, logs }
             .with_features(Features::PLACED_MBLOCKS)
+            .with_logs(logs)
+    }
+
+    /// The same, with its journal in other logs.
+    pub(crate) fn with_logs(&self, logs: [Log; 2]) -> Self {
+        let moved = Self { logs, ..self.clone() };
+        if logs[0].is_twice() { moved.with_features(Features::TWIN_LOGS) } else { moved }
     }
 
     /// The same, and this program has added `features`.
@@ -165,6 +177,7 @@ impl Superblock {
     pub(crate) fn encode(&self) -> [u8; LEN] {
         let [a, b] = self.logs;
         assert!(a.len == b.len, "both logs are equally long");
+        assert!(a.kept == b.kept, "both logs are kept alike");
         let mut raw = RawSuperblock {
             magic: MAGIC,
             major: FORMAT_MAJOR.into(),
@@ -179,7 +192,8 @@ impl Superblock {
             log_b: b.offset.into(),
             log_len: a.len.into(),
             program: self.program,
-            reserved_too: [0; 396],
+            log_copies: if a.is_twice() { 2 } else { 0 }.into(),
+            reserved_too: [0; 392],
             crc: 0.into(),
         };
         raw.crc = crc(&raw).into();
@@ -241,7 +255,12 @@ pub(crate) fn decode(bytes: &[u8; LEN]) -> Copy {
     if unknown.incompat != 0 {
         return Copy::Unknown { unknown, program: raw.program };
     }
-    let log = |offset: U64| Extent { offset: offset.get(), len: raw.log_len.get() };
+    let kept = match raw.log_copies.get() {
+        0 => Kept::Once,
+        2 => Kept::Twice,
+        _ => return Copy::Damaged,
+    };
+    let log = |offset: U64| Log { offset: offset.get(), len: raw.log_len.get(), kept };
     let logs = [log(raw.log_a), log(raw.log_b)];
     let sound = raw.major.get() == FORMAT_MAJOR
         && raw.generation.get() > 0
@@ -333,14 +352,15 @@ mod tests {
     use super::*;
 
     fn sample(generation: u64) -> Superblock {
-        let len = 4 * ALLOC_UNIT;
-        let logs = [2, 6].map(|unit| Extent { offset: unit * ALLOC_UNIT, len });
+        let (len, kept) = (4 * ALLOC_UNIT, Kept::Twice);
+        let logs = [2, 10].map(|unit| Log { offset: unit * ALLOC_UNIT, len, kept });
         Superblock { generation, ..Superblock::new([7; 16], logs) }
     }
 
     /// A superblock as programs wrote it that knew of no features.
     fn plain() -> Superblock {
-        Superblock { features: Features::NONE, program: [0; 16], ..sample(3) }
+        let logs = sample(3).logs.map(|log| Log { kept: Kept::Once, ..log });
+        Superblock { features: Features::NONE, program: [0; 16], logs, ..sample(3) }
     }
 
     fn patched(at: usize, value: u8) -> Copy {
@@ -357,14 +377,16 @@ mod tests {
         let bytes = sample(3).encode();
         assert_eq!(&bytes[..16], b"MILLPOND\x01\0\0\0\0\0\0\0");
         assert_eq!(plain[16..40], [0; 24], "a pool from before there were features");
-        assert_eq!(bytes[16..40], [&[0; 16][..], &[1, 0, 0, 0, 0, 0, 0, 0]].concat());
+        assert_eq!(bytes[16..40], [&[0; 16][..], &[9, 0, 0, 0, 0, 0, 0, 0]].concat());
         assert_eq!(bytes[40..48], 3_u64.to_le_bytes());
         assert_eq!(bytes[48..64], [7; 16]);
-        let words = [1, 2, 6, 4].map(|units| (units * ALLOC_UNIT).to_le_bytes()).concat();
+        let words = [1, 2, 10, 4].map(|units| (units * ALLOC_UNIT).to_le_bytes()).concat();
         assert_eq!(bytes[64..96], words);
         assert_eq!(plain[96..508], [0; 412]);
         assert_eq!(&bytes[96..102], b"0.1.0\0");
-        assert_eq!(bytes[112..508], [0; 396]);
+        assert_eq!(bytes[112..116], 2_u32.to_le_bytes(), "logs are kept twice");
+        assert_eq!(bytes[116..508], [0; 392]);
+        assert_eq!(patched(112, 1), Copy::Damaged, "nobody writes that");
         assert_eq!(decode(&plain), Copy::Intact(self::plain()));
         assert_eq!(decode(&bytes), Copy::Intact(sample(3)));
     }

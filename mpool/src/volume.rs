@@ -264,23 +264,43 @@ impl Volumes {
         self.synced(outcome, |source| Error::io("durable write", address, buf.len(), source))
     }
 
+    /// The same of several places on one volume: all are written, and one flush makes them durable.
+    pub(crate) fn write_durable_each(
+        &self,
+        addresses: &[u64],
+        buf: &[u8],
+        priority: Priority,
+    ) -> Result<()> {
+        if let [address] = addresses {
+            return self.write_durable(*address, buf, priority);
+        }
+        for address in addresses {
+            self.write(*address, buf, priority).inspect_err(|_| self.poison())?;
+        }
+        let volumes: Vec<_> = addresses.iter().map(|address| VolumeId::of(*address)).collect();
+        assert!(volumes.iter().all(|id| *id == volumes[0]), "one volume is flushed");
+        let volume = self.get(volumes[0]).expect("it has been written to");
+        self.flush_one(&volume)
+    }
+
     /// Makes durable whatever has been written to any volume before the call.
     pub(crate) fn flush(&self) -> Result<()> {
         self.check_writable()?;
-        for volume in self.all() {
-            let start = Start::now();
-            let outcome = volume.flush().inspect_err(|_| {
-                self.poison();
-                self.metrics.flush_errors.add(1);
-            });
-            if let Ok(true) = &outcome {
-                self.metrics.flushes.add(1);
-                self.metrics.flush.end(start);
-            }
-            let address = volume.id.address(0);
-            self.synced(outcome.map(|_| ()), |source| Error::io("flush", address, 0, source))?;
+        self.all().iter().try_for_each(|volume| self.flush_one(volume))
+    }
+
+    fn flush_one(&self, volume: &Volume) -> Result<()> {
+        let start = Start::now();
+        let outcome = volume.flush().inspect_err(|_| {
+            self.poison();
+            self.metrics.flush_errors.add(1);
+        });
+        if let Ok(true) = &outcome {
+            self.metrics.flushes.add(1);
+            self.metrics.flush.end(start);
         }
-        Ok(())
+        let address = volume.id.address(0);
+        self.synced(outcome.map(|_| ()), |source| Error::io("flush", address, 0, source))
     }
 
     /// What a sync came to, given that others may have failed beside it.

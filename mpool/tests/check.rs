@@ -155,17 +155,24 @@ fn a_damaged_journal_is_an_error_and_a_torn_tail_is_a_note() {
         frames.nth(nth).unwrap().0 as u64 * 4096
     };
     let frames = bytes.chunks(4096).filter(|page| page.starts_with(b"MDCF")).count();
+    let flip_both = |at: u64, byte: u64| {
+        let page = |at: u64| &bytes[usize::try_from(at).unwrap()..][..4096];
+        let pages = (0..bytes.len() as u64).step_by(4096).filter(|other| page(*other) == page(at));
+        let copies: Vec<u64> = pages.collect();
+        assert_eq!(copies.len(), 2, "a log is kept twice");
+        copies.iter().for_each(|copy| flip(&file, copy + byte));
+    };
     // The last one is the user's; nobody has its journal open.
     let last = frame_at(frames - 1);
-    flip(&file, last + 50);
+    flip_both(last, 50);
     let text = one(&check(dir.path(), false), Severity::Note, "mdc-1");
     assert!(text.contains("after a crash this is usual"), "{text}");
-    flip(&file, last + 50);
+    flip_both(last, 50);
     // Padding is covered too, and no append leaves it half written.
     flip(&file, last + 60);
-    one(&check(dir.path(), false), Severity::Error, "mdc-1");
+    one(&check(dir.path(), false), Severity::Warning, "mdc-1");
     flip(&file, last + 60);
-    flip(&file, frame_at(3) + 50);
+    flip_both(frame_at(3), 50);
     let text = one(&check(dir.path(), false), Severity::Error, "the pool");
     assert!(text.contains("restore"), "{text}");
 }

@@ -217,7 +217,7 @@ fn a_crash_leaves_no_journal_without_a_name() {
             let pool = open(&device.after_crash(seed)).unwrap();
             let used = pool.info().used_bytes - empty;
             if pool.property("journal").is_some() {
-                assert_eq!(used, 2 * ALLOC_UNIT, "call {call}, seed {seed}");
+                assert_eq!(used, 4 * ALLOC_UNIT, "call {call}, seed {seed}");
                 drop(pool.open_mdc(mdc_id(&pool).unwrap(), &mut |_| Ok(())).unwrap());
                 with += 1;
             } else {

@@ -17,9 +17,18 @@ use std::{
 };
 
 const DEVICE_BYTES: u64 = 4 << 20;
-/// Superblock copies, then the two logs of the pool's journal.
+/// Superblock copies, then the two logs of the pool's journal, each of two copies.
 const JOURNAL_AT: u64 = 2 * ALLOC_UNIT;
 const FRAME: u64 = 4096;
+const LOG_BYTES: u64 = 2 * ALLOC_UNIT;
+
+/// Flips a bit in both copies of a log.
+fn flip(device: &SimDevice, log: u64, at: u64, bit: u8) {
+    let copy = |n: u64| JOURNAL_AT + (2 * log + n) * LOG_BYTES + at;
+    for address in [copy(0), copy(1)] {
+        device.flip_bit(address, bit);
+    }
+}
 
 fn options() -> Options {
     Options { io: IoBackend::Threads, queue_depth: 4, background: false, ..Options::default() }
@@ -146,7 +155,7 @@ fn rot_before_intact_frames_is_an_error_and_never_a_shorter_journal() {
         for byte in 0..64 {
             for bit in 0..8 {
                 let rotten = device.after_crash(0);
-                rotten.flip_bit(JOURNAL_AT + frame * FRAME + byte, bit);
+                flip(&rotten, 0, frame * FRAME + byte, bit);
                 match open(&rotten) {
                     Err(Error::Corrupt { what, .. }) => assert_eq!(what, "pool journal"),
                     Err(error) => panic!("frame {frame} byte {byte} bit {bit}: {error}"),
@@ -170,20 +179,19 @@ fn rot_in_a_rewritten_log_does_not_bring_the_old_one_back() {
     }
     drop(pool);
     // A log of 128 KiB holds 32 frames, so the second one is in use, and the first is retired.
-    let log_bytes = 2 * ALLOC_UNIT;
     assert_eq!(open(&device.after_crash(0)).unwrap().property("p").unwrap(), [39]);
     for frame in 0..3 {
         let rotten = device.after_crash(0);
-        rotten.flip_bit(JOURNAL_AT + log_bytes + frame * FRAME + 20, 5);
+        flip(&rotten, 1, frame * FRAME + 20, 5);
         let refused = open(&rotten).map(|_| ());
         assert!(matches!(refused, Err(Error::Corrupt { .. })), "frame {frame}: {refused:?}");
     }
 }
 
 #[test]
-fn a_damaged_last_frame_is_a_torn_tail_and_the_journal_goes_on() {
+fn a_last_frame_that_both_copies_lack_is_a_torn_tail_and_the_journal_goes_on() {
     let device = with_properties();
-    device.flip_bit(JOURNAL_AT + 7 * FRAME + 60, 3);
+    flip(&device, 0, 7 * FRAME + 60, 3);
     let pool = open(&device).unwrap();
     assert_eq!(properties(&pool), 4);
     pool.set_property("p4", b"again").unwrap();

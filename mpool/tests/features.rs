@@ -23,7 +23,7 @@ const COMPAT: usize = 16;
 const RO_COMPAT: usize = 24;
 const INCOMPAT: usize = 32;
 const PROGRAM: Range<usize> = 96..112;
-const ALL: u64 = 7;
+const ALL: u64 = 15;
 /// What a check says of a pool that uses what it does not name.
 const UNNAMED: &str = "which the superblock does not name";
 
@@ -162,7 +162,7 @@ impl Workload for Upgrade {
 
     fn steps_found(&self, (pool, medium): &mut Self::System) -> u32 {
         let steps = steps_of(pool);
-        let needed = [0, 4, 5].get(usize::try_from(steps).unwrap()).copied().unwrap_or(ALL);
+        let needed = [0, 12, 13].get(usize::try_from(steps).unwrap()).copied().unwrap_or(ALL);
         let named = pool.info().features.incompat;
         assert_eq!(named & needed, needed, "{steps} steps");
         assert_eq!((incompat(medium, 0), incompat(medium, 1)), (named, named), "{steps} steps");

@@ -32,7 +32,8 @@ struct Golden {
     unverifiable: u64,
 }
 
-const ALL_FEATURES: &str = "placed-mblocks, volumes, mdc-deletion";
+const FEATURES_ONCE: &str = "placed-mblocks, volumes, mdc-deletion";
+const ALL_FEATURES: &str = "placed-mblocks, volumes, mdc-deletion, twin-logs";
 /// What [`build`] makes.
 const BUILT: &[(u64, u64)] = &[
     (1, 1),
@@ -46,7 +47,7 @@ const BUILT: &[(u64, u64)] = &[
     (11, 4096),
 ];
 
-const IMAGES: [Golden; 4] = [
+const IMAGES: [Golden; 5] = [
     Golden {
         name: "version 1",
         image: include_bytes!("golden/version-1.img"),
@@ -62,7 +63,7 @@ const IMAGES: [Golden; 4] = [
         mblocks: BUILT,
         volumes: 3,
         pool_name: Some("golden"),
-        features: ["none", ALL_FEATURES],
+        features: ["none", FEATURES_ONCE],
         unverifiable: 0,
     },
     Golden {
@@ -71,7 +72,16 @@ const IMAGES: [Golden; 4] = [
         mblocks: BUILT,
         volumes: 3,
         pool_name: Some("golden"),
-        features: [ALL_FEATURES, ALL_FEATURES],
+        features: [FEATURES_ONCE, FEATURES_ONCE],
+        unverifiable: 0,
+    },
+    Golden {
+        name: "before twin logs",
+        image: include_bytes!("golden/before-twin-logs.img"),
+        mblocks: BUILT,
+        volumes: 3,
+        pool_name: Some("golden"),
+        features: [FEATURES_ONCE, FEATURES_ONCE],
         unverifiable: 0,
     },
     Golden {
@@ -266,6 +276,34 @@ fn every_image_goes_on() {
     }
 }
 
+/// A pool from before its logs were kept twice has them so once they are made anew.
+#[test]
+fn an_old_pool_comes_to_keep_its_logs_twice() {
+    for golden in &IMAGES[..4] {
+        let at = golden.name;
+        let dir = unpacked(golden);
+        let pool = Pool::open_dir(dir.path(), &options()).unwrap();
+        let log_bytes = pool.info().journal_log_bytes;
+        let twice = || pool.info().features.to_string().contains("twin-logs");
+        for n in 0.. {
+            if pool.info().journal_log_bytes > log_bytes {
+                break;
+            }
+            assert!(!twice(), "{at}: the old logs are kept once");
+            pool.set_property(&format!("p{n}"), &[7; 1000]).unwrap();
+            while pool.tidy() {}
+        }
+        assert!(twice(), "{at}");
+        let id = pool.create_mdc(64 << 10).unwrap();
+        drop(pool);
+        check(dir.path(), golden, at);
+        let pool = Pool::open_dir(dir.path(), &options()).unwrap();
+        assert_eq!(pool.property("p0"), Some(vec![7; 1000]), "{at}");
+        pool.delete_mdc(id).unwrap();
+        verify(&pool, golden, at);
+    }
+}
+
 /// The images are part of the repository: small they stay.
 #[test]
 fn images_are_small() {
@@ -278,7 +316,7 @@ fn images_are_small() {
 fn what_is_built_today_is_what_the_image_of_today_holds() {
     let dir = tempfile::tempdir().unwrap();
     build(dir.path());
-    let today = &IMAGES[3];
+    let today = &IMAGES[4];
     assert_eq!(check(dir.path(), today, "built"), "");
     verify(&Pool::open_dir(dir.path(), &options()).unwrap(), today, "built");
 }

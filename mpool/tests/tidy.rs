@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 
 const DEVICE_BYTES: u64 = 4 << 20;
-/// Superblock copies, then the two logs of the pool's journal.
+/// Superblock copies, then the two logs of the pool's journal, each of two copies.
 const JOURNAL_AT: u64 = 2 * ALLOC_UNIT;
 const LOG_BYTES: u64 = 2 * ALLOC_UNIT;
 
@@ -161,11 +161,14 @@ fn a_journal_that_finds_no_room_to_grow_is_rewritten_where_it_is() {
     assert_eq!(metric(&pool, "mpool_journal_moves_total"), 1);
 }
 
-/// Reads of an opening: two superblock copies, log 0, log 1, and the replay.
-const READ_OF_LOG: [u64; 2] = [2, 3];
+/// Neither copy of a log can be read.
+fn unreadable(log: u64) -> Faults {
+    let at = log_at(log);
+    Faults { unreadable: Some((at, at + 2 * LOG_BYTES)), ..Faults::default() }
+}
 
-fn unreadable(log: usize) -> Faults {
-    Faults { read_eio_at: Some(READ_OF_LOG[log]), ..Faults::default() }
+fn log_at(log: u64) -> u64 {
+    JOURNAL_AT + 2 * LOG_BYTES * log
 }
 
 #[test]
@@ -179,6 +182,7 @@ fn an_unreadable_passive_log_does_not_keep_the_pool_shut() {
     let device = device.after_crash(0);
     device.set_faults(unreadable(0));
     let pool = open(&device).unwrap();
+    device.set_faults(Faults::default());
     assert_eq!(pool.property("p").unwrap(), [23]);
     churn(&pool, 40);
     drop(pool);
@@ -206,6 +210,7 @@ fn an_unreadable_log_that_holds_the_truth_is_an_error_and_not_an_older_state() {
     let late = device.after_crash(0);
     late.set_faults(unreadable(1));
     assert!(matches!(open(&late), Err(Error::Io { op: "read", .. })));
+    late.set_faults(Faults::default());
     assert_eq!(open(&late).unwrap().property("p").unwrap(), [23], "it was readable again");
 }
 
@@ -228,11 +233,12 @@ fn a_log_that_comes_back_does_not_count() {
         drop(pool);
         for seed in 0..6 {
             let device = device.after_crash(seed);
-            let marks = [0, 1].map(|log| kinds(&device, JOURNAL_AT + log * LOG_BYTES));
+            let marks = [0, 1].map(|log| kinds(&device, log_at(log)));
             let complete = |kinds: &[u16]| kinds.first() == Some(&2) && kinds.contains(&4);
             both += u32::from(marks.iter().all(|kinds| complete(kinds)));
             device.set_faults(unreadable(1));
             let Ok(pool) = open(&device) else { continue };
+            device.set_faults(Faults::default());
             pool.set_property("p", b"newer").unwrap();
             drop(pool);
             let again = open(&device.after_crash(0)).unwrap();

@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     features::Features,
     label::{self, Found},
+    mdc::log::Log,
     media::{VolumeKind, VolumeRecord},
     missing::{MissingVolume, VolumeHolds},
     open::{VOLUME_FILE, with_path},
@@ -57,7 +58,7 @@ impl Pool {
         let heart = heart(&volumes).map_err(|error| with_path(error, &dir.join(VOLUME_FILE)))?;
         let Heart { superblock, catalog, .. } = &heart;
         let mut used = catalog.extents();
-        used.extend(superblock.logs);
+        used.extend(superblock.logs.map(Log::extent));
         let space = Space::new(&volumes);
         let mut infos = Vec::new();
         let (mut missed, mut stales) = (Vec::new(), Vec::new());

@@ -27,7 +27,7 @@ use crate::{
     journal::owner_word,
     label::{self, Found},
     mblock::sums,
-    mdc::pair::{Place, elected},
+    mdc::pair::{Place, Position, elected},
     media::VolumeRecord,
     missing::{MissingVolume, WAYS_OUT},
     open::{VOLUME_FILE, with_path},
@@ -257,7 +257,7 @@ impl Check<'_> {
         report.journals = catalog.mdcs.len() as u64;
         report.segments = catalog.segments.len() as u64;
         let who = (ScrubTarget::PoolJournal, owner_word(heart.superblock.uuid, 0));
-        take_frames(frames(who, &heart.position, &mut reader), &mut report);
+        take_frames(frames(who, &heart.position, &mut reader), &heart.position, &mut report);
         self.join(&heart, &mut reader, &mut report);
         if let Some(dir) = self.dir {
             surroundings::outside(dir, catalog, &mut report);
@@ -359,8 +359,8 @@ impl Check<'_> {
             let place = Place { name: id.to_string(), owner, logs: *logs };
             match elected(&self.volumes, &place) {
                 Ok(elected) => {
-                    let findings = frames((target, owner), &elected.position(*logs), reader);
-                    take_frames(findings, report);
+                    let position = elected.position(*logs);
+                    take_frames(frames((target, owner), &position, reader), &position, report);
                 }
                 Err(error) => {
                     let address = match &error {
@@ -421,11 +421,7 @@ fn data(
 }
 
 /// Verifies one journal's frames, the last one included.
-fn frames(
-    who: (ScrubTarget, u64),
-    position: &crate::mdc::pair::Position,
-    reader: &mut Reader<'_>,
-) -> Vec<Finding> {
+fn frames(who: (ScrubTarget, u64), position: &Position, reader: &mut Reader<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     // Without a control nothing stops the reader.
     if logs::verify(who, position, reader, &mut findings).is_ok() {
@@ -434,16 +430,20 @@ fn frames(
     findings
 }
 
-fn take_frames(findings: Vec<Finding>, report: &mut CheckReport) {
+/// What is damaged in one copy of a journal that can be read is sound in the other.
+fn take_frames(findings: Vec<Finding>, position: &Position, report: &mut CheckReport) {
+    let twice = position.logs[0].is_twice();
     for finding in findings {
-        let torn = finding.damage == Damage::TornOrDamaged;
-        let (severity, way_out) = if torn {
-            (
+        let (severity, way_out) = match finding.damage {
+            Damage::TornOrDamaged => (
                 Severity::Note,
                 "after a crash this is usual; if it is rot instead, what it made is lost",
-            )
-        } else {
-            (Severity::Error, "the journal is still read: copy what matters off the pool now")
+            ),
+            _ if twice => (
+                Severity::Warning,
+                "nothing is lost: the next start writes this copy again from the other one",
+            ),
+            _ => (Severity::Error, "the journal is still read: copy what matters off the pool now"),
         };
         report.take(vec![finding], severity, way_out);
     }
@@ -467,12 +467,13 @@ fn shape_of(device: &dyn Device) -> std::io::Result<Shape> {
 /// Every place that has an owner, the pool's own logs included.
 fn owned(heart: &Heart) -> Vec<Owned> {
     let Heart { superblock, catalog, .. } = heart;
-    let own = superblock.logs.iter().map(|log| (*log, "pool journal".to_owned()));
+    let own = superblock.logs.iter().map(|log| (log.extent(), "pool journal".to_owned()));
     let mblocks = catalog
         .mblocks
         .iter()
         .flat_map(|(id, place)| place.extents.iter().map(|extent| (*extent, id.to_string())));
-    let mdcs = catalog.mdcs.iter().flat_map(|(id, logs)| logs.map(|log| (log, id.to_string())));
+    let mdcs =
+        catalog.mdcs.iter().flat_map(|(id, logs)| logs.map(|log| (log.extent(), id.to_string())));
     let segments = catalog.segments.iter().map(|(id, extent)| (*extent, id.to_string()));
     let all = own.chain(mblocks).chain(mdcs).chain(segments);
     all.map(|(extent, owner)| Owned { extent, owner }).collect()

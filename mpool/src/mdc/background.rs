@@ -12,13 +12,13 @@
 
 use super::{
     due::{Due, Fill, Growth},
+    log::Log,
     pair::{Caught, LogPair, rewritten_len},
     rewrite::{Rewrite, Target, Written},
     writer::pack,
 };
 use crate::{
     error::{Error, Result},
-    space::extent::Extent,
     tidy::Progress,
 };
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Background {
         &mut self,
         owner: &impl Owner,
         growth: Growth,
-        move_to: &mut dyn FnMut([Extent; 2]) -> Result<()>,
+        move_to: &mut dyn FnMut([Log; 2]) -> Result<()>,
     ) -> Step {
         let Some(rewrite) = self.current.clone() else { return self.look(owner, growth) };
         let outcome = match rewrite.step() {
@@ -118,7 +118,7 @@ impl Background {
     }
 
     /// Begins to write the state into new logs that hold zeros.
-    pub(crate) fn move_to(&mut self, owner: &impl Owner, logs: [Extent; 2]) {
+    pub(crate) fn move_to(&mut self, owner: &impl Owner, logs: [Log; 2]) {
         let (rewrite, _, bodies) = begin(owner, Target::NewLogs(logs));
         rewrite.add(bodies);
         self.current = Some(rewrite);

@@ -25,8 +25,7 @@
 //! frames may have ([`HIDDEN_GENERATIONS`]), which also keeps the next attempt from reusing one of
 //! theirs. If that cannot be written either, the journal does not open.
 
-use super::pair::Position;
-use crate::space::extent::Extent;
+use super::{log::Log, pair::Position};
 
 /// What a scan found in one log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +73,7 @@ pub(crate) struct Elected {
 
 impl Elected {
     /// Where the journal is by this election.
-    pub(crate) fn position(&self, logs: [Extent; 2]) -> Position {
+    pub(crate) fn position(&self, logs: [Log; 2]) -> Position {
         let Self { active, generation, seqno, tail, .. } = *self;
         Position { logs, active, generation, seqno, tail }
     }

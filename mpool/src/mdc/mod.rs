@@ -5,7 +5,8 @@
 //! becomes the active one: in the background if the owner has said how to get the state, else while
 //! an append waits. `pair` keeps the two in order, `due` says when, `background` takes the steps,
 //! `rewrite` is one attempt, `elect` decides at open which log counts, `scan` reads a log and tells
-//! its torn end from rot, `writer` writes one, `frame` owns the bytes.
+//! its torn end from rot, `writer` writes one, `frame` owns the bytes. `log` says where a log lies,
+//! and that it is kept twice, `heal` makes its copies alike again.
 //!
 //! ```text
 //! active log   [begin g][state ...][end][record][record]...torn or old bytes
@@ -18,6 +19,8 @@ pub(crate) mod background;
 pub(crate) mod due;
 pub(crate) mod elect;
 pub(crate) mod frame;
+pub(crate) mod heal;
+pub(crate) mod log;
 pub(crate) mod pair;
 pub(crate) mod record;
 pub(crate) mod rewrite;

@@ -34,6 +34,8 @@ use super::{
     due::{Fill, usual_limit},
     elect::{Elected, LogState, Other, elect},
     frame::{FrameKind, RECORD_PREFIX_LEN, padded_len, push_record},
+    heal::heal,
+    log::Log,
     rewrite::{Rewrite, Target, Written},
     scan::LogReader,
     writer::{Durability, LogWriter, MARK_LEN, frames_len, mark, pack},
@@ -41,7 +43,6 @@ use super::{
 use crate::{
     error::{Error, Result},
     histogram::Start,
-    space::extent::Extent,
     volume::Volumes,
 };
 use std::sync::Arc;
@@ -58,7 +59,7 @@ pub(crate) struct Place {
     pub(crate) name: String,
     /// In every frame; differs between journals and between pools.
     pub(crate) owner: u64,
-    pub(crate) logs: [Extent; 2],
+    pub(crate) logs: [Log; 2],
 }
 
 /// How much of the log an append may fill.
@@ -74,7 +75,7 @@ pub enum MdcRoom {
 /// Where a journal is: what stands before the tail of the active log was acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
-    pub(crate) logs: [Extent; 2],
+    pub(crate) logs: [Log; 2],
     /// 0 or 1.
     pub(crate) active: usize,
     pub(crate) generation: u64,
@@ -99,7 +100,7 @@ pub(crate) fn replay_elected(
     elected: &Elected,
     replay: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<u64> {
-    LogReader::new(volumes, place.logs[elected.active], place.owner).replay(elected.tail, replay)
+    LogReader::new(volumes, place.logs[elected.active], place.owner).replay(elected, replay)
 }
 
 pub(crate) struct LogPair {
@@ -151,7 +152,8 @@ impl LogPair {
         Self { volume, place, active, writer, generation_max, running: None, look_at: 0 }
     }
 
-    /// Elects the active log, replays its records, and finishes a checkpoint that was cut short.
+    /// Elects the active log, replays its records, makes the copies of both logs alike, and
+    /// finishes a checkpoint that was cut short.
     pub(crate) fn open(
         volume: Arc<Volumes>,
         place: Place,
@@ -162,6 +164,7 @@ impl LogPair {
         let log = place.logs[active];
         let count = replay_elected(&volume, &place, &elected, replay)?;
         volume.metrics().mdc_replayed.add(count);
+        heal(&volume, &place, &elected)?;
         let passive = place.logs[1 - active];
         match other {
             Other::Dead => {}
@@ -308,7 +311,7 @@ impl LogPair {
     pub(crate) fn catch_up(
         &mut self,
         rewrite: &Arc<Rewrite>,
-        move_to: &mut dyn FnMut([Extent; 2]) -> Result<()>,
+        move_to: &mut dyn FnMut([Log; 2]) -> Result<()>,
     ) -> Result<Caught> {
         let Some(running) = self.running.as_mut().filter(|r| Arc::ptr_eq(&r.rewrite, rewrite))
         else {
@@ -341,7 +344,7 @@ impl LogPair {
 
     /// Steps 3 and 4. After an error the old log is still the active one, or the volume is
     /// poisoned.
-    fn hand_over(&mut self, move_to: &mut dyn FnMut([Extent; 2]) -> Result<()>) -> Result<()> {
+    fn hand_over(&mut self, move_to: &mut dyn FnMut([Log; 2]) -> Result<()>) -> Result<()> {
         let running = self.running.as_ref().expect("an attempt is under way");
         let mut writer = running.rewrite.finish().expect("who kills it also forgets it");
         let target = running.rewrite.target;
@@ -384,7 +387,7 @@ pub(crate) fn rewritten_len(bodies: &[Vec<u8>]) -> u64 {
 }
 
 /// For journals whose logs stay where they are.
-pub(crate) fn no_move(_: [Extent; 2]) -> Result<()> {
+pub(crate) fn no_move(_: [Log; 2]) -> Result<()> {
     unreachable!("only the pool's journal is given new logs")
 }
 
@@ -410,13 +413,16 @@ pub(crate) fn elected(volume: &Volumes, place: &Place) -> Result<Elected> {
 mod tests {
     use super::*;
     use crate::{
-        Device, SimDevice, mdc::MDC_RECORD_BYTES_MAX, metrics::PoolMetrics, space::ALLOC_UNIT,
+        Device, SimDevice,
+        mdc::{MDC_RECORD_BYTES_MAX, log::Kept},
+        metrics::PoolMetrics,
+        space::ALLOC_UNIT,
     };
 
     const LOG_LEN: u64 = 64 * ALLOC_UNIT;
 
     fn place() -> Place {
-        let log = |n: u64| Extent { offset: n * LOG_LEN, len: LOG_LEN };
+        let log = |n: u64| Log { offset: 2 * n * LOG_LEN, len: LOG_LEN, kept: Kept::Twice };
         Place { name: "test journal".to_owned(), owner: 7, logs: [log(0), log(1)] }
     }
 
@@ -435,8 +441,8 @@ mod tests {
 
     /// A journal that has been rewritten `rewrites` times, and whose next append rewrites it again.
     fn full(rewrites: usize) -> SimDevice {
-        let device = SimDevice::new(2 * LOG_LEN);
-        device.grow(2 * LOG_LEN).unwrap();
+        let device = SimDevice::new(4 * LOG_LEN);
+        device.grow(4 * LOG_LEN).unwrap();
         let mut pair = LogPair::format(volume(&device), place()).unwrap();
         // Three of them fit into a log, a fourth does not.
         for _ in 0..3 + 3 * rewrites {
@@ -479,14 +485,15 @@ mod tests {
     /// second.
     #[test]
     fn remains_of_an_unfinished_checkpoint_never_pass_for_frames_of_the_next() {
-        // begin, flush, three states, flush, end, retired; the second has two states less, and its
-        // record.
-        const CALLS: u64 = 8;
+        // begin, flush, three states, flush, end and flush, retired and flush, each write twice;
+        // the second has two states less, and its record.
+        const CALLS: u64 = 16;
         for (rewrites, first) in
             [0, 1].into_iter().flat_map(|r| (0..CALLS - 1).map(move |c| (r, c)))
         {
             let base = full(rewrites);
-            for (second, seed) in (0..CALLS).flat_map(|c| (0..4).map(move |s| (c, s))) {
+            for second in 0..CALLS {
+                let seed = first * CALLS + second;
                 let device = base.after_crash(0);
                 assert!(!append_until(&device, first, &long_state(), &big(6)));
                 let device = device.after_crash(seed);

@@ -13,7 +13,7 @@
 //!    1  id_limit 8                             ids below it may have been given out
 //!    2  id 8, offset 8, extent_len 8, len 8    mblock created
 //!    3  id 8                                   mblock deleted
-//!    4  id 8, log_a 8, log_b 8, log_len 8      MDC created
+//!    4  id 8, log_a 8, log_b 8, log_len 8      MDC created, its logs kept once
 //!    5  id 8, offset 8, extent_len 8           segment created
 //!    6  id 8                                   segment deleted
 //!    7  name_len 1, name, value                property set
@@ -23,9 +23,11 @@
 //!       reserved 3, capacity 8, uuid 16, path
 //!   10  id 2                                   volume removed
 //!   11  id 8                                   MDC deleted
+//!   12  id 8, log_a 8, log_b 8, log_len 8      MDC created, its logs kept twice: log_len is that
+//!                                              of a copy, and the second lies behind the first
 //! ```
 //!
-//! Kinds 8 to 11 need features (`features`), so that an older program refuses the pool and does not
+//! Kinds 8 to 12 need features (`features`), so that an older program refuses the pool and does not
 //! take them for damage; what of them a change needs is [`Change::needs`].
 //!
 //! Offsets are pool addresses (`address`). Kind 2 is read, not written: it is how version 1 created
@@ -41,6 +43,7 @@ use crate::{
     id::{MblockId, MdcId, SegmentId},
     io::buf::IO_ALIGN,
     mblock::sums,
+    mdc::log::{Kept, Log},
     media::{MediaClass, VolumeKind, VolumeRecord},
     space::extent::Extent,
 };
@@ -61,6 +64,7 @@ const MBLOCK_PLACED: u16 = 8;
 const VOLUME_SET: u16 = 9;
 const VOLUME_REMOVED: u16 = 10;
 const MDC_DELETED: u16 = 11;
+const MDC_CREATED_TWIN: u16 = 12;
 
 /// What a placed mblock takes beside its pieces, and each piece; bounds the size of a commit group.
 const PLACED_LEN: usize = 24;
@@ -88,7 +92,7 @@ pub(crate) enum Change {
     MblockDeleted(MblockId),
     MdcCreated {
         id: MdcId,
-        logs: [Extent; 2],
+        logs: [Log; 2],
     },
     MdcDeleted(MdcId),
     SegmentCreated {
@@ -121,13 +125,14 @@ impl Change {
             Self::IdLimit(_)
             | Self::MblockCreated { .. }
             | Self::MblockDeleted(_)
-            | Self::MdcCreated { .. }
+            | Self::MdcCreated { logs: [Log { kept: Kept::Once, .. }, _], .. }
             | Self::SegmentCreated { .. }
             | Self::SegmentDeleted(_)
             | Self::PropertySet { .. } => Features::NONE,
             Self::MblockPlaced { .. } => Features::PLACED_MBLOCKS,
             Self::VolumeSet(_) | Self::VolumeRemoved(_) => Features::VOLUMES,
             Self::MdcDeleted(_) => Features::MDC_DELETION,
+            Self::MdcCreated { .. } => Features::TWIN_LOGS,
         }
     }
 
@@ -163,7 +168,9 @@ fn encode_change(change: &Change, record: &mut Vec<u8>) {
         Change::MblockDeleted(id) => put(record, MBLOCK_DELETED, &[id.get()]),
         Change::MdcCreated { id, logs: [a, b] } => {
             assert!(a.len == b.len, "both logs are equally long");
-            put(record, MDC_CREATED, &[id.get(), a.offset, b.offset, a.len]);
+            assert!(a.kept == b.kept, "both logs are kept alike");
+            let kind = if a.is_twice() { MDC_CREATED_TWIN } else { MDC_CREATED };
+            put(record, kind, &[id.get(), a.offset, b.offset, a.len]);
         }
         Change::MdcDeleted(id) => put(record, MDC_DELETED, &[id.get()]),
         Change::SegmentCreated { id, extent } => {
@@ -268,11 +275,8 @@ fn decode_change(kind: u16, payload: &[u8]) -> Result<Change, &'static str> {
             let [id] = words(payload)?;
             Ok(Change::MblockDeleted(id_of(MblockId::new(id))?))
         }
-        MDC_CREATED => {
-            let [id, a, b, len] = words(payload)?;
-            let logs = [sound(a, len)?, sound(b, len)?];
-            Ok(Change::MdcCreated { id: id_of(MdcId::new(id))?, logs })
-        }
+        MDC_CREATED => decode_mdc(payload, Kept::Once),
+        MDC_CREATED_TWIN => decode_mdc(payload, Kept::Twice),
         MDC_DELETED => {
             let [id] = words(payload)?;
             Ok(Change::MdcDeleted(id_of(MdcId::new(id))?))
@@ -296,6 +300,15 @@ fn decode_change(kind: u16, payload: &[u8]) -> Result<Change, &'static str> {
         }
         _ => Err("a change is of an unknown kind, which only a later version would write"),
     }
+}
+
+fn decode_mdc(payload: &[u8], kept: Kept) -> Result<Change, &'static str> {
+    let [id, a, b, len] = words(payload)?;
+    let logs = [a, b].map(|offset| Log { offset, len, kept });
+    if logs.iter().any(|log| !log.is_sound()) {
+        return Err("a log is not in whole allocation units");
+    }
+    Ok(Change::MdcCreated { id: id_of(MdcId::new(id))?, logs })
 }
 
 fn decode_placed(payload: &[u8]) -> Result<Change, &'static str> {
@@ -440,9 +453,13 @@ mod tests {
                 Change::MblockCreated { id: MblockId::new(id).unwrap(), extent, len_bytes }
             }),
             id.clone().prop_map(|id| Change::MblockDeleted(MblockId::new(id).unwrap())),
-            (id.clone(), extent(), extent()).prop_map(|(id, a, b)| Change::MdcCreated {
-                id: MdcId::new(id).unwrap(),
-                logs: [a, Extent { offset: b.offset, len: a.len }],
+            (id.clone(), extent(), extent(), any::<bool>()).prop_map(|(id, a, b, twice)| {
+                let kept = if twice { Kept::Twice } else { Kept::Once };
+                let log = |offset| Log { offset, len: a.len, kept };
+                Change::MdcCreated {
+                    id: MdcId::new(id).unwrap(),
+                    logs: [a, b].map(|e| log(e.offset)),
+                }
             }),
             (id.clone(), extent()).prop_map(|(id, extent)| Change::SegmentCreated {
                 id: SegmentId::new(id).unwrap(),
@@ -512,5 +529,11 @@ mod tests {
         assert_eq!(encode(&[property]), [7, 0, 3, 0, 1, b'a', 7]);
         let bytes = encode(&[Change::MdcDeleted(MdcId::new(5).unwrap())]);
         assert_eq!(bytes, [11, 0, 8, 0, 5, 0, 0, 0, 0, 0, 0, 0]);
+        for (kind, kept) in [(4, Kept::Once), (12, Kept::Twice)] {
+            let logs = [2, 6].map(|unit| Log { offset: unit * ALLOC_UNIT, len: ALLOC_UNIT, kept });
+            let bytes = encode(&[Change::MdcCreated { id: MdcId::new(5).unwrap(), logs }]);
+            let words = [5, 2 * ALLOC_UNIT, 6 * ALLOC_UNIT, ALLOC_UNIT].map(u64::to_le_bytes);
+            assert_eq!(bytes, [&[kind, 0, 32, 0][..], &words.concat()].concat());
+        }
     }
 }

@@ -11,16 +11,15 @@
 //! ```
 //!
 //! The begin mark is written and flushed rather than written durably: a bad sector in the log that
-//! does not count is this attempt's matter, and must not poison the pool.
+//! does not count is this attempt's matter, and must not poison the pool. No state is written
+//! before the mark is durable in every copy of the log.
 
 use super::{
     frame::{FrameKind, padded_len},
+    log::Log,
     writer::{Durability, LogWriter, MARK_LEN},
 };
-use crate::{
-    error::{Error, Result},
-    space::extent::Extent,
-};
+use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 
@@ -30,7 +29,7 @@ pub(crate) enum Target {
     /// The journal's other log.
     OtherLog,
     /// The first of two new logs, where the journal will live from then on.
-    NewLogs([Extent; 2]),
+    NewLogs([Log; 2]),
 }
 
 /// What a step has left to do.

@@ -1,14 +1,16 @@
 //! Writing one log: frames of one generation, one behind the other.
 //!
-//! Knows where the next frame goes and which number it bears, and nothing of why it is written.
+//! Knows where the next frame goes and which number it bears, and nothing of why it is written. A
+//! log that is kept twice gets every frame twice: two writes, and one flush for both where it must
+//! be durable, as a flush of its own for each would be most of what it costs.
 
 use super::frame::{
     BODY_LEN_MAX, FRAME_HEAD_LEN, FrameHead, FrameKind, RECORD_PREFIX_LEN, padded_len, push_record,
 };
+use super::log::Log;
 use crate::{
     error::Result,
     io::{buf::IO_ALIGN, queue::Priority},
-    space::extent::Extent,
     volume::Volumes,
 };
 use std::sync::Arc;
@@ -29,7 +31,7 @@ pub(crate) struct LogWriter {
     volume: Arc<Volumes>,
     /// In every frame; differs between journals and between pools.
     owner: u64,
-    log: Extent,
+    log: Log,
     pub(crate) generation: u64,
     /// Of the last frame written; 0 before the first.
     seqno: u64,
@@ -39,7 +41,7 @@ pub(crate) struct LogWriter {
 
 impl LogWriter {
     /// At the start of a log.
-    pub(crate) fn new(volume: Arc<Volumes>, owner: u64, log: Extent, generation: u64) -> Self {
+    pub(crate) fn new(volume: Arc<Volumes>, owner: u64, log: Log, generation: u64) -> Self {
         Self { volume, owner, log, generation, seqno: 0, tail: 0 }
     }
 
@@ -76,7 +78,7 @@ impl LogWriter {
         let head = FrameHead::new(kind, self.owner, self.generation, self.seqno + 1, body);
         let len = head.padded_len() as u64;
         assert!(len <= self.free_bytes(), "the caller made room");
-        put(&self.volume, self.log.offset + self.tail, head, body, durability)?;
+        put(&self.volume, (self.log, self.tail), &head, body, durability)?;
         self.tail += len;
         self.seqno += 1;
         Ok(())
@@ -86,33 +88,44 @@ impl LogWriter {
 /// Overwrites the first frame of a log by a mark, durably.
 pub(crate) fn mark(
     volume: &Volumes,
-    log: Extent,
+    log: Log,
     owner: u64,
     kind: FrameKind,
     generation: u64,
 ) -> Result<()> {
     let head = FrameHead::new(kind, owner, generation, 1, &[]);
-    put(volume, log.offset, head, &[], Durability::Now)
+    put(volume, (log, 0), &head, &[], Durability::Now)
 }
 
+/// Writes a frame into every copy of a log.
 fn put(
     volume: &Volumes,
-    at: u64,
-    head: FrameHead,
+    (log, at): (Log, u64),
+    head: &FrameHead,
     body: &[u8],
     durability: Durability,
 ) -> Result<()> {
     let mut buf = volume.bufs().take(head.padded_len());
-    let body_end = FRAME_HEAD_LEN + body.len();
-    buf[..FRAME_HEAD_LEN].copy_from_slice(&head.encode());
-    buf[FRAME_HEAD_LEN..body_end].copy_from_slice(body);
-    buf[body_end..].fill(0);
+    encode(head, body, &mut buf);
+    let addresses: Vec<u64> = log.copies().map(|copy| copy.offset + at).collect();
     let outcome = match durability {
-        Durability::Now => volume.write_durable(at, &buf, Priority::Wal),
-        Durability::AtFlush => volume.write(at, &buf, Priority::Wal),
+        Durability::Now => volume.write_durable_each(&addresses, &buf, Priority::Wal),
+        Durability::AtFlush => {
+            let mut addresses = addresses.into_iter();
+            addresses.try_for_each(|address| volume.write(address, &buf, Priority::Wal))
+        }
     };
     volume.bufs().put(buf);
     outcome
+}
+
+/// A frame as it is on the medium.
+pub(crate) fn encode(head: &FrameHead, body: &[u8], frame: &mut [u8]) {
+    assert!(frame.len() == head.padded_len(), "the frame and nothing else");
+    let body_end = FRAME_HEAD_LEN + body.len();
+    frame[..FRAME_HEAD_LEN].copy_from_slice(&head.encode());
+    frame[FRAME_HEAD_LEN..body_end].copy_from_slice(body);
+    frame[body_end..].fill(0);
 }
 
 /// Packs records into as few frame bodies as they fit in, in order.

@@ -47,16 +47,27 @@ pub enum ScrubPart {
     LogA,
     /// The second log of a journal.
     LogB,
+    /// The second copy of the first log.
+    LogACopy,
+    /// The second copy of the second log.
+    LogBCopy,
 }
 
 impl ScrubPart {
-    /// "data", "table", "log A" or "log B".
+    /// The part that one copy, 0 or 1, of one log of a journal is.
+    pub(crate) fn of_log(log: usize, copy: usize) -> Self {
+        [[Self::LogA, Self::LogACopy], [Self::LogB, Self::LogBCopy]][log][copy]
+    }
+
+    /// "data", "table of checksums", "log A" or "log B", "copy 2 of log A" or "copy 2 of log B".
     pub const fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
             Self::Table => "table of checksums",
             Self::LogA => "log A",
             Self::LogB => "log B",
+            Self::LogACopy => "copy 2 of log A",
+            Self::LogBCopy => "copy 2 of log B",
         }
     }
 }

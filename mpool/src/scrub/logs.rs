@@ -1,4 +1,5 @@
-//! Verifying a journal: every frame of the log that counts, and the mark at the start of the other.
+//! Verifying a journal: every frame of the log that counts, and the mark at the start of the other,
+//! in every copy of theirs.
 //!
 //! ```text
 //!   active log   [begin][state][end][record][record] tail | dead bytes, not looked at
@@ -25,16 +26,25 @@ use crate::{
 
 const PAGE: u64 = IO_ALIGN as u64;
 
-/// Verifies the frames of the active log up to its tail, and the mark of the other.
+/// Verifies the frames of the active log up to its tail, and the mark of the other; each copy for
+/// itself.
 pub(crate) fn verify(
     (target, owner): (ScrubTarget, u64),
     position: &Position,
     reader: &mut Reader<'_>,
     findings: &mut Vec<Finding>,
 ) -> Halted<()> {
-    let walk = Walk { target, owner, position, log: position.active };
-    walk.active(reader, findings)?;
-    Walk { log: 1 - position.active, ..walk }.passive(reader, findings)
+    for log in [position.active, 1 - position.active] {
+        for (copy, extent) in position.logs[log].copies().enumerate() {
+            let walk = Walk { target, owner, position, extent, part: ScrubPart::of_log(log, copy) };
+            if log == position.active {
+                walk.active(reader, findings)?;
+            } else {
+                walk.passive(reader, findings)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -42,8 +52,9 @@ struct Walk<'a> {
     target: ScrubTarget,
     owner: u64,
     position: &'a Position,
-    /// Which of the two.
-    log: usize,
+    /// One copy of one log.
+    extent: Extent,
+    part: ScrubPart,
 }
 
 /// What stands where the next frame should begin.
@@ -57,14 +68,9 @@ enum Frame {
 }
 
 impl Walk<'_> {
-    fn extent(&self) -> Extent {
-        self.position.logs[self.log]
-    }
-
     fn note(&self, at: u64, len: u64, damage: Damage, findings: &mut Vec<Finding>) {
-        let part = if self.log == 0 { ScrubPart::LogA } else { ScrubPart::LogB };
-        let address = self.extent().offset + at;
-        push(findings, Finding::at((self.target, part), at, (address, len), damage));
+        let address = self.extent.offset + at;
+        push(findings, Finding::at((self.target, self.part), at, (address, len), damage));
     }
 
     fn active(&self, reader: &mut Reader<'_>, findings: &mut Vec<Finding>) -> Halted<()> {
@@ -88,7 +94,7 @@ impl Walk<'_> {
 
     /// The frame at `at`, which follows number `seqno`.
     fn frame(&self, at: u64, seqno: u64, reader: &mut Reader<'_>) -> Halted<Frame> {
-        let address = self.extent().offset + at;
+        let address = self.extent.offset + at;
         let Some(page) = reader.page(address)? else {
             return Ok(Frame::BadHead(Damage::Unreadable));
         };
@@ -125,7 +131,7 @@ impl Walk<'_> {
     fn resume(&self, from: u64, seqno: &mut u64, reader: &mut Reader<'_>) -> Halted<u64> {
         let mut at = from;
         while at < self.position.tail {
-            if let Some(page) = reader.page(self.extent().offset + at)?
+            if let Some(page) = reader.page(self.extent.offset + at)?
                 && let Ok(head) = FrameHead::decode(page.first_chunk().expect("a page"))
                 && self.is_ours(&head)
                 && head.seqno > *seqno
@@ -140,7 +146,7 @@ impl Walk<'_> {
 
     /// The log that does not count: its first page is a mark without a body, or was never written.
     fn passive(&self, reader: &mut Reader<'_>, findings: &mut Vec<Finding>) -> Halted<()> {
-        let damage = match reader.page(self.extent().offset)? {
+        let damage = match reader.page(self.extent.offset)? {
             None => Some(Damage::Unreadable),
             Some(page) if page.iter().all(|byte| *byte == 0) => None,
             Some(page) => {

@@ -7,8 +7,8 @@
 //! restart: its place is a property of the pool, written now and then.
 //!
 //! What it finds is a [`Finding`]: which object, where in it, where on which volume, and whose it
-//! is in the words of the pool's user. Nothing is repaired: a pool has one copy of its data.
-//! (Copies of the superblock are written again when the pool is opened.)
+//! is in the words of the pool's user. Nothing is repaired: a pool has one copy of its data. (Of
+//! superblock and journals it has two, and the bad one is written again at the next open.)
 //!
 //! Not covered, because nothing depends on it: free space, dead bytes in journals behind their
 //! tails, and padding behind an object's last page. Segments are verified by their owner, through
@@ -33,7 +33,7 @@ use crate::{
     id::MblockId,
     io::buf::IO_ALIGN,
     mblock::sums,
-    mdc::{frame, pair::Position},
+    mdc::{frame, log::Log, pair::Position},
     options::in_range,
     pool::Pool,
     segment::Segment,
@@ -231,11 +231,16 @@ impl Pool {
 }
 
 /// A journal that cannot be opened: the place that its election complains of.
-pub(crate) fn lost(target: ScrubTarget, logs: &[Extent; 2], address: u64) -> Finding {
-    let in_b = (logs[1].offset..logs[1].end()).contains(&address);
-    let (part, log) = if in_b { (ScrubPart::LogB, logs[1]) } else { (ScrubPart::LogA, logs[0]) };
-    let at = address.saturating_sub(log.offset).min(log.len - IO_ALIGN as u64);
-    let place = (log.offset + at, IO_ALIGN as u64);
+pub(crate) fn lost(target: ScrubTarget, logs: &[Log; 2], address: u64) -> Finding {
+    let copies = logs.iter().enumerate().flat_map(|(log, place)| {
+        let copies = place.copies().enumerate();
+        copies.map(move |(copy, extent)| (ScrubPart::of_log(log, copy), extent))
+    });
+    let here = |(_, extent): &(_, Extent)| (extent.offset..extent.end()).contains(&address);
+    let (part, copy) =
+        copies.clone().find(here).or_else(|| copies.clone().next()).expect("two logs");
+    let at = address.saturating_sub(copy.offset).min(copy.len - IO_ALIGN as u64);
+    let place = (copy.offset + at, IO_ALIGN as u64);
     Finding::at((target, part), at, place, Damage::Checksum)
 }
 
@@ -249,11 +254,13 @@ pub(crate) fn torn(
     if position.tail >= log.len {
         return None;
     }
-    let address = log.offset + position.tail;
-    let page = reader.page(address).ok()??;
-    let part = if position.active == 0 { ScrubPart::LogA } else { ScrubPart::LogB };
-    let place = (address, IO_ALIGN as u64);
     let words = [owner, position.generation, position.seqno + 1];
-    let next = frame::was_head(page.first_chunk()?, words);
-    next.then(|| Finding::at((target, part), position.tail, place, Damage::TornOrDamaged))
+    log.copies().enumerate().find_map(|(copy, extent)| {
+        let address = extent.offset + position.tail;
+        let page = reader.page(address).ok()??;
+        let part = ScrubPart::of_log(position.active, copy);
+        let place = (address, IO_ALIGN as u64);
+        let next = frame::was_head(page.first_chunk()?, words);
+        next.then(|| Finding::at((target, part), position.tail, place, Damage::TornOrDamaged))
+    })
 }

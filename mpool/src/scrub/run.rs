@@ -14,9 +14,11 @@ use crate::{
     error::{Error, Result},
     id::{MblockId, MdcId, SegmentId},
     journal::owner_word,
-    mdc::pair::{Place, Position, elected},
+    mdc::{
+        log::Log,
+        pair::{Place, Position, elected},
+    },
     pool::Pool,
-    space::extent::Extent,
 };
 use std::{
     sync::Arc,
@@ -315,7 +317,7 @@ enum Where {
     Closed(Position),
     /// It cannot be opened: damage at this address.
     Lost {
-        logs: [Extent; 2],
+        logs: [Log; 2],
         address: u64,
     },
     Gone,

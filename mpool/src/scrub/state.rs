@@ -123,6 +123,16 @@ impl State {
     }
 }
 
+/// By their codes.
+const PARTS: [ScrubPart; 6] = [
+    ScrubPart::Data,
+    ScrubPart::Table,
+    ScrubPart::LogA,
+    ScrubPart::LogB,
+    ScrubPart::LogACopy,
+    ScrubPart::LogBCopy,
+];
+
 fn encode_finding(finding: &Finding, bytes: &mut Vec<u8>) {
     let (target, id) = match finding.target {
         ScrubTarget::Superblock(copy) => (copy.min(1), 0),
@@ -137,6 +147,8 @@ fn encode_finding(finding: &Finding, bytes: &mut Vec<u8>) {
         ScrubPart::Table => 1,
         ScrubPart::LogA => 2,
         ScrubPart::LogB => 3,
+        ScrubPart::LogACopy => 4,
+        ScrubPart::LogBCopy => 5,
     };
     let damage = match finding.damage {
         Damage::Unreadable => 0,
@@ -165,8 +177,7 @@ fn decode_finding(bytes: &[u8; FINDING_LEN]) -> Option<Finding> {
         6 => ScrubTarget::Mblock(MblockId::new(id)?),
         _ => return None,
     };
-    let parts = [ScrubPart::Data, ScrubPart::Table, ScrubPart::LogA, ScrubPart::LogB];
-    let part = *parts.get(usize::from(bytes[1]))?;
+    let part = *PARTS.get(usize::from(bytes[1]))?;
     let damages = [
         Damage::Unreadable,
         Damage::Checksum,
@@ -195,13 +206,20 @@ mod tests {
             id.clone().prop_map(|id| ScrubTarget::Segment(SegmentId::new(id).unwrap())),
             id.prop_map(|id| ScrubTarget::Mblock(MblockId::new(id).unwrap())),
         ];
-        let parts = [ScrubPart::Data, ScrubPart::Table, ScrubPart::LogA, ScrubPart::LogB];
         let damages = [Damage::Unreadable, Damage::Checksum, Damage::Suspect, Damage::Misplaced];
-        (target, 0_usize..4, 0_usize..4, any::<u32>(), any::<u64>(), 0_u16..1024, 0_u64..1 << 40)
+        (
+            target,
+            0..PARTS.len(),
+            0_usize..4,
+            any::<u32>(),
+            any::<u64>(),
+            0_u16..1024,
+            0_u64..1 << 40,
+        )
             .prop_map(move |(target, part, damage, pages, offset, volume, at)| {
                 let address = VolumeId::new(volume).unwrap().address(at);
                 let place = (address, u64::from(pages) * PAGE);
-                Finding::at((target, parts[part]), offset, place, damages[damage])
+                Finding::at((target, PARTS[part]), offset, place, damages[damage])
             })
     }
 

@@ -57,7 +57,7 @@ impl Pond {
             let classes = [MediaClass::Capacity, MediaClass::Staging];
             put(&pool, seed as u64, len, classes[seed % 2]);
         }
-        let id = pool.create_mdc(256 << 10).unwrap();
+        let id = pool.create_mdc(128 << 10).unwrap();
         let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
         // One long record; rewritten once, so that the other log is retired.
         for seed in 0..40 {
@@ -74,6 +74,13 @@ impl Pond {
         let volume = crate::VolumeId::of(address);
         let device = if volume == crate::VolumeId::ROOT { &self.root } else { &self.other };
         device.flip_bit(crate::address::offset_of(address), bit);
+    }
+
+    fn byte(&self, address: u64) -> u8 {
+        let mut page = crate::io::buf::IoBuf::zeroed(IO_ALIGN);
+        let at = usize::try_from(address % PAGE).unwrap();
+        self.pool.volumes.read(address - at as u64, &mut page, Priority::Read).unwrap();
+        page[at]
     }
 
     fn findings(&self) -> Vec<Finding> {
@@ -95,13 +102,18 @@ impl Pond {
             (ScrubTarget::PoolJournal, self.pool.journal.position()),
             (ScrubTarget::Journal(self.mdc.id()), open().unwrap()),
         ] {
-            let parts = [ScrubPart::LogA, ScrubPart::LogB];
-            for offset in (0..position.tail).step_by(IO_ALIGN) {
-                let address = position.logs[position.active].offset + offset;
-                pages.push(Page { target, part: parts[position.active], offset, address });
+            for (log, place) in position.logs.iter().enumerate() {
+                let end = if log == position.active { position.tail } else { PAGE };
+                for (copy, extent) in place.copies().enumerate() {
+                    let part = ScrubPart::of_log(log, copy);
+                    pages.extend((0..end).step_by(IO_ALIGN).map(|offset| Page {
+                        target,
+                        part,
+                        offset,
+                        address: extent.offset + offset,
+                    }));
+                }
             }
-            let (other, address) = (1 - position.active, position.logs[1 - position.active].offset);
-            pages.push(Page { target, part: parts[other], offset: 0, address });
         }
         for id in self.pool.mblock_ids() {
             let mblock = self.pool.mblock(id).unwrap();
@@ -156,13 +168,17 @@ fn a_flipped_bit_anywhere_is_found_and_nothing_else_is() {
         let page = pages[usize::try_from(pick).unwrap() % pages.len()];
         let (at, bit) = (page.address + random.below(PAGE), u8::try_from(random.below(8)).unwrap());
         pond.flip(at, bit);
+        let flipped = pond.byte(at);
         let found = pond.findings();
-        pond.flip(at, bit);
+        // The scrub's own place may have been what the journal was rewritten for.
+        if pond.byte(at) == flipped {
+            pond.flip(at, bit);
+        }
         assert_eq!(found.len(), 1, "round {round}, byte {at}, bit {bit} of {page:?}: {found:?}");
         assert!(page.is_named_by(&found[0]), "round {round}: {page:?} is not {:?}", found[0]);
         *kinds.entry(format!("{:?}", page.part)).or_default() += 1;
     }
-    assert!(kinds.len() == 4, "all parts were damaged: {kinds:?}");
+    assert!(kinds.len() == 6, "all parts were damaged: {kinds:?}");
     assert_eq!(pond.findings(), []);
 }
 
@@ -172,7 +188,10 @@ fn every_byte_is_covered() {
     let pond = Pond::new();
     let mut random = Seeded::new(7);
     for page in pond.pages() {
-        for byte in page.address..page.address + PAGE {
+        // Second copies are verified by what verifies the first ones.
+        let is_second = matches!(page.part, ScrubPart::LogACopy | ScrubPart::LogBCopy);
+        let step = if is_second { 61 } else { 1 };
+        for byte in (page.address..page.address + PAGE).step_by(step) {
             let bit = u8::try_from(random.below(8)).unwrap();
             pond.flip(byte, bit);
             let mut findings = Vec::new();
@@ -266,24 +285,33 @@ fn a_closed_journal_is_verified_to_its_last_frame() {
     let position = pool.open_mdcs.lock()[&id].clone()().unwrap();
     drop(mdc);
     let log = position.logs[position.active];
-    let last = log.offset + position.tail - PAGE;
-    for (address, damage) in [
-        (log.offset + 4, Damage::Checksum),
-        (log.offset + PAGE + 77, Damage::Checksum),
+    let copies: Vec<u64> = log.copies().map(|copy| copy.offset).collect();
+    let last = position.tail - PAGE;
+    for (at, damage) in [
+        (4, Damage::Checksum),
+        (PAGE + 77, Damage::Checksum),
         (last, Damage::TornOrDamaged),
         (last + 8, Damage::TornOrDamaged),
         (last + 45, Damage::TornOrDamaged),
         (last + 60, Damage::TornOrDamaged),
     ] {
-        root.flip_bit(address, 2);
-        let found = scrubbed(&pool).findings;
-        root.flip_bit(address, 2);
-        assert_eq!(found.len(), 1, "{address}: {found:?}");
-        let page = address - address % PAGE;
-        assert_eq!((found[0].target, found[0].damage), (ScrubTarget::Journal(id), damage));
-        // Without its first frame a log cannot be read at all, and only the election speaks.
-        let exact = damage == Damage::TornOrDamaged;
-        assert!(!exact || found[0].address() == page, "{page}: {found:?}");
+        // In one copy it is damage, wherever it is; in both the last frame may be a torn one.
+        for (struck, damage) in [
+            (&copies[..1], Damage::Checksum),
+            (&copies[1..], Damage::Checksum),
+            (&copies[..], damage),
+        ] {
+            struck.iter().for_each(|copy| root.flip_bit(copy + at, 2));
+            let found = scrubbed(&pool).findings;
+            struck.iter().for_each(|copy| root.flip_bit(copy + at, 2));
+            assert!(!found.is_empty(), "{struck:?} at {at}");
+            assert!(struck.len() > 1 || found.len() == 1, "{struck:?} at {at}: {found:?}");
+            let page = struck[0] + at - at % PAGE;
+            assert_eq!((found[0].target, found[0].damage), (ScrubTarget::Journal(id), damage));
+            // Without its first frame a log cannot be read at all, and only the election speaks.
+            let exact = damage == Damage::TornOrDamaged || struck.len() == 1;
+            assert!(!exact || found[0].address() == page, "{page}: {found:?}");
+        }
     }
     assert_eq!(scrubbed(&pool).findings, []);
     drop(other);

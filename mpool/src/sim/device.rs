@@ -37,6 +37,8 @@ type Page = [u8; IO_ALIGN];
 pub struct Faults {
     /// This read from now fails with EIO.
     pub read_eio_at: Option<u64>,
+    /// From this byte to that one nothing can be read, for as long as this fault is set.
+    pub unreadable: Option<(u64, u64)>,
     /// This write from now (durable or not) fails with EIO; nothing of it is written.
     pub write_eio_at: Option<u64>,
     /// This flush (or durable write) from now fails with EIO and poisons the device.
@@ -423,7 +425,9 @@ impl Device for SimDevice {
         if medium.dead {
             return Err(power_cut());
         }
-        if strikes(&mut medium.faults.read_eio_at) {
+        let end = offset + buf.len() as u64;
+        let unreadable = medium.faults.unreadable.is_some_and(|(a, b)| offset < b && end > a);
+        if unreadable || strikes(&mut medium.faults.read_eio_at) {
             return Err(eio());
         }
         if let Some(zones) = &medium.zones {

@@ -84,7 +84,8 @@ fn copy_piece(pool: &Pool, piece: &RawPiece, path: &Path) -> io::Result<u64> {
     Ok(unreadable)
 }
 
-/// "segment-seg-3.bin", "journal-mdc-2-log-a.bin", "mblock-mb-1f.bin".
+/// "segment-seg-3.bin", "journal-mdc-2-log-a.bin", "journal-mdc-2-copy-2-of-log-a.bin",
+/// "mblock-mb-1f.bin".
 fn name(piece: &RawPiece, number: usize) -> String {
     let (kind, target) = match piece.target {
         ScrubTarget::Segment(id) => ("segment", id.to_string()),
@@ -93,7 +94,7 @@ fn name(piece: &RawPiece, number: usize) -> String {
         other => ("part", other.to_string().replace(' ', "-")),
     };
     match (piece.part, number) {
-        (ScrubPart::LogA | ScrubPart::LogB, _) => {
+        (ScrubPart::LogA | ScrubPart::LogB | ScrubPart::LogACopy | ScrubPart::LogBCopy, _) => {
             let log = piece.part.name().replace(' ', "-").to_lowercase();
             format!("{kind}-{target}-{log}.bin")
         }
