@@ -18,19 +18,23 @@
 //!    508     4  crc          CRC-32C of bytes 0..508
 //! ```
 //!
-//! It lies at the start of the volume; on a zoned device without conventional zones it is the only
-//! thing ever appended to the first zone, which is then finished.
+//! There are two copies: at the start of the volume, and at its second allocation unit. On a zoned
+//! device without conventional zones they are the first two pages, and all that is ever appended to
+//! the first zone, which is then finished. The first counts if it is one, else the second, unless
+//! something that is known has taken the first one's place. Who writes writes the first one first,
+//! so that they differ, after a crash, by a session (`session`). Volumes of earlier programs get
+//! the second copy when they are opened; a zoned device without conventional zones never.
 
 use crate::{
     address::VolumeId,
-    device::{self, Device, ZoneCondition, ZoneLimits, Zoned},
+    device::{self, Device, ZoneCondition, ZoneLimits, Zoned, contents::Contents},
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
     session::Session,
     space::extent::Extent,
-    superblock::RESERVED,
+    superblock::{COPY_OFFSETS, RESERVED},
 };
-use std::io;
+use std::{fs::File, io, os::unix::fs::FileExt};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     little_endian::{U16, U32, U64},
@@ -148,10 +152,54 @@ pub(crate) fn is_appended(device: &dyn Device) -> bool {
     device.zones().is_some_and(|zones| zones.limits().conventional_zones == 0)
 }
 
-/// Reads what stands where a label would.
+/// Where on its volume each copy lies.
+pub(crate) fn offsets(device: &dyn Device) -> [u64; 2] {
+    [0, if is_appended(device) { IO_ALIGN as u64 } else { COPY_OFFSETS[1] }]
+}
+
+/// Reads what stands where a label would: the label, if a copy is one.
 pub(crate) fn read(device: &dyn Device) -> Result<Found> {
+    let first = match read_copy(device, 0) {
+        Ok(found @ Found::Label(_)) => return Ok(found),
+        first => first,
+    };
+    match read_copy(device, 1) {
+        Ok(found @ Found::Label(_)) if !is_taken(device)? => Ok(found),
+        _ => first,
+    }
+}
+
+/// The label that a file, or a device that is not opened as a volume, carries in one of the two
+/// places.
+pub(crate) fn in_file(file: &File) -> Option<Label> {
+    COPY_OFFSETS.into_iter().find_map(|at| {
+        let mut bytes = [0; LEN];
+        file.read_exact_at(&mut bytes, at).ok()?;
+        match decode(&bytes) {
+            Found::Label(label) => Some(label),
+            _ => None,
+        }
+    })
+}
+
+/// Whether something that is known, and no label, is on the device.
+fn is_taken(device: &dyn Device) -> Result<bool> {
+    // What is appended once is not written over by anybody who does not empty the zone.
+    if is_appended(device) {
+        return Ok(false);
+    }
     let failed = |source| Error::io("read", 0, IO_ALIGN, source);
-    if device.geometry().len_bytes < IO_ALIGN as u64 {
+    Ok(match device::contents::of_device(device).map_err(failed)? {
+        Contents::Blank => false,
+        Contents::Taken(taken) => taken.signature.is_some_and(|mark| !mark.is_label()),
+    })
+}
+
+/// What stands where one copy would be.
+pub(crate) fn read_copy(device: &dyn Device, copy: usize) -> Result<Found> {
+    let at = offsets(device)[copy];
+    let failed = |source| Error::io("read", at, IO_ALIGN, source);
+    if device.geometry().len_bytes < at + IO_ALIGN as u64 {
         return Ok(Found::Blank);
     }
     if is_appended(device) {
@@ -163,24 +211,62 @@ pub(crate) fn read(device: &dyn Device) -> Result<Found> {
         }
     }
     let mut page = IoBuf::zeroed(IO_ALIGN);
-    device.read_at(0, &mut page).map_err(failed)?;
+    device.read_at(at, &mut page).map_err(failed)?;
     Ok(decode(page.first_chunk().expect("a page holds a label")))
 }
 
 /// Writes a label, durably. Whatever stood there is gone.
 pub(crate) fn write(device: &dyn Device, label: &Label) -> Result<()> {
-    let mut page = IoBuf::zeroed(IO_ALIGN);
-    page[..LEN].copy_from_slice(&encode(label));
-    put(device, &page).map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
+    if is_appended(device) {
+        let appended = append(device, &page_of(label));
+        return appended.map_err(|source| Error::io("durable write", 0, IO_ALIGN, source));
+    }
+    if device.zones().is_none() {
+        let grown = device.grow(RESERVED.len);
+        grown.map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))?;
+    }
+    write_again(device, label)
 }
 
-/// Writes the label of a volume that has one, durably: one sector, which is the old one or the new
-/// one after a crash. Not for one that is appended.
+/// Writes the label of a volume that has one, durably: each copy is one sector, which is the old
+/// one or the new one after a crash. Not for one that is appended.
 pub(crate) fn write_again(device: &dyn Device, label: &Label) -> Result<()> {
+    let page = page_of(label);
+    for at in offsets(device) {
+        let written = device.write_durable_at(at, &page);
+        written.map_err(|source| Error::io("durable write", at, IO_ALIGN, source))?;
+    }
+    Ok(())
+}
+
+/// Writes both copies again if one of them is not this label, which the other one is. What fails
+/// here fails again at the next open: the label can be read.
+pub(crate) fn heal(device: &dyn Device, label: &Label) {
+    let copies = [0, 1].map(|copy| read_copy(device, copy).unwrap_or(Found::Unreadable));
+    if is_appended(device) || copies == [Found::Label(*label); 2] {
+        return;
+    }
+    let id = label.id;
+    for (copy, found) in copies.into_iter().enumerate() {
+        // A volume from before there were two has none in the second place.
+        let bad = match found {
+            Found::Unreadable | Found::Foreign => true,
+            Found::Blank => copy == 0,
+            Found::Label(_) => false,
+        };
+        if bad {
+            tracing::warn!(volume = %id, copy, "one copy of a volume's label is damaged; it is written again from the other");
+        }
+    }
+    if let Err(error) = write_again(device, label) {
+        tracing::warn!(volume = %id, %error, "the label of a volume cannot be written again");
+    }
+}
+
+fn page_of(label: &Label) -> IoBuf {
     let mut page = IoBuf::zeroed(IO_ALIGN);
     page[..LEN].copy_from_slice(&encode(label));
-    let written = device.write_durable_at(0, &page);
-    written.map_err(|source| Error::io("durable write", 0, IO_ALIGN, source))
+    page
 }
 
 /// Makes a volume blank, the label last, so that it can be used for something else. Before that,
@@ -202,17 +288,12 @@ fn reset_written(zones: &dyn Zoned) -> io::Result<()> {
     written.map(|zone| zone.index).try_for_each(|zone| zones.reset(zone))
 }
 
-fn put(device: &dyn Device, page: &IoBuf) -> io::Result<()> {
-    if !is_appended(device) {
-        if device.zones().is_none() {
-            device.grow(RESERVED.len)?;
-        }
-        return device.write_durable_at(0, page);
-    }
+fn append(device: &dyn Device, page: &IoBuf) -> io::Result<()> {
     let zones = device.zones().expect("asked above");
     if zones.report(0, 1)?.first().is_some_and(|zone| zone.condition != ZoneCondition::Empty) {
         zones.reset(0)?;
     }
+    zones.append(0, page)?;
     zones.append(0, page)?;
     device.flush()?;
     zones.finish(0)
@@ -237,6 +318,34 @@ mod tests {
         assert_eq!((&bytes[16..32], &bytes[32..48]), (&[1; 16][..], &[2; 16][..]));
         assert_eq!((bytes[48], bytes[56], &bytes[64..508]), (3, 4, &[0; 444][..]));
         assert_eq!(decode(&bytes), Found::Label(Label { id, ..LABEL }));
+    }
+
+    /// Where nothing can be overwritten both copies are appended, and either is enough.
+    #[test]
+    fn a_zone_that_is_appended_to_has_two_copies_too() {
+        let limits = ZoneLimits {
+            zones: 4,
+            zone_bytes: 1 << 20,
+            conventional_zones: 0,
+            open_max: 2,
+            active_max: 2,
+            append_bytes_max: 1 << 16,
+            block_bytes: 4096,
+        };
+        let device = crate::SimDevice::zoned(limits);
+        assert_eq!(read(&device).unwrap(), Found::Blank);
+        write(&device, &LABEL).unwrap();
+        assert_eq!(offsets(&device), [0, 4096]);
+        for copy in [0, 4096] {
+            device.flip_bit(copy + 20, 1);
+            assert_eq!(read(&device).unwrap(), Found::Label(LABEL), "without the copy at {copy}");
+            heal(&device, &LABEL);
+            device.flip_bit(copy + 20, 1);
+        }
+        for byte in [20, 4116] {
+            device.flip_bit(byte, 1);
+        }
+        assert_eq!(read(&device).unwrap(), Found::Unreadable);
     }
 
     #[test]

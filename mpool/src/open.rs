@@ -367,6 +367,9 @@ fn join_volumes(
                     path: record.path.clone(),
                     reason: stale.text(record.id, sessions, found),
                 })?;
+                if !options.read_only {
+                    label::heal(&*device, &Label { session: found, ..expected });
+                }
                 volumes.add(record.id, guarded(device, options));
                 records.push(record);
             }

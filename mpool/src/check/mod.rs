@@ -173,6 +173,15 @@ pub struct PoolIdentity {
     pub volumes: Vec<PathBuf>,
 }
 
+const COPY_IS_BAD: (Severity, &str) = (
+    Severity::Warning,
+    "nothing is lost: the next start writes this copy again from the other one",
+);
+const NOT_ITS_LABEL: (Severity, &str) = (
+    Severity::Error,
+    "make sure that this is the right device; the pool does not open with it, so restore the volume \
+     from a backup",
+);
 const RESTORE: &str = "restore the pool from a backup";
 
 impl Pool {
@@ -313,10 +322,13 @@ impl Check<'_> {
             let expected = heads::labels(heart.superblock.uuid, [(record.id, record.uuid)]);
             let mut findings = Vec::new();
             // Without a control nothing stops the reader.
-            if heads::label((&expected[0], None), reader, &mut findings).is_ok() {
-                let way_out = "make sure that this is the right device; the pool does not open with \
-                               it, so restore the volume from a backup";
-                report.take(findings, Severity::Error, way_out);
+            let Some(volume) = self.volumes.get(record.id) else { continue };
+            let device = &**volume.device();
+            if heads::label((&expected[0], None), device, reader, &mut findings).is_ok() {
+                let found = label::read(device);
+                let opens = matches!(found, Ok(Found::Label(it)) if it.is_of_same(&expected[0]));
+                let (severity, way_out) = if opens { COPY_IS_BAD } else { NOT_ITS_LABEL };
+                report.take(findings, severity, way_out);
             }
             self.session(record.id, heart, report);
         }
@@ -439,10 +451,7 @@ fn take_frames(findings: Vec<Finding>, position: &Position, report: &mut CheckRe
                 Severity::Note,
                 "after a crash this is usual; if it is rot instead, what it made is lost",
             ),
-            _ if twice => (
-                Severity::Warning,
-                "nothing is lost: the next start writes this copy again from the other one",
-            ),
+            _ if twice => COPY_IS_BAD,
             _ => (Severity::Error, "the journal is still read: copy what matters off the pool now"),
         };
         report.take(vec![finding], severity, way_out);

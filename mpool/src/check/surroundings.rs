@@ -1,15 +1,9 @@
 //! Check: the data directory around the pool. Which volumes are not in it, and what else is.
 
 use super::{CheckReport, Severity, offline::Heart};
-use crate::{
-    address::VolumeId,
-    catalog::Catalog,
-    label::{self, Found},
-    site,
-};
+use crate::{address::VolumeId, catalog::Catalog, label, site};
 use std::{
     collections::BTreeSet,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -34,10 +28,8 @@ pub(super) fn strangers(dir: &Path, heart: &Heart, report: &mut CheckReport) {
         if !is_file || members.contains(&path) {
             continue;
         }
-        let mut bytes = [0; label::LEN];
-        let read = std::fs::File::open(&path).and_then(|mut f| f.read_exact(&mut bytes));
-        if read.is_ok()
-            && let Found::Label(found) = label::decode(&bytes)
+        if let Ok(file) = std::fs::File::open(&path)
+            && let Some(found) = label::in_file(&file)
             && found.pool == heart.superblock.uuid
         {
             let text = format!("{} carries its label, but it is no volume", path.display());

@@ -7,7 +7,7 @@
 //! ```text
 //! head   0 label, superblock, LUKS, XFS, zonefs, MBR, FAT, NTFS    512 GPT, LVM2 (0 to 1,536)
 //!     1024 ext2/3/4, F2FS, EROFS    4 KiB mdraid 1.2, bcache, swap    32 KiB ISO 9660
-//!   64 KiB btrfs, the second superblock    128 to 256 KiB ZFS uberblocks
+//!   64 KiB btrfs, the second superblock or label    128 to 256 KiB ZFS uberblocks
 //! tail   mdraid 0.90 (64 to 128 KiB before the end) and 1.0 (8 to 12 KiB), GPT backup
 //! ```
 
@@ -26,6 +26,11 @@ pub(crate) struct Signature {
 }
 
 impl Signature {
+    /// Whether it is that of a volume's label.
+    pub(crate) fn is_label(self) -> bool {
+        self.what == VOLUME || self.what == VOLUME_COPY
+    }
+
     /// Why a device that carries it is refused, and the way out.
     pub(crate) fn refusal(self) -> String {
         let Self { what, offset } = self;
@@ -48,9 +53,12 @@ pub(crate) struct Ends<'a> {
 /// A mark of fixed bytes at a fixed place near the start.
 struct Mark(&'static str, usize, &'static [u8]);
 
+const VOLUME: &str = "a volume of a Millpond pool";
+const VOLUME_COPY: &str = "a volume of a Millpond pool (second label)";
+
 const MARKS: &[Mark] = &[
     Mark("a Millpond pool", 0, b"MILLPOND"),
-    Mark("a volume of a Millpond pool", 0, b"MILLPVOL"),
+    Mark(VOLUME, 0, b"MILLPVOL"),
     Mark("an encrypted LUKS volume", 0, b"LUKS\xba\xbe"),
     Mark("an encrypted LUKS volume (second header)", 16 << 10, b"SKUL\xba\xbe"),
     Mark("an encrypted LUKS volume (second header)", 32 << 10, b"SKUL\xba\xbe"),
@@ -84,6 +92,7 @@ const MARKS: &[Mark] = &[
     Mark("an ISO 9660 image", (32 << 10) + 1, b"CD001"),
     Mark("a btrfs file system", (64 << 10) + 64, b"_BHRfS_M"),
     Mark("a Millpond pool (second superblock)", 64 << 10, b"MILLPOND"),
+    Mark(VOLUME_COPY, 64 << 10, b"MILLPVOL"),
 ];
 
 const MD_MAGIC: [u8; 4] = 0xA92B_4EFC_u32.to_le_bytes();

@@ -47,6 +47,8 @@ pub enum ScrubPart {
     LogA,
     /// The second log of a journal.
     LogB,
+    /// The second copy of a label.
+    LabelCopy,
     /// The second copy of the first log.
     LogACopy,
     /// The second copy of the second log.
@@ -59,13 +61,15 @@ impl ScrubPart {
         [[Self::LogA, Self::LogACopy], [Self::LogB, Self::LogBCopy]][log][copy]
     }
 
-    /// "data", "table of checksums", "log A" or "log B", "copy 2 of log A" or "copy 2 of log B".
+    /// "data", "table of checksums", "log A" or "log B", "copy 2 of log A" or "copy 2 of log B";
+    /// "copy 2" of a label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
             Self::Table => "table of checksums",
             Self::LogA => "log A",
             Self::LogB => "log B",
+            Self::LabelCopy => "copy 2",
             Self::LogACopy => "copy 2 of log A",
             Self::LogBCopy => "copy 2 of log B",
         }

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     address::VolumeId,
+    device::Device,
     io::buf::IO_ALIGN,
     label::{self, Found, Label},
     session::{Session, Sessions},
@@ -47,25 +48,33 @@ pub(crate) fn superblock(
     Ok(counts)
 }
 
-/// Verifies the label of one volume; its session too, if the pool has sessions.
+/// Verifies both copies of the label of one volume; their session too, if the pool has sessions.
 pub(crate) fn label(
     (expected, sessions): (&Label, Option<Sessions>),
+    device: &dyn Device,
     reader: &mut Reader<'_>,
     findings: &mut Vec<Finding>,
 ) -> Halted<()> {
-    let address = expected.id.address(0);
     let is_expected = |found: &Label| {
         let is_current = sessions.is_none_or(|sessions| sessions.judge(found.session).is_ok());
         found.is_of_same(expected) && is_current
     };
-    let damage = match reader.page(address)?.as_deref().map(label::decode_page) {
-        None => Damage::Unreadable,
-        Some(Found::Label(found)) if is_expected(&found) => return Ok(()),
-        Some(Found::Label(_)) => Damage::Misplaced,
-        Some(Found::Blank | Found::Unreadable | Found::Foreign) => Damage::Checksum,
-    };
-    let what = (ScrubTarget::Label(expected.id), ScrubPart::Data);
-    findings.push(Finding::at(what, 0, (address, PAGE), damage));
+    for (copy, at) in label::offsets(device).into_iter().enumerate() {
+        let address = expected.id.address(at);
+        let found = reader.page(address)?.as_deref().map(label::decode_page);
+        let damage = match found {
+            Some(Found::Label(found)) if is_expected(&found) => continue,
+            // Volumes of earlier programs have one copy, and what was never appended is arbitrary.
+            Some(Found::Blank) if copy == 1 => continue,
+            Some(Found::Foreign) if copy == 1 && label::is_appended(device) => continue,
+            None => Damage::Unreadable,
+            Some(Found::Label(_)) => Damage::Misplaced,
+            Some(Found::Blank | Found::Unreadable | Found::Foreign) => Damage::Checksum,
+        };
+        let part = [ScrubPart::Data, ScrubPart::LabelCopy][copy];
+        let what = (ScrubTarget::Label(expected.id), part);
+        findings.push(Finding::at(what, 0, (address, PAGE), damage));
+    }
     Ok(())
 }
 

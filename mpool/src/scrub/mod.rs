@@ -8,7 +8,7 @@
 //!
 //! What it finds is a [`Finding`]: which object, where in it, where on which volume, and whose it
 //! is in the words of the pool's user. Nothing is repaired: a pool has one copy of its data. (Of
-//! superblock and journals it has two, and the bad one is written again at the next open.)
+//! superblock, labels and journals it has two, and the bad one is written again at the next open.)
 //!
 //! Not covered, because nothing depends on it: free space, dead bytes in journals behind their
 //! tails, and padding behind an object's last page. Segments are verified by their owner, through

@@ -140,8 +140,10 @@ impl<'a> Scrub<'a> {
             });
             let sessions = pool.journal.read(crate::session::sessions_of);
             for label in heads::labels(pool.uuid, volumes) {
-                if pool.space.of(label.id).is_some() {
-                    heads::label((&label, sessions), &mut scrub.reader, &mut findings)?;
+                if let Some(space) = pool.space.of(label.id) {
+                    let device = space.volume().device();
+                    let expected = (&label, sessions);
+                    heads::label(expected, &**device, &mut scrub.reader, &mut findings)?;
                 }
             }
             Ok(findings)

@@ -124,13 +124,14 @@ impl State {
 }
 
 /// By their codes.
-const PARTS: [ScrubPart; 6] = [
+const PARTS: [ScrubPart; 7] = [
     ScrubPart::Data,
     ScrubPart::Table,
     ScrubPart::LogA,
     ScrubPart::LogB,
     ScrubPart::LogACopy,
     ScrubPart::LogBCopy,
+    ScrubPart::LabelCopy,
 ];
 
 fn encode_finding(finding: &Finding, bytes: &mut Vec<u8>) {
@@ -149,6 +150,7 @@ fn encode_finding(finding: &Finding, bytes: &mut Vec<u8>) {
         ScrubPart::LogB => 3,
         ScrubPart::LogACopy => 4,
         ScrubPart::LogBCopy => 5,
+        ScrubPart::LabelCopy => 6,
     };
     let damage = match finding.damage {
         Damage::Unreadable => 0,

@@ -96,7 +96,9 @@ impl Pond {
         }
         let other = self.pool.volumes()[1].id;
         let target = ScrubTarget::Label(other);
-        pages.push(Page { target, part: ScrubPart::Data, offset: 0, address: other.address(0) });
+        for (part, at) in [(ScrubPart::Data, 0), (ScrubPart::LabelCopy, crate::ALLOC_UNIT)] {
+            pages.push(Page { target, part, offset: 0, address: other.address(at) });
+        }
         let open = self.pool.open_mdcs.lock()[&self.mdc.id()].clone();
         for (target, position) in [
             (ScrubTarget::PoolJournal, self.pool.journal.position()),
@@ -178,7 +180,7 @@ fn a_flipped_bit_anywhere_is_found_and_nothing_else_is() {
         assert!(page.is_named_by(&found[0]), "round {round}: {page:?} is not {:?}", found[0]);
         *kinds.entry(format!("{:?}", page.part)).or_default() += 1;
     }
-    assert!(kinds.len() == 6, "all parts were damaged: {kinds:?}");
+    assert!(kinds.len() == 7, "all parts were damaged: {kinds:?}");
     assert_eq!(pond.findings(), []);
 }
 
@@ -213,7 +215,9 @@ fn look(pond: &Pond, target: ScrubTarget, findings: &mut Vec<Finding>) {
         }
         ScrubTarget::Label(id) => {
             let uuid = pool.journal.read(|catalog| catalog.volumes[&id].uuid);
-            heads::label((&heads::labels(pool.uuid, [(id, uuid)])[0], None), &mut reader, findings)
+            let expected = (&heads::labels(pool.uuid, [(id, uuid)])[0], None);
+            let volume = pool.volumes.get(id).unwrap();
+            heads::label(expected, &**volume.device(), &mut reader, findings)
         }
         ScrubTarget::PoolJournal | ScrubTarget::Journal(_) => {
             let (owner, position) = match target {
@@ -301,9 +305,13 @@ fn a_closed_journal_is_verified_to_its_last_frame() {
             (&copies[1..], Damage::Checksum),
             (&copies[..], damage),
         ] {
-            struck.iter().for_each(|copy| root.flip_bit(copy + at, 2));
+            for copy in struck {
+                root.flip_bit(copy + at, 2);
+            }
             let found = scrubbed(&pool).findings;
-            struck.iter().for_each(|copy| root.flip_bit(copy + at, 2));
+            for copy in struck {
+                root.flip_bit(copy + at, 2);
+            }
             assert!(!found.is_empty(), "{struck:?} at {at}");
             assert!(struck.len() > 1 || found.len() == 1, "{struck:?} at {at}: {found:?}");
             let page = struck[0] + at - at % PAGE;

@@ -12,7 +12,7 @@ use crate::{
     device::contents,
     error::{Error, Result},
     io::buf::IO_ALIGN,
-    label::{self, Found},
+    label,
     mdc::frame::{FRAME_HEAD_LEN, FrameHead},
     open::VOLUME_FILE,
     options::Create,
@@ -255,9 +255,7 @@ fn volume_at(path: &Path) -> Option<Member> {
         return None;
     }
     let file = File::open(path).ok()?;
-    let mut bytes = [0; label::LEN];
-    file.read_exact_at(&mut bytes, 0).ok()?;
-    if let Found::Label(label) = label::decode(&bytes) {
+    if let Some(label) = label::in_file(&file) {
         return Some(Member::Volume(label));
     }
     COPY_OFFSETS.iter().find_map(|offset| {

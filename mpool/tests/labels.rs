@@ -1,0 +1,126 @@
+//! A volume's label is there twice: either copy opens the volume, and the open puts the other one
+//! right. What has been taken by somebody else is not taken back.
+
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
+
+use mpool::{
+    ALLOC_UNIT, CheckOptions, CheckReport, Device, Error, IO_ALIGN, IoBackend, IoBuf, MediaClass,
+    Options, Pool, Severity, SimDevice, VolumeId,
+};
+use std::sync::Arc;
+
+const DEVICE_BYTES: u64 = 8 << 20;
+const LABEL_BYTES: u64 = 512;
+
+fn options() -> Options {
+    Options { io: IoBackend::Threads, queue_depth: 2, background: false, ..Options::default() }
+}
+
+/// Root and the volume beside it.
+type Pair = [SimDevice; 2];
+
+fn others(pair: &Pair) -> [(VolumeId, Arc<dyn Device>); 1] {
+    [(VolumeId::new(1).unwrap(), Arc::new(pair[1].clone()))]
+}
+
+fn open(pair: &Pair, options: &Options) -> Result<Arc<Pool>, Error> {
+    Pool::open_with(Arc::new(pair[0].clone()), &others(pair), options)
+}
+
+fn check(pair: &Pair) -> CheckReport {
+    Pool::check_on(Arc::new(pair[0].clone()), &others(pair), CheckOptions::default()).unwrap()
+}
+
+fn pair() -> Pair {
+    let pair = [SimDevice::new(DEVICE_BYTES), SimDevice::new(DEVICE_BYTES)];
+    let pool = Pool::create(Arc::new(pair[0].clone()), &options()).unwrap();
+    pool.add_volume_on(Arc::new(pair[1].clone()), MediaClass::Staging).unwrap();
+    drop(pool);
+    copy_of(&pair)
+}
+
+fn copy_of(pair: &Pair) -> Pair {
+    [pair[0].after_crash(0), pair[1].after_crash(0)]
+}
+
+fn page(device: &SimDevice, at: u64) -> Vec<u8> {
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    device.read_at(at, &mut page).unwrap();
+    page.to_vec()
+}
+
+fn put(device: &SimDevice, at: u64, bytes: &[u8]) {
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    page[..bytes.len()].copy_from_slice(bytes);
+    device.write_durable_at(at, &page).unwrap();
+}
+
+fn alike(device: &SimDevice) -> bool {
+    page(device, 0) == page(device, ALLOC_UNIT)
+}
+
+/// One flipped bit in a label kept the pool shut, and what was on the volume was said to be lost.
+#[test]
+fn either_copy_of_a_label_opens_the_volume_and_the_other_is_put_right() {
+    let whole = pair();
+    assert!(alike(&whole[1]));
+    for (at, part) in [(0, "data"), (ALLOC_UNIT, "copy 2")] {
+        for byte in 0..LABEL_BYTES {
+            let rotten = copy_of(&whole);
+            rotten[1].flip_bit(at + byte, u8::try_from(byte % 8).unwrap());
+            if byte % 16 == 0 {
+                let report = check(&rotten);
+                let issues: Vec<String> = report.issues.iter().map(ToString::to_string).collect();
+                assert_eq!(report.worst(), Some(Severity::Warning), "{issues:?}");
+                assert!(issues[0].contains(&format!("label of vol-1: {part}, ")), "{issues:?}");
+                assert!(issues[0].contains("the next start writes this copy again"), "{issues:?}");
+            }
+            if let Err(error) = open(&rotten, &options()) {
+                panic!("copy at {at}, byte {byte}: {error}");
+            }
+            assert!(alike(&rotten[1]), "copy at {at}, byte {byte}: it is put right");
+        }
+    }
+}
+
+#[test]
+fn a_read_only_open_uses_the_good_copy_and_writes_nothing() {
+    let rotten = pair();
+    rotten[1].flip_bit(20, 1);
+    let options = Options { read_only: true, ..options() };
+    drop(open(&rotten, &options).unwrap());
+    assert!(!alike(&rotten[1]));
+}
+
+#[test]
+fn without_both_copies_the_volume_is_refused_and_so_is_what_others_have_taken() {
+    let whole = pair();
+    let both = copy_of(&whole);
+    for at in [0, ALLOC_UNIT] {
+        both[1].flip_bit(at + 40, 2);
+    }
+    let refused = open(&both, &options()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("carries a label that is damaged or newer"), "{refused}");
+    // A file system that was made on the drive is not written over.
+    let taken = copy_of(&whole);
+    put(&taken[1], 0, b"XFSB");
+    let refused = open(&taken, &options()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("carries something else"), "{refused}");
+    assert_eq!(page(&taken[1], 0)[..4], *b"XFSB");
+    assert_eq!(check(&taken).worst(), Some(Severity::Error));
+    // What was merely lost is put right.
+    let zeroed = copy_of(&whole);
+    put(&zeroed[1], 0, b"");
+    drop(open(&zeroed, &options()).unwrap());
+    assert!(alike(&zeroed[1]));
+}
+
+/// A volume of an earlier program has one copy.
+#[test]
+fn a_volume_without_a_second_copy_gets_it_at_open() {
+    let old = pair();
+    put(&old[1], ALLOC_UNIT, b"");
+    assert_eq!(check(&old).issues, []);
+    drop(open(&old, &options()).unwrap());
+    assert!(alike(&old[1]));
+}
