@@ -79,7 +79,7 @@ pub(crate) fn load(volumes: &Volumes, place: &Place) -> Result<(Replayed, Positi
 }
 
 impl Replayed {
-    fn record(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn record(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
         let corrupt = |reason| Error::corrupt(NAME, at, reason);
         for change in record::decode(bytes).map_err(corrupt)? {
             self.catalog.apply(&change).map_err(corrupt)?;

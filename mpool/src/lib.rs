@@ -65,6 +65,7 @@ mod io;
 mod journal;
 mod journal_chore;
 mod label;
+mod lost;
 mod mblock;
 mod mcache;
 mod mdc;
@@ -109,6 +110,7 @@ pub use io::{
     buf::{IO_ALIGN, IoBuf},
     queue::{BufWrite, Done, IoQueue, Job, Priority},
 };
+pub use lost::FoundJournal;
 pub use mblock::{Mblock, MblockWriter};
 pub use mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone};
 pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc, MdcState, background::MdcSnapshot, pair::MdcRoom};

@@ -144,7 +144,7 @@ impl Appends {
 #[test]
 fn appends_during_a_background_rewriting_survive_every_crash() {
     let appends = Appends { log_bytes: 4 * ALLOC_UNIT, record_len: 9_000, tidy: 2, every: 1 };
-    let plan = CrashPlan { steps: 70, seeds: 4, recovery_seeds: 1, device_bytes: 4 << 20 };
+    let plan = CrashPlan { steps: 70, seeds: 2, recovery_seeds: 1, device_bytes: 4 << 20 };
     let [done, forced, abandoned] = appends.run(plan);
     assert!(done >= 2, "{done} rewritings");
     assert_eq!((forced, abandoned), (0, 0), "no append has waited");
@@ -167,7 +167,7 @@ fn catching_up_survives_every_crash() {
 fn being_overtaken_by_appends_survives_every_crash() {
     for every in [3, 4] {
         let appends = Appends { log_bytes: 2 * ALLOC_UNIT, record_len: 9_000, tidy: 2, every };
-        let plan = CrashPlan { steps: 50, seeds: 3, recovery_seeds: 1, device_bytes: 4 << 20 };
+        let plan = CrashPlan { steps: 50, seeds: 2, recovery_seeds: 1, device_bytes: 4 << 20 };
         let [done, forced, abandoned] = appends.run(plan);
         assert!(
             forced >= 1 && abandoned >= 1,
@@ -212,7 +212,7 @@ impl Workload for Properties {
 #[test]
 fn moving_to_longer_logs_survives_every_crash() {
     let properties = Properties { tidy: 2 };
-    let plan = CrashPlan { steps: 90, seeds: 4, recovery_seeds: 1, device_bytes: 4 << 20 };
+    let plan = CrashPlan { steps: 90, seeds: 2, recovery_seeds: 1, device_bytes: 4 << 20 };
     let device = SimDevice::new(plan.device_bytes);
     let mut pool = open(&device).unwrap();
     let (log_bytes, used) = (pool.info().journal_log_bytes, pool.info().used_bytes);

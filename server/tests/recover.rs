@@ -260,3 +260,29 @@ fn a_kvset_that_cannot_be_opened_is_named_left_out_and_taken_out() {
     assert_eq!(served(&server), [1, 2, 3, 4, 5, 6]);
     stop(server);
 }
+
+/// The first part of the volume is zeros: superblocks, and the start of the journal's first copy.
+#[test]
+fn a_lost_superblock_is_written_again_when_asked_for_by_name() {
+    for bytes in [128 << 10, 1 << 20] {
+        let data = store();
+        let data = data.path();
+        let file = File::options().write(true).open(volume(data)).unwrap();
+        file.write_all_at(&vec![0; bytes], 0).unwrap();
+        let text = refused_start(data);
+        assert!(text.contains("recover --superblock"), "{text}");
+        let before = std::fs::read(volume(data)).unwrap();
+        let text = expect(data, &["recover", "--superblock"], 1);
+        assert!(text.contains("both copies of the superblock are lost"), "{text}");
+        assert!(text.contains("nothing is damaged; nothing is lost"), "{text}");
+        assert!(std::fs::read(volume(data)).unwrap() == before, "a dry run writes nothing");
+        refused_start(data);
+        expect(data, &["recover", "--superblock", "--apply"], 0);
+        let text = expect(data, &["recover", "--superblock"], 3);
+        assert!(text.contains("there is nothing to find"), "{text}");
+        expect(data, &["pool", "check", "--full"], 0);
+        let server = Server::start(data, &[]);
+        assert_eq!(served(&server), (1..=WRITES).collect::<Vec<_>>());
+        stop(server);
+    }
+}

@@ -369,6 +369,16 @@ impl LogPair {
             }
             Target::NewLogs(logs) => {
                 move_to(logs)?;
+                // Not free yet. Nothing looks there but a search for a lost journal (`lost`).
+                for old in self.place.logs {
+                    mark(
+                        &self.volume,
+                        old,
+                        self.place.owner,
+                        FrameKind::Retired,
+                        writer.generation,
+                    )?;
+                }
                 self.place.logs = logs;
                 self.active = 0;
             }

@@ -72,6 +72,15 @@ pub(crate) fn survey_root(dir: &Path) -> Result<()> {
     }
 }
 
+/// Whose the directory is: by its mark, or by the volumes in it that are of one pool.
+pub(crate) fn uuid_of(dir: &Path) -> Result<Option<[u8; 16]>> {
+    if let Mark::Of(uuid) = mark::read(dir) {
+        return Ok(Some(uuid));
+    }
+    let pools: Vec<_> = look(dir)?.volumes.iter().map(|volume| volume.pool).collect();
+    Ok(pools.first().copied().filter(|first| pools.iter().all(|pool| pool == first)))
+}
+
 /// What is in a directory.
 pub(crate) fn look(dir: &Path) -> Result<Site> {
     let root = look_at_root(&dir.join(VOLUME_FILE));

@@ -219,7 +219,12 @@ impl Site {
             Root::Other(Other { taken, journal_at }) => {
                 let journal = journal_at.map_or_else(
                     || "nor a journal".to_owned(),
-                    |at| format!("but a journal of a pool, at byte {at}"),
+                    |at| {
+                        format!(
+                            "but a journal of a pool, at byte {at} (`millpond recover --superblock` \
+                             finds what can be opened by it)"
+                        )
+                    },
                 );
                 format!(
                     "holds no pool that can be found: {taken}; neither copy of the superblock (at \

@@ -29,6 +29,7 @@ impl Extent {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct FreeSet {
     by_offset: BTreeMap<u64, u64>,
     by_len: BTreeSet<(u64, u64)>,

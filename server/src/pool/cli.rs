@@ -140,6 +140,9 @@ pub struct Recover {
     /// Go on without the manifest's last edits, where they are lost, and with what they made
     #[arg(long)]
     pub cut_manifest: bool,
+    /// Where both copies of the superblock are lost: find the pool's journal, and write them again
+    #[arg(long)]
+    pub superblock: bool,
     /// Do it; otherwise only what would be lost is said
     #[arg(long)]
     pub apply: bool,

@@ -12,8 +12,8 @@ use crate::problem::Chain;
 use crate::routes::pool::parse_volume;
 use kvs::{Checked, Database};
 use mpool::{
-    CheckOptions, Create, NewRoot, NewVolume, Options, Pool, ScrubOptions, ScrubOwners,
-    ScrubProgress, ScrubTarget, Severity, VolumeId, VolumeKind, uuid_text,
+    CheckOptions, Create, FoundJournal, NewRoot, NewVolume, Options, Pool, ScrubOptions,
+    ScrubOwners, ScrubProgress, ScrubTarget, Severity, VolumeId, VolumeKind, uuid_text,
 };
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -43,6 +43,16 @@ pub(super) fn open_as(place: &PoolDirectory, read_only: bool) -> Result<Arc<Pool
     options.capacity_bytes_max = identity.capacity_bytes_max.unwrap_or(options.capacity_bytes_max);
     options.read_only = read_only;
     Pool::open_dir(data, &options).map_err(failed)
+}
+
+/// Opens the pool whose superblock is lost, which is written again unless it is for reading only.
+pub(super) fn open_lost(
+    place: &PoolDirectory,
+    read_only: bool,
+) -> Result<(Arc<Pool>, FoundJournal), Failure> {
+    let PoolDirectory { data, allow } = place;
+    let options = Options { read_only, ..options(*allow) };
+    Pool::open_without_superblock(data, &options).map_err(|error| refused_at(data, &error))
 }
 
 /// Opens the pool as it is: with its own limit, not with a default that would raise it.

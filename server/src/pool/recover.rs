@@ -16,8 +16,10 @@ use crate::serve::DEFAULT_KVS;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use kvs::{Database, LogDamage, Loss, LostKey, LostRange, Salvage, WayOut};
+use mpool::{FoundJournal, Pool};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// Keys of a loss that are shown to people; the JSON has all.
 const KEYS_SHOWN: usize = 20;
@@ -26,38 +28,54 @@ pub(crate) fn run(recover: &Recover) -> Result<(), Failure> {
     if let Some(dir) = &recover.keep {
         keep::check_empty(dir)?;
     }
-    let database = open(recover, true)?;
+    let (pool, found) = pool(recover)?;
+    let database = open(recover, pool)?;
     let (losses, condemned) = (database.losses().to_vec(), database.condemned().to_vec());
     // Its lock goes with it.
     drop(database);
-    let applies = recover.apply && !losses.is_empty();
+    let is_sound = losses.is_empty() && found.is_none();
+    let applies = recover.apply && !is_sound;
     if !recover.json {
         // Before it is done, so that it is known whatever becomes of this program.
-        print(text(&losses).as_bytes())?;
+        print((found.map(found_text).unwrap_or_default() + &text(&losses)).as_bytes())?;
     }
     if applies {
         if let Some(dir) = &recover.keep {
             // Not the pool of the look, whose memory has the store without them.
-            let pool = offline::open_as(&recover.place, true)?;
+            let (pool, _) = self::pool(recover)?;
             keep::copy(&pool, &condemned, &losses, dir)?;
+        }
+        if found.is_some() {
+            // Closed again: it is opened below with its own limits, which are in the journal.
+            drop(offline::open_lost(&recover.place, false)?);
         }
         apply(recover)?;
     }
     if recover.json {
         let losses: Vec<Value> = losses.iter().map(document).collect();
-        print(format!("{:#}\n", json!({ "applied": applies, "losses": losses })).as_bytes())?;
+        let superblock = found.map(found_document);
+        let all = json!({ "applied": applies, "superblock": superblock, "losses": losses });
+        print(format!("{all:#}\n").as_bytes())?;
     } else if applies {
         print(b"done: the store opens again\n")?;
     }
-    if losses.is_empty() || recover.apply {
+    if is_sound || recover.apply {
         return Ok(());
     }
     Err(Failure::Damaged("this was a dry run; --apply does it".to_owned()))
 }
 
-fn open(recover: &Recover, read_only: bool) -> Result<Database, Failure> {
+/// The pool, to be looked at; and where its journal was found, if its superblock is lost.
+fn pool(recover: &Recover) -> Result<(Arc<Pool>, Option<FoundJournal>), Failure> {
+    if recover.superblock {
+        let (pool, found) = offline::open_lost(&recover.place, true)?;
+        return Ok((pool, Some(found)));
+    }
+    Ok((offline::open_as(&recover.place, true)?, None))
+}
+
+fn open(recover: &Recover, pool: Arc<Pool>) -> Result<Database, Failure> {
     let data = &recover.place.data;
-    let pool = offline::open_as(&recover.place, read_only)?;
     let log = match recover.wal {
         RecoverWal::Refuse => LogDamage::Refuse,
         RecoverWal::SkipDamaged => LogDamage::SkipDamaged,
@@ -89,12 +107,26 @@ fn open(recover: &Recover, read_only: bool) -> Result<Database, Failure> {
 }
 
 fn apply(recover: &Recover) -> Result<(), Failure> {
-    let database = open(recover, false)?;
+    let database = open(recover, offline::open_as(&recover.place, false)?)?;
     let done = database.settle().and_then(|()| database.close());
     done.map_err(|error| match error {
         kvs::Error::Pool(error) => refused_at(&recover.place.data, &error),
         other => Failure::Refused(Chain(&other).to_string()),
     })
+}
+
+fn found_document(found: FoundJournal) -> Value {
+    let FoundJournal { offset, twice, generation, frame } = found;
+    json!({"journal_at": offset, "twice": twice, "generation": generation, "frame": frame})
+}
+
+fn found_text(found: FoundJournal) -> String {
+    let FoundJournal { offset, twice, generation, frame } = found;
+    let copies = if twice { "in two copies" } else { "in one copy" };
+    format!(
+        "both copies of the superblock are lost; what they said is known from the pool's journal at \
+         byte {offset}, {copies}, up to frame {frame} of generation {generation}\n"
+    )
 }
 
 fn document(loss: &Loss) -> Value {
