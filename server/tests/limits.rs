@@ -62,8 +62,8 @@ fn a_file_that_may_grow_no_more_is_a_full_store() {
 #[test]
 fn a_store_that_can_take_no_put_is_told_at_its_start() {
     let directory = TempDir::new().unwrap();
-    // 32 or 64 MiB.
-    let program = limited(&directory, "ulimit -f 65536");
+    // In blocks of 512 bytes, as POSIX has it: there is room for an empty store, and little more.
+    let program = limited(&directory, "ulimit -f 131072");
     let (data, log) = (directory.path().join("data"), directory.path().join("log"));
     let mut command = std::process::Command::new(&program);
     command.stderr(std::fs::File::create(&log).unwrap());
