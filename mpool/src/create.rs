@@ -241,7 +241,7 @@ fn check_blank(volume: &Volumes, force: bool) -> Result<()> {
         .map_err(|source| Error::io("read", 0, 0, source))?;
     let taken = match (superblock::read(volume), contents) {
         (Ok(Election::Begun), _) | (Ok(Election::Blank), Contents::Blank) => return Ok(()),
-        (Ok(Election::Elected { .. }), _) => return Err(unusable(HOLDS_A_POOL)),
+        (Ok(Election::Elected(_)), _) => return Err(unusable(HOLDS_A_POOL)),
         (Ok(Election::Blank) | Err(Error::Unusable { .. }), Contents::Taken(taken)) => taken,
         (Err(error), _) => return Err(error),
     };

@@ -20,14 +20,17 @@
 //!
 //! There are two copies: at the start of the volume, and at its second allocation unit. On a zoned
 //! device without conventional zones they are the first two pages, and all that is ever appended to
-//! the first zone, which is then finished. The first counts if it is one, else the second, unless
-//! something that is known has taken the first one's place. Who writes writes the first one first,
-//! so that they differ, after a crash, by a session (`session`). Volumes of earlier programs get
+//! the first zone, which is then finished. The copy of the later session counts, the first of
+//! equals. Where one is damaged, and a known signature of somebody else is on the device, neither
+//! does, and nothing is written. Who writes writes the first one first, so that they differ, after
+//! a crash, by a session (`session`). Volumes of earlier programs get
 //! the second copy when they are opened; a zoned device without conventional zones never.
 
 use crate::{
     address::VolumeId,
-    device::{self, Device, ZoneCondition, ZoneLimits, Zoned, contents::Contents},
+    device::{
+        self, Device, ZoneCondition, ZoneLimits, Zoned, contents::foreign_on, signature::Signature,
+    },
     error::{Error, Result},
     io::buf::{IO_ALIGN, IoBuf},
     session::Session,
@@ -90,6 +93,8 @@ pub(crate) enum Found {
     Unreadable,
     /// Something else.
     Foreign,
+    /// What somebody else has left is on the device, and a copy of the label is damaged.
+    Taken(Signature),
 }
 
 /// The part of a volume, `len` bytes of which can be overwritten, that no object may use.
@@ -159,13 +164,33 @@ pub(crate) fn offsets(device: &dyn Device) -> [u64; 2] {
 
 /// Reads what stands where a label would: the label, if a copy is one.
 pub(crate) fn read(device: &dyn Device) -> Result<Found> {
-    let first = match read_copy(device, 0) {
-        Ok(found @ Found::Label(_)) => return Ok(found),
-        first => first,
+    let [first, second] = [0, 1].map(|copy| read_copy(device, copy));
+    let is_sound = [0, 1].map(|copy| is_sound(device, copy));
+    let counts = match (&first, &second) {
+        (Ok(Found::Label(first)), Ok(Found::Label(second)))
+            if second.is_of_same(first) && second.session.count > first.session.count =>
+        {
+            Found::Label(*second)
+        }
+        (Ok(label @ Found::Label(_)), _) | (_, Ok(label @ Found::Label(_))) => *label,
+        _ => return first,
     };
-    match read_copy(device, 1) {
-        Ok(found @ Found::Label(_)) if !is_taken(device)? => Ok(found),
-        _ => first,
+    match is_sound {
+        [true, true] => Ok(counts),
+        _ => Ok(foreign(device)?.map_or(counts, Found::Taken)),
+    }
+}
+
+/// Whether one copy is as it was written, to the end of its page; a second one may be missing.
+fn is_sound(device: &dyn Device, copy: usize) -> bool {
+    match page_at(device, copy) {
+        Ok(Some(page)) => match decode_page(&page) {
+            Found::Label(_) => true,
+            Found::Blank => copy == 1,
+            Found::Unreadable | Found::Foreign | Found::Taken(_) => false,
+        },
+        Ok(None) => copy == 1,
+        Err(_) => false,
     }
 }
 
@@ -182,37 +207,40 @@ pub(crate) fn in_file(file: &File) -> Option<Label> {
     })
 }
 
-/// Whether something that is known, and no label, is on the device.
-fn is_taken(device: &dyn Device) -> Result<bool> {
+/// What is known on the device and not ours.
+fn foreign(device: &dyn Device) -> Result<Option<Signature>> {
     // What is appended once is not written over by anybody who does not empty the zone.
     if is_appended(device) {
-        return Ok(false);
+        return Ok(None);
     }
-    let failed = |source| Error::io("read", 0, IO_ALIGN, source);
-    Ok(match device::contents::of_device(device).map_err(failed)? {
-        Contents::Blank => false,
-        Contents::Taken(taken) => taken.signature.is_some_and(|mark| !mark.is_label()),
-    })
+    foreign_on(device).map_err(|source| Error::io("read", 0, IO_ALIGN, source))
 }
 
 /// What stands where one copy would be.
 pub(crate) fn read_copy(device: &dyn Device, copy: usize) -> Result<Found> {
+    let page = page_at(device, copy)?;
+    let bytes = page.as_ref().map(|page| page.first_chunk().expect("a page holds a label"));
+    Ok(bytes.map_or(Found::Blank, decode))
+}
+
+/// The page of one copy; `None` where nothing was ever written.
+fn page_at(device: &dyn Device, copy: usize) -> Result<Option<IoBuf>> {
     let at = offsets(device)[copy];
     let failed = |source| Error::io("read", at, IO_ALIGN, source);
     if device.geometry().len_bytes < at + IO_ALIGN as u64 {
-        return Ok(Found::Blank);
+        return Ok(None);
     }
     if is_appended(device) {
         let zones = device.zones().expect("asked above");
         let report = zones.report(0, 1).map_err(failed)?;
         // What lies beyond a write pointer is arbitrary.
         if report.first().is_some_and(|zone| zone.condition == ZoneCondition::Empty) {
-            return Ok(Found::Blank);
+            return Ok(None);
         }
     }
     let mut page = IoBuf::zeroed(IO_ALIGN);
     device.read_at(at, &mut page).map_err(failed)?;
-    Ok(decode(page.first_chunk().expect("a page holds a label")))
+    Ok(Some(page))
 }
 
 /// Writes a label, durably. Whatever stood there is gone.
@@ -242,7 +270,10 @@ pub(crate) fn write_again(device: &dyn Device, label: &Label) -> Result<()> {
 /// Writes both copies again if one of them is not this label, which the other one is. What fails
 /// here fails again at the next open: the label can be read.
 pub(crate) fn heal(device: &dyn Device, label: &Label) {
-    let copies = [0, 1].map(|copy| read_copy(device, copy).unwrap_or(Found::Unreadable));
+    let copies = [0, 1].map(|copy| match page_at(device, copy) {
+        Ok(page) => page.map_or(Found::Blank, |page| decode_page(&page)),
+        Err(_) => Found::Unreadable,
+    });
     if is_appended(device) || copies == [Found::Label(*label); 2] {
         return;
     }
@@ -250,12 +281,12 @@ pub(crate) fn heal(device: &dyn Device, label: &Label) {
     for (copy, found) in copies.into_iter().enumerate() {
         // A volume from before there were two has none in the second place.
         let bad = match found {
-            Found::Unreadable | Found::Foreign => true,
+            Found::Unreadable | Found::Foreign | Found::Taken(_) => true,
             Found::Blank => copy == 0,
             Found::Label(_) => false,
         };
         if bad {
-            tracing::warn!(volume = %id, copy, "one copy of a volume's label is damaged; it is written again from the other");
+            tracing::warn!(volume = %id, copy = copy + 1, "one copy of a volume's label is damaged; it is written again from the other");
         }
     }
     if let Err(error) = write_again(device, label) {

@@ -110,14 +110,12 @@ pub(crate) fn rebuild(volumes: &Volumes, uuid: [u8; 16]) -> Result<FoundJournal>
 /// There must be no superblock, and nobody else.
 fn check_lost(volumes: &Volumes) -> Result<()> {
     match superblock::read(volumes) {
-        Ok(Election::Elected { .. }) => {
-            Err(unusable("has its superblock: there is nothing to find"))
-        }
+        Ok(Election::Elected(_)) => Err(unusable("has its superblock: there is nothing to find")),
         Ok(Election::Begun) => Err(unusable(crate::open::CUT_SHORT)),
         Ok(Election::Blank) | Err(Error::Unusable { .. }) => {
             let contents = contents::of_device(&**volumes.root().device());
             match contents.map_err(|source| Error::io("read", 0, 0, source))? {
-                contents::Contents::Taken(taken) if taken.signature.is_some() => {
+                contents::Contents::Taken(taken) if taken.foreign.is_some() => {
                     Err(unusable(&format!(
                         "has no superblock, and something else is on it: {taken}. If that is not wanted, \
                          keep a copy of the volume and wipe that signature (wipefs)"

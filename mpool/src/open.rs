@@ -20,7 +20,9 @@ use crate::{
     catalog::Catalog,
     device::{
         self, Access, Allow, AppendBy, BlockDevice, Device, EmulatedOptions, EmulatedZoned,
-        FileDevice, FileOptions, Overlay, ZoneLimits, ZonedDevice, contents::Contents,
+        FileDevice, FileOptions, Overlay, ZoneLimits, ZonedDevice,
+        contents::{Contents, foreign_on},
+        signature::Signature,
     },
     error::{Error, Result},
     io::queue::IoQueue,
@@ -217,19 +219,46 @@ fn within(dir: Option<&Path>, error: Error) -> Error {
 /// The superblock that counts; a copy that is damaged or old is written again.
 pub(crate) fn elected(volume: &Volumes) -> Result<Superblock> {
     match superblock::read(volume) {
-        Ok(Election::Elected { superblock, repair }) => {
+        Ok(Election::Elected(superblock)) => {
             superblock.check_writable()?;
             check_len(volume, &superblock)?;
-            if let Some(copy) = repair {
-                tracing::warn!(copy, "superblock copy is damaged or old; writing it again");
-                superblock.write_copy(volume, copy)?;
-            }
+            heal(volume, &superblock)?;
             Ok(superblock)
         }
         Ok(Election::Begun) => Err(unusable(CUT_SHORT)),
         Ok(Election::Blank) | Err(Error::Unusable { .. }) => Err(no_pool(volume)),
         Err(error) => Err(error),
     }
+}
+
+/// Writes the copies again that are damaged or old, unless somebody else has taken the place.
+fn heal(volume: &Volumes, superblock: &Superblock) -> Result<()> {
+    for copy in 0..superblock::COPY_OFFSETS.len() {
+        let found = superblock::read_page(volume, copy);
+        if found.as_ref() == Some(superblock) {
+            continue;
+        }
+        if found.is_none() {
+            let device = volume.root();
+            let foreign = foreign_on(&**device.device());
+            if let Some(Signature { what, offset }) =
+                foreign.map_err(|source| Error::io("read", 0, 0, source))?
+            {
+                return Err(unusable(&format!(
+                    "carries {what} (its signature is at byte {offset}), and copy {} of the \
+                     superblock is damaged; if that is not wanted, keep a copy of the volume and \
+                     wipe that signature (wipefs), and the next start puts the superblock right",
+                    copy + 1
+                )));
+            }
+        }
+        tracing::warn!(
+            copy = copy + 1,
+            "a copy of the superblock is damaged or old; it is written again"
+        );
+        superblock.write_copy(volume, copy)?;
+    }
+    Ok(())
 }
 
 /// Whether the pool's journal can lie whole on a root volume of this length.
@@ -402,6 +431,11 @@ fn labelled(
                 Found::Blank => "is blank".to_owned(),
                 Found::Unreadable => "carries a label that is damaged or newer".to_owned(),
                 Found::Foreign => "carries something else".to_owned(),
+                Found::Taken(Signature { what, offset }) => format!(
+                    "carries {what} (its signature is at byte {offset}), and a copy of the label is \
+                     damaged; if that is not wanted, keep a copy of the volume and wipe that \
+                     signature (wipefs), and the next start puts the label right"
+                ),
             };
             let reason = format!("does not carry its label: what is there {instead}");
             Err(Error::Unusable { path: record.path.clone(), reason })

@@ -141,8 +141,8 @@ pub(crate) enum Election {
     Blank,
     /// There is no pool here yet: a creation was cut short.
     Begun,
-    /// The pool; `repair` names the copy that must be written again.
-    Elected { superblock: Superblock, repair: Option<usize> },
+    /// The pool.
+    Elected(Superblock),
 }
 
 impl Superblock {
@@ -285,6 +285,13 @@ fn crc(raw: &RawSuperblock) -> u32 {
     crc32c::crc32c(&raw.as_bytes()[..LEN - 4])
 }
 
+/// The superblock in one copy, if everything in its page is as it was written.
+pub(crate) fn read_page(volume: &Volumes, copy: usize) -> Option<Superblock> {
+    let mut page = IoBuf::zeroed(IO_ALIGN);
+    volume.read(COPY_OFFSETS[copy], &mut page, Priority::Read).ok()?;
+    decode_page(&page)
+}
+
 /// Reads both copies and decides. A device too short for them is blank.
 pub(crate) fn read(volume: &Volumes) -> Result<Election> {
     let device_len = volume.root().device().geometry().len_bytes;
@@ -327,16 +334,11 @@ pub(crate) fn elect(copies: [Copy; 2]) -> Result<Election> {
                 let reason = "the two copies belong to different pools";
                 return Err(Error::corrupt("superblock", COPY_OFFSETS[1], reason));
             }
-            let repair = match a.generation.cmp(&b.generation) {
-                std::cmp::Ordering::Less => Some(0),
-                std::cmp::Ordering::Equal => None,
-                std::cmp::Ordering::Greater => Some(1),
-            };
-            let superblock = if repair == Some(0) { b } else { a };
-            Ok(Election::Elected { superblock, repair })
+            Ok(Election::Elected(if a.generation < b.generation { b } else { a }))
         }
-        [Copy::Intact(superblock), _] => Ok(Election::Elected { superblock, repair: Some(1) }),
-        [_, Copy::Intact(superblock)] => Ok(Election::Elected { superblock, repair: Some(0) }),
+        [Copy::Intact(superblock), _] | [_, Copy::Intact(superblock)] => {
+            Ok(Election::Elected(superblock))
+        }
         [Copy::Blank, Copy::Blank] => Ok(Election::Blank),
         [Copy::Blank, Copy::Begun] => Ok(Election::Begun),
         [Copy::Foreign, _] | [_, Copy::Foreign] => Err(Error::Unusable {
@@ -402,23 +404,22 @@ mod tests {
     }
 
     #[test]
-    fn the_newer_intact_copy_counts_and_the_other_is_repaired() {
+    fn the_newer_intact_copy_counts() {
         let intact = |g| Copy::Intact(sample(g));
-        for (copies, generation, repair) in [
-            ([intact(2), intact(2)], 2, None),
-            ([intact(2), intact(1)], 2, Some(1)),
-            ([intact(1), intact(2)], 2, Some(0)),
-            ([intact(1), Copy::Damaged], 1, Some(1)),
-            ([Copy::Blank, intact(1)], 1, Some(0)),
+        for (copies, generation) in [
+            ([intact(2), intact(2)], 2),
+            ([intact(2), intact(1)], 2),
+            ([intact(1), intact(2)], 2),
+            ([intact(1), Copy::Damaged], 1),
+            ([Copy::Blank, intact(1)], 1),
         ] {
-            let superblock = sample(generation);
-            assert_eq!(elect(copies).unwrap(), Election::Elected { superblock, repair });
+            assert_eq!(elect(copies).unwrap(), Election::Elected(sample(generation)));
         }
         assert_eq!(elect([Copy::Blank, Copy::Blank]).unwrap(), Election::Blank);
         let cut_short = elect([Copy::Blank, Copy::Begun]).unwrap();
         assert_eq!(cut_short, Election::Begun);
         let whole = elect([intact(1), Copy::Begun]).unwrap();
-        assert_eq!(whole, Election::Elected { superblock: sample(1), repair: Some(1) });
+        assert_eq!(whole, Election::Elected(sample(1)));
         for torn in [[Copy::Damaged, Copy::Begun], [Copy::Foreign, Copy::Begun]] {
             elect(torn).unwrap_err();
         }

@@ -105,7 +105,7 @@ fn without_both_copies_the_volume_is_refused_and_so_is_what_others_have_taken() 
     let taken = copy_of(&whole);
     put(&taken[1], 0, b"XFSB");
     let refused = open(&taken, &options()).map(drop).unwrap_err().to_string();
-    assert!(refused.contains("carries something else"), "{refused}");
+    assert!(refused.contains("carries an XFS file system"), "{refused}");
     assert_eq!(page(&taken[1], 0)[..4], *b"XFSB");
     assert_eq!(check(&taken).worst(), Some(Severity::Error));
     // What was merely lost is put right.
@@ -113,6 +113,93 @@ fn without_both_copies_the_volume_is_refused_and_so_is_what_others_have_taken() 
     put(&zeroed[1], 0, b"");
     drop(open(&zeroed, &options()).unwrap());
     assert!(alike(&zeroed[1]));
+}
+
+/// What somebody may make over the start of a volume: a partition table alone, the first bytes of a
+/// file system, the label of LVM beside ours.
+fn marks() -> [(&'static str, usize, Vec<u8>); 4] {
+    let mut mbr = vec![0; 512];
+    mbr[446..462].copy_from_slice(&[0x80, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 1, 0]);
+    mbr[510..].copy_from_slice(&[0x55, 0xAA]);
+    let mut ext = vec![0; 4096];
+    for (at, byte) in [(1080, 0x53), (1081, 0xEF), (1024 + 0x18, 2), (1024 + 0x4C, 1)] {
+        ext[at] = byte;
+    }
+    let mut beside = vec![0; 1024];
+    beside[512..520].copy_from_slice(b"LABELONE");
+    [
+        ("a partition table (MBR)", 0, mbr),
+        ("an ext2 file system", 0, ext),
+        ("an XFS file system", 0, b"XFSB".to_vec()),
+        ("an LVM2 physical volume", 512, beside),
+    ]
+}
+
+/// Puts a mark there; what is before `from` stays.
+fn mark(device: &SimDevice, from: usize, bytes: &[u8]) {
+    let mut whole = page(device, 0);
+    whole[from..].fill(0);
+    whole[from..bytes.len()].copy_from_slice(&bytes[from..]);
+    put(device, 0, &whole);
+}
+
+/// The second copy that is left used to hide what stands in the place of the first one, which was
+/// then written over.
+#[test]
+fn what_others_have_made_over_the_first_copy_is_named_and_stays() {
+    let whole = pair();
+    for (what, from, bytes) in marks() {
+        for device in [0, 1] {
+            let taken = copy_of(&whole);
+            mark(&taken[device], from, &bytes);
+            let before = page(&taken[device], 0);
+            for options in [options(), Options { read_only: true, ..options() }] {
+                let refused = open(&taken, &options).map(drop).unwrap_err().to_string();
+                assert!(refused.contains(what) && refused.contains("wipefs"), "{refused}");
+            }
+            assert!(page(&taken[device], 0) == before, "{what} stays on device {device}");
+            assert!(check(&taken).worst() >= Some(Severity::Warning), "{what}");
+            // The way out that the refusal names.
+            put(&taken[device], 0, b"");
+            drop(open(&taken, &options()).unwrap());
+            assert!(alike(&taken[device]), "{what} on device {device}");
+        }
+    }
+}
+
+/// A flipped bit behind the label, or behind the superblock, in its page.
+#[test]
+fn the_rest_of_a_page_is_put_right_too() {
+    let whole = pair();
+    for (device, at) in [(0, 0), (0, ALLOC_UNIT), (1, 0), (1, ALLOC_UNIT)] {
+        let rotten = copy_of(&whole);
+        rotten[device].flip_bit(at + 2000, 3);
+        assert_eq!(check(&rotten).worst(), Some(Severity::Warning));
+        drop(open(&rotten, &options()).unwrap());
+        assert!(alike(&rotten[device]));
+        assert_eq!(check(&rotten).issues, [], "device {device}, copy at {at}");
+    }
+}
+
+/// The first copy went back to an older session: a write that was lost.
+#[test]
+fn the_later_copy_of_a_label_counts() {
+    let whole = pair();
+    let old = page(&whole[1], 0);
+    drop(open(&whole, &options()).unwrap());
+    drop(open(&whole, &options()).unwrap());
+    for at in [0, ALLOC_UNIT] {
+        let mixed = copy_of(&whole);
+        put(&mixed[1], at, &old);
+        drop(open(&mixed, &options()).unwrap_or_else(|error| panic!("copy at {at}: {error}")));
+        assert!(alike(&mixed[1]));
+    }
+    let stale = copy_of(&whole);
+    for at in [0, ALLOC_UNIT] {
+        put(&stale[1], at, &old);
+    }
+    let refused = open(&stale, &options()).map(drop).unwrap_err().to_string();
+    assert!(refused.contains("older copy"), "{refused}");
 }
 
 /// A volume of an earlier program has one copy.

@@ -120,7 +120,7 @@ pub(crate) struct Heart {
 /// Reads superblock and journal.
 pub(crate) fn heart(volumes: &Volumes) -> Result<Heart> {
     let superblock = match superblock::read(volumes)? {
-        Election::Elected { superblock, .. } => {
+        Election::Elected(superblock) => {
             check_len(volumes, &superblock)?;
             superblock
         }

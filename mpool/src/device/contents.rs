@@ -34,6 +34,8 @@ pub(crate) enum Contents {
 pub(crate) struct Taken {
     pub(crate) len_bytes: u64,
     pub(crate) signature: Option<Signature>,
+    /// One that is not ours.
+    pub(crate) foreign: Option<Signature>,
     start: Start,
     /// Zones with something in them, of a zoned drive.
     zones: u32,
@@ -130,6 +132,14 @@ pub(crate) fn of_device(device: &dyn Device) -> io::Result<Contents> {
     Ok(if is_blank { Contents::Blank } else { Contents::Taken(Taken { len_bytes, ..taken }) })
 }
 
+/// The known signature of somebody else that a device which is open carries.
+pub(crate) fn foreign_on(device: &dyn Device) -> io::Result<Option<Signature>> {
+    Ok(match of_device(device)? {
+        Contents::Blank => None,
+        Contents::Taken(taken) => taken.foreign,
+    })
+}
+
 /// The same of a file, or of a block device that is not opened as a volume.
 pub(crate) fn of_file(file: &File, len_bytes: u64) -> io::Result<Taken> {
     examine(len_bytes, &|offset, len| {
@@ -146,8 +156,10 @@ fn examine(len_bytes: u64, read: &dyn Fn(u64, usize) -> io::Result<Vec<u8>>) -> 
     let head = if head_len == 0 { Vec::new() } else { read(0, head_len)? };
     let tail_at = len_bytes - tail_len as u64;
     let tail = if tail_len == 0 { Vec::new() } else { read(tail_at, tail_len)? };
-    let signature = signature::find(Ends { head: &head, tail: &tail, len_bytes });
-    Ok(Taken { len_bytes, signature, start: start_of(&head, &tail, tail_at), zones: 0 })
+    let ends = Ends { head: &head, tail: &tail, len_bytes };
+    let (signature, foreign) = (signature::find(ends), signature::find_foreign(ends));
+    let start = start_of(&head, &tail, tail_at);
+    Ok(Taken { len_bytes, signature, foreign, start, zones: 0 })
 }
 
 fn start_of(head: &[u8], tail: &[u8], tail_at: u64) -> Start {

@@ -11,7 +11,7 @@ mod file;
 mod file_size;
 mod lock;
 mod overlay;
-mod signature;
+pub(crate) mod signature;
 mod volatile;
 pub(crate) mod zoned;
 

@@ -26,11 +26,6 @@ pub(crate) struct Signature {
 }
 
 impl Signature {
-    /// Whether it is that of a volume's label.
-    pub(crate) fn is_label(self) -> bool {
-        self.what == VOLUME || self.what == VOLUME_COPY
-    }
-
     /// Why a device that carries it is refused, and the way out.
     pub(crate) fn refusal(self) -> String {
         let Self { what, offset } = self;
@@ -53,12 +48,18 @@ pub(crate) struct Ends<'a> {
 /// A mark of fixed bytes at a fixed place near the start.
 struct Mark(&'static str, usize, &'static [u8]);
 
-const VOLUME: &str = "a volume of a Millpond pool";
-const VOLUME_COPY: &str = "a volume of a Millpond pool (second label)";
+/// Our own, at the start.
+const OWN: &[Mark] =
+    &[Mark("a Millpond pool", 0, b"MILLPOND"), Mark("a volume of a Millpond pool", 0, b"MILLPVOL")];
 
+/// The second copies, which may outlive what was made over the first ones.
+const OWN_COPIES: &[Mark] = &[
+    Mark("a Millpond pool (second superblock)", 64 << 10, b"MILLPOND"),
+    Mark("a volume of a Millpond pool (second label)", 64 << 10, b"MILLPVOL"),
+];
+
+/// Those of others.
 const MARKS: &[Mark] = &[
-    Mark("a Millpond pool", 0, b"MILLPOND"),
-    Mark(VOLUME, 0, b"MILLPVOL"),
     Mark("an encrypted LUKS volume", 0, b"LUKS\xba\xbe"),
     Mark("an encrypted LUKS volume (second header)", 16 << 10, b"SKUL\xba\xbe"),
     Mark("an encrypted LUKS volume (second header)", 32 << 10, b"SKUL\xba\xbe"),
@@ -91,8 +92,6 @@ const MARKS: &[Mark] = &[
     Mark("a swap area", (64 << 10) - 10, b"SWAPSPACE2"),
     Mark("an ISO 9660 image", (32 << 10) + 1, b"CD001"),
     Mark("a btrfs file system", (64 << 10) + 64, b"_BHRfS_M"),
-    Mark("a Millpond pool (second superblock)", 64 << 10, b"MILLPOND"),
-    Mark(VOLUME_COPY, 64 << 10, b"MILLPVOL"),
 ];
 
 const MD_MAGIC: [u8; 4] = 0xA92B_4EFC_u32.to_le_bytes();
@@ -101,17 +100,27 @@ const EXT_SUPERBLOCK: usize = 1024;
 const ZFS_UBERBLOCKS: std::ops::Range<usize> = 128 << 10..256 << 10;
 const ZFS_MAGIC: u64 = 0x00BA_B10C;
 
-/// The first known signature, the most telling first: what stands in a partition table's place is
-/// only looked at where nothing else is found.
+/// The first known signature, the most telling first: a second copy of ours tells less than what
+/// others have made beside it.
 pub(crate) fn find(ends: Ends<'_>) -> Option<Signature> {
+    let own = |marks| fixed(marks, ends.head);
+    own(OWN).or_else(|| find_foreign(ends)).or_else(|| own(OWN_COPIES))
+}
+
+/// The first known signature that is not one of ours. What stands in a partition table's place is
+/// only looked at where nothing else is found.
+pub(crate) fn find_foreign(ends: Ends<'_>) -> Option<Signature> {
     let Ends { head, tail, len_bytes } = ends;
-    let fixed = MARKS.iter().find(|Mark(_, at, bytes)| has(head, *at, bytes));
-    let fixed = fixed.map(|Mark(what, at, _)| Signature { what, offset: *at as u64 });
-    fixed
+    fixed(MARKS, head)
         .or_else(|| ext(head))
         .or_else(|| zfs(head))
         .or_else(|| at_the_end(tail, len_bytes))
         .or_else(|| mbr(head))
+}
+
+fn fixed(marks: &[Mark], head: &[u8]) -> Option<Signature> {
+    let found = marks.iter().find(|Mark(_, at, bytes)| has(head, *at, bytes));
+    found.map(|Mark(what, at, _)| Signature { what, offset: *at as u64 })
 }
 
 fn has(bytes: &[u8], at: usize, mark: &[u8]) -> bool {
@@ -200,7 +209,7 @@ mod tests {
     fn every_mark_is_found_where_it_stands_and_nothing_on_a_blank_device() {
         assert_eq!(look(&blank(), &blank()), None);
         assert_eq!(look(&[], &[]), None);
-        for Mark(what, at, bytes) in MARKS {
+        for Mark(what, at, bytes) in OWN.iter().chain(MARKS).chain(OWN_COPIES) {
             let mut head = blank();
             put(&mut head, *at, bytes);
             assert_eq!(look(&head, &[]), Some(Signature { what, offset: *at as u64 }));
@@ -208,6 +217,32 @@ mod tests {
             assert_eq!(look(&head[..*at + bytes.len() - 1], &[]), None, "{what} cut short");
             head[*at] ^= 0x10;
             assert_eq!(look(&head, &[]), None, "{what} with a flipped bit");
+        }
+    }
+
+    /// What is made over the start of a volume of ours leaves its second copy standing.
+    #[test]
+    fn a_second_copy_of_ours_hides_nobody() {
+        for (at, mark, what) in [
+            (1080, &[0x53, 0xEF][..], "an ext2 file system"),
+            (128 << 10, &ZFS_MAGIC.to_le_bytes(), "a member of a ZFS pool"),
+            (510, &[0x55, 0xAA], "a partition table (MBR)"),
+            (0, b"XFSB", "an XFS file system"),
+        ] {
+            for own in OWN_COPIES {
+                let mut head = blank();
+                put(&mut head, own.1, own.2);
+                assert_eq!(look(&head, &[]).unwrap().what, own.0);
+                let ends = Ends { head: &head, tail: &[], len_bytes: LEN };
+                assert_eq!(find_foreign(ends), None);
+                if at == 510 {
+                    put(&mut head, 450, &[0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 1, 0]);
+                }
+                put(&mut head, at, mark);
+                assert_eq!(look(&head, &[]).unwrap().what, what);
+                let ends = Ends { head: &head, tail: &[], len_bytes: LEN };
+                assert_eq!(find_foreign(ends).unwrap().what, what);
+            }
         }
     }
 

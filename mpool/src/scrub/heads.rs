@@ -69,7 +69,9 @@ pub(crate) fn label(
             Some(Found::Foreign) if copy == 1 && label::is_appended(device) => continue,
             None => Damage::Unreadable,
             Some(Found::Label(_)) => Damage::Misplaced,
-            Some(Found::Blank | Found::Unreadable | Found::Foreign) => Damage::Checksum,
+            Some(Found::Blank | Found::Unreadable | Found::Foreign | Found::Taken(_)) => {
+                Damage::Checksum
+            }
         };
         let part = [ScrubPart::Data, ScrubPart::LabelCopy][copy];
         let what = (ScrubTarget::Label(expected.id), part);

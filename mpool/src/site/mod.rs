@@ -189,7 +189,7 @@ fn read_root(path: &Path) -> io::Result<Root> {
         }
     }
     Ok(match superblock::elect(copies) {
-        Ok(Election::Elected { superblock, .. }) => Root::Pool(Some(superblock.uuid)),
+        Ok(Election::Elected(superblock)) => Root::Pool(Some(superblock.uuid)),
         Ok(Election::Begun) => Root::Begun,
         Ok(Election::Blank) | Err(Error::Unusable { .. }) => {
             let taken = contents::of_file(&file, len_bytes)?;
