@@ -19,21 +19,8 @@ use mpool::{Class, Issue, MblockId, Pool, Severity};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const LOG_WAY_OUT: &str = "millpond recover says what --wal skip-damaged and --wal \
-                           stop-at-damage would lose; millpond serve --read-only serves the rest";
-const KVSET_WAY_OUT: &str = "millpond recover --drop-kvsets takes it out, with what is in it; \
-                             millpond serve --read-only --read-only-skip-kvsets serves the rest";
-const MANIFEST_WAY_OUT: &str = "millpond recover --cut-manifest goes on without its last edits, \
-                                and with what they made";
-const BACKUP: &str = "restore from a backup; nothing else says which kvsets there are";
-
 fn way_out(error: &Error) -> &'static str {
-    match error.way_out() {
-        Some(WayOut::Log) => LOG_WAY_OUT,
-        Some(WayOut::Kvsets) => KVSET_WAY_OUT,
-        Some(WayOut::Manifest) => MANIFEST_WAY_OUT,
-        Some(WayOut::Backup) | None => BACKUP,
-    }
+    error.way_out().unwrap_or(WayOut::Backup).advice()
 }
 
 /// What a check of the database found.
@@ -122,7 +109,7 @@ fn check_log(pool: &Arc<Pool>, live: &Live, checked: &mut Checked) {
                 let lost = hole.revisions.map_or_else(String::new, |(first, last)| {
                     format!("; revisions {first} to {last} are lost")
                 });
-                checked.note(hole.what, hole.reason + &lost, LOG_WAY_OUT);
+                checked.note(hole.what, hole.reason + &lost, WayOut::Log.advice());
             }
         }
         Err(error) => checked.fail(error, "write-ahead log"),

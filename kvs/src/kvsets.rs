@@ -148,8 +148,13 @@ fn name(id: KvsetId, hblock: MblockId, kvs: &str, error: Error) -> Error {
 impl std::fmt::Display for Holds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { kvs, from, to, revisions } = self;
-        write!(f, "it may hold keys of KVS {kvs} from {}", KeyText(from))?;
+        if from.is_empty() && to.is_none() {
+            write!(f, "it may hold any key of KVS {kvs}")?;
+        } else {
+            write!(f, "it may hold keys of KVS {kvs} from {}", KeyText(from))?;
+        }
         match to.as_deref() {
+            None if from.is_empty() => {}
             // Its last key is known.
             Some([last @ .., 0]) => write!(f, " to {}", KeyText(last))?,
             Some(to) => write!(f, " to before {}", KeyText(to))?,

@@ -167,6 +167,27 @@ pub enum WayOut {
     Backup,
 }
 
+impl WayOut {
+    /// What a person can do, by the commands of Millpond.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Log => {
+                "millpond recover --wal skip-damaged, or --wal stop-at-damage, says what going on \
+                 would lose; millpond serve --read-only --read-only-wal skip-damaged serves the rest"
+            }
+            Self::Kvsets => {
+                "millpond recover --drop-kvsets takes it out, with what is in it; millpond serve \
+                 --read-only --read-only-skip-kvsets serves the rest"
+            }
+            Self::Manifest => {
+                "millpond recover --cut-manifest goes on without its last edits, and with what they \
+                 made; millpond serve --read-only --read-only-skip-kvsets serves the rest"
+            }
+            Self::Backup => "restore from a backup; nothing else says which kvsets there are",
+        }
+    }
+}
+
 impl Error {
     /// How the open that ended with this error can go on; `None` if it was not damage.
     pub fn way_out(&self) -> Option<WayOut> {

@@ -1,5 +1,6 @@
 //! What the option `capacity` does to a pool: it raises what the root volume may take, for good, as
-//! `millpond pool grow` does. It never lowers it, as volumes do not shrink.
+//! `millpond pool grow` does. It never lowers it, as volumes do not shrink. And what
+//! the start says of space and memory that do not suffice.
 
 use kvs::SpaceInfo;
 use mpool::{Pool, VolumeId};
@@ -47,6 +48,25 @@ impl Limit {
     }
 }
 
+/// Says that memtables, of which the engine holds so many, may take all the memory for data.
+pub(crate) fn tell_memory(memory: Size, memtable: Size) {
+    if let Some(full) = beyond(memory, memtable) {
+        tracing::warn!(
+            %memory,
+            %memtable,
+            %full,
+            "option memory is less than full memtables take: raise it, or lower option memtable"
+        );
+    }
+}
+
+/// What full memtables take, if `memory` was given and is less.
+fn beyond(memory: Size, memtable: Size) -> Option<Size> {
+    // One is written to, the others wait for their flush.
+    let full = memtable.0.saturating_mul(kvs::Options::default().memtables_max + 1);
+    (memory.0 > 0 && memory.0 < full).then_some(Size(full))
+}
+
 /// Says which volumes a copy of the data directory would share.
 pub(crate) fn tell_outside(pool: &Pool) {
     let outside = pool.volumes().into_iter().filter(|volume| volume.outside);
@@ -76,6 +96,15 @@ pub(crate) fn tell_full(space: &SpaceInfo) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_holds_the_memtables() {
+        let mib = |count: u64| Size(count << 20);
+        assert_eq!(beyond(mib(255), mib(64)), Some(mib(256)));
+        for memory in [0, 256] {
+            assert_eq!(beyond(mib(memory), mib(64)), None);
+        }
+    }
 
     #[test]
     fn a_capacity_raises_and_never_lowers() {

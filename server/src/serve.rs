@@ -14,12 +14,13 @@ use crate::config::{Config, environment};
 use crate::engine::Engine;
 use crate::heap;
 use crate::listener::{self, ConnectionLimits};
+use crate::problem::Chain;
 use crate::process_limits;
 use crate::shutdown::{self, Bounds, Ended, Signals};
 use crate::telemetry;
 use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
-use kvs::{Database, Error};
+use kvs::{Database, Error, WayOut};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -137,6 +138,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     let (directory, mut options) = (config.data.clone(), config.engine_options()?);
     options.initial_kvs = vec![DEFAULT_KVS.to_owned()];
+    capacity::tell_memory(config.memory, config.memtable);
     let asked = config.capacity;
     let shown = directory.display().to_string();
     let begun = Instant::now();
@@ -168,8 +170,11 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
         Err(Error::Pool(mpool::Error::Full { .. })) => process_limits::file_size_note(),
         Ok(_) | Err(_) => String::new(),
     };
-    let database =
-        database.with_context(|| format!("the store in {shown} cannot be opened{note}"))?;
+    let way_out = database.as_ref().err().map_or_else(String::new, way_out);
+    // Of the causes, which come after it, the way out is the end.
+    let database = database.map_err(|error| {
+        anyhow!("the store in {shown} cannot be opened{note}: {}{way_out}", Chain(&error))
+    })?;
     if database.is_read_only() {
         let left_out = database.losses().len();
         tracing::warn!(left_out, "the store is open for reading only");
@@ -178,6 +183,17 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     }
     tracing::info!(elapsed = ?begun.elapsed(), "the store is open");
     Ok(Arc::new(database))
+}
+
+/// What can be done about damage that keeps a store from opening.
+fn way_out(error: &Error) -> String {
+    let advice = match error {
+        Error::Pool(mpool::Error::Corrupt { .. }) => {
+            Some("millpond pool check names all that is damaged, and what can be done about it")
+        }
+        other => other.way_out().map(WayOut::advice),
+    };
+    advice.map_or_else(String::new, |advice| format!("; {advice}"))
 }
 
 /// The lines a person, or a program that started us, waits for.

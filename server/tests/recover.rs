@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use support::Server;
@@ -136,6 +136,12 @@ fn check_refusals(server: &Server) {
 fn check_kept(dir: &Path, before: &[u8], page: u64) {
     let text = std::fs::read_to_string(dir.join("KEPT.txt")).unwrap();
     assert!(text.contains("revision 3 was durable"), "{text}");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(dir), 0o700);
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let segments: Vec<PathBuf> =
         files.filter(|path| path.to_str().unwrap().contains("/segment-seg-")).collect();
@@ -158,7 +164,13 @@ fn damage_in_the_log_is_named_read_past_and_recovered_from() {
     let page = pages_with(data, value(3).as_bytes(), 1)[0];
     flip(data, page + 9);
     let before = std::fs::read(volume(data)).unwrap();
-    assert!(refused_start(data).contains("revision 3 was durable"));
+    let text = refused_start(data);
+    assert!(text.contains("revision 3 was durable"), "{text}");
+    for way in ["millpond recover --wal skip-damaged", "--read-only --read-only-wal skip-damaged"] {
+        assert!(text.contains(way), "{way} is not in: {text}");
+    }
+    let text = expect(data, &["serve", "--listen", "127.0.0.1:0", "--read-only"], 1);
+    assert!(text.contains("--read-only --read-only-wal skip-damaged"), "{text}");
     for check in [&["pool", "check"][..], &["pool", "check", "--full"]] {
         let text = expect(data, check, 1);
         assert!(text.contains("write-ahead log segment 1 (seg-"), "{text}");

@@ -126,7 +126,7 @@ fn a_capacity_that_is_too_small_is_refused_by_whoever_is_told_it() {
     let directory = TempDir::new().unwrap();
     let data = directory.path().join("pond");
     let data = data.to_str().unwrap();
-    let told = "option capacity is 100MiB, must be 0 or at least 256MiB";
+    let told = "option capacity is 100MiB, must be 0 or in 256MiB..=4PiB";
     for (command, refused) in [(&["serve"][..], 1), (&["pool", "create"], 2)] {
         let (code, text) = run(&[command, &["--data", data, "--capacity", "100MiB"]].concat());
         assert_eq!(code, Some(refused), "{command:?}: {text}");

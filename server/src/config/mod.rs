@@ -3,6 +3,7 @@
 //! [`Config`] is the effective one, [`Settings`] what one source says. `millpond config print`
 //! writes the effective configuration as a file that could be used in its place.
 
+mod bounds;
 pub mod environment;
 mod settings;
 
@@ -13,6 +14,7 @@ use crate::connection::Timeouts;
 use crate::listener::ConnectionLimits;
 use crate::telemetry::{self, LogFormat};
 use anyhow::{Context, bail};
+pub(crate) use bounds::check_capacity;
 use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -88,17 +90,6 @@ const HEADS_PART: u64 = 32;
 
 /// The least and the most of that: heads are a few hundred bytes unless somebody wants harm.
 const HEADS_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=64 << 20;
-
-/// The least that a server can work with.
-const CAPACITY_MIN: Size = Size(256 << 20);
-
-/// Refuses a capacity of the root volume that is too small; 0 is the pool's own limit.
-pub(crate) fn check_capacity(capacity: Size) -> anyhow::Result<()> {
-    if capacity.0 > 0 && capacity < CAPACITY_MIN {
-        bail!("option capacity is {capacity}, must be 0 or at least {CAPACITY_MIN}");
-    }
-    Ok(())
-}
 
 fn seconds(seconds: u64) -> Span {
     Span(Duration::from_secs(seconds))
@@ -187,6 +178,7 @@ impl Config {
             bail!("option memory is {}, must be 0 or at least {MEMORY_MIN}", self.memory);
         }
         let value_bytes_max = size(kvs::VALUE_BYTES_MAX);
+        bounds::check_writes(self.memtable, self.interval)?;
         if self.value_max > value_bytes_max {
             bail!("option value_max is {}, must be at most {value_bytes_max}", self.value_max);
         }
@@ -240,7 +232,6 @@ impl Config {
             ("request_timeout", self.request_timeout),
             ("scan_time_max", self.scan_time_max),
             ("close_timeout", self.close_timeout),
-            ("interval", self.interval),
         ] {
             if span.0.is_zero() {
                 bail!("option {name} is {span}, must be more than nothing");

@@ -110,8 +110,8 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_IO", value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io: Option<Io>,
-    /// Memory for data: value cache, mapped pages and unflushed writes. 0 takes the cgroup's limit,
-    /// else a share of what is available
+    /// Memory for data, 1MiB to 4PiB: value cache, mapped pages and unflushed writes. 0 takes the
+    /// cgroup's limit, else 60 % of what is available; of a limit and a size the smaller counts
     #[arg(long, env = "MILLPOND_MEMORY", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Size>,
@@ -121,13 +121,13 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reaper: Option<Reaper>,
     /// Most bytes that the root volume may take; raises what the pool has been told before, for
-    /// good, as pool grow does, and never lowers it. 0 takes the pool's own limit, 1TiB for a new
-    /// one
+    /// good, as pool grow does, and never lowers it; 256MiB to 4PiB. 0 takes the pool's own limit,
+    /// 1TiB for a new one
     #[arg(long, env = "MILLPOND_CAPACITY", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Size>,
-    /// Bytes of their disk that volume files leave to others; if not given, 512MiB, or 5 % of a
-    /// smaller disk
+    /// Bytes of their disk that volume files leave to others, at most 4PiB; if not given, 512MiB,
+    /// or 5 % of a disk under 10GiB
     #[arg(long, env = "MILLPOND_DISK_RESERVE", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_reserve: Option<Size>,
@@ -181,11 +181,12 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_ALLOWED_ORIGINS", value_name = "ORIGIN,..", value_delimiter = ',')]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_origins: Option<Vec<String>>,
-    /// Longest time a write with durability=interval is only in memory
+    /// Longest time a write with durability=interval is only in memory, 1ms to 1min
     #[arg(long, env = "MILLPOND_INTERVAL", value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Span>,
-    /// Unflushed writes held in memory before they go to the tree; larger means a longer recovery
+    /// Unflushed writes held in memory before they go to the tree, 1MiB to 4GiB; larger means a
+    /// longer recovery
     #[arg(long, env = "MILLPOND_MEMTABLE", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memtable: Option<Size>,
@@ -193,7 +194,7 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_LOG_FORMAT", value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
-    /// What is logged: error, warn, info, debug or trace, or a list such as info,kvs=debug
+    /// What is logged: off, error, warn, info, debug or trace, or a list such as info,kvs=debug
     #[arg(long, env = "MILLPOND_LOG", value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
@@ -205,7 +206,7 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_WORKERS", value_name = "N", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
-    /// Most connections open at a time
+    /// Most connections open at a time, 1 to 1000000
     #[arg(long, env = "MILLPOND_CONNECTIONS", value_name = "N", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<usize>,

@@ -3,7 +3,7 @@
 //!
 //! A piece of an object is a file, as it lies on the medium; `KEPT.txt` says of each what it is and
 //! where it was, and what the recovery has left out. Everything is on stable storage before the
-//! recovery begins.
+//! recovery begins. It is for its owner alone, as the volumes are: it holds keys and values.
 
 use crate::client::Failure;
 use kvs::Loss;
@@ -11,6 +11,7 @@ use mpool::{Pool, RawPiece, ScrubPart, ScrubTarget};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// The file that says what the others are.
@@ -43,7 +44,7 @@ pub(super) fn copy(
             Failure::Refused(format!("{path}: {error}; nothing is recovered, and nothing changed"))
         }
     };
-    fs::create_dir_all(dir).map_err(failed(dir))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
     let mut text = "Copied before a recovery cut or deleted it; see docs/pool.md of Millpond.\n\n\
                     file, what it is, bytes, where it was\n"
         .to_owned();
@@ -70,15 +71,19 @@ pub(super) fn copy(
         let _ = writeln!(text, "{loss}");
     }
     let path = dir.join(TEXT);
-    let written = File::create_new(&path).and_then(|mut file| {
+    let written = create_new(&path).and_then(|mut file| {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     });
     written.and_then(|()| File::open(dir)?.sync_all()).map_err(failed(&path))
 }
 
+fn create_new(path: &Path) -> io::Result<File> {
+    File::options().write(true).create_new(true).mode(0o600).open(path)
+}
+
 fn copy_piece(pool: &Pool, piece: &RawPiece, path: &Path) -> io::Result<u64> {
-    let mut file = File::create_new(path)?;
+    let mut file = create_new(path)?;
     let unreadable = pool.read_raw(piece, &mut |bytes| file.write_all(bytes))?;
     file.sync_all()?;
     Ok(unreadable)

@@ -96,6 +96,7 @@ fn open(recover: &Recover, pool: Arc<Pool>) -> Result<Database, Failure> {
     };
     Database::open_pool(pool, options).map_err(|error| {
         let way_out = match error.way_out() {
+            // In its own words, as it is asked already.
             Some(WayOut::Log) => "; say what to do about it with --wal",
             Some(WayOut::Kvsets) => "; --drop-kvsets takes it out",
             Some(WayOut::Manifest) => "; --cut-manifest goes on without its last edits",

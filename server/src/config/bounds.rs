@@ -1,0 +1,56 @@
+//! What single options may be, where the engine's own refusal would name another thing.
+
+use anyhow::bail;
+use std::time::Duration;
+use units::{Size, Span};
+
+/// The least that a server can work with, and the most that a volume can have.
+const CAPACITY: [Size; 2] = [Size(256 << 20), Size(4 << 50)];
+
+/// The least and the most of the option memtable.
+const MEMTABLE: [Size; 2] = [Size(1 << 20), Size(4 << 30)];
+
+/// The least and the most of the option interval.
+const INTERVAL: [Span; 2] = [Span(Duration::from_millis(1)), Span(Duration::from_mins(1))];
+
+/// Refuses a capacity of the root volume that is too small or too large; 0 is the pool's own limit.
+pub(crate) fn check_capacity(capacity: Size) -> anyhow::Result<()> {
+    let [min, max] = CAPACITY;
+    if capacity.0 > 0 && !(min..=max).contains(&capacity) {
+        bail!("option capacity is {capacity}, must be 0 or in {min}..={max}");
+    }
+    Ok(())
+}
+
+/// Refuses a memtable, and an interval between syncs, that the engine would.
+pub(super) fn check_writes(memtable: Size, interval: Span) -> anyhow::Result<()> {
+    let [min, max] = MEMTABLE;
+    if !(min..=max).contains(&memtable) {
+        bail!("option memtable is {memtable}, must be in {min}..={max}");
+    }
+    let [min, max] = INTERVAL;
+    if !(min..=max).contains(&interval) {
+        bail!("option interval is {interval}, must be in {min}..={max}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The engine's refusal named `memtable_bytes`, in bytes.
+    #[test]
+    fn a_refusal_names_the_option_in_its_units() {
+        let interval = Span(Duration::from_millis(100));
+        let error = check_writes(Size(1 << 10), interval).unwrap_err().to_string();
+        assert_eq!(error, "option memtable is 1KiB, must be in 1MiB..=4GiB");
+        let error = check_writes(Size(8 << 30), interval).unwrap_err().to_string();
+        assert!(error.contains("8GiB"), "{error}");
+        for interval in [Duration::from_secs(61), Duration::from_micros(500)] {
+            let error = check_writes(Size(64 << 20), Span(interval)).unwrap_err().to_string();
+            assert!(error.contains("option interval is "), "{error}");
+        }
+        assert!(check_writes(Size(1 << 20), Span(Duration::from_mins(1))).is_ok());
+    }
+}
