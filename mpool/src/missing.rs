@@ -5,7 +5,7 @@ use crate::{
     address::VolumeId,
     anchor::Anchor,
     catalog::Catalog,
-    device::Access,
+    device::{Access, DENIED},
     error::{Error, Result},
     journal::Journal,
     mdc::{log::Log, record::Change},
@@ -63,12 +63,13 @@ impl fmt::Display for VolumeHolds {
             return f.write_str("nothing lies on it");
         }
         let Self { mblocks, mblock_bytes, segments, journals } = self;
-        write!(f, "on it lie {mblocks} mblocks ({mblock_bytes} bytes)")?;
+        let end = |count: &u64| if *count == 1 { "" } else { "s" };
+        write!(f, "on it: {mblocks} mblock{} ({mblock_bytes} bytes)", end(mblocks))?;
         if *segments > 0 {
-            write!(f, ", {segments} segments of the write-ahead log")?;
+            write!(f, ", {segments} segment{} of the write-ahead log", end(segments))?;
         }
         if *journals > 0 {
-            write!(f, ", {journals} journals")?;
+            write!(f, ", {journals} journal{}", end(journals))?;
         }
         Ok(())
     }
@@ -97,16 +98,34 @@ impl MissingVolume {
         let holds = VolumeHolds::of(catalog, id);
         Self { id, class, kind, path, reason: reason.to_owned(), holds }
     }
+
+    /// Where it was, why it cannot be had, and what lies on it.
+    pub(crate) fn whereabouts(&self) -> String {
+        let Self { path, reason, holds, .. } = self;
+        format!("last at {}, {reason}; {holds}", path.display())
+    }
+
+    /// What can be done about it.
+    pub fn way_out(&self) -> String {
+        if is_denied(&self.reason) {
+            return "it is there, and this user may not open it: run this as the user of the pool's \
+                    files, or give it to this user (chown)"
+                .to_owned();
+        }
+        if self.holds.is_nothing() {
+            let id = self.id;
+            return format!("`millpond pool remove {id} --lost` takes it out of the pool");
+        }
+        "bring it back (is its disk mounted, has the device another name?), put a link at that path \
+         to where it is, or restore the pool from a backup"
+            .to_owned()
+    }
 }
 
 impl fmt::Display for MissingVolume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, class, kind, path, reason, holds } = self;
-        write!(f, "{id} ({class}, kind {kind}), last at {}, {reason}; {holds}", path.display())?;
-        if holds.is_nothing() {
-            write!(f, ", so the pool can do without it: `millpond pool remove {id} --lost`")?;
-        }
-        Ok(())
+        let Self { id, class, kind, .. } = self;
+        write!(f, "{id} ({class}, kind {kind}), {}", self.whereabouts())
     }
 }
 
@@ -130,7 +149,8 @@ impl Pool {
             return Err(Error::Options(format!("{id} cannot be given up: {holds}")));
         }
         match open_device(&dir.join(&record.path), &record, options, Access::Read) {
-            Err(Error::Unusable { .. }) => {}
+            // Whoever may not look cannot say that it is lost.
+            Err(Error::Unusable { reason, .. }) if !is_denied(&reason) => {}
             Err(error) => return Err(error),
             Ok(_) => {
                 let text = format!("{id} is there; evacuate it, and remove it without --lost");
@@ -141,10 +161,9 @@ impl Pool {
     }
 }
 
-/// What can be done about any of them.
-pub(crate) const WAYS_OUT: &str = "bring it back (is its disk mounted, has the device another \
-                                   name?), put a link at that path to where it is, or restore the \
-                                   pool from a backup";
+fn is_denied(reason: &str) -> bool {
+    reason.starts_with(DENIED)
+}
 
 /// The error that tells of them, if there are any.
 pub(crate) fn check(missing: Vec<MissingVolume>) -> Result<()> {
@@ -153,6 +172,38 @@ pub(crate) fn check(missing: Vec<MissingVolume>) -> Result<()> {
 
 /// All of them in one text.
 pub(crate) fn text(missing: &[MissingVolume]) -> String {
-    let each: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    format!("a volume of the pool is missing: {}; {WAYS_OUT}", each.join("; and "))
+    let each = missing.iter().map(|volume| format!("{volume}; {}", volume.way_out()));
+    let each: Vec<String> = each.collect();
+    format!("a volume of the pool cannot be had: {}", each.join("; and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A volume whose owner was another user was "missing", and to be given up.
+    #[test]
+    fn each_gets_the_advice_that_fits() {
+        let mut volume = MissingVolume {
+            id: VolumeId::new(1).unwrap(),
+            class: MediaClass::Capacity,
+            kind: VolumeKind::File,
+            path: "fast.vol".into(),
+            reason: format!("{DENIED}; give the pool's files to this user"),
+            holds: VolumeHolds::default(),
+        };
+        let advice = volume.way_out();
+        assert!(advice.contains("chown") && !advice.contains("--lost"), "{advice}");
+        volume.reason = "does not exist".to_owned();
+        let advice = volume.way_out();
+        assert!(advice.contains("remove vol-1 --lost") && !advice.contains("backup"), "{advice}");
+        assert_eq!(
+            text(&[volume.clone()]).matches("vol-1").count(),
+            2,
+            "its name, and the command"
+        );
+        volume.holds.mblocks = 1;
+        let advice = volume.way_out();
+        assert!(advice.contains("backup") && !advice.contains("--lost"), "{advice}");
+    }
 }

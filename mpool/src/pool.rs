@@ -479,6 +479,12 @@ impl Pool {
     /// Gives the pool a name: 1 to 64 of `A-Z a-z 0-9 . _ -`. For people and metrics; what
     /// identifies a pool is its UUID. Durable on return.
     pub fn rename(&self, name: &str) -> Result<()> {
+        Self::check_name(name)?;
+        self.set_property(NAME_PROPERTY, name.as_bytes())
+    }
+
+    /// Whether a pool can have this name: 1 to 64 of A-Z a-z 0-9 . _ -.
+    pub fn check_name(name: &str) -> Result<()> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(fits) {
             let text = format!(
@@ -486,7 +492,7 @@ impl Pool {
             );
             return Err(Error::Options(text));
         }
-        self.set_property(NAME_PROPERTY, name.as_bytes())
+        Ok(())
     }
 
     /// Whether it is open for reading only; see [`Options::read_only`].

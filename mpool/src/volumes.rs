@@ -20,6 +20,7 @@ use crate::{
     mdc::record::{Change, VOLUME_PATH_BYTES_MAX},
     media::{MediaClass, VolumeKind, VolumeRecord},
     open::{new_uuid, open_device},
+    options::{CAPACITY_BYTES_MAX, size_in_range},
     pool::Pool,
     session::{self, Session},
     site,
@@ -29,6 +30,9 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+/// The least that a volume in a file may grow to: its label and a few objects.
+const FILE_BYTES_MIN: u64 = 1 << 20;
 
 /// A volume to be added.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +147,10 @@ impl Pool {
     pub fn add_volume(self: &Arc<Self>, new: &NewVolume) -> Result<VolumeId> {
         if self.is_read_only() {
             return Err(Error::Options("the pool is open for reading only".to_owned()));
+        }
+        if new.kind == VolumeKind::File {
+            let name = format!("capacity of {}", new.path.display());
+            size_in_range(&name, new.capacity_bytes_max, FILE_BYTES_MIN, CAPACITY_BYTES_MAX)?;
         }
         let path = self.resolve(&new.path);
         let bytes = new.path.as_os_str().len();

@@ -181,10 +181,10 @@ fn missing_volumes_are_named_with_what_lies_on_them() {
     let text = refused.to_string();
     for part in [
         "vol-1 (staging, kind file), last at fast.vol, does not exist",
-        "on it lie 1 mblocks (",
-        "1 segments of the write-ahead log",
+        "on it: 1 mblock (",
+        "1 segment of the write-ahead log",
         "vol-2 (capacity, kind file), last at more.vol",
-        "nothing lies on it, so the pool can do without it: `millpond pool remove vol-2 --lost`",
+        "nothing lies on it; `millpond pool remove vol-2 --lost` takes it out of the pool",
         "restore the pool from a backup",
     ] {
         assert!(text.contains(part), "{part} is not in: {text}");
@@ -193,7 +193,7 @@ fn missing_volumes_are_named_with_what_lies_on_them() {
     assert_eq!((found.volumes.len(), found.missing.len()), (1, 2));
     let ids = [1, 2].map(|raw| VolumeId::new(raw).unwrap());
     let text = refusal(Pool::forget_volume(dir.path(), ids[0], &options()));
-    assert!(text.contains("on it lie 1 mblocks"), "{text}");
+    assert!(text.contains("on it: 1 mblock"), "{text}");
     Pool::forget_volume(dir.path(), ids[1], &options()).unwrap();
     let text = refusal(open(dir.path()));
     assert!(text.contains("vol-1") && !text.contains("vol-2"), "{text}");

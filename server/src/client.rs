@@ -168,7 +168,13 @@ async fn kvs(command: KvsCommand) -> Result<(), Failure> {
         KvsCommand::Drop(drop) => {
             // A name that is misspelt is told before anybody types it again.
             let path = kvs_path(&drop.kvs.name);
-            send(&drop.kvs.server, request(Method::GET, &path, "")?).await?.accepted().await?;
+            let found = send(&drop.kvs.server, request(Method::GET, &path, "")?).await?;
+            if found.status == StatusCode::NOT_FOUND {
+                let name = &drop.kvs.name;
+                let text = format!("no KVS is named {name:?}; nothing was dropped");
+                return Err(Failure::Refused(text));
+            }
+            found.accepted().await?;
             confirm_drop(&drop)?;
             (Method::DELETE, kvs_path(&drop.kvs.name), drop.kvs.server)
         }

@@ -270,7 +270,7 @@ fn info_and_check_work_on_a_read_only_mount() {
     let Some(output) = in_a_mount_namespace(&script) else { return };
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
-    expect(said, &[&pool, "capacity.vol", "sound: 1 volumes"]);
+    expect(said, &[&pool, "capacity.vol", "sound: 1 volume,"]);
     assert!(contents(Path::new(data)) == before);
 }
 
@@ -295,7 +295,7 @@ fn a_volume_that_is_missing_is_named_by_every_command() {
     assert!(server.wait().success());
     let (fast, aside) = (path.join("fast.vol"), path.join("aside"));
     fs::rename(&fast, &aside).unwrap();
-    let parts = ["vol-1 (staging, kind file)", "last at fast.vol", "segments of the write-ahead"];
+    let parts = ["vol-1 (staging, kind file)", "last at fast.vol", "of the write-ahead log"];
     expect(&refused(path, &[]), &parts);
     let info = millpond(&["info"]);
     assert_eq!(info.status.code(), Some(1), "{}", text(&info.stderr));
@@ -305,7 +305,7 @@ fn a_volume_that_is_missing_is_named_by_every_command() {
     {
         let output = millpond(command);
         assert_eq!(output.status.code(), Some(3), "{command:?}");
-        expect(text(&output.stderr), &["vol-1", "segments of the write-ahead log"]);
+        expect(text(&output.stderr), &["vol-1", "of the write-ahead log"]);
     }
     fs::rename(&aside, &fast).unwrap();
     is_kept(&Server::start(path, &[]));

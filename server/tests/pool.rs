@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::Value;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use support::Server;
@@ -313,5 +313,35 @@ fn a_body_is_an_object_whose_fields_have_names() {
         let reply = client.send_with(method, &target, json, body.as_bytes()).unwrap();
         assert_eq!(reply.status, 400, "{path}: {reply:?}");
         assert!(reply.text().contains("named fields"), "{path}: {reply:?}");
+    }
+}
+
+/// A pool was left behind, whole, by a command that had refused its name.
+#[test]
+fn a_name_that_does_not_fit_makes_no_pool() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path().join("pond");
+    let create = ["create", "--name", "no name", "--data", data.to_str().unwrap()];
+    let (code, said) = complaint(&create);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("no name") && said.contains("1 to 64"), "{said}");
+    assert!(!data.exists());
+}
+
+/// The server's user could not open what root had made in its directory.
+#[test]
+fn what_root_makes_is_the_directory_s_owner_s() {
+    let directory = TempDir::new().unwrap();
+    let data = directory.path();
+    if std::fs::metadata(data).unwrap().uid() != 0 {
+        // Only root gives files away.
+        return;
+    }
+    std::os::unix::fs::chown(data, Some(4321), Some(4321)).unwrap();
+    let path = data.to_str().unwrap();
+    done(&["create", "--capacity", "300MiB", "--data", path]);
+    done(&["add", "more.vol", "--capacity", "64MiB", "--data", path]);
+    for name in ["capacity.vol", "pool.id", "more.vol"] {
+        assert_eq!(std::fs::metadata(data.join(name)).unwrap().uid(), 4321, "{name}");
     }
 }

@@ -156,6 +156,11 @@ fn what_is_added_and_removed_is_named() {
         assert!(code == Some(3) && text.contains("its directory "), "{text}");
         assert!(text.contains("missing does not exist") && text.contains("relative"), "{text}");
     }
+    for capacity in ["1KiB", "8PiB"] {
+        let (code, text) = said(data, &["add", "z.vol", "--capacity", capacity]);
+        assert!(code == Some(3) && text.contains("capacity of z.vol is "), "{text}");
+        assert!(text.contains("1MiB..=4096TiB") && !data.join("z.vol").exists(), "{text}");
+    }
     assert_eq!(said(data, &["add", "z.vol", "--capacity", "64MiB"]).0, Some(0));
     let (code, text) = said(data, &["grow", "vol-1", "32MiB"]);
     assert!(code == Some(3) && text.contains("add a smaller one and evacuate"), "{text}");
@@ -165,5 +170,5 @@ fn what_is_added_and_removed_is_named() {
     let want = format!("removed vol-1; its file {} is left and can be deleted\n", file.display());
     assert_eq!((code, text), (Some(0), want));
     std::fs::remove_file(file).unwrap();
-    assert!(said(data, &["check"]).1.starts_with("sound: 1 volumes"));
+    assert!(said(data, &["check"]).1.starts_with("sound: 1 volume,"));
 }

@@ -29,7 +29,7 @@ use crate::{
     mblock::sums,
     mdc::pair::{Place, Position, elected},
     media::VolumeRecord,
-    missing::{MissingVolume, WAYS_OUT},
+    missing::MissingVolume,
     open::{VOLUME_FILE, with_path},
     options::Options,
     pool::{NAME_PROPERTY, Pool},
@@ -313,9 +313,14 @@ impl Check<'_> {
             match (self.find)(record) {
                 Ok(device) => self.volumes.add(record.id, Arc::new(ReadOnly(device))),
                 Err(error) => {
-                    let reason = format!("cannot be opened: {error}");
+                    let reason = match error {
+                        Error::Unusable { reason, .. } => reason,
+                        other => format!("cannot be opened: {other}"),
+                    };
                     let missing = MissingVolume::new(record, &heart.catalog, &reason);
-                    report.note(Severity::Error, record.id, missing.to_string(), WAYS_OUT);
+                    let MissingVolume { class, kind, .. } = &missing;
+                    let text = format!("{class}, kind {kind}, {}", missing.whereabouts());
+                    report.note(Severity::Error, record.id, text, &missing.way_out());
                     continue;
                 }
             }

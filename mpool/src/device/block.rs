@@ -12,7 +12,7 @@
 //! volume is taken into a pool (`volumes`), by `signature`.
 
 use super::{
-    Access, Device, Geometry, check_access,
+    Access, DENIED, Device, Geometry, check_access,
     direct::DirectFile,
     lock::{self, LOCK_TRIES},
 };
@@ -170,9 +170,11 @@ fn open_exclusively(path: &Path, number: DeviceNumber, access: Access) -> Result
                 None => lock::wait(path, tried),
             },
             Err(Errno::ACCESS | Errno::PERM) => {
-                let text = "permission denied; give the device to this user (a udev rule, or the \
-                            group disk), and see that it is not write-protected";
-                return Err(unusable(text.to_owned()));
+                let text = format!(
+                    "{DENIED}; give the device to this user (a udev rule, or the group disk), and \
+                     see that it is not write-protected"
+                );
+                return Err(unusable(text));
             }
             Err(errno) => return Err(unusable(format!("cannot be opened: {errno}"))),
         }

@@ -10,7 +10,7 @@
 //! go through the page cache and durable ones are followed by `fdatasync`.
 
 use super::{
-    Access, Device, Geometry, check_access, direct::DirectFile, file_size, lock, volatile,
+    Access, DENIED, Device, Geometry, check_access, direct::DirectFile, file_size, lock, volatile,
 };
 use crate::{
     error::{Error, Result},
@@ -375,11 +375,11 @@ impl Device for FileDevice {
 fn open_error(path: &Path, errno: Errno) -> Error {
     let reason = match errno {
         Errno::INVAL => "this file system refuses direct IO (O_DIRECT); use another one (ext4, \
-                         xfs), or accept page-cache writes with --allow-buffered"
+                         xfs), or accept page-cache writes by the option allow_buffered (--allow-buffered)"
             .to_owned(),
         Errno::NOENT => "does not exist".to_owned(),
         Errno::ACCESS | Errno::PERM => {
-            "permission denied; give the pool's files to this user".to_owned()
+            format!("{DENIED}; give the pool's files to this user")
         }
         other => format!("cannot be opened: {other}"),
     };

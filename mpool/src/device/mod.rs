@@ -33,6 +33,9 @@ use rustix::fs::OFlags;
 use signature::{HEAD_BYTES, TAIL_BYTES};
 use std::{fs::File, io, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
 
+/// How the reason begins where something is there and this user may not open it.
+pub(crate) const DENIED: &str = "permission denied";
+
 /// What a device looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {

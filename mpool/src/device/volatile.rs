@@ -33,7 +33,7 @@ fn refusal(kind: u64) -> Option<String> {
     };
     Some(format!(
         "is on {name}, {means}; choose a directory on a disk (in a container: mount a volume or a \
-         directory of the host there), or accept the loss with --allow-volatile"
+         directory of the host there), or accept the loss by the option allow_volatile (--allow-volatile)"
     ))
 }
 

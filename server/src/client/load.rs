@@ -41,6 +41,9 @@ enum Kind {
 struct Fields {
     error: Option<IgnoredAny>,
     end: Option<bool>,
+    op: Option<IgnoredAny>,
+    v: Option<IgnoredAny>,
+    v64: Option<IgnoredAny>,
 }
 
 fn kind(line: &[u8]) -> Result<Kind, String> {
@@ -52,6 +55,9 @@ fn kind(line: &[u8]) -> Result<Kind, String> {
     Ok(match fields {
         Fields { error: Some(_), .. } => Kind::Damage,
         Fields { end: Some(true), .. } => Kind::Nothing,
+        Fields { op: None, v: None, v64: None, .. } => {
+            return Err("has no value, as of scan --keys-only: scan with values".to_owned());
+        }
         Fields { .. } => Kind::Item,
     })
 }
@@ -142,10 +148,12 @@ pub(super) async fn run(load: Load) -> Result<(), Failure> {
     }
     let (written, damaged) = (progress.written, progress.damaged);
     drop(progress);
-    print(format!("{written} keys written to KVS {}\n", load.target.kvs).as_bytes())?;
+    let keys = if written == 1 { "key" } else { "keys" };
+    print(format!("{written} {keys} written to KVS {}\n", load.target.kvs).as_bytes())?;
     if damaged > 0 {
+        let stand = if damaged == 1 { "line stands for a key" } else { "lines stand for keys" };
         return Err(Failure::Damaged(format!(
-            "{damaged} lines stand for keys that the scan could not read; everything else is written"
+            "{damaged} {stand} that the scan could not read; everything else is written"
         )));
     }
     Ok(())

@@ -80,7 +80,8 @@ const POOL_CHECK: &str = "\
 Checks superblock, labels, journals, the places of all objects, and what the store needs to open:
 manifest, kvsets and the write-ahead log, record by record; with --full every page of every object
 too. What opening the pool would repair is named and left alone. Exit code 1 if something needs
-attention; millpond recover is the way out of what stops an open. For a pool in use there is `millpond pool scrub`.";
+attention, be it a warning that the next start mends; notes are 0. millpond recover is the way out
+of what stops an open. For a pool in use there is `millpond pool scrub`.";
 
 const POOL_SCRUB: &str = "\
 Examples:
@@ -257,7 +258,7 @@ pub struct PoolShown {
 pub struct PoolCreate {
     #[command(flatten)]
     pub place: PoolDirectory,
-    /// What the root volume may grow to, at least 256MiB; 0 takes 1TiB
+    /// What the root volume may grow to, 256MiB to 4PiB; 0 takes 1TiB
     #[arg(long, value_name = "SIZE", default_value = "1TiB")]
     pub capacity: Size,
     /// Begin on this whole block device instead of a file
@@ -288,7 +289,7 @@ pub struct PoolAdd {
     /// What it is for: capacity (the bulk of the data) or staging (logs and young data)
     #[arg(long, default_value = "capacity")]
     pub class: MediaClass,
-    /// What a file may grow to; devices are used whole
+    /// What a file may grow to, 1MiB to 4PiB; devices are used whole
     #[arg(long, value_name = "SIZE", default_value = "1TiB")]
     pub capacity: Size,
     /// Take it although something else is on it, which is then lost
@@ -307,7 +308,7 @@ pub struct PoolAdd {
 pub struct PoolGrow {
     /// The volume, such as vol-0
     pub volume: String,
-    /// What it may grow to
+    /// What it may grow to, not less than now and at most 4PiB
     pub capacity: Size,
     #[command(flatten)]
     pub place: PoolPlace,

@@ -37,7 +37,8 @@ pub(crate) fn info(pool: &Pool, space: Option<SpaceInfo>) -> Value {
 pub(crate) fn inspection(found: &Inspection) -> Value {
     let sum = |bytes: fn(&VolumeInfo) -> u64| found.volumes.iter().map(bytes).sum::<u64>();
     let missing = found.missing.iter().map(missing);
-    let trouble = found.missing.iter().map(ToString::to_string).chain(found.stale.clone());
+    let cannot_be_had = |volume: &MissingVolume| format!("{volume}; {}", volume.way_out());
+    let trouble = found.missing.iter().map(cannot_be_had).chain(found.stale.clone());
     let space = SpaceInfo::of(found.free, &kvs::Options::default());
     json!({
         "uuid": uuid_text(found.uuid),

@@ -10,6 +10,7 @@ use crate::client::Failure;
 use crate::config::check_capacity;
 use crate::problem::Chain;
 use crate::routes::pool::parse_volume;
+use crate::telemetry;
 use kvs::{Checked, Database};
 use mpool::{
     CheckOptions, Create, FoundJournal, NewRoot, NewVolume, Options, Pool, ScrubOptions,
@@ -17,7 +18,7 @@ use mpool::{
 };
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,9 @@ use units::Size;
 
 /// Name of the root volume's file.
 const ROOT: &str = "capacity.vol";
+
+/// Name of the pool's mark.
+const MARK: &str = "pool.id";
 
 fn options(allow: FileSystem) -> Options {
     let FileSystem { allow_buffered, allow_volatile } = allow;
@@ -73,6 +77,8 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
     if create.capacity.0 > 0 {
         options.capacity_bytes_max = create.capacity.0;
     }
+    // Before anything is made.
+    create.name.as_deref().map_or(Ok(()), Pool::check_name).map_err(failed)?;
     options.create = if create.force { Create::Force } else { Create::Always };
     options.validate().map_err(failed)?;
     let root = data.join(ROOT);
@@ -93,11 +99,13 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
         Pool::create_on_block(data, &root, &options).map_err(failed)?
     } else {
         let pool = Pool::create_dir(data, &options).map_err(failed)?;
+        give_to_owner(data, &root);
         set_mode(&root, create.mode)?;
         // Written down, so that a server started with other defaults keeps to it.
         pool.grow_volume(VolumeId::ROOT, options.capacity_bytes_max).map_err(failed)?;
         pool
     };
+    give_to_owner(data, &data.join(MARK));
     if let Some(name) = &create.name {
         pool.rename(name).map_err(failed)?;
     }
@@ -117,8 +125,30 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
 
 fn set_mode_of_new(data: &Path, new: &NewVolume, mode: FileMode) -> Result<(), Failure> {
     match new.kind {
-        VolumeKind::File | VolumeKind::EmulatedZoned => set_mode(&data.join(&new.path), mode),
+        VolumeKind::File | VolumeKind::EmulatedZoned => {
+            let path = data.join(&new.path);
+            give_to_owner(data, &path);
+            set_mode(&path, mode)
+        }
         VolumeKind::Block | VolumeKind::Zoned => Ok(()),
+    }
+}
+
+/// Gives what was made to the owner of the data directory: root makes it for the server's user.
+fn give_to_owner(data: &Path, path: &Path) {
+    let (Ok(directory), Ok(made)) = (std::fs::metadata(data), std::fs::metadata(path)) else {
+        return;
+    };
+    let (user, group) = (directory.uid(), directory.gid());
+    if made.uid() == user {
+        return;
+    }
+    if let Err(error) = std::os::unix::fs::chown(path, Some(user), Some(group)) {
+        let (path, data) = (path.display(), data.display());
+        telemetry::complain(&format!(
+            "warning: {path} belongs to another user than {data} and cannot be given to that one \
+             ({error}): a server of that user may not open it; chown it"
+        ));
     }
 }
 

@@ -31,6 +31,12 @@ fn bytes(value: &Value) -> String {
     human(number(value))
 }
 
+/// "1 volume", "2 volumes".
+fn counted(value: &Value, thing: &str) -> String {
+    let end = if number(value) == 1 { "" } else { "s" };
+    format!("{} {thing}{end}", number(value))
+}
+
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -73,7 +79,7 @@ pub(crate) fn info(value: &Value) -> String {
     let line = format!(
         "space     {used} used, {free} free, {capacity} at most\n\
          puts      {writable} writable; {reserve} of what is free are kept for work under way\n\
-         objects   {} mblocks\nio        {}\n\n",
+         mblocks   {}\nio        {}\n\n",
         value["mblocks"],
         text(&value["io"])
     );
@@ -100,7 +106,7 @@ pub(crate) fn info(value: &Value) -> String {
         "FREE",
         "CAPACITY",
         "MBLOCKS",
-        "LOGS",
+        "SEGMENTS, JOURNALS",
         "FREE ZONES",
     ];
     out.push_str(&columns(&titles, 5, volumes.collect()));
@@ -166,7 +172,8 @@ pub(crate) fn scrub(value: &Value) -> String {
         (false, false) => "complete",
     };
     let mut out = format!(
-        "scrub     {state}\nverified  {} of about {} in {} objects{}\npasses    {}{}\nfindings  {}\n",
+        "scrub     {state}\nverified  {} of about {} in {} mblocks, segments, journals and \
+         heads{}\npasses    {}{}\nfindings  {}\n",
         bytes(&value["bytes"]),
         bytes(&value["goal_bytes"]),
         value["objects"],
@@ -206,14 +213,9 @@ pub(crate) fn check(value: &Value) -> String {
         Some("warning") => "sound, with warnings",
         _ => "DAMAGED",
     };
-    let line = format!(
-        "{verdict}: {} volumes, {} mblocks, {} journals, {} segments; {} read\n",
-        value["volumes"],
-        value["mblocks"],
-        value["journals"],
-        value["segments"],
-        bytes(&value["bytes"])
-    );
+    let counts = ["volume", "mblock", "journal", "segment"]
+        .map(|thing| counted(&value[format!("{thing}s")], thing));
+    let line = format!("{verdict}: {}; {} read\n", counts.join(", "), bytes(&value["bytes"]));
     out + &line
 }
 
@@ -222,9 +224,9 @@ pub(crate) fn evacuation(value: &Value) -> String {
     let volume = text(&value["volume"]);
     let (moved, size) = (&value["moved"], bytes(&value["moved_bytes"]));
     let mut out = if value["running"] == true {
-        format!("emptying {volume}: {moved} mblocks moved, {} left\n", value["left"])
+        format!("emptying {volume}: {} moved, {} left\n", counted(moved, "mblock"), value["left"])
     } else {
-        format!("{volume}: {moved} mblocks ({size}) moved\n")
+        format!("{volume}: {} ({size}) moved\n", counted(moved, "mblock"))
     };
     // Writing to a string cannot fail, here and below.
     for log in rows(value, "logs_left") {

@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::head::check_json;
 use crate::object::Object;
 use crate::pool::document;
-use crate::problem::{Answer, Problem};
+use crate::problem::{Answer, LIST_VOLUMES, Problem};
 use crate::target::Query;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -34,7 +34,12 @@ pub(crate) async fn info(State(shared): Server, uri: Uri) -> Answer {
     let jobs = shared.jobs.clone();
     let found = with_pool(&shared, move |engine, pool| {
         let mut found = document::info(pool, engine.space());
-        found["evacuations"] = jobs.evacuation().into_iter().collect();
+        let volumes = pool.volumes();
+        // A volume that was removed since is history.
+        let is_here = |job: &serde_json::Value| {
+            volumes.iter().any(|volume| job["volume"] == volume.id.to_string())
+        };
+        found["evacuations"] = jobs.evacuation().filter(is_here).into_iter().collect();
         Ok(found)
     });
     json(StatusCode::OK, &found.await?)
@@ -317,6 +322,6 @@ fn no_such_volume(text: &str) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         ("no-such-volume", "No such volume"),
-        format!("the pool has no volume {text:?}; GET /v1/admin/pool lists them"),
+        format!("the pool has no volume {text:?}; {LIST_VOLUMES}"),
     )
 }
