@@ -297,6 +297,18 @@ pub fn command() -> anyhow::Result<clap::Command> {
     Ok(environment::without_empty(command))
 }
 
+/// It with the usage of each command as its help has it. What an error would show instead names
+/// each option that the environment sets, as if it had to be given.
+pub fn with_whole_usage(mut command: clap::Command) -> clap::Command {
+    fn whole(mut command: clap::Command) -> clap::Command {
+        let usage = command.render_usage().to_string();
+        let usage = usage.trim_start_matches("Usage: ").to_owned();
+        command.override_usage(usage).mut_subcommands(whole)
+    }
+    command.build();
+    whole(command)
+}
+
 fn say(argument: clap::Arg, defaults: &toml::Table) -> clap::Arg {
     let default = match defaults.get(argument.get_id().as_str()) {
         Some(toml::Value::String(text)) => text.clone(),

@@ -29,6 +29,7 @@ pub mod framing;
 mod head;
 mod heap;
 pub mod listener;
+pub mod man;
 pub mod metrics;
 mod object;
 pub mod pace;

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut line: clap::Command) -> Result<ExitCode, Failure> {
-    let matches = line.get_matches_mut();
+    let matches = cli::with_whole_usage(line.clone()).get_matches();
     let parsed = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match parsed.command {
         Command::Serve(flags) => {
@@ -49,14 +49,8 @@ fn load(flags: &Serve) -> anyhow::Result<Config> {
     Config::load(flags.config.as_deref(), &flags.settings)
 }
 
-/// Writes a page for each command, but none for the help of each.
 fn pages(man: &Man) -> Result<(), Failure> {
-    fn without_help(command: clap::Command) -> clap::Command {
-        command.disable_help_subcommand(true).mut_subcommands(without_help)
-    }
-    let line = without_help(cli::command()?);
-    let written =
-        std::fs::create_dir_all(&man.dir).and_then(|()| clap_mangen::generate_to(line, &man.dir));
+    let written = millpond::man::write(cli::command()?, &man.dir);
     let said = man.dir.display();
     written
         .map_err(|error| Failure::Usage(format!("pages cannot be written to {said}: {error}")))?;

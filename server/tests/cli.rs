@@ -149,11 +149,15 @@ fn what_a_scan_printed_is_loaded_and_goes_on_where_it_stopped() {
     let damaged = load(&[]);
     assert_eq!(
         (damaged.status.code(), &*damaged.stdout),
-        (Some(1), &b"1 keys written to KVS copy\n"[..])
+        (Some(1), &b"1 key written to KVS copy\n"[..])
     );
-    assert!(said(&damaged).contains("1 lines stand for keys"), "{}", said(&damaged));
+    assert!(said(&damaged).contains("1 line stands for a key"), "{}", said(&damaged));
     let nowhere = command(&["load", path, "--url", "http://127.0.0.1:1"]).output().unwrap();
     assert_eq!(nowhere.status.code(), Some(4));
+    std::fs::write(&file, run(&server, &["scan", "--keys-only"]).stdout).unwrap();
+    let keys_only = load(&[]);
+    assert_eq!(keys_only.status.code(), Some(3));
+    assert!(said(&keys_only).contains("line 1 has no value"), "{}", said(&keys_only));
     assert_eq!(run(&server, &["load", "/nowhere"]).status.code(), Some(2));
 }
 
@@ -233,8 +237,25 @@ fn completions_and_manual_pages_are_made() {
     assert!(made.status.success(), "{}", said(&made));
     let serve = std::fs::read_to_string(pages.join("millpond-serve.1")).unwrap();
     assert!(serve.contains("memtable") && serve.contains("[default: 64MiB]"), "{serve}");
+    assert!(serve.contains("MILLPOND_MEMTABLE"), "environment variables are named: {serve}");
+    let load = std::fs::read_to_string(pages.join("millpond-load.1")).unwrap();
+    assert!(
+        load.contains(".nf\nExamples:\n  millpond scan \\-\\-kvs birds > birds.ndjson\n"),
+        "{load}"
+    );
     for page in ["millpond.1", "millpond-get.1", "millpond-pool-check.1"] {
         assert!(pages.join(page).is_file(), "{page}");
     }
     assert!(!pages.join("millpond-pool-help.1").exists(), "help needs no page");
+}
+
+/// `--url` was shown as if it had to be given, where `MILLPOND_URL` gave it.
+#[test]
+fn a_usage_does_not_depend_on_the_environment() {
+    let usages = ["", "http://127.0.0.1:1"].map(|url| {
+        let output = command(&["get"]).env("MILLPOND_URL", url).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        said(&output).lines().find(|line| line.starts_with("Usage:")).unwrap().to_owned()
+    });
+    assert_eq!(usages, ["Usage: millpond get [OPTIONS] <KEY>"; 2]);
 }
