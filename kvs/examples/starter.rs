@@ -10,14 +10,19 @@
 
 use kvs::{Database, Durability, Options, Range};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-#[expect(clippy::print_stdout, reason = "an example shows what it does")]
-fn main() -> Result<(), kvs::Error> {
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "an example shows what it does")]
+fn main() -> ExitCode {
     let dir = std::env::args_os().nth(1).unwrap_or_else(|| "./millpond-starter".into());
-    for line in run(&PathBuf::from(dir), Options::default())? {
-        println!("{line}");
+    match run(&PathBuf::from(dir), Options::default()) {
+        Ok(lines) => lines.iter().for_each(|line| println!("{line}")),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
     }
-    Ok(())
+    ExitCode::SUCCESS
 }
 
 /// The whole tour; returns what it has to say.
