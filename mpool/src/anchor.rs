@@ -5,7 +5,7 @@
 //! after the other, so that a crash leaves an intact one, and the later counts:
 //!
 //! ```text
-//! copy 0 with the bit | copy 1 with the bit | the record that needs it
+//! copy 1 with the bit | copy 2 with the bit | the record that needs it
 //! ^ before: the pool as it was              ^ from here on: a bit that nothing needs yet
 //! ```
 //!

@@ -239,7 +239,7 @@ fn check_blank(volume: &Volumes, force: bool) -> Result<()> {
     let root = volume.root();
     let contents = device::contents::of_device(&**root.device())
         .map_err(|source| Error::io("read", 0, 0, source))?;
-    let taken = match (superblock::read(volume), contents) {
+    let taken = match (superblock::read(volume, None), contents) {
         (Ok(Election::Begun), _) | (Ok(Election::Blank), Contents::Blank) => return Ok(()),
         (Ok(Election::Elected(_)), _) => return Err(unusable(HOLDS_A_POOL)),
         (Ok(Election::Blank) | Err(Error::Unusable { .. }), Contents::Taken(taken)) => taken,

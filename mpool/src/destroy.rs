@@ -37,7 +37,7 @@ impl Pool {
     pub fn destroy(dir: &Path, options: &Options) -> Result<Destroyed> {
         let root = root_in(dir, options, Access::Write)?;
         let mut done = Destroyed::default();
-        match heart(&volumes_of(Arc::clone(&root))) {
+        match heart(&volumes_of(Arc::clone(&root)), Some(dir)) {
             Ok(heart) => {
                 let find = find_in(dir, options, Access::Write);
                 for record in heart.catalog.volumes.values() {

@@ -6,7 +6,7 @@
 //! ```text
 //! 1. two extents for logs of twice the length, filled with zeros, a piece a step
 //! 2. begin, flush (of the zeros too), state, end in the first of them, as in any rewriting
-//! 3. superblock copy 0, then copy 1, with the new places and the next generation
+//! 3. superblock copy 1, then copy 2, with the new places and the next generation
 //! 4. the old extents are free
 //! ```
 //!

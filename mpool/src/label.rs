@@ -36,6 +36,7 @@ use crate::{
     session::Session,
     space::extent::Extent,
     superblock::{COPY_OFFSETS, RESERVED},
+    volume::Volumes,
 };
 use std::{fs::File, io, os::unix::fs::FileExt};
 use zerocopy::{
@@ -269,7 +270,7 @@ pub(crate) fn write_again(device: &dyn Device, label: &Label) -> Result<()> {
 
 /// Writes both copies again if one of them is not this label, which the other one is. What fails
 /// here fails again at the next open: the label can be read.
-pub(crate) fn heal(device: &dyn Device, label: &Label) {
+pub(crate) fn heal(device: &dyn Device, label: &Label, volumes: &Volumes) {
     let copies = [0, 1].map(|copy| match page_at(device, copy) {
         Ok(page) => page.map_or(Found::Blank, |page| decode_page(&page)),
         Err(_) => Found::Unreadable,
@@ -286,8 +287,11 @@ pub(crate) fn heal(device: &dyn Device, label: &Label) {
             Found::Label(_) => false,
         };
         if bad {
-            tracing::warn!(volume = %id, copy = copy + 1, "one copy of a volume's label is damaged; it is written again from the other");
+            tracing::warn!(volume = %id, copy = copy + 1, "one copy of a volume's label is damaged; {}", volumes.remedy());
         }
+    }
+    if volumes.is_read_only() {
+        return;
     }
     if let Err(error) = write_again(device, label) {
         tracing::warn!(volume = %id, %error, "the label of a volume cannot be written again");
@@ -364,13 +368,15 @@ mod tests {
             block_bytes: 4096,
         };
         let device = crate::SimDevice::zoned(limits);
+        let root = std::sync::Arc::new(crate::SimDevice::new(1 << 20));
+        let volumes = Volumes::new(root, std::sync::Arc::default());
         assert_eq!(read(&device).unwrap(), Found::Blank);
         write(&device, &LABEL).unwrap();
         assert_eq!(offsets(&device), [0, 4096]);
         for copy in [0, 4096] {
             device.flip_bit(copy + 20, 1);
             assert_eq!(read(&device).unwrap(), Found::Label(LABEL), "without the copy at {copy}");
-            heal(&device, &LABEL);
+            heal(&device, &LABEL, &volumes);
             device.flip_bit(copy + 20, 1);
         }
         for byte in [20, 4116] {

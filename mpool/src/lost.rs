@@ -109,7 +109,7 @@ pub(crate) fn rebuild(volumes: &Volumes, uuid: [u8; 16]) -> Result<FoundJournal>
 
 /// There must be no superblock, and nobody else.
 fn check_lost(volumes: &Volumes) -> Result<()> {
-    match superblock::read(volumes) {
+    match superblock::read(volumes, None) {
         Ok(Election::Elected(_)) => Err(unusable("has its superblock: there is nothing to find")),
         Ok(Election::Begun) => Err(unusable(crate::open::CUT_SHORT)),
         Ok(Election::Blank) | Err(Error::Unusable { .. }) => {

@@ -138,7 +138,7 @@ impl Pool {
         let path = dir.join(VOLUME_FILE);
         let volumes = new_volume(open_root(&path, options, Access::Write)?, options);
         volumes.flush()?;
-        let superblock = elected(&volumes).map_err(|error| with_path(error, &path))?;
+        let superblock = elected(&volumes, Some(dir)).map_err(|error| with_path(error, &path))?;
         let anchor = Arc::new(Anchor::new(&volumes, superblock));
         let tidy = Tidy::start(false, || ())?;
         let journal = Journal::open(&volumes, &anchor, tidy.bell())?;

@@ -189,7 +189,7 @@ fn access(options: &Options) -> Access {
 
 pub(crate) fn new_volume(device: Arc<dyn Device>, options: &Options) -> Arc<Volumes> {
     let device = guarded(device, options);
-    Arc::new(Volumes::new(device, Arc::new(PoolMetrics::default())).paced(options))
+    Arc::new(Volumes::new(device, Arc::new(PoolMetrics::default())).opened_by(options))
 }
 
 pub(crate) fn unusable(reason: &str) -> Error {
@@ -217,8 +217,8 @@ fn within(dir: Option<&Path>, error: Error) -> Error {
 }
 
 /// The superblock that counts; a copy that is damaged or old is written again.
-pub(crate) fn elected(volume: &Volumes) -> Result<Superblock> {
-    match superblock::read(volume) {
+pub(crate) fn elected(volume: &Volumes, dir: Option<&Path>) -> Result<Superblock> {
+    match superblock::read(volume, dir.and_then(site::named_in)) {
         Ok(Election::Elected(superblock)) => {
             superblock.check_writable()?;
             check_len(volume, &superblock)?;
@@ -238,7 +238,8 @@ fn heal(volume: &Volumes, superblock: &Superblock) -> Result<()> {
         if found.as_ref() == Some(superblock) {
             continue;
         }
-        if found.is_none() {
+        // An older copy of this pool is what a crash leaves.
+        if found.is_none_or(|found| found.uuid != superblock.uuid) {
             let device = volume.root();
             let foreign = foreign_on(&**device.device());
             if let Some(Signature { what, offset }) =
@@ -254,7 +255,8 @@ fn heal(volume: &Volumes, superblock: &Superblock) -> Result<()> {
         }
         tracing::warn!(
             copy = copy + 1,
-            "a copy of the superblock is damaged or old; it is written again"
+            "a copy of the superblock is damaged or old; {}",
+            volume.remedy()
         );
         superblock.write_copy(volume, copy)?;
     }
@@ -296,7 +298,7 @@ pub(crate) fn open_on(
     find: FindDevice<'_>,
 ) -> Result<Arc<Pool>> {
     volume.flush()?;
-    let superblock = elected(volume)?;
+    let superblock = elected(volume, dir)?;
     let Superblock { uuid, logs, .. } = superblock;
     volume.owner().name(uuid, dir);
     let anchor = Arc::new(Anchor::new(volume, superblock));
@@ -396,9 +398,7 @@ fn join_volumes(
                     path: record.path.clone(),
                     reason: stale.text(record.id, sessions, found),
                 })?;
-                if !options.read_only {
-                    label::heal(&*device, &Label { session: found, ..expected });
-                }
+                label::heal(&*device, &Label { session: found, ..expected }, volumes);
                 volumes.add(record.id, guarded(device, options));
                 records.push(record);
             }

@@ -292,8 +292,9 @@ pub(crate) fn read_page(volume: &Volumes, copy: usize) -> Option<Superblock> {
     decode_page(&page)
 }
 
-/// Reads both copies and decides. A device too short for them is blank.
-pub(crate) fn read(volume: &Volumes) -> Result<Election> {
+/// Reads both copies and decides; of two pools' the one that `named` says, which the mark beside
+/// the root volume does. A device too short for them is blank.
+pub(crate) fn read(volume: &Volumes, named: Option<[u8; 16]>) -> Result<Election> {
     let device_len = volume.root().device().geometry().len_bytes;
     let mut copies = [Copy::Blank, Copy::Blank];
     let mut failed = None;
@@ -311,13 +312,13 @@ pub(crate) fn read(volume: &Volumes) -> Result<Election> {
             }
         }
     }
-    match (elect(copies), failed) {
+    match (elect(copies, named), failed) {
         (Err(_), Some(read_error)) => Err(read_error),
         (outcome, _) => outcome,
     }
 }
 
-pub(crate) fn elect(copies: [Copy; 2]) -> Result<Election> {
+pub(crate) fn elect(copies: [Copy; 2], named: Option<[u8; 16]>) -> Result<Election> {
     for copy in &copies {
         // A newer program may have been stopped between its two writes: its word counts.
         match copy {
@@ -331,8 +332,11 @@ pub(crate) fn elect(copies: [Copy; 2]) -> Result<Election> {
     match copies {
         [Copy::Intact(a), Copy::Intact(b)] => {
             if a.uuid != b.uuid {
-                let reason = "the two copies belong to different pools";
-                return Err(Error::corrupt("superblock", COPY_OFFSETS[1], reason));
+                let of_named = [a, b].into_iter().find(|copy| Some(copy.uuid) == named);
+                let reason = "the two copies belong to different pools, and pool.id beside the root \
+                              volume, which would say to which one it belongs, names neither";
+                let corrupt = || Error::corrupt("superblock", COPY_OFFSETS[1], reason);
+                return of_named.map(Election::Elected).ok_or_else(corrupt);
             }
             Ok(Election::Elected(if a.generation < b.generation { b } else { a }))
         }
@@ -413,15 +417,15 @@ mod tests {
             ([intact(1), Copy::Damaged], 1),
             ([Copy::Blank, intact(1)], 1),
         ] {
-            assert_eq!(elect(copies).unwrap(), Election::Elected(sample(generation)));
+            assert_eq!(elect(copies, None).unwrap(), Election::Elected(sample(generation)));
         }
-        assert_eq!(elect([Copy::Blank, Copy::Blank]).unwrap(), Election::Blank);
-        let cut_short = elect([Copy::Blank, Copy::Begun]).unwrap();
+        assert_eq!(elect([Copy::Blank, Copy::Blank], None).unwrap(), Election::Blank);
+        let cut_short = elect([Copy::Blank, Copy::Begun], None).unwrap();
         assert_eq!(cut_short, Election::Begun);
-        let whole = elect([intact(1), Copy::Begun]).unwrap();
+        let whole = elect([intact(1), Copy::Begun], None).unwrap();
         assert_eq!(whole, Election::Elected(sample(1)));
         for torn in [[Copy::Damaged, Copy::Begun], [Copy::Foreign, Copy::Begun]] {
-            elect(torn).unwrap_err();
+            elect(torn, None).unwrap_err();
         }
     }
 
@@ -447,7 +451,7 @@ mod tests {
         let Copy::Intact(readable) = patched(24, 4) else { panic!("it can be read") };
         let refused = readable.check_writable().unwrap_err().to_string();
         assert!(refused.contains("read-only-compatible bit 2"), "{refused}");
-        let unreadable = elect([patched(35, 0x80), Copy::Intact(sample(1))]).unwrap_err();
+        let unreadable = elect([patched(35, 0x80), Copy::Intact(sample(1))], None).unwrap_err();
         let Error::Features { unknown, added_by } = &unreadable else { panic!("{unreadable}") };
         assert_eq!(*unknown, Features { incompat: 1 << 31, ..Features::NONE });
         assert_eq!(added_by.as_deref(), Some("0.1.0"));
@@ -455,11 +459,17 @@ mod tests {
         for part in ["incompatible bit 31", "0.1.0", "format 1", "volumes", "or later"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let newer = elect([Copy::Intact(sample(1)), Copy::Newer(2)]);
+        let newer = elect([Copy::Intact(sample(1)), Copy::Newer(2)], None);
         assert!(matches!(newer, Err(Error::Format { found: 2, supported: 1 })));
-        let other = Copy::Intact(Superblock { uuid: [8; 16], ..sample(1) });
-        assert!(matches!(elect([Copy::Intact(sample(1)), other]), Err(Error::Corrupt { .. })));
-        assert!(matches!(elect([Copy::Foreign, Copy::Blank]), Err(Error::Unusable { .. })));
-        assert!(matches!(elect([Copy::Damaged, Copy::Blank]), Err(Error::Corrupt { .. })));
+        let other = Superblock { uuid: [8; 16], ..sample(5) };
+        let pair = [Copy::Intact(sample(1)), Copy::Intact(other.clone())];
+        for named in [None, Some([9; 16])] {
+            assert!(matches!(elect(pair.clone(), named), Err(Error::Corrupt { .. })));
+        }
+        for (named, counts) in [([7; 16], sample(1)), ([8; 16], other)] {
+            assert_eq!(elect(pair.clone(), Some(named)).unwrap(), Election::Elected(counts));
+        }
+        assert!(matches!(elect([Copy::Foreign, Copy::Blank], None), Err(Error::Unusable { .. })));
+        assert!(matches!(elect([Copy::Damaged, Copy::Blank], None), Err(Error::Corrupt { .. })));
     }
 }

@@ -42,6 +42,9 @@ const ZERO_CHUNK: u64 = 1 << 20;
 /// Appends in flight at a zoned drive at most.
 const APPENDS_IN_FLIGHT: u32 = 32;
 
+const WRITTEN_AGAIN: &str = "it is written again from the other";
+const USED: &str = "the other is used; a start that may write writes it again";
+
 /// One volume of the pool.
 pub(crate) struct Volume {
     id: VolumeId,
@@ -63,6 +66,8 @@ pub(crate) struct Volumes {
     owner: Owner,
     metrics: Arc<PoolMetrics>,
     bufs: BufPool,
+    /// Whether writes stay in memory, because the pool is open for reading only.
+    read_only: bool,
     /// Asked before each transfer, here and by the queue.
     pacer: Arc<Pacer>,
     poisoned: AtomicBool,
@@ -111,6 +116,7 @@ impl Volumes {
             pacer: Arc::new(Pacer::new(&Options::default(), Arc::clone(&metrics))),
             metrics,
             bufs: BufPool::default(),
+            read_only: false,
             poisoned: AtomicBool::new(false),
             poison: OnceLock::new(),
         };
@@ -118,10 +124,21 @@ impl Volumes {
         volumes
     }
 
-    /// The same, with background requests paced as the options say.
-    pub(crate) fn paced(mut self, options: &Options) -> Self {
+    /// The same, with background requests paced, and for reading only, as the options say.
+    pub(crate) fn opened_by(mut self, options: &Options) -> Self {
+        self.read_only = options.read_only;
         self.pacer = Arc::new(Pacer::new(options, Arc::clone(&self.metrics)));
         self
+    }
+
+    /// Whether what is written stays in memory.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// What becomes of a copy that is damaged, for the log.
+    pub(crate) fn remedy(&self) -> &'static str {
+        if self.read_only { USED } else { WRITTEN_AGAIN }
     }
 
     /// The pool, as messages name it.

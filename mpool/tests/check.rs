@@ -99,7 +99,7 @@ fn what_opening_repairs_is_named_and_left_alone() {
     flip(&dir.path().join(ROOT), 64 << 10);
     let before = contents(dir.path());
     for _ in 0..2 {
-        let text = one(&check(dir.path(), false), Severity::Warning, "superblock copy 1");
+        let text = one(&check(dir.path(), false), Severity::Warning, "superblock copy 2");
         assert!(text.contains("writes this copy again"), "{text}");
     }
     assert!(contents(dir.path()) == before, "nothing was repaired");
@@ -208,7 +208,7 @@ fn a_check_makes_no_call_that_changes_anything() {
     let others: [(VolumeId, Arc<dyn Device>); 1] = [(id, Arc::new(other.clone()))];
     let report =
         Pool::check_on(Arc::new(root.clone()), &others, CheckOptions { data: true }).unwrap();
-    one(&report, Severity::Warning, "superblock copy 0");
+    one(&report, Severity::Warning, "superblock copy 1");
     assert_eq!((root.calls(), other.calls()), calls);
     assert_eq!(report.volumes, 2);
     let alone = Pool::check_on(Arc::new(root), &[], CheckOptions::default()).unwrap();

@@ -64,7 +64,7 @@ fn alike(device: &SimDevice) -> bool {
 fn either_copy_of_a_label_opens_the_volume_and_the_other_is_put_right() {
     let whole = pair();
     assert!(alike(&whole[1]));
-    for (at, part) in [(0, "data"), (ALLOC_UNIT, "copy 2")] {
+    for (at, part) in [(0, "copy 1"), (ALLOC_UNIT, "copy 2")] {
         for byte in 0..LABEL_BYTES {
             let rotten = copy_of(&whole);
             rotten[1].flip_bit(at + byte, u8::try_from(byte % 8).unwrap());

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, Create, Error, FoundJournal, IoBackend, IoBuf, MblockId, Options, Pool, Priority,
-    VolumeId,
+    ALLOC_UNIT, CheckOptions, Create, Error, FoundJournal, IoBackend, IoBuf, MblockId, Options,
+    Pool, Priority, VolumeId,
 };
 use std::{
     fs::File,
@@ -170,6 +170,39 @@ fn nothing_is_guessed() {
     wipe(dir.path(), 0, SUPERBLOCKS);
     std::fs::copy(other.path().join("pool.id"), dir.path().join("pool.id")).unwrap();
     refusal(dir.path());
+}
+
+/// The first page of another pool's root in the place of either copy: `pool.id` says which one
+/// counts. It used to be refused for a backup, and the check blamed the wrong copy.
+#[test]
+fn a_superblock_of_another_pool_beside_ours_is_told_by_the_mark() {
+    let (other, _) = pool(0);
+    let alien = std::fs::read(root(other.path())).unwrap()[..4096].to_vec();
+    for (copy, at) in [(1, 0), (2, ALLOC_UNIT)] {
+        let (dir, ids) = pool(1);
+        let put = |dir: &Path| {
+            let file = File::options().write(true).open(root(dir)).unwrap();
+            file.write_all_at(&alien, at).unwrap();
+        };
+        put(dir.path());
+        let report =
+            Pool::check_dir(dir.path(), &options(), CheckOptions::default(), &mut |_, _| ())
+                .unwrap();
+        let issues: Vec<String> = report.issues.iter().map(ToString::to_string).collect();
+        let told = format!("warning: superblock copy {copy}, ").replace(", ", ":");
+        assert!(issues.len() == 1 && issues[0].starts_with(&told), "{issues:?}");
+        let pool = Pool::open_dir(dir.path(), &options()).unwrap();
+        check(&pool, &ids, "beside another's");
+        drop(pool);
+        let bytes = std::fs::read(root(dir.path())).unwrap();
+        let unit = usize::try_from(ALLOC_UNIT).unwrap();
+        assert!(bytes[..4096] == bytes[unit..unit + 4096], "it is put right");
+        // Nobody says which one counts.
+        put(dir.path());
+        std::fs::remove_file(dir.path().join("pool.id")).unwrap();
+        let refused = Pool::open_dir(dir.path(), &options()).map(drop).unwrap_err().to_string();
+        assert!(refused.contains("different pools") && refused.contains("pool.id"), "{refused}");
+    }
 }
 
 /// The journal has moved to longer logs: the old ones are no journal any more.

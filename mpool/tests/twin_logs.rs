@@ -151,13 +151,14 @@ fn what_both_copies_lack_is_rot_but_for_the_last_frame() {
 #[test]
 fn a_check_and_a_read_only_open_use_the_good_copy_and_write_nothing() {
     let (device, used) = killed(0);
-    for (copy, part) in [(0, "log A"), (1, "copy 2 of log A")] {
+    for (copy, part) in [(0, "copy 1 of log A"), (1, "copy 2 of log A")] {
         let rotten = device.after_kill(0);
         rotten.flip_bit(copy_at(0, copy) + used - PAGE + 60, 3);
         let before = page(&rotten, copy_at(0, copy) + used - PAGE);
         let options = Options { read_only: true, ..options() };
         let pool = Pool::open(Arc::new(rotten.clone()), &options).unwrap();
         check_properties(&pool, part);
+        assert_eq!(healed(&pool), 0, "nothing was healed on the medium");
         drop(pool);
         for _ in 0..2 {
             let root = Arc::new(rotten.clone());
@@ -172,6 +173,43 @@ fn a_check_and_a_read_only_open_use_the_good_copy_and_write_nothing() {
         drop(open(&rotten).unwrap());
         let report = Pool::check_on(Arc::new(rotten), &[], CheckOptions::default()).unwrap();
         assert_eq!(report.issues, []);
+    }
+}
+
+/// A frame of many pages, each copy of which has a bit or a page of its own that is bad.
+#[test]
+fn both_copies_of_a_frame_may_rot_in_different_places() {
+    let device = SimDevice::new(DEVICE_BYTES);
+    let pool = Pool::create(Arc::new(device.clone()), &options()).unwrap();
+    let id = pool.create_mdc(ALLOC_UNIT).unwrap();
+    let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
+    mdc.append(&vec![5; 30_000], &mut Vec::new).unwrap();
+    drop((mdc, pool));
+    let mark = page(&device, JOURNAL_AT)[..8].to_vec();
+    let begins: Vec<u64> = (JOURNAL_AT + 4 * LOG_BYTES..device.geometry().len_bytes)
+        .step_by(usize::try_from(ALLOC_UNIT).unwrap())
+        .filter(|at| page(&device, *at)[..8] == mark[..])
+        .collect();
+    // Behind begin and end; the record's frame has 8 pages.
+    let frame = 2 * PAGE;
+    for (first, second) in [(20, 7 * PAGE), (3 * PAGE, 30), (PAGE, 2 * PAGE), (20, 600)] {
+        let rotten = device.after_kill(0);
+        rotten.flip_bit(begins[0] + frame + first, 2);
+        rotten.flip_bit(begins[1] + frame + second, 5);
+        let pool = open(&rotten).unwrap();
+        let mut found = Vec::new();
+        let replay = &mut |record: &[u8]| {
+            found.push(record.to_vec());
+            Ok(())
+        };
+        let mdc = pool.open_mdc(MdcId::new(id.get()).unwrap(), replay).unwrap();
+        drop(mdc);
+        assert!(found == [vec![5; 30_000]], "{first} and {second}");
+        assert_eq!(healed(&pool), 2, "both are written again");
+        for n in 0..8 {
+            let both = [0, 1].map(|copy| page(&rotten, begins[copy] + frame + n * PAGE));
+            assert!(both[0] == both[1], "{first} and {second}: page {n}");
+        }
     }
 }
 

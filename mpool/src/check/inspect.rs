@@ -55,7 +55,8 @@ impl Pool {
     /// Looks at the pool in DIR, which nobody may have open for writing.
     pub fn inspect(dir: &Path, options: &Options) -> Result<Inspection> {
         let volumes = volumes_of(root_in(dir, options, Access::Read)?);
-        let heart = heart(&volumes).map_err(|error| with_path(error, &dir.join(VOLUME_FILE)))?;
+        let heart =
+            heart(&volumes, Some(dir)).map_err(|error| with_path(error, &dir.join(VOLUME_FILE)))?;
         let Heart { superblock, catalog, .. } = &heart;
         let mut used = catalog.extents();
         used.extend(superblock.logs.map(Log::extent));

@@ -41,8 +41,9 @@ use crate::{
         reader::Reader,
         torn,
     },
-    session,
+    session, site,
     space::layout::Layout,
+    superblock::{self, Election},
     volume::Volumes,
 };
 use offline::{Find, Heart, ReadOnly, find_in, heart, root_in, volumes_of};
@@ -147,7 +148,7 @@ impl CheckReport {
     /// Takes findings in: each is an issue too.
     fn take(&mut self, findings: Vec<Finding>, severity: Severity, way_out: &str) {
         for finding in findings {
-            let (part, volume) = (finding.part.name(), finding.volume);
+            let (part, volume) = (finding.part_name(), finding.volume);
             let Finding { offset, len_bytes, volume_offset, damage, .. } = &finding;
             let text = format!(
                 "{part}, {len_bytes} bytes at {offset} ({volume} at {volume_offset}): {}",
@@ -188,7 +189,8 @@ impl Pool {
     /// Reads who the pool in DIR is, without opening it. [`Error::InUse`] if somebody has it open.
     pub fn identify(dir: &Path, options: &Options) -> Result<PoolIdentity> {
         let volumes = volumes_of(root_in(dir, options, Access::Read)?);
-        let found = heart(&volumes).map_err(|error| with_path(error, &dir.join(VOLUME_FILE)));
+        let found =
+            heart(&volumes, Some(dir)).map_err(|error| with_path(error, &dir.join(VOLUME_FILE)));
         let Heart { superblock, catalog, .. } = found?;
         let others = catalog.volumes.values().filter(|record| record.id != VolumeId::ROOT);
         let others = others.map(|record| record.path.clone());
@@ -246,7 +248,7 @@ impl Check<'_> {
         let mut report = CheckReport::default();
         let mut reader = Reader::direct(&self.volumes, READ_BYTES);
         self.superblock(&mut reader, &mut report);
-        let heart = match heart(&self.volumes) {
+        let heart = match heart(&self.volumes, self.dir) {
             Ok(heart) => heart,
             Err(error @ (Error::Format { .. } | Error::Features { .. })) => return Err(error),
             Err(error) => {
@@ -283,11 +285,16 @@ impl Check<'_> {
 
     fn superblock(&self, reader: &mut Reader<'_>, report: &mut CheckReport) {
         let len = self.volumes.root().device().geometry().len_bytes;
-        if len < crate::superblock::RESERVED.len {
+        if len < superblock::RESERVED.len {
             return;
         }
+        let named = self.dir.and_then(site::named_in);
+        let pool = match superblock::read(&self.volumes, named) {
+            Ok(Election::Elected(counts)) => Some(counts.uuid),
+            _ => None,
+        };
         let mut findings = Vec::new();
-        let intact = heads::superblock(None, reader, &mut findings).ok().flatten();
+        let intact = heads::superblock(pool, reader, &mut findings).ok().flatten();
         match intact {
             Some(_) => {
                 let way_out = "opening the pool writes this copy again from the other one";

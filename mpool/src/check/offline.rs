@@ -117,9 +117,9 @@ pub(crate) struct Heart {
     pub(crate) position: Position,
 }
 
-/// Reads superblock and journal.
-pub(crate) fn heart(volumes: &Volumes) -> Result<Heart> {
-    let superblock = match superblock::read(volumes)? {
+/// Reads superblock and journal of the pool in `dir`, if it is in one.
+pub(crate) fn heart(volumes: &Volumes, dir: Option<&Path>) -> Result<Heart> {
+    let superblock = match superblock::read(volumes, dir.and_then(site::named_in))? {
         Election::Elected(superblock) => {
             check_len(volumes, &superblock)?;
             superblock

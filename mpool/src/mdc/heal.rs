@@ -128,7 +128,9 @@ impl Healer<'_> {
             return Ok(());
         }
         self.volumes.flush()?;
-        self.volumes.metrics().mdc_healed.add(self.frames);
+        if !self.volumes.is_read_only() {
+            self.volumes.metrics().mdc_healed.add(self.frames);
+        }
         for (log, copy, offset, bytes) in self.healed {
             let (journal, log, copy) = (&self.place.name, ["A", "B"][log], copy + 1);
             tracing::warn!(
@@ -137,8 +139,8 @@ impl Healer<'_> {
                 copy,
                 offset,
                 bytes,
-                "one copy of a journal was damaged, or cut short by a crash; it is written again \
-                 from the other"
+                "one copy of a journal was damaged, or cut short by a crash; {}",
+                self.volumes.remedy()
             );
         }
         Ok(())

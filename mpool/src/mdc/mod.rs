@@ -21,6 +21,7 @@ pub(crate) mod elect;
 pub(crate) mod frame;
 pub(crate) mod heal;
 pub(crate) mod log;
+mod mend;
 pub(crate) mod pair;
 pub(crate) mod record;
 pub(crate) mod rewrite;

@@ -17,6 +17,10 @@
 //! to count: by marks whose generations rise. So of two different ones the greater generation is
 //! the later word, and counts.
 //!
+//! Where no copy has a frame whole, the places in which they differ are the damaged ones, as copies
+//! are alike else: what can be put together of both, and has the right checksums, is the frame
+//! (`mend`).
+//!
 //! A copy that the medium refuses to read is no copy here, as long as the other can be read. But
 //! what cannot be read today may be read tomorrow. So a log that ends where a copy is *hidden* like
 //! that is not taken for a checkpoint that never ended; and before the journal goes on, `heal`
@@ -26,6 +30,7 @@ use super::{
     elect::{Elected, LogState},
     frame::{BadFrame, FRAME_HEAD_LEN, FRAME_LEN_MAX, FrameHead, FrameKind, records},
     log::Log,
+    mend::mend,
 };
 use crate::{
     error::{Error, Result},
@@ -110,10 +115,19 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// Where a frame was found.
+#[derive(Clone, Copy)]
+enum Source {
+    /// In this copy.
+    Copy(usize),
+    /// Put together of both: `LogReader::mended`.
+    Both,
+}
+
 /// What the copies of a log have in one place.
 enum Found {
-    /// What was looked for, in this copy.
-    Frame(FrameHead, usize),
+    /// What was looked for.
+    Frame(FrameHead, Source),
     Nothing,
     /// Nothing, as far as it can be read: one copy cannot.
     Hidden(Error),
@@ -126,15 +140,18 @@ pub(crate) type SeeFrame<'a> = &'a mut dyn FnMut(u64, &FrameHead, &[u8]) -> Resu
 pub(crate) struct LogReader<'a> {
     log: Log,
     copies: Vec<Copy<'a>>,
+    /// The frame that was put together last.
+    mended: Vec<u8>,
 }
 
 impl<'a> LogReader<'a> {
     pub(crate) fn new(volumes: &'a Volumes, log: Log, owner: u64) -> Self {
         let copies = log.copies().map(|extent| Copy::new(volumes, extent, owner)).collect();
-        Self { log, copies }
+        Self { log, copies, mended: Vec::new() }
     }
 
-    /// The first copy that has, at `at`, a frame that is looked for. Fails if no copy can be read.
+    /// The first copy that has, at `at`, a frame that is looked for; else both together. Fails if
+    /// no copy can be read.
     fn find(&mut self, at: u64, is_it: &dyn Fn(&FrameHead) -> bool) -> Result<Found> {
         if at >= self.log.len {
             return Ok(Found::Nothing);
@@ -142,11 +159,19 @@ impl<'a> LogReader<'a> {
         let (mut unreadable, count) = (Vec::new(), self.copies.len());
         for (n, copy) in self.copies.iter_mut().enumerate() {
             match copy.frame(at) {
-                Ok(Some(head)) if is_it(&head) => return Ok(Found::Frame(head, n)),
+                Ok(Some(head)) if is_it(&head) => {
+                    return Ok(Found::Frame(head, Source::Copy(n)));
+                }
                 Ok(_) => {}
                 Err(error @ Error::Io { .. }) => unreadable.push(error),
                 Err(error) => return Err(error),
             }
+        }
+        if let Some(frame) = self.mend(at, is_it) {
+            let head = frame.first_chunk().expect("a frame has a head");
+            let head = FrameHead::decode(head).expect("it was decoded there");
+            self.mended = frame;
+            return Ok(Found::Frame(head, Source::Both));
         }
         let all = unreadable.len() == count;
         match unreadable.pop() {
@@ -154,6 +179,36 @@ impl<'a> LogReader<'a> {
             Some(error) if all => Err(error),
             Some(error) => Ok(Found::Hidden(error)),
         }
+    }
+
+    /// The frame at `at` of what is sound in either copy.
+    fn mend(&self, at: u64, is_it: &dyn Fn(&FrameHead) -> bool) -> Option<Vec<u8>> {
+        let [first, second] = self.copies.as_slice() else { return None };
+        // By the page, so that one that cannot be read does not hide the others.
+        let read = |copy: &Copy<'_>, len: usize| -> Vec<Option<IoBuf>> {
+            let pages = (0..len / IO_ALIGN).map(|n| at + (n * IO_ALIGN) as u64);
+            let mut page = |at| {
+                let mut page = IoBuf::zeroed(IO_ALIGN);
+                let read = copy.volumes.read(copy.extent.offset + at, &mut page, Priority::Read);
+                read.ok().map(|()| page)
+            };
+            pages.map(&mut page).collect()
+        };
+        for copy in [first, second] {
+            let begin = read(copy, IO_ALIGN).pop().flatten();
+            let head = begin.and_then(|page| FrameHead::decode(page.first_chunk()?).ok());
+            let Some(head) = head.filter(|head| head.owner == copy.owner && is_it(head)) else {
+                continue;
+            };
+            let len = head.padded_len();
+            if at + len as u64 > self.log.len {
+                continue;
+            }
+            if let Some(frame) = mend(&head, [read(first, len), read(second, len)]) {
+                return Some(frame);
+            }
+        }
+        None
     }
 
     /// The mark at the start: the latest that a copy has.
@@ -218,10 +273,14 @@ impl<'a> LogReader<'a> {
             let position = self.log.offset + at;
             let changed =
                 || Error::corrupt("journal", position, "a frame changed while it was read");
-            let Found::Frame(head, copy) = self.next(at, (elected.generation, seqno))? else {
+            let Found::Frame(head, source) = self.next(at, (elected.generation, seqno))? else {
                 return Err(changed());
             };
-            let body = self.copies[copy].body(at, &head)?.ok_or_else(changed)?;
+            let body = match source {
+                Source::Copy(copy) => self.copies[copy].body(at, &head)?,
+                Source::Both => head.body(&self.mended).ok(),
+            };
+            let body = body.ok_or_else(changed)?;
             see(at, &head, body)?;
             (at, seqno) = (at + head.padded_len() as u64, head.seqno);
         }

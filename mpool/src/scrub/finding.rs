@@ -9,7 +9,7 @@ use std::fmt;
 /// What was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ScrubTarget {
-    /// A copy of the superblock: 0 or 1.
+    /// A copy of the superblock: 0 or 1; people read 1 or 2.
     Superblock(u8),
     /// The label of a volume other than the root.
     Label(VolumeId),
@@ -26,7 +26,7 @@ pub enum ScrubTarget {
 impl fmt::Display for ScrubTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Superblock(copy) => write!(f, "superblock copy {copy}"),
+            Self::Superblock(copy) => write!(f, "superblock copy {}", copy + 1),
             Self::Label(volume) => write!(f, "label of {volume}"),
             Self::PoolJournal => f.write_str("pool journal"),
             Self::Journal(id) => write!(f, "{id}"),
@@ -61,14 +61,14 @@ impl ScrubPart {
         [[Self::LogA, Self::LogACopy], [Self::LogB, Self::LogBCopy]][log][copy]
     }
 
-    /// "data", "table of checksums", "log A" or "log B", "copy 2 of log A" or "copy 2 of log B";
+    /// "data", "table of checksums", "copy 1 of log A" (the only one where logs are kept once), or
     /// "copy 2" of a label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Data => "data",
             Self::Table => "table of checksums",
-            Self::LogA => "log A",
-            Self::LogB => "log B",
+            Self::LogA => "copy 1 of log A",
+            Self::LogB => "copy 1 of log B",
             Self::LabelCopy => "copy 2",
             Self::LogACopy => "copy 2 of log A",
             Self::LogBCopy => "copy 2 of log B",
@@ -151,6 +151,14 @@ impl Finding {
         Self { target, part, offset, len_bytes, volume, volume_offset, damage, owner: None }
     }
 
+    /// The part, as people read it: the first copy of a label is all there is of it in its page.
+    pub(crate) fn part_name(&self) -> &'static str {
+        match (self.target, self.part) {
+            (ScrubTarget::Label(_), ScrubPart::Data) => "copy 1",
+            _ => self.part.name(),
+        }
+    }
+
     pub(crate) fn address(&self) -> u64 {
         self.volume.address(self.volume_offset)
     }
@@ -168,8 +176,8 @@ impl Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { target, part, offset, len_bytes, volume, volume_offset, damage, owner } = self;
-        write!(f, "{target}, {}: {len_bytes} bytes at {offset}", part.name())?;
+        let Self { target, offset, len_bytes, volume, volume_offset, damage, owner, .. } = self;
+        write!(f, "{target}, {}: {len_bytes} bytes at {offset}", self.part_name())?;
         write!(f, " ({volume} at {volume_offset}): {}", damage.text())?;
         match owner {
             Some(owner) => write!(f, "; it belongs to {owner}"),

@@ -66,7 +66,7 @@ pub(crate) fn is_outside(dir: &Path, path: &Path) -> bool {
 
 /// Whether the root volume is there, whatever is on it; that it is missing, is the error.
 pub(crate) fn survey_root(dir: &Path) -> Result<()> {
-    match look_at_root(&dir.join(VOLUME_FILE)) {
+    match look_at_root(&dir.join(VOLUME_FILE), named_in(dir)) {
         Root::Absent | Root::Dangling(_) => survey(dir, Create::Never).map(drop),
         Root::Empty | Root::Begun | Root::Pool(_) | Root::Other(_) => Ok(()),
     }
@@ -74,16 +74,24 @@ pub(crate) fn survey_root(dir: &Path) -> Result<()> {
 
 /// Whose the directory is: by its mark, or by the volumes in it that are of one pool.
 pub(crate) fn uuid_of(dir: &Path) -> Result<Option<[u8; 16]>> {
-    if let Mark::Of(uuid) = mark::read(dir) {
+    if let Some(uuid) = named_in(dir) {
         return Ok(Some(uuid));
     }
     let pools: Vec<_> = look(dir)?.volumes.iter().map(|volume| volume.pool).collect();
     Ok(pools.first().copied().filter(|first| pools.iter().all(|pool| pool == first)))
 }
 
+/// The pool that the mark of a directory names.
+pub(crate) fn named_in(dir: &Path) -> Option<[u8; 16]> {
+    match mark::read(dir) {
+        Mark::Of(uuid) => Some(uuid),
+        Mark::Absent | Mark::Unreadable => None,
+    }
+}
+
 /// What is in a directory.
 pub(crate) fn look(dir: &Path) -> Result<Site> {
-    let root = look_at_root(&dir.join(VOLUME_FILE));
+    let root = look_at_root(&dir.join(VOLUME_FILE), named_in(dir));
     let mut site = Site {
         mark: mark::read(dir),
         is_mount_point: false,
@@ -157,11 +165,11 @@ pub(crate) fn dangling(path: &Path) -> Option<PathBuf> {
     gone.then_some(target)
 }
 
-fn look_at_root(path: &Path) -> Root {
+fn look_at_root(path: &Path, named: Option<[u8; 16]>) -> Root {
     if let Some(target) = dangling(path) {
         return Root::Dangling(target);
     }
-    match read_root(path) {
+    match read_root(path, named) {
         Ok(root) => root,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Root::Absent,
         // Opening it says why it cannot be read.
@@ -169,7 +177,7 @@ fn look_at_root(path: &Path) -> Root {
     }
 }
 
-fn read_root(path: &Path) -> io::Result<Root> {
+fn read_root(path: &Path, named: Option<[u8; 16]>) -> io::Result<Root> {
     // Before it is opened: the open of a fifo waits for somebody at its other end.
     let kind = std::fs::metadata(path)?.file_type();
     if !kind.is_file() && !kind.is_block_device() {
@@ -188,7 +196,7 @@ fn read_root(path: &Path) -> io::Result<Root> {
             *copy = superblock::decode(&bytes);
         }
     }
-    Ok(match superblock::elect(copies) {
+    Ok(match superblock::elect(copies, named) {
         Ok(Election::Elected(superblock)) => Root::Pool(Some(superblock.uuid)),
         Ok(Election::Begun) => Root::Begun,
         Ok(Election::Blank) | Err(Error::Unusable { .. }) => {

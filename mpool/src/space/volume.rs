@@ -378,7 +378,7 @@ mod tests {
             assert_eq!(offset, bad[1].offset);
         }
         let beyond = space(&device, &[extent(7, 2)]).map(|_| ());
-        assert!(matches!(beyond, Err(Error::Corrupt { .. })));
+        assert!(matches!(beyond, Err(Error::Unusable { .. })));
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn copy_piece(pool: &Pool, piece: &RawPiece, path: &Path) -> io::Result<u64> {
     Ok(unreadable)
 }
 
-/// "segment-seg-3.bin", "journal-mdc-2-log-a.bin", "journal-mdc-2-copy-2-of-log-a.bin",
+/// "segment-seg-3.bin", "journal-mdc-2-copy-1-of-log-a.bin", "journal-mdc-2-copy-2-of-log-a.bin",
 /// "mblock-mb-1f.bin".
 fn name(piece: &RawPiece, number: usize) -> String {
     let (kind, target) = match piece.target {
