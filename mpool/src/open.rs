@@ -35,7 +35,7 @@ use crate::{
     media::{VolumeKind, VolumeRecord},
     metrics::PoolMetrics,
     missing::{self, MissingVolume},
-    options::{Create, IoBackend, Options, size_in_range},
+    options::{CAPACITY_BYTES_MAX, Create, IoBackend, Options, size_in_range},
     pool::{OpenMdcs, Pool, Table, uuid_text},
     reaper::Reaper,
     scrub::control::Control,
@@ -131,7 +131,8 @@ pub(crate) fn open_device(
     options: &Options,
     access: Access,
 ) -> Result<Arc<dyn Device>> {
-    let file = FileOptions { len_bytes_max: record.capacity_bytes_max, ..file_options(options) };
+    let len_bytes_max = record.capacity_bytes_max.min(CAPACITY_BYTES_MAX);
+    let file = FileOptions { len_bytes_max, ..file_options(options) };
     match record.kind {
         VolumeKind::File => Ok(Arc::new(FileDevice::open_for(path, &file, access)?)),
         VolumeKind::Zoned => Ok(Arc::new(ZonedDevice::open_for(path, AppendBy::Auto, access)?)),

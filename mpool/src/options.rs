@@ -13,6 +13,15 @@ const GIB: u64 = 1 << 30;
 
 /// Smallest volume that holds a superblock, the pool's journal and a few objects.
 pub(crate) const CAPACITY_BYTES_MIN: u64 = 2 * MIB;
+/// Refuses a limit of a volume that its addresses cannot name.
+pub(crate) fn check_capacity_max(what: &str, capacity_bytes_max: u64) -> Result<()> {
+    if capacity_bytes_max <= CAPACITY_BYTES_MAX {
+        return Ok(());
+    }
+    let (asked, most) = (size_text(capacity_bytes_max), size_text(CAPACITY_BYTES_MAX));
+    Err(Error::Options(format!("capacity of {what} is {asked}, must be at most {most}")))
+}
+
 /// Largest volume: 4 PiB, what an address of the pool can name.
 pub(crate) const CAPACITY_BYTES_MAX: u64 = crate::address::VOLUME_BYTES_MAX;
 

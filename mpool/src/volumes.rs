@@ -20,7 +20,7 @@ use crate::{
     mdc::record::{Change, VOLUME_PATH_BYTES_MAX},
     media::{MediaClass, VolumeKind, VolumeRecord},
     open::{new_uuid, open_device},
-    options::{CAPACITY_BYTES_MAX, size_in_range},
+    options::{CAPACITY_BYTES_MAX, check_capacity_max, size_in_range},
     pool::Pool,
     session::{self, Session},
     site,
@@ -47,6 +47,23 @@ pub struct NewVolume {
     pub capacity_bytes_max: u64,
     /// Take it even though something else is on it, which is then lost.
     pub force: bool,
+}
+
+impl NewVolume {
+    /// Checks what can be checked before anything is made of it.
+    pub fn validate(&self) -> Result<()> {
+        let bytes = self.path.as_os_str().len();
+        if !(1..=VOLUME_PATH_BYTES_MAX).contains(&bytes) {
+            let text = format!("path of a volume has {bytes} bytes, must have 1 to 4096");
+            return Err(Error::Options(text));
+        }
+        let path = self.path.display().to_string();
+        if self.kind == VolumeKind::File {
+            let (name, max) = (format!("capacity of {path}"), CAPACITY_BYTES_MAX);
+            size_in_range(&name, self.capacity_bytes_max, FILE_BYTES_MIN, max)?;
+        }
+        check_capacity_max(&path, self.capacity_bytes_max)
+    }
 }
 
 /// A volume in numbers.
@@ -148,16 +165,8 @@ impl Pool {
         if self.is_read_only() {
             return Err(Error::Options("the pool is open for reading only".to_owned()));
         }
-        if new.kind == VolumeKind::File {
-            let name = format!("capacity of {}", new.path.display());
-            size_in_range(&name, new.capacity_bytes_max, FILE_BYTES_MIN, CAPACITY_BYTES_MAX)?;
-        }
         let path = self.resolve(&new.path);
-        let bytes = new.path.as_os_str().len();
-        if !(1..=VOLUME_PATH_BYTES_MAX).contains(&bytes) {
-            let text = format!("path of a volume has {bytes} bytes, must have 1 to 4096");
-            return Err(Error::Options(text));
-        }
+        new.validate()?;
         if self.volumes().iter().any(|volume| self.resolve(&volume.path) == path) {
             let reason = "is a volume of this pool already".to_owned();
             return Err(Error::Unusable { path, reason });
@@ -176,7 +185,7 @@ impl Pool {
         let device = open_device(&path, &record, &self.options, Access::Create);
         let device = device.inspect_err(|error| fresh.clean_up(error))?;
         if new.kind == VolumeKind::Block {
-            record.capacity_bytes_max = device.geometry().len_bytes_max;
+            record.capacity_bytes_max = device.geometry().len_bytes_max.min(CAPACITY_BYTES_MAX);
         }
         self.add_device(device, record, (new.force, &fresh))
     }
@@ -197,7 +206,7 @@ impl Pool {
             class,
             kind,
             evacuating: false,
-            capacity_bytes_max: device.geometry().len_bytes_max,
+            capacity_bytes_max: device.geometry().len_bytes_max.min(CAPACITY_BYTES_MAX),
             uuid: new_uuid()?,
             path: PathBuf::from(device.kind()),
         };
@@ -466,4 +475,33 @@ fn check_not_root(id: VolumeId, what: &str) -> Result<()> {
         return Err(Error::Options(text));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    /// Two limits of 12000 PiB were taken, and the pool did not open again: their sum overflowed.
+    #[test]
+    fn limits_beyond_all_addresses_are_refused_and_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { allow_buffered: true, allow_volatile: true, ..Options::default() };
+        let pool = Pool::create_dir(dir.path(), &options).unwrap();
+        for (name, capacity_bytes_max) in [("a", u64::MAX), ("b", 12_000 << 50)] {
+            let (path, kind, class) = (name.into(), VolumeKind::File, MediaClass::Capacity);
+            let new = NewVolume { path, kind, class, capacity_bytes_max, force: false };
+            let refused = pool.add_volume(&new).unwrap_err().to_string();
+            assert!(refused.contains("capacity of"), "{refused}");
+            assert!(!dir.path().join(name).exists(), "nothing is made");
+            let id = pool.add_volume(&NewVolume { capacity_bytes_max: 64 << 20, ..new }).unwrap();
+            assert!(pool.grow_volume(id, capacity_bytes_max).is_err());
+            let record = VolumeRecord { capacity_bytes_max, ..pool.volume_record(id) };
+            pool.journal.commit(&[Change::VolumeSet(record)], |_| Ok(()), || ()).unwrap();
+        }
+        drop(pool);
+        let pool = Pool::open_dir(dir.path(), &options).unwrap();
+        assert_eq!(pool.info().capacity_bytes_max, options.capacity_bytes_max + (2 << 52));
+        assert!(pool.info().free_bytes > 0);
+    }
 }

@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     label,
     media::{MediaClass, Placement, VolumeRecord},
-    options::{CAPACITY_BYTES_MAX, size_text},
+    options::{CAPACITY_BYTES_MAX, check_capacity_max, size_text},
     tidy::Bell,
     volume::{Volume, Volumes},
 };
@@ -81,7 +81,9 @@ impl VolumeSpace {
             None => len,
         };
         let len = conventional(geometry.len_bytes) / ALLOC_UNIT * ALLOC_UNIT;
-        let len_max = conventional(record.capacity_bytes_max.min(geometry.len_bytes_max));
+        // A record may have a limit from before there was one on limits.
+        let len_max = record.capacity_bytes_max.min(CAPACITY_BYTES_MAX);
+        let len_max = conventional(len_max.min(geometry.len_bytes_max));
         let len_max = len_max.max(len) / ALLOC_UNIT * ALLOC_UNIT;
         let end = used.iter().filter(|extent| VolumeId::of(extent.offset) == id);
         let end = end.map(|extent| offset_of(extent.end())).max().unwrap_or(0);
@@ -314,12 +316,7 @@ impl VolumeSpace {
     pub(crate) fn check_growth(&self, capacity_bytes_max: u64) -> Result<()> {
         let (asked, have) = (size_text(capacity_bytes_max), size_text(self.extents_max()));
         let id = self.id;
-        if capacity_bytes_max > CAPACITY_BYTES_MAX {
-            let most = size_text(CAPACITY_BYTES_MAX);
-            return Err(Error::Options(format!(
-                "capacity of {id} is {asked}, must be at most {most}"
-            )));
-        }
+        check_capacity_max(&id.to_string(), capacity_bytes_max)?;
         if capacity_bytes_max >= self.extents_max() {
             return Ok(());
         }

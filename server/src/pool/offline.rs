@@ -2,7 +2,7 @@
 
 use super::cli::{
     FileMode, FileSystem, PoolAdd, PoolCheck, PoolCreate, PoolDestroy, PoolDirectory, PoolEvacuate,
-    PoolGrow, PoolPlace, PoolRemove, PoolRename, PoolScrub,
+    PoolGrow, PoolPlace, PoolRemove, PoolRename, PoolScrub, VolumeSpec,
 };
 use super::command::{refused, refused_at};
 use super::document;
@@ -81,6 +81,9 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
     create.name.as_deref().map_or(Ok(()), Pool::check_name).map_err(failed)?;
     options.create = if create.force { Create::Force } else { Create::Always };
     options.validate().map_err(failed)?;
+    let volumes: Vec<NewVolume> =
+        create.volumes.iter().map(|spec| new_volume(spec, create.force)).collect();
+    volumes.iter().try_for_each(NewVolume::validate).map_err(failed)?;
     let root = data.join(ROOT);
     match Pool::identify(data, &options) {
         Ok(_) => {
@@ -109,18 +112,16 @@ pub(super) fn create(create: &PoolCreate) -> Result<Value, Failure> {
     if let Some(name) = &create.name {
         pool.rename(name).map_err(failed)?;
     }
-    for spec in &create.volumes {
-        let new = NewVolume {
-            path: spec.path.clone(),
-            kind: spec.kind,
-            class: spec.class,
-            capacity_bytes_max: spec.capacity.0,
-            force: create.force,
-        };
-        pool.add_volume(&new).map_err(failed)?;
-        set_mode_of_new(data, &new, create.mode)?;
+    for new in &volumes {
+        pool.add_volume(new).map_err(failed)?;
+        set_mode_of_new(data, new, create.mode)?;
     }
     Ok(document::info(&pool, None))
+}
+
+fn new_volume(spec: &VolumeSpec, force: bool) -> NewVolume {
+    let (kind, class) = (spec.kind, spec.class);
+    NewVolume { path: spec.path.clone(), kind, class, capacity_bytes_max: spec.capacity.0, force }
 }
 
 fn set_mode_of_new(data: &Path, new: &NewVolume, mode: FileMode) -> Result<(), Failure> {
