@@ -13,8 +13,8 @@ use crate::iter::bounded::Range;
 use crate::key::{KEY_BYTES_MAX, KvsId, Revision};
 use crate::options::Durability;
 use crate::owner::Owner;
-use crate::read::cold::{ColdRead, TryGet};
-use crate::read::get::{self, Cold, Entry};
+use crate::read::cold::{ColdRead, NoRoom, TryGet};
+use crate::read::get::{self, Cold, Entry, Tried};
 use crate::view::View;
 use arc_swap::Guard;
 use bytes::Bytes;
@@ -54,14 +54,26 @@ impl Kvs {
     /// The newest entry of `key` if it can be had without blocking, else a [`ColdRead`] to
     /// complete.
     pub fn try_get(&self, key: &[u8]) -> Result<TryGet> {
+        let tried = self.try_get_within(key, |_| true)?;
+        Ok(tried.unwrap_or_else(|_no_room| unreachable!("there is room for any length")))
+    }
+
+    /// The same, where a value that has to be copied to be answered with is copied only if `room`
+    /// says that there is room for so many bytes.
+    pub fn try_get_within(
+        &self,
+        key: &[u8],
+        room: impl FnMut(usize) -> bool,
+    ) -> Result<std::result::Result<TryGet, NoRoom>> {
         let view = self.view_for(key)?;
         let store = &self.open.store;
         let at = store.visible();
-        let found = get::try_get(&view, store.lookup(self.id, key, at))
+        let found = get::try_get(&view, store.lookup(self.id, key, at), room)
             .inspect_err(|error| store.note_damage(Met::Get, error));
-        Ok(match found? {
-            Ok(entry) => TryGet::Ready(entry),
-            Err(cold) => {
+        Ok(Ok(match found? {
+            Tried::NoRoom(value_len) => return Ok(Err(NoRoom { value_len })),
+            Tried::Answer(entry) => TryGet::Ready(entry),
+            Tried::Cold(cold) => {
                 let (store, view) = (Arc::clone(store), Guard::into_inner(view));
                 let reads = &store.metrics.reads;
                 match cold {
@@ -71,7 +83,7 @@ impl Kvs {
                 let key = Bytes::copy_from_slice(key);
                 TryGet::Cold(ColdRead { store, view, kvs: self.id, key, at, cold })
             }
-        })
+        }))
     }
 
     /// The open database that it is of.

@@ -97,7 +97,7 @@ pub use iter::bounded::{Advance, Range};
 pub use key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, VALUE_BYTES_MAX};
 pub use options::{Durability, Options};
 pub use placement::MediaPolicy;
-pub use read::cold::{ColdRead, TryGet};
+pub use read::cold::{ColdRead, NoRoom, TryGet};
 pub use read::get::Entry;
 pub use salvage::{LogDamage, Loss, LostKey, LostRange, Salvage, WayOut};
 pub use snapshot::Snapshot;

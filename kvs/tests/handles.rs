@@ -143,3 +143,21 @@ fn threads_that_open_one_name_get_one_kvs() {
     });
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
 }
+
+/// Values were copied out of the memtable before anybody asked whether there was room for them.
+#[test]
+fn a_value_for_which_there_is_no_room_is_not_copied() {
+    let birds = database().kvs("birds").unwrap();
+    birds.put(b"a", &[7; 5000], Durability::Off).unwrap();
+    let mut asked = Vec::new();
+    let refused = birds.try_get_within(b"a", |len| {
+        asked.push(len);
+        false
+    });
+    assert_eq!(refused.unwrap().err(), Some(kvs::NoRoom { value_len: 5000 }));
+    assert_eq!(asked, [5000]);
+    let absent = birds.try_get_within(b"b", |_| panic!("there is nothing to copy")).unwrap();
+    assert!(matches!(absent, Ok(kvs::TryGet::Ready(None))));
+    let found = birds.try_get_within(b"a", |len| len == 5000).unwrap();
+    assert!(matches!(found, Ok(kvs::TryGet::Ready(Some(entry))) if entry.value.len() == 5000));
+}

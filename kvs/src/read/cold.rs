@@ -23,6 +23,13 @@ pub enum TryGet {
     Cold(ColdRead),
 }
 
+/// A lookup that found a value in memory, and no room for a copy of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom {
+    /// Bytes of the value.
+    pub value_len: usize,
+}
+
 /// A lookup that needs the drive. It answers as of the moment it was begun.
 #[must_use = "a cold read does nothing until it is waited for or submitted"]
 pub struct ColdRead {

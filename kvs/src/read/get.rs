@@ -79,6 +79,20 @@ pub(crate) enum Located {
     Value(Extern),
 }
 
+/// What a lookup that does not block comes to.
+pub(crate) enum Tried {
+    Answer(Option<Entry>),
+    Cold(Cold),
+    /// The value has so many bytes, and was not copied.
+    NoRoom(usize),
+}
+
+/// What memtables or value cache know of a key.
+enum Known {
+    Answer(Option<Entry>),
+    NoRoom(usize),
+}
+
 /// What a source says about a key.
 enum Step {
     Answer(Option<Entry>),
@@ -110,8 +124,10 @@ pub(crate) fn locate(view: &View, lookup: Lookup<'_>) -> Result<Located> {
 
 fn find_place(view: &View, lookup: Lookup<'_>) -> Result<Located> {
     let hash = key_hash(lookup.kvs, lookup.key);
-    if let Some(answer) = from_memory(view, lookup, hash) {
-        return Ok(Located::Answer(answer));
+    match from_memory(view, lookup, hash, |_| true) {
+        Some(Known::Answer(answer)) => return Ok(Located::Answer(answer)),
+        Some(Known::NoRoom(_)) => unreachable!("there is room for any length"),
+        None => {}
     }
     let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Located::Answer(None)) };
     for kvset in tree.sources(lookup.key) {
@@ -130,17 +146,24 @@ fn find_place(view: &View, lookup: Lookup<'_>) -> Result<Located> {
     Ok(Located::Answer(None))
 }
 
-/// Looks a key up without blocking.
-pub(crate) fn try_get(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Cold>> {
-    try_find(view, lookup).map_err(|error| damaged(view, lookup, error))
+/// Looks a key up without blocking. A value that has to be copied is, where there is `room` for its
+/// length.
+pub(crate) fn try_get(
+    view: &View,
+    lookup: Lookup<'_>,
+    room: impl FnMut(usize) -> bool,
+) -> Result<Tried> {
+    try_find(view, lookup, room).map_err(|error| damaged(view, lookup, error))
 }
 
-fn try_find(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Cold>> {
+fn try_find(view: &View, lookup: Lookup<'_>, room: impl FnMut(usize) -> bool) -> Result<Tried> {
     let hash = key_hash(lookup.kvs, lookup.key);
-    if let Some(answer) = from_memory(view, lookup, hash) {
-        return Ok(Ok(answer));
+    match from_memory(view, lookup, hash, room) {
+        Some(Known::Answer(answer)) => return Ok(Tried::Answer(answer)),
+        Some(Known::NoRoom(len)) => return Ok(Tried::NoRoom(len)),
+        None => {}
     }
-    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Ok(None)) };
+    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Tried::Answer(None)) };
     for kvset in tree.sources(lookup.key) {
         if !kvset.may_contain(lookup.key, hash) {
             continue;
@@ -149,42 +172,47 @@ fn try_find(view: &View, lookup: Lookup<'_>) -> Result<Result<Option<Entry>, Col
         let unfiltered = |error: &Error| lookup.unfiltered(view, error);
         let probe = match kvset.try_probe(lookup.key, hash, &unfiltered)? {
             Ok(probe) => probe,
-            Err(WouldBlock) => return Ok(Err(Cold::Index)),
+            Err(WouldBlock) => return Ok(Tried::Cold(Cold::Index)),
         };
         match step(view, lookup, hash, kvset, probe) {
-            Step::Answer(answer) => return Ok(Ok(answer)),
+            Step::Answer(answer) => return Ok(Tried::Answer(answer)),
             Step::Extern(place) => {
                 let Some(value) = place.kvset.try_read_value(place.ptr)? else {
-                    return Ok(Err(Cold::Value(place)));
+                    return Ok(Tried::Cold(Cold::Value(place)));
                 };
                 lookup.metrics.from_kvset.add(1);
-                return Ok(Ok(Some(found(view, lookup, hash, value, place.revision))));
+                let entry = found(view, lookup, hash, value, place.revision);
+                return Ok(Tried::Answer(Some(entry)));
             }
             Step::NextSource => {}
         }
     }
     lookup.metrics.absent.add(1);
-    Ok(Ok(None))
+    Ok(Tried::Answer(None))
 }
 
-/// The answer of memtables or value cache; the inner `None` is a tombstone.
-#[expect(
-    clippy::option_option,
-    reason = "not known here, and known to be deleted, are different answers"
-)]
-fn from_memory(view: &View, lookup: Lookup<'_>, hash: u64) -> Option<Option<Entry>> {
+/// The answer of memtables or value cache, if they know the key. A memtable's value is copied.
+fn from_memory(
+    view: &View,
+    lookup: Lookup<'_>,
+    hash: u64,
+    mut room: impl FnMut(usize) -> bool,
+) -> Option<Known> {
     let Lookup { kvs, key, at, cache, metrics, .. } = lookup;
     for memtable in view.memtables() {
         if let Some(found) = memtable.get(kvs, key, hash, at) {
+            if let Some(len) = found.value.map(<[u8]>::len).filter(|len| !room(*len)) {
+                return Some(Known::NoRoom(len));
+            }
             metrics.from_memtable.add(1);
             let entry =
                 |value| Entry { value: Bytes::copy_from_slice(value), revision: found.revision };
-            return Some(found.value.map(entry));
+            return Some(Known::Answer(found.value.map(entry)));
         }
     }
     let (value, revision) = cache.get(kvs, key, hash, at)?;
     metrics.from_cache.add(1);
-    Some(Some(Entry { value, revision }))
+    Some(Known::Answer(Some(Entry { value, revision })))
 }
 
 fn step(view: &View, lookup: Lookup<'_>, hash: u64, kvset: &Arc<Kvset>, probe: Probe) -> Step {

@@ -7,15 +7,23 @@ use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused, check_health
 use bytes::Bytes;
 use kvs::metrics::Sample;
 use kvs::{
-    Advance, Cursor, Database, Durability, Health, KvsInfo, Range, Result, Revision, SpaceInfo,
-    TryGet, WriteBatch,
+    Advance, Cursor, Database, Durability, Health, KvsInfo, NoRoom, Range, Result, Revision,
+    SpaceInfo, TryGet, WriteBatch,
 };
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
 
 impl Engine for Database {
-    fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup> {
-        Ok(lookup(self.open_kvs(kvs)?.try_get(key)?))
+    fn try_get(
+        &self,
+        kvs: &str,
+        key: &[u8],
+        room: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Lookup> {
+        Ok(match self.open_kvs(kvs)?.try_get_within(key, room)? {
+            Ok(found) => lookup(found),
+            Err(NoRoom { value_len }) => Lookup::NoRoom { value_len },
+        })
     }
 
     fn check_writable(&self, kvs: Option<&str>) -> Result<()> {

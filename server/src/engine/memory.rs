@@ -171,7 +171,12 @@ fn check_key(key: &[u8]) -> Result<()> {
 }
 
 impl Engine for MemoryEngine {
-    fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup> {
+    fn try_get(
+        &self,
+        kvs: &str,
+        key: &[u8],
+        room: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Lookup> {
         let state = self.enter()?;
         check_key(key)?;
         let found = state.space(kvs)?.get(key).cloned();
@@ -185,7 +190,12 @@ impl Engine for MemoryEngine {
             Lookup::ColdValue { value_len, ask: Box::new(ask) }
         };
         Ok(match state.cold {
-            Cold::Never => Lookup::Ready(found),
+            Cold::Never => match &found {
+                Some(Entry { value, .. }) if !room(value.len()) => {
+                    Lookup::NoRoom { value_len: value.len() }
+                }
+                _ => Lookup::Ready(found),
+            },
             Cold::Always => cold_value(found),
             Cold::Index => Lookup::ColdIndex(Box::new(move |done: Done<Lookup>| {
                 std::thread::spawn(move || done(Ok(cold_value(found))));

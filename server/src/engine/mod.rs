@@ -28,6 +28,11 @@ pub type Ask<T> = Box<dyn FnOnce(Done<T>) + Send>;
 pub enum Lookup {
     /// The entry, or that there is none.
     Ready(Option<Entry>),
+    /// There was no room for a copy of the value, and none was made.
+    NoRoom {
+        /// Bytes of the value.
+        value_len: usize,
+    },
     /// The drive has to be asked where the value is. Its answer is never this one.
     ColdIndex(Ask<Lookup>),
     /// The drive has to be asked for the value.
@@ -70,8 +75,10 @@ pub trait Walk: Send {
 
 /// The engine as the server sees it.
 pub trait Engine: Send + Sync + 'static {
-    /// Looks a key up. Never blocks.
-    fn try_get(&self, kvs: &str, key: &[u8]) -> Result<Lookup>;
+    /// Looks a key up. Never blocks. A value that has to be copied to be answered with is copied
+    /// only if `room` says that there is room for so many bytes.
+    fn try_get(&self, kvs: &str, key: &[u8], room: &mut dyn FnMut(usize) -> bool)
+    -> Result<Lookup>;
 
     /// Writes all of `writes` or none. Never blocks; `done` learns the revision once the write is
     /// as durable as asked. An error returned at once means that nothing was written and that

@@ -1,8 +1,9 @@
 //! Looking up one key, with the memory of its value reserved before it is read.
 //!
-//! What memory holds is had at once, and how long it is shows only then: so it is dropped, and
-//! asked for again, if there is no room for it yet. What lies on the drive tells its length first;
-//! a read goes through a buffer and needs twice that. A read that has begun goes on when its client
+//! What memory holds is had at once, where there is room for it; else it is asked for again once
+//! there is. What would have to be copied tells its length before it is, so that a request which is
+//! refused costs no copy. What lies on the drive tells its length first; a read goes through a
+//! buffer and needs twice that. A read that has begun goes on when its client
 //! leaves, and keeps its reservation until the end.
 
 use crate::app::Shared;
@@ -18,18 +19,21 @@ pub(crate) async fn entry(
     (kvs, key): (&str, &[u8]),
 ) -> Result<Option<Entry>, Problem> {
     let mut share = Share::default();
-    let mut lookup = shared.engine()?.try_get(kvs, key)?;
+    let mut lookup = ask(shared, (kvs, key), &mut share)?;
     loop {
         lookup = match lookup {
             Lookup::Ready(None) => return Ok(None),
             Lookup::Ready(Some(entry)) => {
                 let len = entry.value.len();
-                if len <= UNCOUNTED_BYTES || shared.responses.try_grow(&mut share, len).is_ok() {
+                if has_room(shared, &mut share, len) {
                     return Ok(Some(reserved(entry, share)));
                 }
-                drop((entry, share));
-                share = shared.responses.share(len, shared.limits.room_wait_max()).await?;
-                shared.engine()?.try_get(kvs, key)?
+                Lookup::NoRoom { value_len: len }
+            }
+            Lookup::NoRoom { value_len } => {
+                drop(share);
+                share = shared.responses.share(value_len, shared.limits.room_wait_max()).await?;
+                ask(shared, (kvs, key), &mut share)?
             }
             Lookup::ColdIndex(ask) => cold(shared, ask, Share::default()).await?.0,
             Lookup::ColdValue { value_len, ask } => {
@@ -41,6 +45,15 @@ pub(crate) async fn entry(
             }
         };
     }
+}
+
+/// What the engine has at once; a copy that it makes has room in `share`.
+fn ask(shared: &Shared, (kvs, key): (&str, &[u8]), share: &mut Share) -> Result<Lookup, Problem> {
+    Ok(shared.engine()?.try_get(kvs, key, &mut |len| has_room(shared, share, len))?)
+}
+
+fn has_room(shared: &Shared, share: &mut Share, len: usize) -> bool {
+    len <= UNCOUNTED_BYTES || shared.responses.try_grow(share, len).is_ok()
 }
 
 /// Ties a value to as much of a share as it needs.
