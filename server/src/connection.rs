@@ -312,13 +312,28 @@ impl Drop for Busy {
 pub struct Wire<S> {
     stream: S,
     activity: Arc<Activity>,
-    fresh: bool,
+    /// Bytes of [`PREFACE`] that have come; `None` once it is clear which protocol this is.
+    preface_seen: Option<usize>,
 }
+
+/// What a connection of HTTP/2 begins with, and no method of HTTP/1 does.
+const PREFACE: &[u8] = b"PRI ";
 
 impl<S> Wire<S> {
     /// Wraps `stream`.
     pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, fresh: true }
+        Self { stream, activity, preface_seen: Some(0) }
+    }
+
+    /// Looks for the preface, in whatever pieces it comes.
+    fn see(&mut self, read: &[u8]) {
+        let Some(seen) = self.preface_seen else { return };
+        let same = PREFACE[seen..].iter().zip(read).take_while(|(want, got)| want == got).count();
+        let is_whole = seen + same == PREFACE.len();
+        if is_whole {
+            self.activity.http2.store(true, Ordering::Relaxed);
+        }
+        self.preface_seen = (!is_whole && same == read.len()).then_some(seen + same);
     }
 }
 
@@ -331,11 +346,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if let Some(read) = buf.filled().get(before..).filter(|read| !read.is_empty()) {
-            // The preface of HTTP/2; it may come split, but not within these bytes in practice,
-            // and a connection taken for HTTP/1 only has one more limit.
-            if std::mem::take(&mut self.fresh) && read.starts_with(b"PRI ") {
-                self.activity.http2.store(true, Ordering::Relaxed);
-            }
+            self.see(read);
             self.activity.note_read();
         }
         polled
@@ -452,7 +463,9 @@ mod tests {
         let activity = Arc::new(Activity::new());
         let mut wire = Wire::new(near, Arc::clone(&activity));
         far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        wire.read_exact(&mut [0; 24]).await.unwrap();
+        // Taken for HTTP/1 where it came split.
+        wire.read_exact(&mut [0; 1]).await.unwrap();
+        wire.read_exact(&mut [0; 23]).await.unwrap();
         assert_eq!(activity.snapshot().head, None);
         activity.note_block(true);
         let _busy = activity.begin_request();

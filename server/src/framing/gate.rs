@@ -30,12 +30,15 @@ impl<S: AsyncWrite + Unpin> Gate<S> {
     /// `Err` where the head that has begun finds no room.
     fn check_room(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let speaks_http1 = !self.follower.speaks_http2();
-        if speaks_http1 && self.activity.is_busy() {
+        let is_busy = self.activity.is_busy();
+        if speaks_http1 && is_busy && !self.follower.is_in_trailer() {
             return Ok(());
         }
         let Err(refusal) = self.follower.make_room() else { return Ok(()) };
         let answer = refusal.as_http1();
-        if speaks_http1 && Pin::new(&mut self.stream).poll_write(cx, &answer).is_pending() {
+        // A request that a trailer belongs to may have begun its answer.
+        let can_be_told = speaks_http1 && !is_busy;
+        if can_be_told && Pin::new(&mut self.stream).poll_write(cx, &answer).is_pending() {
             tracing::debug!("a connection without room for its head could not be told why");
         }
         Err(io::Error::new(io::ErrorKind::OutOfMemory, "no room for the head of a request"))

@@ -17,6 +17,10 @@ use super::{FollowLimits, Heads, Hidden, Lost};
 /// Most bytes of the lines of a trailer, and of one that says how long a chunk is.
 const LINES_BYTES_MAX: usize = 16 << 10;
 
+/// Most empty lines before a head. A client of old ends a body with one, which RFC 9112 (2.2) asks
+/// servers to pass over; the library would pass over any number, and keeps them all in memory.
+const BLANK_LINES_MAX: u32 = 8;
+
 /// Where in the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -41,6 +45,8 @@ pub(super) struct Stream {
     /// Bytes of the head, the trailer or the chunk's line that has begun.
     begun_bytes: usize,
     head: Head,
+    /// Empty lines since the last request.
+    blank_lines: u32,
     /// Heads so far.
     heads: u64,
 }
@@ -53,13 +59,26 @@ impl Stream {
             line: LineSoFar::default(),
             begun_bytes: 0,
             head: Head::default(),
+            blank_lines: 0,
             heads: 0,
         }
     }
 
-    /// Bytes of a head whose end has not come.
+    /// Bytes of a head or a trailer whose end has not come.
     pub(super) fn unfinished_bytes(&self) -> usize {
-        if matches!(self.place, Place::First | Place::Field) { self.begun_bytes } else { 0 }
+        let is_kept = matches!(self.place, Place::First | Place::Field | Place::Trailer);
+        if is_kept { self.begun_bytes } else { 0 }
+    }
+
+    /// Whether a trailer has begun: its request cannot be carried out before it has ended.
+    pub(super) fn is_in_trailer(&self) -> bool {
+        self.place == Place::Trailer
+    }
+
+    /// The first request that what comes at this place may belong to.
+    pub(super) fn request_here(&self) -> u64 {
+        let in_head = matches!(self.place, Place::First | Place::Field);
+        self.heads - u64::from(!in_head)
     }
 
     pub(super) fn see(&mut self, mut bytes: &[u8], heads: &Heads) -> Result<(), Lost> {
@@ -105,7 +124,9 @@ impl Stream {
         let next = self.after_line(&line.end(part), heads)?;
         let goes_on = matches!(
             (self.place, next),
-            (Place::First | Place::Field, Place::Field) | (Place::Trailer, Place::Trailer)
+            (Place::First, Place::First)
+                | (Place::First | Place::Field, Place::Field)
+                | (Place::Trailer, Place::Trailer)
         );
         if !goes_on {
             self.begun_bytes = 0;
@@ -118,8 +139,12 @@ impl Stream {
     fn after_line(&mut self, line: &Line<'_>, heads: &Heads) -> Result<Place, Lost> {
         match self.place {
             // The library passes over empty lines before a head.
-            Place::First if line.is_empty() => Ok(Place::First),
+            Place::First if line.is_empty() => {
+                self.blank_lines += 1;
+                if self.blank_lines > BLANK_LINES_MAX { Err(Lost) } else { Ok(Place::First) }
+            }
             Place::First => {
+                self.blank_lines = 0;
                 self.head = Head::begin(line)?;
                 Ok(Place::Field)
             }

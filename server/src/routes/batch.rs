@@ -46,11 +46,12 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     };
     let read = body::read(body, limit, &shared.bodies).await?;
     shared.metrics.http.observe_request_body(read.bytes.len());
+    let asked = Asked { durability, value_bytes_max: shared.limits.value_bytes_max };
     let (count, answer) = if read.bytes.len() <= INLINE_BYTES_MAX {
-        submit(&**shared.engine()?, (&read.bytes, &kvs), durability)?
+        submit(&**shared.engine()?, (&read.bytes, &kvs), asked)?
     } else {
         let bytes: Bytes = read.bytes.clone();
-        let work = move |engine: &dyn Engine| submit(engine, (&bytes, &kvs), durability);
+        let work = move |engine: &dyn Engine| submit(engine, (&bytes, &kvs), asked);
         shared.blocking(&shared.lanes.batches, Patience::Refusable, work).await?
     };
     let revision = shared.engine_answer(answer, "the batch may or may not take effect").await?;
@@ -61,13 +62,22 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
 
 type Acknowledgement = oneshot::Receiver<Result<Revision>>;
 
+/// How a batch is written.
+#[derive(Clone, Copy)]
+struct Asked {
+    durability: Durability,
+    /// Most bytes of a value.
+    value_bytes_max: usize,
+}
+
 /// Decodes a batch and hands it to the engine; says how many operations it has.
 fn submit(
     engine: &dyn Engine,
     (body, kvs): (&[u8], &str),
-    durability: Durability,
+    Asked { durability, value_bytes_max }: Asked,
 ) -> Result<(usize, Acknowledgement), Problem> {
     let operations = decode(body, kvs)?;
+    check_values(&operations, value_bytes_max)?;
     let writes: Vec<Write<'_>> = operations
         .iter()
         .map(|operation| Write {
@@ -85,6 +95,17 @@ fn submit(
         Problem { detail: detail.into(), ..problem }
     })?;
     Ok((writes.len(), answer))
+}
+
+/// Refuses a batch with a value that would be refused alone.
+fn check_values(operations: &[Decoded<'_>], bytes_max: usize) -> Result<(), Problem> {
+    let len = |operation: &Decoded<'_>| operation.value.as_ref().map_or(0, |value| value.len());
+    let Some(at) = operations.iter().position(|one| len(one) > bytes_max) else { return Ok(()) };
+    let (number, bytes) = (at + 1, len(&operations[at]));
+    Err(Problem::too_large(format!(
+        "operation {number}: the value has {bytes} bytes, the limit is {bytes_max} (option \
+         value_max); nothing was written"
+    )))
 }
 
 /// The operations of a batch, on `kvs` where they name none.
@@ -210,6 +231,18 @@ mod tests {
             let refused = decoded(body.as_bytes()).unwrap_err();
             assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", refused.detail);
         }
+    }
+
+    /// A value that a PUT was refused for was taken in a batch.
+    #[test]
+    fn a_value_has_the_same_limit_as_alone() {
+        let operations =
+            decoded(br#"{"k":"a","v":"12"}{"op":"delete","k":"b"}{"k":"c","v":"123"}"#);
+        let operations = operations.unwrap();
+        assert!(check_values(&operations, 3).is_ok());
+        let refused = check_values(&operations, 2).unwrap_err();
+        assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(refused.detail.starts_with("operation 3: the value has 3 bytes, the limit is 2"));
     }
 
     /// They were refused as empty, so that a copy of an empty KVS failed.

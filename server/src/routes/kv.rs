@@ -27,6 +27,9 @@ use axum::http::request::Parts;
 use axum::http::{Method, Request, Response, StatusCode};
 use kvs::{Durability, Entry, Revision};
 use std::borrow::Cow;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use tokio::sync::oneshot;
 
 const READ_PARAMETERS: &[&str] = &["key_encoding"];
@@ -129,22 +132,37 @@ async fn write(shared: &Shared, head: &Parts, body: Body) -> Answer {
     let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
     let durability = durability(&query)?;
     let place = place(head.uri.path(), &query)?;
-    if !is_small(&body) || head.headers.contains_key(EXPECT) {
-        // What would be refused anyway is refused before the body is sent.
-        let value_bytes = hyper::body::Body::size_hint(&body).lower();
-        shared.engine()?.check_write(&place.kvs, &place.key, value_bytes)?;
+    let value_bytes = hyper::body::Body::size_hint(&body).lower();
+    // What would be refused anyway is refused before the body is sent.
+    let check =
+        || Ok::<_, Problem>(shared.engine()?.check_write(&place.kvs, &place.key, value_bytes)?);
+    let may_be_here = is_small(&body) && !head.headers.contains_key(EXPECT);
+    if !may_be_here {
+        check()?;
     }
     let limit = BodyLimit {
         bytes_max: shared.limits.value_bytes_max,
         time_max: shared.limits.request_timeout,
         what: "value",
     };
-    let value = body::read(body, limit, &shared.bodies).await?;
+    let mut reading = pin!(body::read(body, limit, &shared.bodies));
+    let value = if may_be_here {
+        // Nothing is gained by asking about a body that came with its head.
+        match poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await {
+            Poll::Ready(read) => read?,
+            Poll::Pending => {
+                check()?;
+                reading.await?
+            }
+        }
+    } else {
+        reading.await?
+    };
     shared.metrics.http.observe_request_body(value.bytes.len());
     apply(shared, &place, (Some(&value.bytes), durability)).await
 }
 
-/// Whether a body is known to be here soon, so that nothing is gained by asking before it is read.
+/// Whether a body may have come with its head.
 fn is_small(body: &Body) -> bool {
     let most = hyper::body::Body::size_hint(body).upper();
     most.is_some_and(|bytes| bytes <= UNCOUNTED_BYTES as u64)
