@@ -2,7 +2,8 @@
 //!
 //! JSON strings cannot hold arbitrary bytes, so each of key and value has two fields and exactly
 //! one of them is present: `k` and `v` hold text, `k64` and `v64` hold base64url without padding.
-//! What is written is `k` and `v` where the bytes are UTF-8, else the other; `encoding=base64`
+//! What is written is `k` and `v` where the bytes are UTF-8, else the other; a value beyond 16 KiB
+//! is also written as `v64` where that is shorter than its text with its escapes. `encoding=base64`
 //! asks for the latter always. What is read may be either.
 //!
 //! What a scan wrote can be sent back in a batch: its items are puts, its page is an array of them,

@@ -151,11 +151,23 @@ impl Outflow {
     }
 }
 
+/// Whether a value is text that takes no more room as a JSON string than as base64url: a batch that
+/// takes a value of the largest size then takes what a scan wrote of it.
+fn is_shorter_as_text(value: &[u8]) -> bool {
+    let escaped = |byte: &u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..0x20 => TEXT_PER_BYTE,
+        _ => 1,
+    };
+    let base64_len = Encoding::Base64.text_len(value.len());
+    std::str::from_utf8(value).is_ok() && value.iter().map(escaped).sum::<usize>() <= base64_len
+}
+
 impl Encoding {
     /// How this value is written.
     fn for_value(self, value: &[u8]) -> Self {
         match self {
-            Self::Utf8 if std::str::from_utf8(value).is_ok() => Self::Utf8,
+            Self::Utf8 if is_shorter_as_text(value) => Self::Utf8,
             Self::Utf8 | Self::Base64 => Self::Base64,
         }
     }
@@ -226,8 +238,27 @@ mod tests {
                 out.item(encoding, item);
                 let mut want = Vec::new();
                 item::append(&mut want, encoding, (b"key", Some(&value), Revision::new(7)));
-                prop_assert_eq!(text(out.finish()), String::from_utf8(want).unwrap());
+                let mut want = String::from_utf8(want).unwrap();
+                if encoding.for_value(&value) != encoding {
+                    let value = BASE64URL.encode(&value);
+                    want = format!("{{\"k\":\"key\",\"v64\":\"{value}\",\"rev\":7}}");
+                }
+                prop_assert_eq!(text(out.finish()), want);
             }
+        }
+    }
+
+    /// 6 MiB of zeros became 37 MB of `\u0000`, more than a batch takes.
+    #[test]
+    fn no_large_value_is_longer_than_its_base64() {
+        let len = EAGER_BYTES + 1;
+        for (byte, name) in [(0, "v64"), (b'"', "v64"), (b'\n', "v64"), (b'a', "v"), (0x7f, "v")] {
+            let mut out = Outflow::default();
+            let value = Bytes::from(vec![byte; len]);
+            out.item(Encoding::Utf8, (b"key", Some(value.clone()), Revision::new(7)));
+            let text = text(out.finish());
+            assert!(text.len() <= len.div_ceil(3) * 4 + FRAME_BYTES, "{byte}: {}", text.len());
+            assert!(text.contains(&format!("\"{name}\":")), "{byte}");
         }
     }
 
