@@ -276,7 +276,9 @@ impl<'a> Query<'a> {
         want: &'static str,
     ) -> Result<Option<u64>, TargetError> {
         let Some(got) = self.bytes(name) else { return Ok(None) };
-        let number = std::str::from_utf8(got).ok().and_then(|text| text.parse().ok());
+        let digits = got.iter().all(u8::is_ascii_digit);
+        let text = std::str::from_utf8(got).ok().filter(|_| digits);
+        let number = text.and_then(|text| text.parse().ok());
         let inside = number.filter(|number| range.contains(number));
         inside.map(Some).ok_or_else(|| value_error(name, got, want))
     }
@@ -345,7 +347,7 @@ mod tests {
     fn numbers_are_bounded() {
         let query = Query::parse(Some("limit=7"), &["limit"]).unwrap();
         assert_eq!(query.number("limit", 1..=10, "1 to 10"), Ok(Some(7)));
-        for bad in ["limit=0", "limit=11", "limit=x", "limit=", "limit=-1"] {
+        for bad in ["limit=0", "limit=11", "limit=x", "limit=", "limit=-1", "limit=%2B5"] {
             let query = Query::parse(Some(bad), &["limit"]).unwrap();
             assert!(query.number("limit", 1..=10, "1 to 10").is_err(), "{bad}");
         }

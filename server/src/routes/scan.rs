@@ -87,9 +87,18 @@ pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
 fn wants_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|list| list.split(',')).any(|kind| {
-        let name = kind.split(';').next().unwrap_or_default().trim();
-        name.eq_ignore_ascii_case("application/x-ndjson")
+        let mut parts = kind.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(NDJSON));
+        is_named && !parts.any(is_weight_of_nothing)
     })
+}
+
+const NDJSON: &str = "application/x-ndjson";
+
+/// Whether a parameter of a kind says that it is not wanted (RFC 9110, 12.4.2): `q=0.000`.
+fn is_weight_of_nothing(parameter: &str) -> bool {
+    let weight = parameter.strip_prefix("q=").or_else(|| parameter.strip_prefix("Q="));
+    weight.is_some_and(|weight| weight.parse() == Ok(0.0_f32))
 }
 
 fn plan(path: &str, query: &Query<'_>) -> Result<Plan, Problem> {
@@ -138,8 +147,15 @@ fn continue_at(range: &mut Range, cursor: &[u8]) -> Result<(), Problem> {
     };
     let bytes = BASE64URL.decode(cursor).map_err(|_| wrong("is not one of ours"))?;
     match (bytes.split_first(), range.reverse) {
-        (Some((&FORWARD, key)), false) => range.start = Some(Bytes::copy_from_slice(key)),
-        (Some((&REVERSE, key)), true) => range.end = Some(Bytes::copy_from_slice(key)),
+        // A cursor of another scan must not lead out of the bounds of this one.
+        (Some((&FORWARD, key)), false) => {
+            let begin = range.start.take().filter(|start| **start > *key);
+            range.start = begin.or_else(|| Some(Bytes::copy_from_slice(key)));
+        }
+        (Some((&REVERSE, key)), true) => {
+            let end = range.end.take().filter(|end| **end < *key);
+            range.end = end.or_else(|| Some(Bytes::copy_from_slice(key)));
+        }
         (Some((&(FORWARD | REVERSE), _)), _) => {
             return Err(wrong("is of a scan in the other direction"));
         }
@@ -330,4 +346,39 @@ fn error_line(shared: &Shared, plan: &Plan, problem: &Problem) -> Vec<u8> {
     let why = problem.cause.as_deref().unwrap_or(&problem.detail);
     tracing::error!(kind = problem.slug, kvs = plan.kvs, why, "a stream broke off");
     line(&json!({ "error": problem.document(None) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_sent_to_whom_it_is_welcome() {
+        for (accept, want) in [
+            ("application/x-ndjson", true),
+            ("text/html, Application/X-NDJSON;q=0.001", true),
+            ("application/x-ndjson;q=0", false),
+            ("application/x-ndjson; charset=utf-8; Q=0.000, */*", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
+            assert_eq!(wants_stream(&headers), want, "{accept}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_leads_out_of_no_bounds() {
+        for (reverse, next, want) in [
+            (false, &b"a"[..], (&b"c"[..], &b"m"[..])),
+            (false, b"d", (b"d", b"m")),
+            (true, b"z", (b"c", b"m")),
+            (true, b"d", (b"c", b"d\0")),
+        ] {
+            let bound = |key: &'static [u8]| Some(Bytes::from_static(key));
+            let (start, end) = (bound(b"c"), bound(b"m"));
+            let mut range = Range { prefix: Bytes::new(), start, end, reverse };
+            continue_at(&mut range, cursor_text(reverse, next).as_bytes()).unwrap();
+            assert_eq!((&*range.start.unwrap(), &*range.end.unwrap()), want, "{next:?}");
+        }
+    }
 }
