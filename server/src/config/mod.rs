@@ -237,7 +237,8 @@ impl Config {
                 bail!("option {name} is {span}, must be more than nothing");
             }
         }
-        Ok(())
+        // What the store would refuse is told by whatever reads the configuration.
+        self.engine_options().map(drop)
     }
 
     /// The configuration as a commented TOML file.
@@ -403,6 +404,7 @@ mod tests {
             ("log = \"inof\"", "inof"),
             ("log = \"info,kvs=loud\"", "loud"),
             ("memory = \"1KiB\"", "option memory"),
+            ("memtable = \"1PiB\"", "memtable"),
             ("workers = 1025", "workers"),
             ("listen = \"nowhere\"", "nowhere"),
             ("header_timeout = \"0s\"", "header_timeout"),
