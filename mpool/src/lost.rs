@@ -109,7 +109,9 @@ pub(crate) fn rebuild(volumes: &Volumes, uuid: [u8; 16]) -> Result<FoundJournal>
 
 /// There must be no superblock, and nobody else.
 fn check_lost(volumes: &Volumes) -> Result<()> {
+    let is_damaged = |error: &Error| matches!(error, Error::Corrupt { reason, .. } if *reason == superblock::NEITHER_INTACT);
     match superblock::read(volumes, None) {
+        Err(error) if is_damaged(&error) => Ok(()),
         Ok(Election::Elected(_)) => Err(unusable("has its superblock: there is nothing to find")),
         Ok(Election::Begun) => Err(unusable(crate::open::CUT_SHORT)),
         Ok(Election::Blank) | Err(Error::Unusable { .. }) => {

@@ -65,6 +65,8 @@ pub(crate) const COPY_OFFSETS: [u64; 2] = [0, ALLOC_UNIT];
 pub(crate) const RESERVED: Extent = Extent { offset: 0, len: 2 * ALLOC_UNIT };
 
 pub(crate) const LEN: usize = 512;
+/// The reason where there were copies, and both are damaged.
+pub(crate) const NEITHER_INTACT: &str = "neither copy is intact";
 const MAGIC: [u8; 8] = *b"MILLPOND";
 const MAGIC_BEGUN: [u8; 8] = *b"MILLPNEW";
 /// The version of this program, cut to what there is room for.
@@ -349,7 +351,7 @@ pub(crate) fn elect(copies: [Copy; 2], named: Option<[u8; 16]>) -> Result<Electi
             path: PathBuf::from("volume"),
             reason: "holds something that is not a Millpond pool; choose another place".to_owned(),
         }),
-        _ => Err(Error::corrupt("superblock", 0, "neither copy is intact")),
+        _ => Err(Error::corrupt("superblock", 0, NEITHER_INTACT)),
     }
 }
 

@@ -128,6 +128,19 @@ fn the_journal_says_what_the_superblock_did() {
     }
 }
 
+/// Damaged rather than gone: still told by their first bytes.
+#[test]
+fn a_flipped_bit_in_each_copy_is_a_lost_superblock() {
+    let (dir, ids) = pool(0);
+    let file = File::options().read(true).write(true).open(root(dir.path())).unwrap();
+    for copy in [0, ALLOC_UNIT] {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, copy + 50).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], copy + 50).unwrap();
+    }
+    found(dir.path(), &ids, "flipped");
+}
+
 /// As by whoever writes a partition table, or the first megabyte of another file, over it.
 #[test]
 fn so_it_does_where_the_start_of_its_first_copy_is_gone_too() {
