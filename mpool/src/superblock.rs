@@ -66,7 +66,8 @@ pub(crate) const RESERVED: Extent = Extent { offset: 0, len: 2 * ALLOC_UNIT };
 
 pub(crate) const LEN: usize = 512;
 /// The reason where there were copies, and both are damaged.
-pub(crate) const NEITHER_INTACT: &str = "neither copy is intact";
+pub(crate) const NEITHER_INTACT: &str =
+    "neither copy is intact; `millpond recover --superblock` opens the pool by its journal";
 const MAGIC: [u8; 8] = *b"MILLPOND";
 const MAGIC_BEGUN: [u8; 8] = *b"MILLPNEW";
 /// The version of this program, cut to what there is room for.
