@@ -109,24 +109,25 @@ pub(crate) fn rebuild(volumes: &Volumes, uuid: [u8; 16]) -> Result<FoundJournal>
 
 /// There must be no superblock, and nobody else.
 fn check_lost(volumes: &Volumes) -> Result<()> {
-    let is_damaged = |error: &Error| matches!(error, Error::Corrupt { reason, .. } if *reason == superblock::NEITHER_INTACT);
     match superblock::read(volumes, None) {
-        Err(error) if is_damaged(&error) => Ok(()),
         Ok(Election::Elected(_)) => Err(unusable("has its superblock: there is nothing to find")),
         Ok(Election::Begun) => Err(unusable(crate::open::CUT_SHORT)),
-        Ok(Election::Blank) | Err(Error::Unusable { .. }) => {
-            let contents = contents::of_device(&**volumes.root().device());
-            match contents.map_err(|source| Error::io("read", 0, 0, source))? {
-                contents::Contents::Taken(taken) if taken.foreign.is_some() => {
-                    Err(unusable(&format!(
-                        "has no superblock, and something else is on it: {taken}. If that is not wanted, \
-                         keep a copy of the volume and wipe that signature (wipefs)"
-                    )))
-                }
-                _ => Ok(()),
-            }
+        Ok(Election::Blank) | Err(Error::Unusable { .. }) => check_nobody_else(volumes),
+        Err(Error::Corrupt { reason: superblock::NEITHER_INTACT, .. }) => {
+            check_nobody_else(volumes)
         }
         Err(error) => Err(error),
+    }
+}
+
+fn check_nobody_else(volumes: &Volumes) -> Result<()> {
+    let contents = contents::of_device(&**volumes.root().device());
+    match contents.map_err(|source| Error::io("read", 0, 0, source))? {
+        contents::Contents::Taken(taken) if taken.foreign.is_some() => Err(unusable(&format!(
+            "has no superblock, and something else is on it: {taken}. If that is not wanted, keep a \
+             copy of the volume and wipe that signature (wipefs)"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -9,8 +9,8 @@
 //!
 //! Of HTTP/1.1 it keeps a few hundred bytes of an unfinished line, of HTTP/2 an unfinished header
 //! block, and lets everything pass. Where it loses the thread (the library does, too, and ends the
-//! connection), every request from that place on is refused, so that a head it could not see is never
-//! carried out; those before it are whole, and are.
+//! connection), every request from that place on is refused, so that a head it could not see is
+//! never carried out; those before it are whole, and are.
 //!
 //! Nobody else sees a head that has begun and not ended. So the follower counts its bytes, which
 //! lie in the library's buffers, in the budget for heads; what becomes of one that finds no room is
