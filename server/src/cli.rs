@@ -26,7 +26,7 @@ Getting going:
 
 Exit codes of the client commands:
   0 done   1 no such key, not ready, or damage found   2 wrong usage   3 refused
-  4 no connection, or it fell silent";
+  4 no connection, or it fell silent   5 the output cannot be written";
 
 /// What to do.
 #[derive(Debug, Subcommand)]

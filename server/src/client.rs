@@ -45,6 +45,9 @@ pub enum Failure {
     /// Exit code 0, and nothing is said: the reader of standard output has seen enough.
     #[error("the reader of standard output went away")]
     ReaderGone,
+    /// Exit code 5: what the command was to print is lost; what it was to do is done.
+    #[error("standard output cannot be written: {0}")]
+    Output(io::Error),
     /// Exit code 4: no connection, or it broke.
     #[error("{0:#}")]
     Connection(#[from] anyhow::Error),
@@ -59,6 +62,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::Connection(_) => 4,
+            Self::Output(_) => 5,
         })
     }
 }
@@ -258,7 +262,7 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::ReaderGone),
-        written => Ok(written.context("standard output cannot be written")?),
+        written => written.map_err(Failure::Output),
     }
 }
 

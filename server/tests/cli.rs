@@ -259,3 +259,67 @@ fn a_usage_does_not_depend_on_the_environment() {
     });
     assert_eq!(usages, ["Usage: millpond get [OPTIONS] <KEY>"; 2]);
 }
+
+/// Each of these ended as if nothing were wrong, or with another's message.
+#[test]
+fn what_cannot_be_done_is_told() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let file = directory.path().join("lines");
+    let path = file.to_str().unwrap();
+    let load = |lines: &str, more: &[&str]| {
+        std::fs::write(&file, lines).unwrap();
+        let output = run(&server, &[&["load", path], more].concat());
+        (output.status.code(), [&*output.stdout, &*output.stderr].concat())
+    };
+    for (lines, more, code, want) in [
+        ("{\"end\":true,\"k\":\"x\",\"v\":\"1\"}\n", &[][..], 3, "several kinds"),
+        ("", &["--kvs", "cats"], 3, "cats"),
+        ("{\"k\":\"x\",\"v\":\"1\"}\n", &["--skip", "2"], 2, "there are 1 lines"),
+        ("{\"k\":\"x\",\"v\":\"1\"}\n", &["--skip", "1"], 0, "0 keys written"),
+        (
+            "{\"k\":\"x\",\"v\":\"1\"}\n{\"op\":\"delete\",\"k\":\"y\"}\n",
+            &[],
+            0,
+            "1 key written to KVS default, 1 deleted",
+        ),
+    ] {
+        let (seen, said) = load(lines, more);
+        let said = String::from_utf8(said).unwrap();
+        assert!(seen == Some(code) && said.contains(want), "{lines:?}: {seen:?}, {said}");
+    }
+    let directory = run(&server, &["load", directory.path().to_str().unwrap()]);
+    assert_eq!(directory.status.code(), Some(2));
+    assert!(said(&directory).contains("is a directory"), "{}", said(&directory));
+    for arguments in [&["get", "x"][..], &["scan"], &["kvs", "list"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let url = format!("http://{}", server.address);
+        let mut command = command(&[arguments, &["--url", &url]].concat());
+        let output = command.stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(5), "{arguments:?}");
+        let said = said(&output);
+        assert!(said.contains("standard output cannot be written"), "{said}");
+    }
+    for (at, want) in [("me:secret@127.0.0.1", "password"), ("127.0.0.1:1/?a=b", "query")] {
+        let url = format!("http://{at}");
+        let refused = command(&["get", "x", "--url", &url]).output().unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{url}");
+        assert!(said(&refused).contains(want) && !said(&refused).contains("secret"));
+    }
+}
+
+/// 6 MiB of zeros are 37 MB as escaped text, more than a batch takes.
+#[test]
+fn the_longest_values_are_loaded_as_they_were_scanned() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let value = vec![0; 6 << 20];
+    let mut client = server.connect();
+    client.send("PUT", "/v1/kv/default/zeros", &value).unwrap();
+    client.send("PUT", "/v1/kvs/copy", b"").unwrap();
+    let file = directory.path().join("lines");
+    std::fs::write(&file, run(&server, &["scan"]).stdout).unwrap();
+    let loaded = run(&server, &["load", file.to_str().unwrap(), "--kvs", "copy"]);
+    assert_eq!((loaded.status.code(), said(&loaded)), (Some(0), ""));
+    assert_eq!(client.send("GET", "/v1/kv/copy/zeros", b"").unwrap().body, value);
+}

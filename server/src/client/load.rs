@@ -13,6 +13,7 @@ use axum::http::{HeaderValue, Method, header};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
@@ -28,8 +29,10 @@ const LINE_BYTES_MAX: usize = 128 << 20;
 /// What a line of a scan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A key and its value.
+    /// A key and its value, or what else the server shall judge.
     Item,
+    /// An operation that deletes a key.
+    Delete,
     /// A key, or a range of keys, that could not be read.
     Damage,
     /// An empty line, or the last one of a stream.
@@ -38,10 +41,13 @@ enum Kind {
 
 /// The fields by which they are told; what else a line has is the server's to judge.
 #[derive(Deserialize)]
-struct Fields {
+struct Fields<'a> {
     error: Option<IgnoredAny>,
     end: Option<bool>,
-    op: Option<IgnoredAny>,
+    #[serde(borrow)]
+    op: Option<Cow<'a, str>>,
+    k: Option<IgnoredAny>,
+    k64: Option<IgnoredAny>,
     v: Option<IgnoredAny>,
     v64: Option<IgnoredAny>,
 }
@@ -50,11 +56,14 @@ fn kind(line: &[u8]) -> Result<Kind, String> {
     if line.trim_ascii().is_empty() {
         return Ok(Kind::Nothing);
     }
-    let Object(fields) = serde_json::from_slice::<Object<Fields>>(line)
+    let Object(fields) = serde_json::from_slice::<Object<Fields<'_>>>(line)
         .map_err(|error| format!("is no JSON object, such as scan writes in each line: {error}"))?;
     Ok(match fields {
-        Fields { error: Some(_), .. } => Kind::Damage,
-        Fields { end: Some(true), .. } => Kind::Nothing,
+        Fields { error: Some(_), op: None, v: None, v64: None, .. } => Kind::Damage,
+        Fields { op: Some(op), .. } if op == "delete" => Kind::Delete,
+        Fields { end: Some(true), op: None, k: None, k64: None, v: None, v64: None, .. } => {
+            Kind::Nothing
+        }
         Fields { op: None, v: None, v64: None, .. } => {
             return Err("has no value, as of scan --keys-only: scan with values".to_owned());
         }
@@ -66,8 +75,10 @@ fn kind(line: &[u8]) -> Result<Kind, String> {
 #[derive(Default)]
 struct Batch {
     body: Vec<u8>,
-    /// How many items.
+    /// How many lines.
     count: usize,
+    /// How many of them delete a key.
+    deletes: u64,
     /// The number of the first line in it; 0 while it is empty.
     first: u64,
 }
@@ -91,6 +102,7 @@ impl Batch {
 #[derive(Default)]
 struct Progress {
     written: u64,
+    deleted: u64,
     damaged: u64,
     shown: bool,
 }
@@ -141,15 +153,41 @@ pub(super) async fn run(load: Load) -> Result<(), Failure> {
         }
         match kind {
             Kind::Item => batch.add(number, &line),
+            Kind::Delete => {
+                batch.add(number, &line);
+                batch.deletes += 1;
+            }
             Kind::Damage => progress.damaged += 1,
             Kind::Nothing if at_end => break,
             Kind::Nothing => {}
         }
     }
-    let (written, damaged) = (progress.written, progress.damaged);
+    check_end(&load, number - 1, &progress).await?;
+    tell(&load, progress)
+}
+
+/// Where nothing was sent, whether something could have been.
+async fn check_end(load: &Load, lines: u64, progress: &Progress) -> Result<(), Failure> {
+    if lines < load.skip {
+        return Err(Failure::Usage(format!(
+            "--skip {} leaves nothing: there are {lines} lines; nothing was written",
+            load.skip
+        )));
+    }
+    if progress.written + progress.deleted == 0 {
+        let asked = request(Method::GET, &super::kvs_path(&load.target.kvs), "")?;
+        send(&load.target.server, asked).await?.accepted().await?;
+    }
+    Ok(())
+}
+
+fn tell(load: &Load, progress: Progress) -> Result<(), Failure> {
+    let Progress { written, deleted, damaged, .. } = progress;
     drop(progress);
     let keys = if written == 1 { "key" } else { "keys" };
-    print(format!("{written} {keys} written to KVS {}\n", load.target.kvs).as_bytes())?;
+    let deletes = if deleted > 0 { format!(", {deleted} deleted") } else { String::new() };
+    let kvs = &load.target.kvs;
+    print(format!("{written} {keys} written to KVS {kvs}{deletes}\n").as_bytes())?;
     if damaged > 0 {
         let stand = if damaged == 1 { "line stands for a key" } else { "lines stand for keys" };
         return Err(Failure::Damaged(format!(
@@ -163,8 +201,13 @@ fn open(load: &Load) -> Result<Box<dyn BufRead>, Failure> {
     if load.file.as_os_str() == "-" {
         return Ok(Box::new(BufReader::new(io::stdin())));
     }
-    let wrong = |error| Failure::Usage(format!("{} cannot be read: {error}", load.file.display()));
-    Ok(Box::new(BufReader::new(File::open(&load.file).map_err(wrong)?)))
+    let shown = load.file.display();
+    let wrong = |error| Failure::Usage(format!("{shown} cannot be read: {error}"));
+    let file = File::open(&load.file).map_err(wrong)?;
+    if file.metadata().map_err(wrong)?.is_dir() {
+        return Err(Failure::Usage(format!("{shown} is a directory; name a file in it")));
+    }
+    Ok(Box::new(BufReader::new(file)))
 }
 
 /// Writes a batch, all of it or nothing.
@@ -182,7 +225,9 @@ async fn write(load: &Load, batch: Batch, progress: &mut Progress) -> Result<(),
     match sent.await {
         Ok(answer) => {
             let answer: Option<serde_json::Value> = serde_json::from_slice(&answer).ok();
-            progress.written += answer.and_then(|answer| answer["count"].as_u64()).unwrap_or(0);
+            let count = answer.and_then(|answer| answer["count"].as_u64()).unwrap_or(0);
+            progress.written += count.saturating_sub(batch.deletes);
+            progress.deleted += batch.deletes;
             progress.show();
             Ok(())
         }
@@ -220,6 +265,10 @@ mod tests {
             (b"{\"from\":\"a\",\"to\":\"b\",\"error\":{}}\n", Ok(Kind::Damage)),
             (b"{\"end\":true,\"count\":2}\n", Ok(Kind::Nothing)),
             (b" \r\n", Ok(Kind::Nothing)),
+            // They were dropped without a word, though somebody wrote them.
+            (b"{\"end\":true,\"k\":\"x\",\"v\":\"1\"}", Ok(Kind::Item)),
+            (b"{\"error\":{},\"k\":\"x\",\"v\":\"1\"}", Ok(Kind::Item)),
+            (b"{\"op\":\"delete\",\"k\":\"x\"}", Ok(Kind::Delete)),
             (b"", Ok(Kind::Nothing)),
         ] {
             assert_eq!(kind(line), want, "{}", line.escape_ascii());

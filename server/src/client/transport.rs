@@ -191,7 +191,21 @@ fn authority(url: &str) -> Result<String, Failure> {
     if !matches!(parsed.path(), "" | "/") {
         return Err(wrong("has a path"));
     }
+    if parsed.query().is_some() {
+        return Err(wrong("has a query (?)"));
+    }
+    if url.contains('#') {
+        return Err(wrong("has a fragment (#)"));
+    }
     let authority = parsed.authority().ok_or_else(|| wrong("has no host"))?;
+    if authority.as_str().contains('@') {
+        // Not shown: it may be a password.
+        return Err(Failure::Usage(
+            "--url has a user name or password (@), and the server asks for none; it looks like \
+             http://127.0.0.1:7300"
+                .to_owned(),
+        ));
+    }
     Ok(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
 }
 
@@ -208,6 +222,10 @@ mod tests {
             ("http://[::1]:7300", Some("[::1]:7300")),
             ("https://pond", None),
             ("http://pond/v1", None),
+            ("http://me:secret@pond", None),
+            ("http://pond?a=b", None),
+            ("http://pond/#a", None),
+            ("http://pond#a", None),
             ("pond:7300", None),
             ("", None),
         ] {

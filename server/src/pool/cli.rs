@@ -49,7 +49,8 @@ Two ways to reach a pool:
 A flag counts more than MILLPOND_DATA and MILLPOND_URL, and of these two MILLPOND_URL counts.
 A directory whose server runs is locked: the command says so and changes nothing.
 
-Exit codes: 0 done   1 damage found   2 wrong usage   3 refused   4 no connection";
+Exit codes: 0 done   1 damage found   2 wrong usage   3 refused   4 no connection
+            5 the output cannot be written";
 
 const POOL_CREATE: &str = "\
 Examples:
