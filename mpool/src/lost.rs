@@ -27,7 +27,7 @@ use crate::{
     journal::{self, Replayed},
     mdc::{
         elect::{LogState, elect},
-        frame::{FrameHead, FrameKind},
+        frame::{FRAME_LEN_MAX, FrameHead, FrameKind},
         log::{Kept, Log},
         pair::replay_elected,
         scan::LogReader,
@@ -43,10 +43,11 @@ use crate::{
     superblock::{self, Election, RESERVED, Superblock},
     volume::Volumes,
 };
-use std::{path::Path, sync::Arc};
+use std::{cmp::Reverse, path::Path, sync::Arc};
 
-/// The longest copy of a log that was not moved; where only one copy is left, it may be this long.
-const LOG_BYTES_MAX: u64 = 8 << 20;
+/// A log of which one copy is left is read as if it were this long, and longer while its frames
+/// reach to the end of that: nothing else says how long it is.
+const LOG_BYTES_FIRST: u64 = ALLOC_UNIT;
 /// After so much of the volume the search says how far it is.
 const TELL_EVERY_BYTES: u64 = 64 << 30;
 
@@ -149,6 +150,7 @@ struct Whole {
     state: LogState,
     generation: u64,
     seqno: u64,
+    tail: u64,
     rot: Option<u64>,
 }
 
@@ -157,7 +159,7 @@ impl Whole {
     /// that is kept twice, the shortest.
     fn rank(&self) -> impl Ord + use<> {
         let Self { log, generation, seqno, rot, .. } = *self;
-        (generation, seqno, rot.is_none(), log.is_twice(), std::cmp::Reverse(log.len))
+        (generation, seqno, rot.is_none(), log.is_twice(), Reverse(log.len))
     }
 }
 
@@ -165,19 +167,16 @@ fn find(volumes: &Volumes, uuid: [u8; 16]) -> Result<(Superblock, FoundJournal)>
     let owner = journal::place(uuid, [Log { offset: 0, len: 0, kept: Kept::Once }; 2]).owner;
     let end = volumes.root().device().geometry().len_bytes / ALLOC_UNIT * ALLOC_UNIT;
     let starts = starts(volumes, owner, end);
-    let mut whole: Option<Whole> = None;
+    let mut wholes = Vec::new();
     for log in candidates(&starts, end) {
-        if let Some(read) = read(volumes, log, owner)?
-            && whole.as_ref().is_none_or(|best| read.rank() > best.rank())
-        {
-            whole = Some(read);
-        }
+        wholes.extend(read(volumes, log, owner, end)?);
     }
-    let whole = whole.ok_or_else(|| {
-        unusable(
+    wholes.sort_by_key(|whole| Reverse(whole.rank()));
+    let Some(whole) = wholes.first() else {
+        return Err(unusable(
             "has no superblock, and no journal of its pool that is whole; restore it from a backup",
-        )
-    })?;
+        ));
+    };
     let retired = |start: &&Start| start.mark.kind == FrameKind::Retired;
     let successor = starts.iter().filter(retired).map(|start| start.mark.generation).max();
     if successor.is_some_and(|successor| successor > whole.generation) {
@@ -190,10 +189,14 @@ fn find(volumes: &Volumes, uuid: [u8; 16]) -> Result<(Superblock, FoundJournal)>
         let reason = "the only journal that is left is damaged before its end";
         return Err(Error::corrupt("pool journal", whole.log.offset + at, reason));
     }
-    let Replayed { catalog, needs } = replay(volumes, uuid, &whole)?;
-    let logs = pair(&catalog, whole.log, end)?;
+    let Replayed { catalog, needs } = replay(volumes, uuid, whole)?;
+    let Whole { generation, seqno, .. } = *whole;
+    // They say the same; the first whose ground is nobody else's by that is where it lies.
+    let alike = wholes.iter().filter(|w| (w.generation, w.seqno) == (generation, seqno));
+    let mut pairs = alike.map(|whole| pair(&catalog, whole, end));
+    let first = pairs.next().expect("the best is one of them");
+    let logs = first.or_else(|error| pairs.find_map(Result::ok).ok_or(error))?;
     let superblock = Superblock::new(uuid, logs).with_features(needs);
-    let Whole { generation, seqno, .. } = whole;
     let Log { offset, kept, .. } = logs[0];
     let found = FoundJournal { offset, twice: kept == Kept::Twice, generation, frame: seqno };
     Ok((superblock, found))
@@ -234,20 +237,35 @@ fn candidates(starts: &[Start], end: u64) -> Vec<Log> {
         for offset in firsts.chain([RESERVED.end()]) {
             logs.push(Log { offset, len: second.offset.saturating_sub(offset), kept: Kept::Twice });
         }
-        let len = (end - second.offset).min(LOG_BYTES_MAX);
+        let len = (end - second.offset).min(LOG_BYTES_FIRST);
         logs.push(Log { offset: second.offset, len, kept: Kept::Once });
     }
     logs.retain(|log| log.len > 0 && log.is_sound() && log.extent().end() <= end);
     logs
 }
 
-fn read(volumes: &Volumes, log: Log, owner: u64) -> Result<Option<Whole>> {
-    match LogReader::new(volumes, log, owner).scan() {
-        Ok(state @ LogState::Complete { generation, seqno, rot, .. }) => {
-            Ok(Some(Whole { log, state, generation, seqno, rot }))
+/// The log, if it is complete.
+fn read(volumes: &Volumes, mut log: Log, owner: u64, end: u64) -> Result<Option<Whole>> {
+    loop {
+        let state = match LogReader::new(volumes, log, owner).scan() {
+            Ok(state) => state,
+            Err(Error::Io { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let whole = match state {
+            LogState::Complete { generation, seqno, tail, rot } => {
+                Some(Whole { log, state, generation, seqno, tail, rot })
+            }
+            LogState::Incomplete { .. } => None,
+            _ => return Ok(None),
+        };
+        let len_max = end - log.offset;
+        // The next frame may be cut off by the end that was assumed.
+        let is_cut = whole.is_none_or(|whole| whole.tail + FRAME_LEN_MAX as u64 > log.len);
+        if log.is_twice() || !is_cut || log.len == len_max {
+            return Ok(whole);
         }
-        Ok(_) | Err(Error::Io { .. }) => Ok(None),
-        Err(error) => Err(error),
+        log.len = log.len.saturating_mul(2).min(len_max);
     }
 }
 
@@ -262,7 +280,7 @@ fn replay(volumes: &Volumes, uuid: [u8; 16], whole: &Whole) -> Result<Replayed> 
 }
 
 /// The log, no longer than to what lies behind it, and ground for the other one.
-fn pair(catalog: &Catalog, log: Log, end: u64) -> Result<[Log; 2]> {
+fn pair(catalog: &Catalog, whole: &Whole, end: u64) -> Result<[Log; 2]> {
     let no_room = || unusable("has no superblock, and no room for the other log of its journal");
     let mut free = FreeSet::new(end);
     let on_root = |extent: &Extent| extent.end() <= end;
@@ -270,15 +288,18 @@ fn pair(catalog: &Catalog, log: Log, end: u64) -> Result<[Log; 2]> {
     for extent in used.iter().chain([&RESERVED]) {
         free.take(*extent).map_err(|reason| Error::corrupt("space map", extent.offset, reason))?;
     }
-    let behind = used.iter().map(|extent| extent.offset).filter(|at| *at > log.offset).min();
-    let len_max = behind.unwrap_or(end) - log.offset;
-    let log = match log.kept {
-        Kept::Twice => log,
-        // Half of it at most, where nothing lies behind it: the other one needs as much.
-        Kept::Once => {
-            Log { len: log.len.min(len_max).min((end / 4).next_multiple_of(ALLOC_UNIT)), ..log }
+    let Whole { mut log, tail, .. } = *whole;
+    if log.kept == Kept::Once {
+        let behind = used.iter().map(|extent| extent.offset).filter(|at| *at > log.offset).min();
+        log.len = log.len.min(behind.unwrap_or(end) - log.offset);
+        // A quarter at most where nothing lies behind it, as the other one needs as much; but all
+        // that is in it.
+        let least = tail.next_multiple_of(ALLOC_UNIT);
+        log.len = log.len.min((end / 4).next_multiple_of(ALLOC_UNIT).max(least));
+        if log.len < least {
+            return Err(no_room());
         }
-    };
+    }
     let taken = free.take(log.extent());
     taken.map_err(|reason| Error::corrupt("space map", log.offset, reason))?;
     let len = log.extent().len;

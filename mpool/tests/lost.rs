@@ -218,9 +218,8 @@ fn a_superblock_of_another_pool_beside_ours_is_told_by_the_mark() {
     }
 }
 
-/// The journal has moved to longer logs: the old ones are no journal any more.
-#[test]
-fn a_journal_that_moved_is_found_where_it_is() {
+/// A pool whose journal has moved to longer logs.
+fn moved() -> (TempDir, Vec<MblockId>) {
     let dir = TempDir::new().unwrap();
     let background = Options { background: true, ..options() };
     let pool = Pool::open_or_create(dir.path(), &background).unwrap();
@@ -237,6 +236,12 @@ fn a_journal_that_moved_is_found_where_it_is() {
     }
     pool.grow_volume(VolumeId::ROOT, CAPACITY).unwrap();
     drop(Arc::into_inner(pool));
+    (dir, ids)
+}
+
+#[test]
+fn a_journal_that_moved_is_found_where_it_is() {
+    let (dir, ids) = moved();
     wipe(dir.path(), 0, SUPERBLOCKS);
     // The first logs are free ground now, and tell it.
     let text = std::fs::read(root(dir.path())).unwrap();
@@ -244,4 +249,22 @@ fn a_journal_that_moved_is_found_where_it_is() {
     assert_eq!((&text[first..first + 4], text[first + 6]), (&b"MDCF"[..], 5));
     let found = found(dir.path(), &ids, "moved");
     assert!(found.twice && found.offset > SUPERBLOCKS + 2 * LOG_BYTES, "{found:?}");
+}
+
+/// What is left of the journal is one copy that lies where no pool begins one, and something else
+/// has taken the place of the first logs: nothing but its frames says how long the log is.
+#[test]
+fn one_copy_of_a_journal_that_moved_is_enough() {
+    let (dir, ids) = moved();
+    let bytes = std::fs::read(root(dir.path())).unwrap();
+    let begins = |at: &usize| bytes[*at..*at + 4] == *b"MDCF" && bytes[*at + 6] == 2;
+    let first = usize::try_from(SUPERBLOCKS + 4 * LOG_BYTES).unwrap();
+    let unit = usize::try_from(ALLOC_UNIT).unwrap();
+    let copies: Vec<u64> =
+        (first..bytes.len()).step_by(unit).filter(begins).map(|at| at as u64).collect();
+    let [one, two] = copies[..] else { panic!("{copies:?}") };
+    wipe(dir.path(), 0, SUPERBLOCKS + 4 * LOG_BYTES);
+    wipe(dir.path(), one, two);
+    let found = found(dir.path(), &ids, "one copy");
+    assert_eq!((found.offset, found.twice), (two, false));
 }
