@@ -1,7 +1,7 @@
 //! The kvsets that the manifest names, opened: those that can be used, and those that cannot.
 //!
-//! An open and a check see the same ones. What is wrong with a kvset is told with its name, its
-//! KVS, and the keys and revisions that it may hold: from its hblock if that can be read, else from
+//! Open and check both take the kvsets from here. An error of a kvset names it, its KVS, and the
+//! keys and revisions that it may hold. These come from its hblock if that can be read, else from
 //! what the manifest says of its leaf.
 
 use crate::error::{Error, Result};

@@ -50,7 +50,8 @@ impl Store {
         SpaceInfo { stuck_bytes, ..self.needs.account(free, write_bytes) }
     }
 
-    /// Remembers by how much what is free is too little for any compaction; the first time is told.
+    /// Keeps the bytes that are missing for any compaction to begin, 0 if none are. Logs a warning
+    /// when it turns from 0.
     pub(crate) fn note_stuck(&self, stuck_bytes: u64) {
         let before = self.room.stuck_bytes.swap(stuck_bytes, Ordering::Relaxed);
         if before == 0 && stuck_bytes > 0 {

@@ -72,7 +72,7 @@ const KVSET_BYTES: u64 = 256 << 10;
 /// Part that objects take beyond what they hold: units of 64 KiB of objects of 4 MiB are a 64th,
 /// and the checksums a 1024th.
 const OVERHEAD: u64 = 32;
-/// How exactly it is told what a compaction needs.
+/// The room that a compaction needs is told in steps of this many bytes.
 const LEAST_ROOM_STEP: u64 = 64 << 10;
 /// When space is short, merges and spills write at most so many times what they may free.
 const COST_MAX: u64 = 10;

@@ -60,7 +60,7 @@ impl Kvset {
     }
 
     /// What is held for `key`. Blocks if index pages are not resident. A filter that cannot be read
-    /// says nothing of the keys, which are all there: `unfiltered` is told, and the search goes on.
+    /// excludes no key: the search goes on without it, and `unfiltered` is called with the error.
     pub(crate) fn probe(
         &self,
         key: &[u8],

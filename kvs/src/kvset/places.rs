@@ -1,7 +1,7 @@
 //! Which keys lie at a place of a kvset's objects: asked when damage is found there.
 //!
-//! An index page is told by the range of its kblock. A value's record says nothing of its key, so
-//! the whole index is read to find who refers to it; that is done for what is damaged only.
+//! For an index page the answer is the key range of its kblock. A value's record does not hold its
+//! key, so the whole index is read to find the entries that point there. Only damage asks.
 
 use super::open::Kvset;
 use super::vblock::format::record_range;

@@ -66,7 +66,7 @@ fn pool(device: &SimDevice, read_only: bool) -> Arc<Pool> {
     try_pool(device, read_only).unwrap()
 }
 
-/// The device with one more edit in the manifest, whatever it says.
+/// A copy of the device whose manifest has one more edit, of these items; they need not fit.
 fn with_edit(device: &SimDevice, items: &[Item]) -> SimDevice {
     let device = device.after_crash(0);
     let pool = pool(&device, false);

@@ -53,7 +53,7 @@ impl Manifest {
     /// the KVSs of a database that has never had any.
     ///
     /// One that ends before its clean close, or has an edit that does not fit those before it, is
-    /// an error; or, if `cut`, it ends there, and what is lost is told.
+    /// an error. With `cut` the manifest ends there instead, and `cut` gets what is lost.
     pub(crate) fn open(
         pool: &Arc<Pool>,
         initial: &[String],

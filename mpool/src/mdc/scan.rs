@@ -211,8 +211,8 @@ impl<'a> LogReader<'a> {
         None
     }
 
-    /// The mark at the start: the latest that a copy has.
-    fn first(&mut self) -> Result<Option<FrameHead>> {
+    /// The mark at the start: the latest that a copy has; `None` if none has one.
+    pub(crate) fn mark(&mut self) -> Result<Option<FrameHead>> {
         let is_mark = |head: &FrameHead| match head.kind {
             FrameKind::Retired => true,
             FrameKind::Begin => head.seqno == 1,
@@ -231,7 +231,7 @@ impl<'a> LogReader<'a> {
 
     /// What this log is, without its records.
     pub(crate) fn scan(&mut self) -> Result<LogState> {
-        let first = match self.first()? {
+        let first = match self.mark()? {
             Some(head) if head.kind == FrameKind::Retired => {
                 return Ok(LogState::Retired { successor: head.generation });
             }
@@ -306,11 +306,6 @@ impl<'a> LogReader<'a> {
             Ok(())
         })?;
         Ok(count)
-    }
-
-    /// The mark that counts of a log that does not; `None` if it has none.
-    pub(crate) fn mark(&mut self) -> Result<Option<FrameHead>> {
-        self.first()
     }
 
     /// Is there an intact head of this generation behind `at` that was written after `seqno`?

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// What is told where nothing can be begun: with that much it can, with less it cannot; a split,
-/// which frees nothing, does not count.
+/// With the room that `least_room` names a compaction can begin, with less none can. A split frees
+/// nothing and does not count.
 #[test]
 fn the_least_room_is_what_some_compaction_needs() {
     let short = Limits { shortage: Some(Shortage::Full), leaf_keys_max: 1000, ..Limits::SHORT };
