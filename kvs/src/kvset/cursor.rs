@@ -74,14 +74,15 @@ pub(crate) struct KvsetCursor {
 impl Kvset {
     /// A cursor; not valid before its first seek.
     pub(crate) fn cursor(self: &Arc<Self>, mode: ReadMode) -> KvsetCursor {
+        let priority = match mode {
+            ReadMode::Mapped => Priority::Read,
+            ReadMode::Direct => Priority::Compaction,
+        };
         KvsetCursor {
             kvset: Arc::clone(self),
             mode,
             chunk: LeafChunk::default(),
-            values: RefCell::new(ValueReader::new(match mode {
-                ReadMode::Mapped => Priority::Read,
-                ReadMode::Direct => Priority::Compaction,
-            })),
+            values: RefCell::new(ValueReader::new(priority, self.meta.vblocks.len())),
             at: LeafAt { kblock: 0, page: 0 },
             page: vec![0; PAGE_BYTES],
             head: None,
