@@ -20,6 +20,9 @@ Examples:
             --seconds 60 --warmup 10 --memory 2GiB --verify --json b.json
   ycsb run  --target http --url http://127.0.0.1:7300 -P workloads/workloadc \\
             -p recordcount=1000000 --threads 8 --seconds 60 --rate 20000
+  ycsb run  --target embedded --data /data/new -P overwrite --threads 2 --json overwrite.json
+      a course: loads, overwrites ten times, waits until the store is quiet; space, bytes and
+      stalls second by second (docs/benchmarks.md)
   ycsb verify --target embedded --data /data/mp -p recordcount=1000000 --threads 4
   ycsb compare --a embedded --b rocksdb --workloads load,b,c -p recordcount=1000000 \\
             --threads 4 --seconds 30 --rounds 3 --json compare.json
@@ -135,7 +138,8 @@ pub(crate) enum Format {
 /// What a workload is, wherever it runs.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WorkloadArgs {
-    /// Workload file, or a ready-made one: a to f, workloada to workloadf. May be repeated
+    /// Workload file, or a ready-made one: a to f (workloada to workloadf), overwrite, queue,
+    /// window. May be repeated
     #[arg(short = 'P', value_name = "FILE")]
     pub(crate) files: Vec<String>,
 
@@ -203,6 +207,11 @@ pub(crate) struct RunArgs {
     /// Keep the latencies of each second apart, too (field by_second of --json)
     #[arg(long)]
     pub(crate) by_second: bool,
+
+    /// embedded and rocksdb, overwrite, queue and window: hold a snapshot from before the
+    /// overwriting or deleting until the store is quiet after it
+    #[arg(long)]
+    pub(crate) hold_snapshot: bool,
 }
 
 /// How a store is opened.

@@ -5,6 +5,9 @@
 //! read and such an update, both of which are reported by themselves, too. Verification happens
 //! outside of all latencies, on a copy.
 
+mod course;
+
+use crate::course::ledger::Ledger;
 use crate::dist::counter::Acknowledged;
 use crate::dist::{Keys, Lengths};
 use crate::interrupt;
@@ -13,6 +16,7 @@ use crate::random::Rng;
 use crate::row::{BadRow, Content, key_hash};
 use crate::target::{Failure, Rows, Session};
 use crate::workload::{Fields, Operation, Workload};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long an overloaded store is asked again before the operation counts as failed.
@@ -33,6 +37,8 @@ pub(crate) struct Client<'a> {
     before: Vec<u8>,
     rows: Rows,
     pub(crate) recorder: Recorder,
+    /// The account of a course.
+    pub(crate) ledger: Option<Arc<Ledger>>,
 }
 
 /// Whether an operation did what it should.
@@ -63,6 +69,7 @@ impl<'a> Client<'a> {
             before: Vec::new(),
             rows: Rows::default(),
             recorder: Recorder::default(),
+            ledger: None,
         }
     }
 
@@ -83,6 +90,12 @@ impl<'a> Client<'a> {
             self.recorder.retries += 1;
             pause(self.workload.retries.interval);
         };
+        if let Some(ledger) = &self.ledger {
+            match result {
+                Ok(()) => ledger.inserted(&self.key, self.row.len()),
+                Err(_) => ledger.doubt(),
+            }
+        }
         self.finish(Operation::Insert, began, result)
     }
 
@@ -109,6 +122,9 @@ impl<'a> Client<'a> {
                 self.finish(Operation::ReadModifyWrite, began, Ok(()))
             }
             Operation::Insert => unreachable!("done above"),
+            Operation::Overwrite | Operation::Delete | Operation::HeadScan | Operation::Walk => {
+                unreachable!("no mix has it")
+            }
         }
     }
 

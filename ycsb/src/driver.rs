@@ -15,11 +15,16 @@
 //! epoch of its own, and a thread that meets the next one hands in what it recorded and begins
 //! anew: the report then has latencies second by second, for 0.3 ms of merging each.
 //!
+//! In a course ([`course`](mod@crate::course)) the clients of a stage do its task in the place of a
+//! mix of operations, and others may do something else beside them until they are done.
+//!
 //! Whoever watches the run may break it off. What was measured until then is the outcome; of a run
 //! that was broken off while it warmed up, that is nothing.
 
 use crate::cgroup::MemoryGroup;
 use crate::client::{Client, Done};
+use crate::course::ledger::Ledger;
+use crate::course::{Duty, Task};
 use crate::dist::counter::Acknowledged;
 use crate::gate::{Gate, Verdict};
 use crate::measure::Recorder;
@@ -30,7 +35,8 @@ use crate::target::Target;
 use crate::workload::Workload;
 use anyhow::{Context as _, Result, bail};
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -40,10 +46,13 @@ const FAILURES_MAX: u32 = 1000;
 const LISTENS: &str = "the main thread listens until every worker is gone";
 const TICK: Duration = Duration::from_millis(200);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
     Load,
+    #[default]
     Run,
+    /// A stage of a course that is not its load.
+    Course,
     /// Reads every loaded record once, so that what memory there is holds it.
     Fill,
     /// Reads every loaded record once and checks it.
@@ -72,7 +81,7 @@ impl Part {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) phase: Phase,
     pub(crate) warmup: Duration,
@@ -83,6 +92,10 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// Keeps the latencies of each second apart, too.
     pub(crate) by_second: bool,
+    /// The account of a course.
+    pub(crate) ledger: Option<Arc<Ledger>>,
+    /// Who does what in a stage of a course; none in its load.
+    pub(crate) duty: Option<Duty>,
 }
 
 /// What a run was.
@@ -117,9 +130,25 @@ struct Shared {
     epoch: AtomicU32,
     /// The next record to load or verify.
     next: AtomicU64,
+    /// Of those beside the others, too; they come last.
     done: Vec<Padded>,
+    /// Clients whose work it is; when the last of them is done, so are those beside them.
+    workers: usize,
+    working: AtomicUsize,
     inserted: Acknowledged,
 }
+
+/// One client's part of a run.
+#[derive(Clone, Copy, Debug)]
+struct Post {
+    task: Option<Task>,
+    /// Of those beside the others.
+    beside: Option<Every>,
+}
+
+/// How often a client beside the others begins.
+#[derive(Clone, Copy, Debug)]
+struct Every(Option<Duration>);
 
 /// What a thread recorded in one epoch.
 struct Harvest {
@@ -143,19 +172,21 @@ pub(crate) fn drive(
     plan.check()?;
     let shared = Shared::new(workload, plan);
     let keys = workload.choose_keys(&shared.inserted);
-    let sessions = (0..workload.threads).map(|_| target.session()).collect::<Result<Vec<_>>>()?;
+    let posts = plan.posts(workload);
+    let sessions = posts.iter().map(|_| target.session()).collect::<Result<Vec<_>>>()?;
     let observer = Observer::new(target, group);
     let (report, reports) = channel();
     std::thread::scope(|scope| {
-        for (thread, session) in sessions.into_iter().enumerate() {
+        for (thread, (session, post)) in sessions.into_iter().zip(posts).enumerate() {
             let rng = Rng::new(plan.seed, u64::try_from(thread).expect("fits"));
-            let client = Client::new(workload, &shared.inserted, session, rng, keys.clone());
-            let worker = Worker { client, shared: &shared, workload, plan, thread };
+            let mut client = Client::new(workload, &shared.inserted, session, rng, keys.clone());
+            client.ledger.clone_from(&plan.ledger);
+            let worker = Worker { client, shared: &shared, workload, plan, post, thread };
             let report = report.clone();
             let builder = std::thread::Builder::new().name(format!("client-{thread}"));
             if let Err(error) = builder.spawn_scoped(scope, move || worker.work(&report)) {
                 shared.gate.open(Verdict::GiveUp);
-                let threads = workload.threads;
+                let threads = shared.done.len();
                 return Err(error).with_context(|| format!("thread {thread} of {threads}"));
             }
         }
@@ -244,7 +275,7 @@ impl Phase {
     fn part(self) -> Part {
         match self {
             Self::Load => Part::Loading,
-            Self::Run => Part::Measuring,
+            Self::Run | Self::Course => Part::Measuring,
             Self::Fill => Part::WarmUp,
             Self::Verify => Part::Verifying,
         }
@@ -261,6 +292,22 @@ impl Plan {
             );
         }
         Ok(())
+    }
+
+    /// Every client's part: those whose work it is, then those beside them.
+    fn posts(&self, workload: &Workload) -> Vec<Post> {
+        let task = self.duty.map(|duty| duty.task);
+        let mut posts = vec![Post { task, beside: None }; self.workers(workload)];
+        if let Some(beside) = self.duty.and_then(|duty| duty.beside) {
+            let post = Post { task: Some(beside.task), beside: Some(Every(beside.every)) };
+            posts.extend(std::iter::repeat_n(post, beside.threads));
+        }
+        posts
+    }
+
+    /// How many clients there are whose work it is.
+    fn workers(&self, workload: &Workload) -> usize {
+        self.duty.map_or(workload.threads, |duty| duty.threads)
     }
 
     /// The epoch of a moment of the measured part. The last second takes in what is left of the
@@ -284,19 +331,22 @@ impl Plan {
 
 impl Shared {
     fn new(workload: &Workload, plan: &Plan) -> Self {
+        let workers = plan.workers(workload);
         Self {
             gate: Gate::default(),
             stop: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             epoch: AtomicU32::new(u32::from(plan.warmup.is_zero())),
             next: AtomicU64::new(workload.insert_start),
-            done: (0..workload.threads).map(|_| Padded::default()).collect(),
+            done: plan.posts(workload).iter().map(|_| Padded::default()).collect(),
+            workers,
+            working: AtomicUsize::new(workers),
             inserted: Acknowledged::new(workload.records),
         }
     }
 
     fn done(&self) -> u64 {
-        self.done.iter().map(|n| n.0.load(Ordering::Relaxed)).sum()
+        self.done.iter().take(self.workers).map(|n| n.0.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -305,14 +355,31 @@ struct Worker<'a> {
     shared: &'a Shared,
     workload: &'a Workload,
     plan: &'a Plan,
+    post: Post,
     thread: usize,
+}
+
+/// A client that leaves, by whatever way.
+struct Leaving<'a>(Option<&'a Shared>);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        // Counts only; what the clients have done is passed on by the channel.
+        if let Some(shared) = self.0
+            && shared.working.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            shared.stop.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Worker<'_> {
     fn work(mut self, report: &Sender<Harvest>) {
-        let mut pace = Pace::new(self.workload.rate, self.thread, self.workload.threads);
+        let _leaving = Leaving(self.post.beside.is_none().then_some(self.shared));
+        let mut pace = self.pace();
         let count = &self.shared.done[self.thread].0;
         let share = self.share();
+        let mut turns = 0;
         let mut epoch = 0;
         let mut failures = 0;
         if self.shared.gate.pass() == Verdict::GiveUp {
@@ -324,18 +391,19 @@ impl Worker<'_> {
                 let recorder = std::mem::take(&mut self.client.recorder);
                 if epoch == 0 {
                     count.store(0, Ordering::Relaxed);
+                    turns = 0;
                     pace.restart();
                 } else {
                     report.send(Harvest { epoch, recorder }).expect(LISTENS);
                 }
                 epoch = current;
             }
-            let mine = count.load(Ordering::Relaxed);
-            if epoch > 0 && share.is_some_and(|share| mine >= share) {
+            if epoch > 0 && share.is_some_and(|share| turns >= share) {
                 break;
             }
             let Some(done) = self.step(&mut pace) else { break };
-            count.store(mine + 1, Ordering::Relaxed);
+            turns += 1;
+            count.store(turns, Ordering::Relaxed);
             failures = if done == Done::Well { 0 } else { failures + 1 };
             if failures >= FAILURES_MAX && self.plan.phase != Phase::Verify {
                 self.shared.aborted.store(true, Ordering::Relaxed);
@@ -345,12 +413,20 @@ impl Worker<'_> {
         report.send(Harvest { epoch, recorder: self.client.recorder }).expect(LISTENS);
     }
 
+    fn pace(&self) -> Pace {
+        match self.post.beside {
+            Some(Every(interval)) => Pace::every(interval),
+            None => Pace::new(self.workload.rate, self.thread, self.shared.workers),
+        }
+    }
+
     /// The operations of this thread: an even share of all, the first threads one more.
     fn share(&self) -> Option<u64> {
-        if self.plan.phase != Phase::Run || self.plan.operations == 0 {
+        let counts = matches!(self.plan.phase, Phase::Run | Phase::Course);
+        if !counts || self.plan.operations == 0 || self.post.beside.is_some() {
             return None;
         }
-        let threads = u64::try_from(self.workload.threads).expect("fits");
+        let threads = u64::try_from(self.shared.workers).expect("fits");
         let thread = u64::try_from(self.thread).expect("fits");
         let (each, rest) = (self.plan.operations / threads, self.plan.operations % threads);
         Some(each + u64::from(thread < rest))
@@ -359,18 +435,32 @@ impl Worker<'_> {
     /// One operation, or `None` when all records are done or the run is over.
     fn step(&mut self, pace: &mut Pace) -> Option<Done> {
         let number = match self.plan.phase {
-            Phase::Run => None,
+            Phase::Run | Phase::Course => None,
             Phase::Load | Phase::Fill | Phase::Verify => Some(self.next()?),
         };
-        let paced = matches!(self.plan.phase, Phase::Run | Phase::Load);
+        let paced = matches!(self.plan.phase, Phase::Run | Phase::Load | Phase::Course);
         let turn = if paced { pace.wait(&self.shared.stop) } else { Turn::Begin(None) };
         let Turn::Begin(intended) = turn else { return None };
+        if let Some(task) = self.post.task {
+            return Some(self.turn(task, intended, pace));
+        }
         Some(match (self.plan.phase, number) {
             (Phase::Load, Some(number)) => self.client.insert(number, intended),
             (Phase::Fill, Some(number)) => self.client.fill(number),
             (Phase::Verify, Some(number)) => self.client.verify(number),
             _ => self.client.transaction(intended),
         })
+    }
+
+    /// One turn of a course's stage. Who works beside others at intervals is no open loop: turns
+    /// that one of them has outlasted are left out.
+    fn turn(&mut self, task: Task, intended: Option<Instant>, pace: &mut Pace) -> Done {
+        if self.post.beside.is_none() {
+            return self.client.work_on(task, intended);
+        }
+        let done = self.client.work_on(task, None);
+        pace.skip_missed();
+        done
     }
 
     /// The next record that is loaded, or read once.

@@ -4,6 +4,9 @@
 //! `insertorder=ordered`), padded on the left with zeros to `zeropadding` digits. Hashing
 //! scatters the insertion order over the key space, so a load is not one long append.
 
+/// All keys begin with this, and it is below all of them.
+pub(crate) const FIRST: &[u8] = b"user";
+
 const FNV_OFFSET: u64 = 0xCBF2_9CE4_8422_2325;
 const FNV_PRIME: u64 = 1_099_511_628_211;
 
@@ -50,9 +53,15 @@ impl KeyNames {
         }
         let digits = &digits[first..];
         out.clear();
-        out.extend_from_slice(b"user");
-        out.resize(4 + self.zero_padding.saturating_sub(digits.len()), b'0');
+        out.extend_from_slice(FIRST);
+        out.resize(FIRST.len() + self.zero_padding.saturating_sub(digits.len()), b'0');
         out.extend_from_slice(digits);
+    }
+
+    /// The number whose key this is, where keys are in the order of their numbers.
+    pub(crate) fn number(self, key: &[u8]) -> Option<u64> {
+        let digits = key.strip_prefix(FIRST).filter(|_| self.order == InsertOrder::Ordered)?;
+        std::str::from_utf8(digits).ok()?.parse().ok()
     }
 }
 
@@ -87,5 +96,20 @@ mod tests {
         for n in 0..100_000 {
             assert!(i64::try_from(fnv64(n)).is_ok(), "hash of {n}");
         }
+    }
+
+    #[test]
+    fn an_ordered_key_has_its_number() {
+        let names = KeyNames { zero_padding: 12, order: InsertOrder::Ordered };
+        let mut key = Vec::new();
+        for n in [0, 7, 123_456_789_012, u64::MAX] {
+            names.write(n, &mut key);
+            assert_eq!(names.number(&key), Some(n));
+        }
+        let hashed = KeyNames { order: InsertOrder::Hashed, ..names };
+        assert_eq!(
+            (hashed.number(&key), names.number(b"user1x"), names.number(b"1")),
+            (None, None, None)
+        );
     }
 }

@@ -4,6 +4,8 @@
 //!   cli --> session --> driver --> client (a thread each) --> target: embedded | http | rocksdb
 //!             |            |          |
 //!          report      resources   workload, dist, key, row
+//!             |
+//!           course: workloads of several stages
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::doc_markdown, reason = "RocksDB is a name, and --help is no place for backticks")]
@@ -16,6 +18,7 @@ mod child;
 mod cli;
 mod client;
 mod compare;
+mod course;
 mod demo;
 mod dist;
 mod driver;

@@ -16,8 +16,8 @@ pub(crate) type Latencies = Histogram<u32>;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorder {
-    latencies: [Option<Box<Latencies>>; 5],
-    errors: [u64; 5],
+    latencies: [Option<Box<Latencies>>; Operation::ALL.len()],
+    errors: [u64; Operation::ALL.len()],
     /// Times that an overloaded store was asked again.
     pub(crate) retries: u64,
     /// Records whose contents were checked.

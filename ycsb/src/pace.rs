@@ -39,6 +39,16 @@ impl Pace {
         Self { interval: after(count(clients)), offset, due: Instant::now() }
     }
 
+    /// A turn every `interval`, where there is one, from now on.
+    pub(crate) fn every(interval: Option<Duration>) -> Self {
+        Self { interval, offset: Duration::ZERO, due: Instant::now() }
+    }
+
+    /// Turns that have gone by are given up: the next one is now or later.
+    pub(crate) fn skip_missed(&mut self) {
+        self.due = self.due.max(Instant::now());
+    }
+
     pub(crate) fn restart(&mut self) {
         self.due = Instant::now() + self.offset;
     }
@@ -86,6 +96,17 @@ mod tests {
             }
         }
         assert_eq!(due, [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn missed_turns_are_given_up() {
+        let going = AtomicBool::new(false);
+        let mut pace = Pace::every(Some(Duration::from_millis(1)));
+        pace.due = Instant::now().checked_sub(Duration::from_secs(9)).expect("the clock ran");
+        assert!(matches!(pace.wait(&going), Turn::Begin(Some(_))));
+        let before = Instant::now();
+        pace.skip_missed();
+        assert!(pace.due >= before);
     }
 
     #[test]

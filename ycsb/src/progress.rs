@@ -39,7 +39,7 @@ impl Progress {
         });
         let verb = match phase {
             Phase::Load => "loading",
-            Phase::Run => "running",
+            Phase::Run | Phase::Course => "running",
             Phase::Fill => "filling",
             Phase::Verify => "verifying",
         };

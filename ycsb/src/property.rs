@@ -16,6 +16,7 @@ use std::path::Path;
 const KNOWN: &[&str] = &[
     "core_workload_insertion_retry_interval",
     "core_workload_insertion_retry_limit",
+    "course",
     "dataintegrity",
     "exponential.frac",
     "exponential.percentile",
@@ -25,18 +26,22 @@ const KNOWN: &[&str] = &[
     "fieldlengthhistogram",
     "fieldnameprefix",
     "hdrhistogram.percentiles",
+    "headscanms",
     "hotspotdatafraction",
     "hotspotopnfraction",
     "insertcount",
     "insertorder",
     "insertproportion",
     "insertstart",
+    "loaded",
     "maxexecutiontime",
     "maxscanlength",
     "measurementtype",
     "minfieldlength",
     "minscanlength",
     "operationcount",
+    "overwrites",
+    "quietseconds",
     "readallfields",
     "readallfieldsbyname",
     "readmodifywriteproportion",
@@ -45,6 +50,7 @@ const KNOWN: &[&str] = &[
     "requestdistribution",
     "scanlengthdistribution",
     "scanproportion",
+    "silenceseconds",
     "table",
     "target",
     "threadcount",
@@ -56,6 +62,9 @@ const KNOWN: &[&str] = &[
 
 /// The ready-made workloads.
 const READY: &[(&str, &str)] = &[
+    ("overwrite", include_str!("../workloads/overwrite")),
+    ("queue", include_str!("../workloads/queue")),
+    ("window", include_str!("../workloads/window")),
     ("workloada", include_str!("../workloads/workloada")),
     ("workloadb", include_str!("../workloads/workloadb")),
     ("workloadc", include_str!("../workloads/workloadc")),
@@ -98,7 +107,8 @@ impl Properties {
                     return Err(error).with_context(|| {
                         format!(
                             "cannot read the workload {file:?}, and it is not one of the \
-                             ready-made ones, workloada to workloadf"
+                             ready-made ones: {}",
+                            READY.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
                         )
                     });
                 }
@@ -167,7 +177,8 @@ impl Properties {
         }
     }
 
-    fn given(&self, name: &str) -> Option<&str> {
+    /// What was set.
+    pub(crate) fn given(&self, name: &str) -> Option<&str> {
         debug_assert!(KNOWN.contains(&name), "{name} is read but not known");
         self.values.get(name).map(String::as_str)
     }
@@ -200,7 +211,7 @@ fn ready_made(name: &str) -> Option<&'static str> {
     let last = Path::new(name).file_name()?.to_str()?;
     READY
         .iter()
-        .find(|(known, _)| *known == last || (last.len() == 1 && known.ends_with(last)))
+        .find(|(known, _)| *known == last || known.strip_prefix("workload") == Some(last))
         .map(|(_, text)| *text)
 }
 
@@ -315,7 +326,7 @@ mod tests {
     #[test]
     fn an_unknown_file_says_what_is_ready_made() {
         let error = Properties::gather(&["workloadx".into()], &[]).unwrap_err().to_string();
-        assert!(error.contains("workloada to workloadf"), "{error}");
+        assert!(error.contains("ready-made ones: overwrite, queue"), "{error}");
     }
 
     #[test]

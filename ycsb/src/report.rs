@@ -3,6 +3,7 @@
 //! [`Report`] is the schema `millpond-ycsb/1` (README.md describes each field). Adding a field
 //! keeps the version; changing or removing one raises it.
 
+pub(crate) mod stage;
 mod text;
 
 pub(crate) use text::{bytes, short};
@@ -17,6 +18,7 @@ use crate::target::Place;
 use crate::warm;
 use crate::workload::Operation;
 use serde::{Deserialize, Serialize};
+use stage::{StageReport, Totals};
 use std::collections::BTreeMap;
 
 /// What `store` says of one that this program neither is nor sees.
@@ -71,6 +73,12 @@ pub(crate) struct Report {
     pub(crate) counters: BTreeMap<String, f64>,
     /// The measured seconds, with `--by-second`.
     pub(crate) by_second: Vec<Second>,
+    /// Of a course: what each stage did and cost, the load first.
+    #[serde(default)]
+    pub(crate) stages: Vec<StageReport>,
+    /// Of all of them.
+    #[serde(default)]
+    pub(crate) totals: Totals,
     /// Seconds that closing the store took; not part of `seconds`.
     pub(crate) close_seconds: f64,
     /// A thread gave up after too many failures in a row.
@@ -110,6 +118,9 @@ pub(crate) struct Setting {
     pub(crate) warmup_seconds: f64,
     pub(crate) durability: String,
     pub(crate) verify: bool,
+    /// A snapshot was held while a course overwrote or deleted.
+    #[serde(default)]
+    pub(crate) hold_snapshot: bool,
     pub(crate) seed: u64,
     pub(crate) memory_limit_bytes: Option<u64>,
     /// Block device and file system of the data directory.
@@ -241,6 +252,8 @@ impl Report {
             memory: None,
             counters: observed.counters.iter().map(|c| (c.name.clone(), c.value)).collect(),
             by_second: (0..).zip(by_second).map(|(at, recorder)| second(at, recorder)).collect(),
+            stages: Vec::new(),
+            totals: Totals::default(),
             close_seconds: 0.0,
             aborted: outcome.aborted,
             interrupted: outcome.interrupted.map(|part| part.name().into()),
@@ -270,7 +283,7 @@ fn second(second: u32, recorder: &Recorder) -> Second {
     Second { second, operations: Operation::ALL.into_iter().filter_map(of).collect() }
 }
 
-fn by_name(recorder: &Recorder) -> BTreeMap<String, Latency> {
+pub(crate) fn by_name(recorder: &Recorder) -> BTreeMap<String, Latency> {
     Operation::ALL
         .into_iter()
         .filter(|op| recorder.latencies(*op).is_some() || recorder.errors(*op) > 0)
@@ -283,6 +296,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::driver::Part;
     use crate::observe::Observation;
+    use crate::report::stage::{QuietReport, Sample, Throughput};
     use crate::resources::Usage;
     use std::time::Duration;
 
@@ -330,8 +344,17 @@ pub(crate) mod tests {
         let mut report = Report::new(Setting::default(), &outcome());
         report.memory = Some(MemoryUse::default());
         report.fill = Some(Fill::default());
+        let mut stage =
+            StageReport { quiet: Some(QuietReport::default()), ..StageReport::default() };
+        stage.throughput = Some(Throughput::default());
         let mut names = Vec::new();
         outline(&serde_json::to_value(&report).unwrap(), "", &mut names);
+        outline(&serde_json::to_value(&stage).unwrap(), "stages[]", &mut names);
+        outline(
+            &serde_json::to_value(Sample::default()).unwrap(),
+            "stages[].samples[]",
+            &mut names,
+        );
         let golden = include_str!("../tests/golden/report_schema.txt");
         assert_eq!(names.join("\n"), golden.trim_end(), "see the module's rule for changes");
     }

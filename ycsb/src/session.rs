@@ -2,7 +2,9 @@
 
 use crate::cgroup::{MemoryGroup, MemoryUse};
 use crate::cli::{DurabilityArg, Format, IoArg, RunArgs, TargetKind};
-use crate::driver::{Outcome, Phase, Plan, drive};
+use crate::course::run::Ground;
+use crate::course::{Course, Kind, Wishes};
+use crate::driver::{Outcome, Phase, Plan, Pulse, drive};
 use crate::interrupt;
 use crate::machine;
 use crate::original::original_lines;
@@ -10,6 +12,7 @@ use crate::output::{self, Output};
 use crate::page_cache;
 use crate::progress::{Goal, Progress, say};
 use crate::property::Properties;
+use crate::report::stage::{StageReport, Totals};
 use crate::report::{Fill, Report, Setting};
 use crate::server_process::{ServerOptions, ServerProcess};
 use crate::target::Target;
@@ -38,6 +41,13 @@ pub(crate) fn check(phase: Phase, args: &RunArgs) -> Result<Checked> {
     let properties = properties(args)?;
     let workload = Workload::new(&properties)?;
     let plan = plan(phase, args, &workload);
+    match &workload.course {
+        Some(course) => check_course(course, phase, args)?,
+        None if args.hold_snapshot => {
+            bail!("--hold-snapshot is for courses: -P overwrite, queue or window")
+        }
+        None => {}
+    }
     plan.check()?;
     match args.target {
         TargetKind::Embedded => Embedded::check(&args.store.engine)?,
@@ -48,6 +58,25 @@ pub(crate) fn check(phase: Phase, args: &RunArgs) -> Result<Checked> {
         TargetKind::Http | TargetKind::Memory => {}
     }
     Ok(Checked { properties, workload, plan })
+}
+
+/// Refuses what a course would pass over.
+fn check_course(course: &Course, phase: Phase, args: &RunArgs) -> Result<()> {
+    let name = course.name();
+    if phase != Phase::Run && !matches!(course.kind, Kind::Overwrite { .. }) {
+        bail!("course={name} begins with nothing and verifies itself: give it to `ycsb run`");
+    }
+    if !args.workload.warmup.is_zero() || args.store.fill {
+        bail!("course={name} has neither warm-up nor filling: leave --warmup and --fill away");
+    }
+    let holds = matches!(args.target, TargetKind::Embedded | TargetKind::Rocksdb);
+    if args.hold_snapshot && !holds {
+        bail!(
+            "--hold-snapshot is for --target embedded and rocksdb; {} holds none",
+            args.target.name()
+        );
+    }
+    Ok(())
 }
 
 /// Does what the arguments say, prints the result and returns the report.
@@ -65,9 +94,11 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
         group.enter()?;
     }
     let target = open(phase, args, workload, group.as_ref())?;
-    let (outcome, fill) = work(args, &checked, &*target, group.as_ref())?;
+    let Worked { outcome, fill, stages } = work(args, &checked, &*target, group.as_ref())?;
     let mut report = Report::new(setting(phase, args, &checked, &*target), &outcome);
     report.fill = fill;
+    report.totals = Totals::of(&stages);
+    report.stages = stages;
     let closing = Instant::now();
     target.close()?;
     report.close_seconds = closing.elapsed().as_secs_f64();
@@ -79,19 +110,32 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
     Ok(report)
 }
 
+/// What came of a run.
+#[derive(Default)]
+struct Worked {
+    outcome: Outcome,
+    fill: Option<Fill>,
+    stages: Vec<StageReport>,
+}
+
 /// Everything between opening the store and closing it. A part that is broken off is the last.
 fn work(
     args: &RunArgs,
     Checked { workload, plan, .. }: &Checked,
     target: &dyn Target,
     group: Option<&MemoryGroup>,
-) -> Result<(Outcome, Option<Fill>)> {
+) -> Result<Worked> {
     let phase = plan.phase;
+    if let Some(course) = workload.course.as_ref().filter(|_| phase == Phase::Run) {
+        let wishes = Wishes { settle: args.store.settle, hold_snapshot: args.hold_snapshot };
+        let ran = course.run(&Ground { target, workload, plan, group, wishes })?;
+        return Ok(Worked { outcome: ran.outcome, stages: ran.stages, ..Worked::default() });
+    }
     if args.target == TargetKind::Memory && phase != Phase::Load {
         let load = Plan { phase: Phase::Load, time: None, by_second: false, ..plan.clone() };
         let loaded = measure(target, workload, &load, None)?;
         if loaded.interrupted.is_some() {
-            return Ok((loaded, None));
+            return Ok(Worked { outcome: loaded, ..Worked::default() });
         }
     }
     if args.store.settle && phase != Phase::Load {
@@ -102,7 +146,7 @@ fn work(
         let (filled, outcome) = filled(target, workload, plan)?;
         fill = Some(filled);
         if outcome.interrupted.is_some() {
-            return Ok((outcome, fill));
+            return Ok(Worked { outcome, fill, ..Worked::default() });
         }
     }
     let mut outcome = measure(target, workload, plan, group)?;
@@ -114,7 +158,7 @@ fn work(
             verify_scan(target, workload, &mut outcome)?;
         }
     }
-    Ok((outcome, fill))
+    Ok(Worked { outcome, fill, ..Worked::default() })
 }
 
 /// Reads all records until they are in memory, or until that does not help any more
@@ -170,18 +214,24 @@ fn properties(args: &RunArgs) -> Result<Properties> {
 
 fn plan(phase: Phase, args: &RunArgs, workload: &Workload) -> Plan {
     let w = &args.workload;
-    let operations = if w.seconds.is_some() { 0 } else { workload.operations };
+    let operations = match &workload.course {
+        _ if w.seconds.is_some() => 0,
+        Some(course) => course.operations(workload),
+        None => workload.operations,
+    };
     Plan {
         phase,
         warmup: if phase == Phase::Run { w.warmup } else { Duration::ZERO },
         time: match phase {
             Phase::Run => w.seconds.or(workload.time_max),
             // A part of the records would be no load, no filling and no verification.
-            Phase::Load | Phase::Fill | Phase::Verify => None,
+            Phase::Load | Phase::Fill | Phase::Verify | Phase::Course => None,
         },
         operations,
         seed: w.seed,
         by_second: phase == Phase::Run && args.by_second,
+        ledger: None,
+        duty: None,
     }
 }
 
@@ -191,14 +241,26 @@ fn measure(
     plan: &Plan,
     group: Option<&MemoryGroup>,
 ) -> Result<Outcome> {
+    watched(target, workload, (plan, group), &mut |_| {})
+}
+
+/// Drives a plan with a progress bar, until a signal breaks it off; `watch` is told every now and
+/// then how many operations are done.
+pub(crate) fn watched(
+    target: &dyn Target,
+    workload: &Workload,
+    (plan, group): (&Plan, Option<&MemoryGroup>),
+    watch: &mut dyn FnMut(u64),
+) -> Result<Outcome> {
     let goal = match (plan.phase, plan.time) {
         (Phase::Load | Phase::Fill | Phase::Verify, _) => Goal::Operations(workload.insert_count),
-        (Phase::Run, Some(time)) if plan.operations == 0 => Goal::Time(time),
-        (Phase::Run, _) => Goal::Operations(plan.operations),
+        (_, Some(time)) if plan.operations == 0 => Goal::Time(time),
+        (Phase::Run | Phase::Course, _) => Goal::Operations(plan.operations),
     };
     let mut progress = Progress::new(plan.phase, goal);
-    drive(target, workload, plan, group, &mut |pulse| {
+    drive(target, workload, plan, group, &mut |pulse: Pulse| {
         progress.show(pulse);
+        watch(pulse.done);
         match interrupt::pending() {
             Some(_) => ControlFlow::Break(()),
             None => ControlFlow::Continue(()),
@@ -215,7 +277,7 @@ fn open(
     Ok(match args.target {
         TargetKind::Memory => Box::new(Memory::new()),
         TargetKind::Embedded => Box::new(Embedded::open(&Config {
-            dir: data_dir(args, phase)?,
+            dir: data_dir(args, phase, workload)?,
             table: &workload.table,
             durability: durability(args.workload.durability),
             io: backend(args.store.io),
@@ -238,7 +300,7 @@ fn open_http(
         let http = Http::remote(url, &workload.table, durability)?;
         return Ok(http.with_pid(args.store.server_pid));
     }
-    if args.data.is_none() && phase != Phase::Load {
+    if args.data.is_none() && !begins_anew(phase, workload) {
         bail!("nothing is loaded: give the server that was loaded by --url, or its --data DIR");
     }
     let mut server_args = Vec::new();
@@ -267,7 +329,7 @@ fn check_rocksdb(args: &RunArgs) -> Result<()> {
 fn open_rocksdb(phase: Phase, args: &RunArgs, workload: &Workload) -> Result<Box<dyn Target>> {
     use crate::target::rocksdb::{Config, Rocks};
     Ok(Box::new(Rocks::open(&Config {
-        dir: data_dir(args, phase)?,
+        dir: data_dir(args, phase, workload)?,
         table: &workload.table,
         durability: args.workload.durability,
         memory_bytes: args.workload.memory,
@@ -291,11 +353,17 @@ fn open_rocksdb(_: Phase, args: &RunArgs, _: &Workload) -> Result<Box<dyn Target
     unreachable!("without RocksDB the check fails")
 }
 
-fn data_dir(args: &RunArgs, phase: Phase) -> Result<&Path> {
+/// Whether it makes its own data.
+fn begins_anew(phase: Phase, workload: &Workload) -> bool {
+    let course = workload.course.as_ref().filter(|_| phase == Phase::Run);
+    phase == Phase::Load || course.is_some_and(|course| !course.loaded)
+}
+
+fn data_dir<'a>(args: &'a RunArgs, phase: Phase, workload: &Workload) -> Result<&'a Path> {
     let dir = args.data.as_deref().with_context(|| {
         format!("--target {} needs --data DIR, where its data is", args.target.name())
     })?;
-    if phase != Phase::Load && !dir.exists() {
+    if !begins_anew(phase, workload) && !dir.exists() {
         bail!("{} does not exist; run `ycsb load` with the same --data first", dir.display());
     }
     Ok(dir)
@@ -329,7 +397,7 @@ fn setting(
         phase: match phase {
             Phase::Load => "load".into(),
             Phase::Verify => "verify".into(),
-            Phase::Run | Phase::Fill => "run".into(),
+            Phase::Run | Phase::Fill | Phase::Course => "run".into(),
         },
         target: args.target.name().into(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -343,6 +411,7 @@ fn setting(
         warmup_seconds: args.workload.warmup.as_secs_f64(),
         durability: args.workload.durability.name().into(),
         verify: workload.verify,
+        hold_snapshot: args.hold_snapshot,
         seed: args.workload.seed,
         memory_limit_bytes: args.workload.memory,
         device,

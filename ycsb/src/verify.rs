@@ -6,6 +6,7 @@
 
 use crate::driver::{Outcome, Part};
 use crate::interrupt;
+use crate::key;
 use crate::target::{Failure, Rows, Target};
 use crate::workload::{Operation, Workload};
 use anyhow::{Result, bail};
@@ -23,8 +24,7 @@ pub(crate) fn verify_scan(
     let mut session = target.session()?;
     let recorder = &mut outcome.recorder;
     let (mut rows, mut found) = (Rows::default(), 0_u64);
-    // All keys begin with this, and it is below all of them.
-    let mut start = b"user".to_vec();
+    let mut start = key::FIRST.to_vec();
     loop {
         if interrupt::pending().is_some() {
             outcome.interrupted = Some(Part::Verifying);
@@ -75,20 +75,12 @@ mod tests {
     use crate::target::Session as _;
     use crate::target::memory::Memory;
     use std::ops::ControlFlow;
-    use std::time::Duration;
 
     fn verified(spoil: impl FnOnce(&mut Memory)) -> (u64, Vec<String>) {
         let pairs = ["recordcount=2500".to_owned()];
         let w = Workload::new(&Properties::gather(&[], &pairs).unwrap()).unwrap();
         let mut memory = Memory::new();
-        let plan = Plan {
-            phase: Phase::Load,
-            warmup: Duration::ZERO,
-            time: None,
-            operations: 0,
-            seed: 1,
-            by_second: false,
-        };
+        let plan = Plan { phase: Phase::Load, seed: 1, ..Plan::default() };
         let mut outcome =
             drive(&memory, &w, &plan, None, &mut |_| ControlFlow::Continue(())).unwrap();
         spoil(&mut memory);
@@ -110,7 +102,8 @@ mod tests {
 
     #[test]
     fn a_lost_record_is_found() {
-        let (seen, examples) = verified(|memory| memory.remove(b"user6284781860667377211"));
+        let (seen, examples) =
+            verified(|memory| memory.delete(b"user6284781860667377211").unwrap());
         assert_eq!(seen, 2499);
         assert!(examples[0].contains("found 2499 records, at least 2500"), "{examples:?}");
     }

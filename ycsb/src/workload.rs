@@ -4,6 +4,7 @@
 //! distributions) it clones from here. Names and defaults are those of the original's
 //! `CoreWorkload`; the one that differs is noted where it is read.
 
+use crate::course::Course;
 use crate::dist::counter::Acknowledged;
 use crate::dist::zipfian::{Latest, Scrambled};
 use crate::dist::{Histogram, Hotspot, Keys, Lengths, exponential_gamma};
@@ -45,13 +46,33 @@ pub(crate) enum Operation {
     Insert,
     Scan,
     ReadModifyWrite,
+    /// Of a record that is there, without reading it.
+    Overwrite,
+    Delete,
+    /// A scan of the first record.
+    HeadScan,
+    /// Of all records.
+    Walk,
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Read,
+        Self::Update,
+        Self::Insert,
+        Self::Scan,
+        Self::ReadModifyWrite,
+        Self::Overwrite,
+        Self::Delete,
+        Self::HeadScan,
+        Self::Walk,
+    ];
+
+    /// Those that the original's workloads are mixed of; the first ones of all.
+    const MIXED: [Self; 5] =
         [Self::Read, Self::Update, Self::Insert, Self::Scan, Self::ReadModifyWrite];
 
-    /// The name in reports, as the original prints it.
+    /// The name in reports; of those that it has, as the original prints it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Read => "READ",
@@ -59,6 +80,10 @@ impl Operation {
             Self::Insert => "INSERT",
             Self::Scan => "SCAN",
             Self::ReadModifyWrite => "READ-MODIFY-WRITE",
+            Self::Overwrite => "OVERWRITE",
+            Self::Delete => "DELETE",
+            Self::HeadScan => "HEAD-SCAN",
+            Self::Walk => "WALK",
         }
     }
 
@@ -70,6 +95,10 @@ impl Operation {
             Self::Insert => 2,
             Self::Scan => 3,
             Self::ReadModifyWrite => 4,
+            Self::Overwrite => 5,
+            Self::Delete => 6,
+            Self::HeadScan => 7,
+            Self::Walk => 8,
         }
     }
 }
@@ -100,6 +129,8 @@ pub(crate) struct Workload {
     /// Percentiles that the original's report format shows.
     pub(crate) percentiles: Vec<f64>,
     pub(crate) retries: Retries,
+    /// Stages of its own, in the place of a mix of operations.
+    pub(crate) course: Option<Course>,
     mix: [f64; 5],
     request: Request,
     field_lengths: Lengths,
@@ -140,7 +171,7 @@ impl Workload {
         check_choices(p)?;
         let field_lengths = field_lengths(p)?;
         let rows = row_shape(p, &field_lengths)?;
-        Ok(Self {
+        let workload = Self {
             table: p.text("table", "usertable").into(),
             keys: key_names(p)?,
             rows,
@@ -158,11 +189,16 @@ impl Workload {
                 .map(Duration::from_secs),
             percentiles: percentiles(p)?,
             retries: retries(p)?,
+            course: Course::new(p)?,
             mix: mix(p)?,
             request: request(p, records)?,
             field_lengths,
             scan_lengths: scan_lengths(p)?,
-        })
+        };
+        if let Some(course) = &workload.course {
+            course.check(&workload)?;
+        }
+        Ok(workload)
     }
 
     /// The last key number that is loaded.
@@ -199,6 +235,17 @@ impl Workload {
         few.then(|| self.choose_keys(&Acknowledged::new(self.records)).shares(self.last()))?
     }
 
+    /// Bytes of a row, where all are of one length.
+    pub(crate) fn row_bytes(&self) -> usize {
+        // Two lengths of four bytes come with each field.
+        self.rows.names.iter().map(|name| name.len() + 8 + self.rows.lengths.1).sum()
+    }
+
+    /// Digits of the greatest number that a key may have.
+    pub(crate) fn digits_max(&self) -> usize {
+        self.records.max(self.operations).to_string().len()
+    }
+
     /// Most bytes that a key and its row have.
     pub(crate) fn record_bytes_max(&self) -> u64 {
         // "user" and up to 19 digits, or as many as they are padded to.
@@ -226,7 +273,7 @@ impl Workload {
     /// Draws an operation by its share.
     pub(crate) fn operation(&self, rng: &mut Rng) -> Operation {
         let mut u = rng.unit();
-        for operation in Operation::ALL {
+        for operation in Operation::MIXED {
             let share = self.mix[operation.index()];
             if u < share {
                 return operation;
@@ -234,7 +281,7 @@ impl Workload {
             u -= share;
         }
         // Rounding left a sliver beyond the last share.
-        let last = Operation::ALL.iter().rev().find(|op| self.mix[op.index()] > 0.0);
+        let last = Operation::MIXED.iter().rev().find(|op| self.mix[op.index()] > 0.0);
         *last.expect("checked by mix: some share is positive")
     }
 }

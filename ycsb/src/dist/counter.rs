@@ -47,10 +47,20 @@ impl Acknowledged {
         self.end.store(end, Ordering::Release);
     }
 
+    /// Numbers that were taken: all below this one.
+    pub(crate) fn taken(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// One past the last number below which everything is acknowledged.
+    pub(crate) fn end(&self) -> u64 {
+        // Pairs with the store in `acknowledge`.
+        self.end.load(Ordering::Acquire)
+    }
+
     /// The last number that may be asked for; 0 when nothing was ever inserted.
     pub(crate) fn last(&self) -> u64 {
-        // Pairs with the store in `acknowledge`.
-        self.end.load(Ordering::Acquire).saturating_sub(1)
+        self.end().saturating_sub(1)
     }
 }
 

@@ -11,7 +11,7 @@ fn workload(file: &str, pairs: &[&str]) -> Workload {
 }
 
 fn plan(phase: Phase, operations: u64) -> Plan {
-    Plan { phase, warmup: Duration::ZERO, time: None, operations, seed: 1, by_second: false }
+    Plan { phase, operations, seed: 1, ..Plan::default() }
 }
 
 fn run(memory: &Memory, w: &Workload, plan: &Plan) -> Outcome {

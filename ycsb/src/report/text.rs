@@ -9,6 +9,9 @@ use std::fmt::Write as _;
 impl Report {
     /// For people.
     pub(crate) fn table(&self) -> String {
+        if !self.stages.is_empty() {
+            return self.headline() + &self.stage_tables() + &self.footer();
+        }
         let mut table = Table::new();
         table.load_style(presets::ASCII_MARKDOWN).set_header([
             "operation",

@@ -3,7 +3,7 @@
 //! Sessions share one handle; the engine's own rules make that cheap. A row is copied out of the
 //! engine's buffer, as a caller who keeps it would.
 
-use super::{Counted, Failure, Rows, Session, Target};
+use super::{Counted, Failure, Hold, Rows, See, Session, Target, Way};
 use anyhow::{Context, Result, anyhow, bail};
 use kvs::{Database, Durability, Kvs, Options, Range, Scope};
 use mpool::{IoBackend, Value};
@@ -19,6 +19,7 @@ pub(crate) struct Embedded {
     kvs: Kvs,
     dir: PathBuf,
     durability: Durability,
+    settings: Vec<(String, String)>,
 }
 
 /// How the engine is opened.
@@ -45,12 +46,27 @@ impl Embedded {
         options.pool.allow_buffered = config.allow_buffered;
         // What a benchmark has written may go.
         options.pool.allow_volatile = true;
+        let settings = settings(&options);
         let dir = config.dir.to_owned();
         let database = Database::open(&dir, options)
             .with_context(|| format!("cannot open the database in {}", dir.display()))?;
         let kvs = database.kvs(config.table).with_context(|| format!("table={}", config.table))?;
-        Ok(Self { database, kvs, dir, durability: config.durability })
+        Ok(Self { database, kvs, dir, durability: config.durability, settings })
     }
+}
+
+/// What was asked for, as far as it decides about writing; the engine may fit it to a small volume.
+fn settings(options: &Options) -> Vec<(String, String)> {
+    let cache = options.value_cache_bytes.map_or("by the reaper".into(), |n| n.to_string());
+    [
+        ("background_threads", options.background_threads.to_string()),
+        ("memtable_bytes", options.memtable_bytes.to_string()),
+        ("memtables_max", options.memtables_max.to_string()),
+        ("value_cache_bytes", cache),
+        ("wal_bytes_max", options.wal_bytes_max.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
 }
 
 fn options(engine: &[String]) -> Result<Options> {
@@ -103,7 +119,7 @@ impl Target for Embedded {
     fn facts(&self) -> Vec<(String, String)> {
         let info = self.database.pool().info();
         let reaper = self.database.pool().reaper().stats();
-        vec![
+        let mut facts = vec![
             ("io".into(), info.io_backend.into()),
             ("device".into(), info.device.into()),
             ("volume_bytes".into(), info.len_bytes.to_string()),
@@ -112,7 +128,9 @@ impl Target for Embedded {
             ("reaper_pressure".into(), reaper.pressure.into()),
             ("reaper_budget_bytes".into(), reaper.budget_bytes.to_string()),
             ("reaper_budget_source".into(), reaper.source.into()),
-        ]
+        ];
+        facts.extend(self.settings.iter().cloned());
+        facts
     }
 
     fn counters(&self) -> Vec<Counted> {
@@ -143,6 +161,10 @@ impl Target for Embedded {
         self.database.compact().context("cannot compact before the measurement")
     }
 
+    fn hold(&self) -> Result<Hold> {
+        Ok(Box::new(self.database.snapshot()))
+    }
+
     fn close(self: Box<Self>) -> Result<()> {
         self.database.close().context("cannot close the database")
     }
@@ -163,6 +185,21 @@ impl Session for Handle {
 
     fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
         self.kvs.put(key, row, self.durability).map(drop).map_err(failure)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Failure> {
+        self.kvs.delete(key, self.durability).map(drop).map_err(failure)
+    }
+
+    fn walk(&mut self, way: Way, see: &mut See<'_>) -> Result<(), Failure> {
+        let range = Range { reverse: way == Way::Reverse, ..Range::default() };
+        for item in self.kvs.cursor(range).map_err(failure)? {
+            let item = item.map_err(failure)?;
+            if see(&item.key, &item.value).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 //! kept alive, with Nagle's delay off. A broken connection fails the operation that met it and is
 //! made anew by the next.
 
-use super::{Counted, Failure, Place, Rows, Session, Target, exposition};
+use super::{Counted, Failure, Place, Rows, See, Session, Target, Way, exposition};
 use crate::server_process::ServerProcess;
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine as _;
@@ -252,6 +252,44 @@ impl Session for Connection {
         };
         self.body = body;
         verdict
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Failure> {
+        let path = self.path_of(key) + &self.query;
+        let mut body = std::mem::take(&mut self.body);
+        let status = self.call(Method::DELETE, path, Bytes::new(), &mut body);
+        let verdict = match status? {
+            status if status.is_success() => Ok(()),
+            status => Err(refused(status, &body)),
+        };
+        self.body = body;
+        verdict
+    }
+
+    fn walk(&mut self, way: Way, see: &mut See<'_>) -> Result<(), Failure> {
+        let mut body = std::mem::take(&mut self.body);
+        let (mut rows, mut cursor) = (Rows::default(), None::<String>);
+        loop {
+            let mut path = format!("{}?encoding=base64&limit={PAGE_MAX}", self.base);
+            if way == Way::Reverse {
+                path.push_str("&reverse=true");
+            }
+            if let Some(cursor) = &cursor {
+                path.push_str("&cursor=");
+                escape(cursor.as_bytes(), &mut path);
+            }
+            let status = self.call(Method::GET, path, Bytes::new(), &mut body)?;
+            if status != StatusCode::OK {
+                return Err(refused(status, &body));
+            }
+            rows.clear();
+            cursor = read_page(&body, &mut rows).map_err(Failure::Failed)?;
+            let shown = rows.iter().try_for_each(|(key, row)| see(key, row));
+            if shown.is_break() || cursor.is_none() {
+                self.body = body;
+                return Ok(());
+            }
+        }
     }
 
     fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 //! It measures what the driver itself costs, and carries the tests. Keys are spread over shards
 //! by their hash, so that threads seldom meet; a scan merges all shards.
 
-use super::{Failure, Rows, Session, Target};
+use super::{Failure, Rows, See, Session, Target, Way};
 use crate::row::key_hash;
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -23,12 +23,6 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new() -> Self {
         Self { shards: Arc::new((0..SHARDS).map(|_| Shard::default()).collect()) }
-    }
-
-    /// Forgets a record: tests show that it is missed.
-    #[cfg(test)]
-    pub(crate) fn remove(&mut self, key: &[u8]) {
-        self.shard(key).write().expect(SOUND).remove(key);
     }
 
     fn shard(&self, key: &[u8]) -> &Shard {
@@ -63,6 +57,22 @@ impl Session for Memory {
 
     fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
         self.shard(key).write().expect(SOUND).insert(key.to_vec(), row.to_vec());
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Failure> {
+        self.shard(key).write().expect(SOUND).remove(key);
+        Ok(())
+    }
+
+    fn walk(&mut self, way: Way, see: &mut See<'_>) -> Result<(), Failure> {
+        let mut rows = Rows::default();
+        self.scan(&[], usize::MAX, &mut rows)?;
+        // Whoever has broken it off knows.
+        let _all_or_enough = match way {
+            Way::Forward => rows.iter().try_for_each(|(key, row)| see(key, row)),
+            Way::Reverse => rows.iter().rev().try_for_each(|(key, row)| see(key, row)),
+        };
         Ok(())
     }
 

@@ -17,8 +17,10 @@ pub(crate) mod memory;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocksdb;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use std::any::Any;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// Why an operation did not happen.
@@ -46,8 +48,27 @@ pub(crate) trait Session: Send {
     /// Writes `row` under `key`, acknowledged as the durability asks.
     fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure>;
 
+    /// Deletes `key`, acknowledged as the durability asks.
+    fn delete(&mut self, key: &[u8]) -> Result<(), Failure>;
+
+    /// Shows all records to `see`, in the order of their keys or against it, until it breaks off.
+    fn walk(&mut self, way: Way, see: &mut See<'_>) -> Result<(), Failure>;
+
     /// Replaces `rows` with up to `limit` records from `start` (inclusive) on, in order.
     fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure>;
+}
+
+/// Is shown the key and the row of a record.
+pub(crate) type See<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// Holds a snapshot until it is dropped.
+pub(crate) type Hold = Box<dyn Any + Send>;
+
+/// In which order records are walked over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Forward,
+    Reverse,
 }
 
 /// Where a store runs.
@@ -87,6 +108,11 @@ pub(crate) trait Target: Send + Sync {
     /// Lets flushes and compactions finish that are due.
     fn settle(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Takes a snapshot of everything and holds it.
+    fn hold(&self) -> Result<Hold> {
+        bail!("--hold-snapshot is for embedded and rocksdb; this target holds none")
     }
 
     /// Closes the store in order. Called once, when no session is left.
@@ -129,11 +155,12 @@ impl Rows {
     }
 
     /// Key and value of each record.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
-        starts
-            .zip(&self.ends)
-            .map(|(start, (mid, end))| (&self.bytes[start..*mid], &self.bytes[*mid..*end]))
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
+        (0..self.ends.len()).map(|at| {
+            let start = at.checked_sub(1).map_or(0, |before| self.ends[before].1);
+            let (mid, end) = self.ends[at];
+            (&self.bytes[start..mid], &self.bytes[mid..end])
+        })
     }
 }
 

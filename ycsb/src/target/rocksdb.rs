@@ -16,7 +16,7 @@
 //! `--engine` changes: `block_cache`, `memtable_bytes`, `memtables_max`, `background_jobs`,
 //! `cache=lru|hyper`, `reads=direct|buffered`.
 
-use super::{Failure, Rows, Session, Target};
+use super::{Failure, Hold, Rows, See, Session, Target, Way};
 use crate::cli::{DurabilityArg, parse_bytes};
 use crate::machine;
 use ::rocksdb::{
@@ -234,6 +234,10 @@ impl Target for Rocks {
         done.context("RocksDB cannot compact before the measurement")
     }
 
+    fn hold(&self) -> Result<Hold> {
+        Ok(Box::new(Holding::new(&self.db)))
+    }
+
     fn close(self: Box<Self>) -> Result<()> {
         let Self { db, syncing, .. } = *self;
         if let Some((ending, thread)) = syncing {
@@ -245,6 +249,40 @@ impl Target for Rocks {
         db.cancel_all_background_work(true);
         drop(db);
         Ok(())
+    }
+}
+
+/// A thread that holds a snapshot, which borrows the database, until this is dropped.
+struct Holding {
+    ending: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Holding {
+    /// Returns when the snapshot is taken.
+    fn new(db: &Arc<DB>) -> Self {
+        let (ending, end) = channel::<()>();
+        let (taken, is_taken) = channel();
+        let db = Arc::clone(db);
+        let thread = std::thread::spawn(move || {
+            let _snapshot = db.snapshot();
+            drop(taken);
+            // Nothing is sent: it ends when the other side is dropped.
+            let _ended = end.recv();
+        });
+        // The same here.
+        let _taken: Result<(), _> = is_taken.recv();
+        Self { ending: Some(ending), thread: Some(thread) }
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        drop(self.ending.take());
+        if let Some(thread) = self.thread.take() {
+            // It does nothing that can panic.
+            let _ended = thread.join();
+        }
     }
 }
 
@@ -265,6 +303,27 @@ impl Session for Handle {
 
     fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
         self.db.put_opt(key, row, &self.writes).map_err(failure)
+    }
+
+    fn delete(&mut self, key: &[u8]) -> Result<(), Failure> {
+        self.db.delete_opt(key, &self.writes).map_err(failure)
+    }
+
+    fn walk(&mut self, way: Way, see: &mut See<'_>) -> Result<(), Failure> {
+        let mut cursor = self.db.raw_iterator_opt(ReadOptions::default());
+        match way {
+            Way::Forward => cursor.seek_to_first(),
+            Way::Reverse => cursor.seek_to_last(),
+        }
+        while let Some((key, value)) = cursor.item()
+            && see(key, value).is_continue()
+        {
+            match way {
+                Way::Forward => cursor.next(),
+                Way::Reverse => cursor.prev(),
+            }
+        }
+        cursor.status().map_err(failure)
     }
 
     fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ fn workload(files: &[&str], pairs: &[&str]) -> Result<Workload> {
 fn shares(name: &str) -> Vec<(&'static str, u32)> {
     let workload = workload(&[name], &[]).unwrap();
     let mut rng = Rng::new(1, 0);
-    let mut seen = [0_u32; 5];
+    let mut seen = [0_u32; Operation::ALL.len()];
     (0..100_000).for_each(|_| seen[workload.operation(&mut rng).index()] += 1);
     Operation::ALL
         .iter()

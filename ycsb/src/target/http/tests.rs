@@ -130,7 +130,7 @@ fn all_operations_work_over_http() {
         let http = Http::remote(&url, "t", "sync").unwrap();
         for phase in [Phase::Load, Phase::Run, Phase::Verify] {
             let (warmup, time) = (Duration::ZERO, None);
-            let plan = Plan { phase, warmup, time, operations: 600, seed: 1, by_second: false };
+            let plan = Plan { phase, warmup, time, operations: 600, seed: 1, ..Plan::default() };
             let go = &mut |_| ControlFlow::Continue(());
             let outcome = drive(&http, &w, &plan, None, go).unwrap();
             let recorder = outcome.recorder;

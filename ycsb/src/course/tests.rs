@@ -1,0 +1,263 @@
+//! Courses by their steps, what they refuse, and what they do on the memory target, against a
+//! model.
+
+use super::*;
+use crate::course::run::{Ground, Ran, run};
+use crate::driver::{Phase, Plan};
+use crate::measure::Latencies;
+use crate::target::memory::Memory;
+use crate::target::{Target as _, Way};
+use crate::workload::Operation;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+fn workload(file: &str, pairs: &[&str]) -> Result<Workload> {
+    let pairs: Vec<String> = pairs.iter().map(|s| (*s).to_owned()).collect();
+    Workload::new(&Properties::gather(&[file.to_owned()], &pairs)?)
+}
+
+fn plan(w: &Workload) -> Plan {
+    Plan { phase: Phase::Run, operations: w.operations, seed: 7, ..Plan::default() }
+}
+
+fn ran(memory: &Memory, w: &Workload) -> Ran {
+    let plan = plan(w);
+    let wishes = Wishes::default();
+    let ground = Ground { target: memory, workload: w, plan: &plan, group: None, wishes };
+    run(w.course.as_ref().expect("a course"), &ground).expect("it runs")
+}
+
+/// Quiet at once, on a store that does nothing in the background.
+const QUIET: [&str; 2] = ["silenceseconds=1", "quietseconds=2"];
+
+fn keys(memory: &Memory) -> BTreeSet<Vec<u8>> {
+    let mut all = BTreeSet::new();
+    let mut see = |key: &[u8], _: &[u8]| {
+        assert!(all.insert(key.to_vec()), "twice");
+        ControlFlow::Continue(())
+    };
+    memory.session().unwrap().walk(Way::Forward, &mut see).unwrap();
+    all
+}
+
+fn count(ran: &Ran, operation: Operation) -> u64 {
+    ran.outcome.recorder.latencies(operation).map_or(0, Latencies::len)
+}
+
+fn stage_names(ran: &Ran) -> Vec<&str> {
+    ran.stages.iter().map(|stage| stage.name.as_str()).collect()
+}
+
+#[test]
+fn an_overwrite_leaves_what_was_loaded_with_new_rows() {
+    for distribution in ["uniform", "zipfian"] {
+        let request = format!("requestdistribution={distribution}");
+        let small = ["recordcount=300", "overwrites=4", "threadcount=3", &request];
+        let w = workload("overwrite", &[&small[..], &QUIET].concat()).unwrap();
+        let memory = Memory::new();
+        let ran = ran(&memory, &w);
+        assert_eq!(stage_names(&ran), ["load", "overwrite", "quiet"]);
+        assert_eq!((count(&ran, Operation::Overwrite), ran.outcome.operations), (1200, 1200));
+        let recorder = &ran.outcome.recorder;
+        assert_eq!((recorder.verified, recorder.mismatches, recorder.errors_total()), (300, 0, 0));
+        // Each key that a number has, and nothing else.
+        let mut model = BTreeSet::new();
+        for number in 0..300 {
+            let mut key = Vec::new();
+            w.keys.write(number, &mut key);
+            model.insert(key);
+        }
+        assert_eq!(keys(&memory), model);
+        let bytes: usize = model.iter().map(|key| key.len() + w.row_bytes()).sum();
+        let [load, overwrite, quiet] = &ran.stages[..] else { panic!("three stages") };
+        assert_eq!(load.put_bytes, bytes as u64);
+        assert_eq!(quiet.space.live_bytes, bytes as u64);
+        // Keys have 20 to 23 bytes.
+        let mean = overwrite.put_bytes / 1200;
+        assert!((1160..=1163).contains(&mean), "{mean}");
+        assert_eq!(overwrite.samples.iter().map(|sample| sample.ops).sum::<u64>(), 1200);
+    }
+}
+
+#[test]
+fn overwritten_rows_are_other_rows_and_the_seed_repeats_them() {
+    let rows = |overwrites: &str| {
+        let pairs = ["recordcount=50", overwrites];
+        let w = workload("overwrite", &[&pairs[..], &QUIET].concat()).unwrap();
+        let memory = Memory::new();
+        ran(&memory, &w);
+        let mut all = Vec::new();
+        let mut see = |_: &[u8], row: &[u8]| {
+            all.push(row.to_vec());
+            ControlFlow::Continue(())
+        };
+        memory.session().unwrap().walk(Way::Forward, &mut see).unwrap();
+        all
+    };
+    let (loaded, overwritten) = (rows("overwrites=0"), rows("overwrites=20"));
+    let same = loaded.iter().zip(&overwritten).filter(|(a, b)| a == b).count();
+    assert_eq!((loaded.len(), same), (50, 0), "after 20 rounds none is as it was loaded");
+    assert_eq!(rows("overwrites=20"), overwritten);
+}
+
+#[test]
+fn a_queue_keeps_its_length_and_its_newest() {
+    for threads in [1, 3] {
+        let threads_pair = format!("threadcount={threads}");
+        let small = ["recordcount=50", "operationcount=4001", "headscanms=1", &threads_pair];
+        let w = workload("queue", &[&small[..], &QUIET].concat()).unwrap();
+        let memory = Memory::new();
+        let ran = ran(&memory, &w);
+        assert_eq!(stage_names(&ran), ["queue", "quiet"]);
+        let (inserts, deletes) = (count(&ran, Operation::Insert), count(&ran, Operation::Delete));
+        assert_eq!(inserts + deletes, 4001);
+        let found = keys(&memory);
+        let live = u64::try_from(found.len()).unwrap();
+        assert_eq!(live, inserts - deletes);
+        assert!(live.abs_diff(50) <= threads, "{live} live with {threads} threads");
+        // Numbers are deleted in the order in which they were inserted: the newest are left.
+        let name = |number: u64| format!("user{number:012}").into_bytes();
+        let model: BTreeSet<Vec<u8>> = (deletes..inserts).map(name).collect();
+        assert_eq!(found, model);
+        assert_eq!(ran.outcome.recorder.mismatches, 0);
+        assert!(ran.outcome.recorder.verified >= live);
+    }
+}
+
+/// Deletes nothing.
+struct Undead(Memory);
+
+impl crate::target::Target for Undead {
+    fn session(&self) -> Result<Box<dyn crate::target::Session>> {
+        Ok(Box::new(Self(self.0.clone())))
+    }
+
+    fn data_dir(&self) -> Option<&std::path::Path> {
+        None
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl crate::target::Session for Undead {
+    fn read(&mut self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, crate::target::Failure> {
+        self.0.read(key, row)
+    }
+
+    fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), crate::target::Failure> {
+        self.0.write(key, row)
+    }
+
+    fn delete(&mut self, _: &[u8]) -> Result<(), crate::target::Failure> {
+        Ok(())
+    }
+
+    fn scan(
+        &mut self,
+        start: &[u8],
+        limit: usize,
+        rows: &mut crate::target::Rows,
+    ) -> Result<(), crate::target::Failure> {
+        self.0.scan(start, limit, rows)
+    }
+
+    fn walk(
+        &mut self,
+        way: Way,
+        see: &mut crate::target::See<'_>,
+    ) -> Result<(), crate::target::Failure> {
+        self.0.walk(way, see)
+    }
+}
+
+#[test]
+fn a_store_that_deletes_nothing_is_found_out() {
+    let small = ["recordcount=50", "operationcount=4000", "headscanms=1"];
+    let w = workload("queue", &[&small[..], &QUIET].concat()).unwrap();
+    let plan = plan(&w);
+    let target = Undead(Memory::new());
+    let wishes = Wishes::default();
+    let ground = Ground { target: &target, workload: &w, plan: &plan, group: None, wishes };
+    let ran = run(w.course.as_ref().unwrap(), &ground).unwrap();
+    let examples = ran.outcome.recorder.mismatch_examples.join("\n");
+    assert!(examples.contains("2025 records of"), "{examples}");
+}
+
+#[test]
+fn a_table_with_records_is_refused_unless_it_is_said_to_be_loaded() {
+    let small = ["recordcount=100", "overwrites=1"];
+    let w = workload("overwrite", &[&small[..], &QUIET].concat()).unwrap();
+    let memory = Memory::new();
+    ran(&memory, &w);
+    let plan = plan(&w);
+    let wishes = Wishes::default();
+    let ground = Ground { target: &memory, workload: &w, plan: &plan, group: None, wishes };
+    let error = run(w.course.as_ref().unwrap(), &ground).unwrap_err().to_string();
+    assert!(error.contains("usertable has records") && error.contains("loaded=true"), "{error}");
+    let w = workload("overwrite", &[&small[..], &QUIET, &["loaded=true"]].concat()).unwrap();
+    let ran = ran(&memory, &w);
+    assert_eq!(stage_names(&ran), ["overwrite", "quiet"]);
+    assert_eq!((ran.outcome.recorder.mismatches, ran.stages[1].space.live_bytes > 0), (0, true));
+}
+
+#[test]
+fn a_held_snapshot_is_released_before_the_last_quiet() {
+    let w = workload("overwrite", &[]).unwrap();
+    let wishes = Wishes { settle: true, hold_snapshot: true };
+    let steps = w.course.as_ref().unwrap().steps(&w, wishes);
+    let Step::Drive(shift) = steps[3] else { panic!("{steps:?}") };
+    assert_eq!((shift.task, shift.operations), (Task::Overwrite, 5_000_000));
+    assert_eq!(steps[..3], [Step::Load, Step::Settle, Step::Hold]);
+    let end = [Step::Quiet("quiet, held"), Step::Release, Step::Quiet("quiet"), Step::Check];
+    assert_eq!(steps[4..], end);
+}
+
+#[test]
+fn ready_made_courses_have_their_sizes() {
+    let window = workload("window", &[]).unwrap();
+    let bytes = window.record_bytes_max();
+    // A key of 16 bytes.
+    assert_eq!((window.records, window.row_bytes() + 16, bytes > 116), (200_000, 116, true));
+    // As many inserts as deletes, and what stays.
+    assert_eq!(u64::midpoint(window.operations, window.records), 6_000_000);
+    let queue = workload("queue", &[]).unwrap();
+    assert_eq!((queue.records, queue.operations), (1000, 1_000_000));
+}
+
+#[test]
+fn errors_name_the_property_and_its_limit() {
+    for (file, pair, say) in [
+        ("overwrite", "overwrites=-1", "overwrites=-1: must be a whole number from 0 to 1000000"),
+        ("overwrite", "operationcount=5", "from recordcount and overwrites"),
+        (
+            "overwrite",
+            "headscanms=5",
+            "headscanms means nothing to course=overwrite, only to queue",
+        ),
+        ("overwrite", "readproportion=1", "readproportion means nothing to course=overwrite"),
+        ("overwrite", "fieldlengthdistribution=uniform", "must be constant"),
+        ("overwrite", "loaded=maybe", "loaded=maybe: must be true or false"),
+        (
+            "overwrite",
+            "silenceseconds=0",
+            "silenceseconds=0: must be a whole number from 1 to 86400",
+        ),
+        ("overwrite", "quietseconds=86401", "from 1 to 86400"),
+        ("c", "overwrites=3", "overwrites means something only with course=overwrite"),
+        ("c", "course=churn", "course=churn: must be overwrite or queue"),
+        ("queue", "insertorder=hashed", "insertorder must be ordered"),
+        ("queue", "zeropadding=3", "zeropadding=7 or more"),
+        ("queue", "threadcount=1001", "a live record for each of its 1001 threads"),
+        (
+            "queue",
+            "headscanms=3600001",
+            "headscanms=3600001: must be a whole number from 0 to 3600000",
+        ),
+        ("window", "overwrites=1", "overwrites means nothing to course=queue"),
+    ] {
+        let error = format!("{:#}", workload(file, &[pair]).unwrap_err());
+        assert!(error.contains(say), "{file} {pair}: {error}");
+    }
+}
