@@ -13,8 +13,9 @@
 mod damage;
 
 use super::holes::Holes;
-use super::kblock::leaf::{Leaf, LeafWalk};
+use super::kblock::leaf::Leaf;
 use super::kblock::read::Stop;
+use super::kblock::walk::LeafWalk;
 use super::lookup::object_of;
 use super::open::Kvset;
 use super::page::{Decode, PAGE_BYTES, PageHead, is_whole};

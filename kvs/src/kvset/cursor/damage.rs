@@ -11,7 +11,7 @@
 //! ```
 
 use super::super::holes::KeyRange;
-use super::super::kblock::leaf::LeafWalk;
+use super::super::kblock::walk::LeafWalk;
 use super::super::page::Decode;
 use super::{KvsetCursor, Leaf, LeafAt, Toward};
 use crate::error::{Error, Result, Scope};

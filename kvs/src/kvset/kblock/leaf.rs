@@ -122,125 +122,23 @@ impl<'a> Leaf<'a> {
         Ok(found.equal.map(|payload| (self.revision(&payload), self.stored(&payload))))
     }
 
-    fn revision(&self, payload: &LeafPayload) -> Revision {
+    #[inline]
+    pub(super) const fn run(&self) -> &Run<'a> {
+        &self.run
+    }
+
+    #[inline]
+    pub(super) fn revision(&self, payload: &LeafPayload) -> Revision {
         Revision::new(self.base.wrapping_add(varint::unzigzag(payload.folded_revision)))
     }
 
-    fn stored(&self, payload: &LeafPayload) -> Stored<'a> {
+    #[inline]
+    pub(super) fn stored(&self, payload: &LeafPayload) -> Stored<'a> {
         match payload.held {
             Held::Tombstone => Stored::Tombstone,
             Held::Inline { at, len } => Stored::Inline(&self.run.bytes()[at..at + len]),
             Held::Extern(ptr) => Stored::Extern(ptr),
         }
-    }
-}
-
-/// A position in a leaf: an entry with its whole key.
-///
-/// Every method that moves gets the same leaf until one of `first`, `last`, `seek` starts in
-/// another.
-#[derive(Default)]
-pub(crate) struct LeafWalk {
-    key: Vec<u8>,
-    payload: LeafPayload,
-    /// Start of the entry, and of the next one.
-    at: usize,
-    next: usize,
-}
-
-impl LeafWalk {
-    pub(crate) fn key(&self) -> &[u8] {
-        &self.key
-    }
-
-    pub(crate) fn revision(&self, leaf: &Leaf<'_>) -> Revision {
-        leaf.revision(&self.payload)
-    }
-
-    pub(crate) fn stored<'a>(&self, leaf: &Leaf<'a>) -> Stored<'a> {
-        leaf.stored(&self.payload)
-    }
-
-    /// To the first entry.
-    pub(crate) fn first(&mut self, leaf: &Leaf<'_>) -> Decode<()> {
-        self.restart(leaf, 0)?;
-        self.step(leaf)
-    }
-
-    /// To the last entry.
-    pub(crate) fn last(&mut self, leaf: &Leaf<'_>) -> Decode<()> {
-        self.restart(leaf, leaf.run.restarts() - 1)?;
-        self.step(leaf)?;
-        while self.has_next(leaf) {
-            self.step(leaf)?;
-        }
-        Ok(())
-    }
-
-    /// To the first entry at or after `key`; false if there is none, then at the last entry.
-    pub(crate) fn seek(&mut self, leaf: &Leaf<'_>, key: &[u8]) -> Decode<bool> {
-        let up_to = leaf.run.restarts_up_to(key)?;
-        self.restart(leaf, up_to.saturating_sub(1))?;
-        self.step(leaf)?;
-        while self.key.as_slice() < key {
-            if !self.has_next(leaf) {
-                return Ok(false);
-            }
-            self.step(leaf)?;
-        }
-        Ok(true)
-    }
-
-    /// To the next entry; false at the last one.
-    pub(crate) fn next(&mut self, leaf: &Leaf<'_>) -> Decode<bool> {
-        if !self.has_next(leaf) {
-            return Ok(false);
-        }
-        self.step(leaf)?;
-        Ok(true)
-    }
-
-    /// To the entry before; false at the first one. Rebuilt from the restart point before: up to 16
-    /// steps.
-    pub(crate) fn prev(&mut self, leaf: &Leaf<'_>) -> Decode<bool> {
-        let (target, mut index) = (self.at, leaf.run.restarts());
-        while index > 0 && leaf.run.restart(index - 1)? >= target {
-            index -= 1;
-        }
-        if index == 0 {
-            return Ok(false);
-        }
-        self.restart(leaf, index - 1)?;
-        self.step(leaf)?;
-        while self.next < target {
-            self.step(leaf)?;
-        }
-        if self.next == target { Ok(true) } else { Err("entries do not meet") }
-    }
-
-    fn has_next(&self, leaf: &Leaf<'_>) -> bool {
-        self.next < leaf.run.bytes().len()
-    }
-
-    fn restart(&mut self, leaf: &Leaf<'_>, index: usize) -> Decode<()> {
-        self.key.clear();
-        self.payload = LeafPayload::default();
-        self.next = leaf.run.restart(index)?;
-        Ok(())
-    }
-
-    fn step(&mut self, leaf: &Leaf<'_>) -> Decode<()> {
-        self.at = self.next;
-        let mut at = self.at;
-        let part = leaf.run.key_part(&mut at)?;
-        if part.shared > self.key.len() {
-            return Err("entry shares more than there is");
-        }
-        self.key.truncate(part.shared);
-        self.key.extend_from_slice(part.suffix);
-        self.payload.take(leaf.run.bytes(), &mut at)?;
-        self.next = at;
-        Ok(())
     }
 }
 
@@ -324,6 +222,7 @@ impl LeafBuilder {
 #[cfg(test)]
 mod tests {
     use super::super::super::page::seal;
+    use super::super::walk::LeafWalk;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;

@@ -9,8 +9,8 @@
 //!
 //! Leaves lie in key order from page 0, so the leaf after leaf `p` is page `p + 1` and a scan reads
 //! the medium forward. [`format`](mod@format) owns the footer, [`run`] the entries inside a page,
-//! [`leaf`] what leaf entries say, [`tree`] the interior pages, [`build`] the writing and [`read`]
-//! the way from the root to a leaf.
+//! [`leaf`] what leaf entries say, [`walk`] the way from one to the next, [`tree`] the interior
+//! pages, [`build`] the writing and [`read`] the way from the root to a leaf.
 
 pub(crate) mod build;
 pub(crate) mod format;
@@ -18,3 +18,4 @@ pub(crate) mod leaf;
 pub(crate) mod read;
 pub(crate) mod run;
 pub(crate) mod tree;
+pub(crate) mod walk;

@@ -2,8 +2,8 @@
 //!
 //! A cursor meets values in key order, and so, in each vblock, mostly in the order they lie in: a
 //! flush writes them so, and compaction keeps the order. The reader follows one stream a vblock. A
-//! record that continues its stream is read with the chunk it begins (or, going backward, ends); any
-//! other alone.
+//! record that continues its stream is read with the chunk it begins (or, going backward, ends);
+//! any other alone.
 //!
 //! What a reader holds is bounded, so the more vblocks a kvset refers to, the shorter are the
 //! chunks ([`Budget`]). A stream that is given up for another costs a chunk each time it comes
