@@ -43,6 +43,15 @@ pub(crate) trait VersionCursor: Send + 'static {
     fn seek(&mut self, key: &[u8]) -> Result<()>;
     /// To the last version whose key is before `key`.
     fn seek_before(&mut self, key: &[u8]) -> Result<()>;
+    /// To the newest version of `key` at or before `at`, or, if there is none, to the first version
+    /// of a later key.
+    fn seek_version(&mut self, key: &[u8], at: Revision) -> Result<()> {
+        self.seek(key)?;
+        while self.valid() && self.key() == key && self.revision() > at {
+            self.next()?;
+        }
+        Ok(())
+    }
     fn seek_first(&mut self) -> Result<()>;
     fn seek_last(&mut self) -> Result<()>;
     fn valid(&self) -> bool;

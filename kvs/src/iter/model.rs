@@ -114,6 +114,11 @@ impl VersionCursor for VersionList {
         self.go(|all| all.range(..to).next_back().map(owned))
     }
 
+    fn seek_version(&mut self, key: &[u8], at: Revision) -> Result<()> {
+        let from = (key.to_vec(), Reverse(at.get()));
+        self.go(|all| all.range(from..).next().map(owned))
+    }
+
     fn seek_first(&mut self) -> Result<()> {
         self.go(|all| all.iter().next().map(owned))
     }
@@ -180,6 +185,10 @@ impl Model {
 
     pub(crate) fn seek_before(&mut self, key: &[u8]) {
         self.all.seek_before(key).expect("lists do not fail");
+    }
+
+    pub(crate) fn seek_version(&mut self, key: &[u8], at: u64) {
+        self.all.seek_version(key, Revision::new(at)).expect("lists do not fail");
     }
 
     pub(crate) fn seek_first(&mut self) {

@@ -149,6 +149,12 @@ impl VersionCursor for MemtableCursor {
         Ok(())
     }
 
+    fn seek_version(&mut self, key: &[u8], at: Revision) -> Result<()> {
+        let position = Position::new(self.kvs, key, at);
+        self.move_to(|list, _| list.first_from(&position));
+        Ok(())
+    }
+
     fn seek_first(&mut self) -> Result<()> {
         let position = Position::start_of(self.kvs);
         self.move_to(|list, _| list.first_from(&position));
