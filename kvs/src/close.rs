@@ -20,6 +20,7 @@ impl Open {
             return Ok(());
         }
         self.store.ring();
+        self.store.hints.close();
         scrub::stop(&self.store.pool);
         let closed = self.commits.close();
         for consumer in &self.consumers {

@@ -82,7 +82,7 @@ impl Cursor {
         range: Range,
     ) -> Self {
         let holes = Arc::new(Holes::default());
-        let visible = Visible::new(scan::merged(view, kvs, &holes), at, range);
+        let visible = scan::visible(&open.store, view, (kvs, at), range, &holes);
         let (view, open) = (Arc::clone(view), Arc::clone(open));
         Self { visible, kvs, at, view, holes, led: None, found: None, open }
     }

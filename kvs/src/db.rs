@@ -95,7 +95,9 @@ impl Database {
         let commits = CommitQueue::new(wal, Arc::clone(&store), &store.options, store.visible());
         assert!(store.commits.set(Arc::downgrade(&commits)).is_ok(), "set once, here");
         let consumers = register_consumers(&store);
-        let workers = Mutex::new(work::start(&store));
+        let mut workers = work::start(&store);
+        workers.extend(store.hints.take_thread());
+        let workers = Mutex::new(workers);
         Ok(Self { open: Arc::new(Open { store, commits, workers, consumers }) })
     }
 
@@ -408,5 +410,7 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
         gauge("kvs_root_kvsets", "Kvsets in the root.", &labels, tree.root.len() as u64);
         gauge("kvs_kvsets", "Kvsets in all nodes.", &labels, info.kvsets);
         gauge("kvs_leaves", "Leaves of the tree.", &labels, info.leaves);
+        let dead = tree.dead.len() as u64;
+        gauge("kvs_dead_ranges", "Ranges of dead keys that scans seek past.", &labels, dead);
     }
 }

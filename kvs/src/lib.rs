@@ -55,6 +55,7 @@ mod compact;
 mod cursor;
 mod damage;
 mod db;
+mod dead;
 mod error;
 mod flush;
 mod frequencies;

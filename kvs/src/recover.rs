@@ -5,7 +5,8 @@
 //! 3. Every kvset it names is opened; index pages become resident.
 //! 4. Mblocks that no kvset names are orphans of jobs that a crash cut off; they are deleted, but
 //!    for the request counts that the last clean close has kept.
-//! 5. The value cache gets those counts ([`frequencies`]).
+//! 5. The value cache gets those counts ([`frequencies`]); dead ranges are looked for from here on
+//!    ([`dead`]), beside the replay, so that the first scan finds them.
 //! 6. The WAL is replayed after the floor into memtables. A full memtable is flushed on the way, so
 //!    replay needs no more memory than normal work.
 //! 7. Commits and background work start.
@@ -18,6 +19,7 @@
 //! off with a warning.
 
 use crate::batch::{Op, WriteBatch};
+use crate::dead;
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::frequencies;
@@ -75,6 +77,7 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     };
     let store = Arc::new(Store::new(pool, options, Versions { manifest, mblocks }, view));
     frequencies::restore(&store);
+    let learner = dead::hints::start(&store);
     let floor = store.visible();
     let segments = store.pool.segment_ids();
     let (wal, mut replayed) =
@@ -94,6 +97,7 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     assert!(store.condemned.set(condemned).is_ok(), "set once, here");
     // Before anybody looks: what is skipped was given out.
     store.visible.store(replayed.last.get(), Ordering::Release);
+    learner.keep();
     tracing::info!(frames = replayed.frames, bytes = replayed.bytes, last = %store.visible(), "WAL replayed");
     Ok((store, wal, replayed))
 }
@@ -224,5 +228,6 @@ pub(crate) fn apply(store: &Store, batch: &WriteBatch, revision: Revision) {
             store.metrics.put_bytes.add((key.len() + value.len()) as u64);
         }
     }
+    dead::cut_by(store, &view, batch);
     store.metrics.writes.add(batch.len() as u64);
 }

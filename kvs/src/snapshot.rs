@@ -12,8 +12,23 @@ use crate::handle::{Kvs, check_key};
 use crate::iter::bounded::Range;
 use crate::key::Revision;
 use crate::read::get::{self, Entry};
+use crate::store::Store;
 use crate::view::View;
 use std::sync::Arc;
+
+/// A view, and a revision up to which it holds everything.
+pub(crate) fn moment(store: &Store) -> (Arc<View>, Revision) {
+    let mut view = store.view.load_full();
+    loop {
+        let at = store.visible();
+        let again = store.view.load_full();
+        // The memtable that was active before is still active, so it holds everything up to `at`.
+        if Arc::ptr_eq(&view.active, &again.active) {
+            return (again, at);
+        }
+        view = again;
+    }
+}
 
 /// An unchanging picture of all KVSs. `Send + 'static`; clones share it.
 #[derive(Clone)]
@@ -25,18 +40,8 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn take(open: &Arc<Open>) -> Self {
-        let store = &open.store;
-        let mut view = store.view.load_full();
-        loop {
-            let at = store.visible();
-            let again = store.view.load_full();
-            // The memtable that was active before is still active, so it holds everything up to
-            // `at`.
-            if Arc::ptr_eq(&view.active, &again.active) {
-                return Self { open: Arc::clone(open), view: again, at };
-            }
-            view = again;
-        }
+        let (view, at) = moment(&open.store);
+        Self { open: Arc::clone(open), view, at }
     }
 
     /// Everything up to this revision is in the snapshot, and nothing later.

@@ -10,6 +10,7 @@
 //! through their handles.
 
 use crate::cache::ValueCache;
+use crate::dead::hints::Hints;
 use crate::error::{Error, Result, Scope};
 use crate::health;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
@@ -80,6 +81,7 @@ pub(crate) struct Store {
     /// What the engine's work needs of the pool.
     pub(crate) needs: Needs,
     pub(crate) room: Room,
+    pub(crate) hints: Hints,
     pub(crate) metrics: DbMetrics,
 }
 
@@ -151,6 +153,7 @@ impl Store {
             closed: AtomicBool::new(false),
             needs: Needs::new(&options, pool.free_space().total_bytes),
             room: Room::default(),
+            hints: Hints::default(),
             metrics: DbMetrics::default(),
             owner: Owner::new(&pool),
             pool,

@@ -13,6 +13,7 @@
 //! in the first kvset that knows it, and sorting by revision restores the order at recovery.
 
 use crate::compact::pick::{KvsetShape, NodeShape, TreeShape, VblockShape};
+use crate::dead::DeadRanges;
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::Kvset;
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub(crate) struct Leaf {
 pub(crate) struct Tree {
     pub(crate) kvs: KvsId,
     pub(crate) name: Arc<str>,
+    /// Where nothing lives; the same for every tree of the KVS.
+    pub(crate) dead: Arc<DeadRanges>,
     /// Newest first.
     pub(crate) root: Vec<Arc<Kvset>>,
     /// In key order. Empty until the first spill; then the first leaf's range starts with the empty
@@ -54,7 +57,8 @@ pub(crate) struct TreeEdit {
 
 impl Tree {
     pub(crate) fn new(kvs: KvsId, name: &str) -> Self {
-        Self { kvs, name: name.into(), root: Vec::new(), leaves: Vec::new() }
+        let (name, dead) = (name.into(), Arc::default());
+        Self { kvs, name, dead, root: Vec::new(), leaves: Vec::new() }
     }
 
     /// The leaf whose range holds `key`.

@@ -172,3 +172,92 @@ fn asynchronous_writes_all_complete_in_order() {
     let last = kvs.get(b"199").unwrap().unwrap();
     assert_eq!(amount(&last.value), 1_999);
 }
+
+/// The head and the tail of a queue after each of its operations, one revision each.
+struct Queue {
+    ops: Vec<(u64, bool)>,
+    ends: Vec<Option<(u64, u64)>>,
+}
+
+impl Queue {
+    /// Inserts at the tail, deletes at the head, and now and then puts back what was deleted.
+    fn new(seed: u64, count: usize) -> Self {
+        let mut rng = Rng(seed);
+        let mut live = std::collections::BTreeSet::new();
+        let (mut tail, mut deleted) = (0, Vec::new());
+        let (mut ops, mut ends) = (Vec::new(), vec![None]);
+        for number in 0..count {
+            // It grows, shrinks to nothing, and grows again.
+            let grows = number / 1500 % 2 == 0;
+            let op = match (live.first().copied(), rng.below(100)) {
+                (_, 0) if !deleted.is_empty() => {
+                    let again = rng.below(deleted.len() as u64);
+                    (deleted.swap_remove(usize::try_from(again).unwrap()), true)
+                }
+                (Some(head), choice) if choice < if grows { 45 } else { 95 } => (head, false),
+                _ => {
+                    tail += 1;
+                    (tail, true)
+                }
+            };
+            if op.1 {
+                live.insert(op.0);
+            } else {
+                live.remove(&op.0);
+                deleted.push(op.0);
+            }
+            ops.push(op);
+            ends.push(live.first().copied().zip(live.last().copied()));
+        }
+        Self { ops, ends }
+    }
+
+    fn key(number: u64) -> Vec<u8> {
+        format!("{number:08}").into_bytes()
+    }
+
+    /// What is first at a revision, from either end.
+    fn check(&self, kvs: &Kvs, db: &Database, first: u64, reverse: bool) {
+        let snapshot = db.snapshot();
+        let after = usize::try_from(snapshot.revision().get() - first).unwrap();
+        let (head, tail) = self.ends[after].unzip();
+        let range = Range { reverse, ..Range::default() };
+        let shown = snapshot.cursor(kvs, range).unwrap().next().map(|item| item.unwrap().key);
+        let expect = if reverse { tail } else { head };
+        assert_eq!(shown.as_deref(), expect.map(Self::key).as_deref(), "after {after}");
+    }
+}
+
+#[test]
+fn a_queue_that_moves_is_read_from_both_ends_as_it_is() {
+    let device = SimDevice::new(2 << 30);
+    let db = support::create(&device, &options()).unwrap();
+    let kvs = db.create_kvs("queue").unwrap();
+    let (queue, first) = (Queue::new(7, 40_000), db.revision().get());
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for reverse in [false, true] {
+            let (queue, kvs, db, done) = (&queue, &kvs, &db, &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Acquire) {
+                    queue.check(kvs, db, first, reverse);
+                }
+            });
+        }
+        let written = scope.spawn(|| {
+            for (number, put) in &queue.ops {
+                let key = Queue::key(*number);
+                if *put {
+                    kvs.put(&key, &[7; 300], Durability::Off).unwrap();
+                } else {
+                    kvs.delete(&key, Durability::Off).unwrap();
+                }
+            }
+        });
+        let written = written.join();
+        done.store(true, Ordering::Release);
+        assert!(written.is_ok(), "the writer panicked");
+    });
+    queue.check(&kvs, &db, first, false);
+    queue.check(&kvs, &db, first, true);
+}

@@ -5,15 +5,18 @@
 //! the one to show; the rest of the key is stepped over. Backward, versions of a key come oldest
 //! first, so the walk goes one version too far before it knows, and takes that step back
 //! ([`VersionCursor::return_to`]). A key with many versions (a counter in a memtable) is left by a
-//! seek after a few steps.
+//! seek after a few steps, and so are its versions that are too new
+//! ([`VersionCursor::seek_version`]).
 //!
 //! Prefix, start and end are folded into one pair of bounds when the cursor is made. Nothing is
 //! read before the first [`Visible::advance`].
 //!
-//! Between two keys that are shown any number of deleted ones may lie. Each version looked at takes
-//! one of the caller's steps; when they are used up the walk pauses where it is.
+//! Between two keys that are shown any number of deleted ones may lie. Each key looked at takes one
+//! of the caller's steps; when they are used up the walk pauses where it is. Where it is known that
+//! nothing lives the walk seeks past ([`dead`](crate::dead)).
 
 use super::{Stored, VersionCursor};
+use crate::dead::walk::{DeadWalk, Onward};
 use crate::error::Result;
 use crate::key::Revision;
 use crate::kvset::KeyRange;
@@ -97,6 +100,8 @@ pub(crate) struct Visible<C: VersionCursor> {
     high: Option<Bytes>,
     reverse: bool,
     place: Place,
+    /// What is known of keys that are dead, if anything can be.
+    dead: Option<DeadWalk>,
     /// The key being shown or stepped over; kept to reuse its allocation.
     shown: Vec<u8>,
     scratch: Vec<u8>,
@@ -112,7 +117,13 @@ impl<C: VersionCursor> Visible<C> {
         };
         let low = start.map_or(prefix.clone(), |start| start.max(prefix));
         let (place, shown, scratch) = (Place::Start(None), Vec::new(), Vec::new());
-        Self { cursor, at, low, high, reverse, place, shown, scratch }
+        Self { cursor, at, low, high, reverse, place, dead: None, shown, scratch }
+    }
+
+    /// Asks and tells about dead ranges. `dead` is of the same revision and way.
+    pub(crate) fn with_dead(mut self, dead: Option<DeadWalk>) -> Self {
+        self.dead = dead;
+        self
     }
 
     /// To the next key in the direction (first call: the first key), looking at `steps_max`
@@ -140,7 +151,22 @@ impl<C: VersionCursor> Visible<C> {
             Advance::Paused => self.place = Place::Between,
             Advance::End => {}
         }
+        self.tell_dead(led);
         Ok(led)
+    }
+
+    /// Says where the stretch of dead keys ends that the walk was in.
+    fn tell_dead(&mut self, led: Advance) {
+        let Some(dead) = self.dead.as_mut().filter(|dead| dead.is_in_run()) else { return };
+        match (led, self.reverse) {
+            (Advance::Paused, _) => dead.pause(self.cursor.key()),
+            (Advance::Key, false) => dead.end(Some(self.cursor.key())),
+            (Advance::Key, true) => {
+                dead.end(Some(successor(self.cursor.key(), &mut self.scratch)));
+            }
+            (Advance::End, false) => dead.end(self.high.as_deref()),
+            (Advance::End, true) => dead.end(Some(&self.low)),
+        }
     }
 
     /// Continues from `key` (inclusive) in the direction, within the bounds. Reads at the next
@@ -148,6 +174,9 @@ impl<C: VersionCursor> Visible<C> {
     #[expect(clippy::unnecessary_wraps, reason = "a seek is allowed to read")]
     pub(crate) fn seek(&mut self, key: &[u8]) -> Result<()> {
         self.place = Place::Start(Some(key.to_vec()));
+        if let Some(dead) = &mut self.dead {
+            dead.leave();
+        }
         Ok(())
     }
 
@@ -228,15 +257,23 @@ impl<C: VersionCursor> Visible<C> {
             }
             let Some(left) = steps.checked_sub(1) else { return Ok(Advance::Paused) };
             steps = left;
-            if self.cursor.revision() > self.at {
-                self.cursor.next()?;
-                continue;
-            }
             self.copy_key();
+            let has_newer = self.cursor.revision() > self.at;
+            if has_newer {
+                self.end_dead();
+                self.leave_newer()?;
+                if !self.on_shown() {
+                    continue;
+                }
+            }
             if self.cursor.stored() != Stored::Tombstone {
                 return Ok(Advance::Key);
             }
-            self.leave_forward()?;
+            match self.pass_dead(has_newer) {
+                Onward::Step => self.leave_forward()?,
+                Onward::Again(key) | Onward::Past(key) => self.cursor.seek(&key)?,
+                Onward::End => return Ok(Advance::End),
+            }
         }
         Ok(Advance::End)
     }
@@ -250,31 +287,74 @@ impl<C: VersionCursor> Visible<C> {
             let Some(left) = steps.checked_sub(1) else { return Ok(Advance::Paused) };
             steps = left;
             self.copy_key();
-            if self.cursor.revision() <= self.at {
-                self.newest_backward()?;
+            let mut has_newer = self.cursor.revision() > self.at;
+            if !has_newer {
+                has_newer = self.newest_backward()?;
                 if self.cursor.stored() != Stored::Tombstone {
                     return Ok(Advance::Key);
                 }
             }
-            self.leave_backward()?;
+            if has_newer {
+                self.end_dead();
+            }
+            match self.pass_dead(has_newer) {
+                Onward::Step => self.leave_backward()?,
+                Onward::Again(key) => {
+                    let before = successor(&key, &mut self.scratch);
+                    self.cursor.seek_before(before)?;
+                }
+                Onward::Past(key) => self.cursor.seek_before(&key)?,
+                Onward::End => return Ok(Advance::End),
+            }
         }
         Ok(Advance::End)
     }
 
-    /// From a visible version of `shown` to the newest visible one.
-    fn newest_backward(&mut self) -> Result<()> {
+    /// How to go on from the dead key `shown`. One that has versions newer than the walk's revision
+    /// is of no stretch: the next reader may see it live.
+    fn pass_dead(&mut self, has_newer: bool) -> Onward {
+        match &mut self.dead {
+            Some(dead) if !has_newer => dead.pass(&self.shown),
+            _ => Onward::Step,
+        }
+    }
+
+    /// A stretch of dead keys ends at `shown`, which is not of it.
+    fn end_dead(&mut self) {
+        let Some(dead) = self.dead.as_mut().filter(|dead| dead.is_in_run()) else { return };
+        let shown = &self.shown[..];
+        let end = if self.reverse { successor(shown, &mut self.scratch) } else { shown };
+        dead.end(Some(end));
+    }
+
+    /// From a visible version of `shown` to the newest visible one. True: there are newer ones.
+    fn newest_backward(&mut self) -> Result<bool> {
         for _ in 0..STEPS_MAX {
             let revision = self.cursor.revision();
             self.cursor.prev()?;
-            if !self.on_shown() || self.cursor.revision() > self.at {
-                return self.cursor.return_to(&self.shown, revision);
+            let has_newer = self.on_shown();
+            if !has_newer || self.cursor.revision() > self.at {
+                self.cursor.return_to(&self.shown, revision)?;
+                return Ok(has_newer);
             }
         }
         self.cursor.seek(&self.shown)?;
-        while self.cursor.revision() > self.at {
+        let has_newer = self.cursor.revision() > self.at;
+        if has_newer {
+            self.cursor.seek_version(&self.shown, self.at)?;
+        }
+        Ok(has_newer)
+    }
+
+    /// Past the versions of `shown` that are too new.
+    fn leave_newer(&mut self) -> Result<()> {
+        for _ in 0..STEPS_MAX {
+            if !self.on_shown() || self.cursor.revision() <= self.at {
+                return Ok(());
+            }
             self.cursor.next()?;
         }
-        Ok(())
+        self.cursor.seek_version(&self.shown, self.at)
     }
 
     fn on_shown(&self) -> bool {
@@ -286,191 +366,28 @@ impl<C: VersionCursor> Visible<C> {
         self.shown.extend_from_slice(self.cursor.key());
     }
 
-    /// Past the older versions of `shown`.
+    /// From a version of `shown` past its older ones.
     fn leave_forward(&mut self) -> Result<()> {
         for _ in 0..STEPS_MAX {
+            self.cursor.next()?;
             if !self.on_shown() {
                 return Ok(());
             }
-            self.cursor.next()?;
         }
-        if self.on_shown() {
-            self.cursor.seek(successor(&self.shown, &mut self.scratch))?;
-        }
-        Ok(())
+        self.cursor.seek(successor(&self.shown, &mut self.scratch))
     }
 
-    /// Past the newer versions of `shown`.
+    /// From a version of `shown` past its newer ones.
     fn leave_backward(&mut self) -> Result<()> {
         for _ in 0..STEPS_MAX {
+            self.cursor.prev()?;
             if !self.on_shown() {
                 return Ok(());
             }
-            self.cursor.prev()?;
         }
-        if self.on_shown() {
-            self.cursor.seek_before(&self.shown)?;
-        }
-        Ok(())
+        self.cursor.seek_before(&self.shown)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::merge::Merge;
-    use super::super::model::{Model, Version, VersionList, key_of, runs_of};
-    use super::*;
-    use proptest::prelude::*;
-
-    fn range() -> impl Strategy<Value = Range> {
-        let key = || any::<u8>().prop_map(|seed| Bytes::from(key_of(seed)));
-        let prefix = (0..3usize, key()).prop_map(|(len, key)| key.slice(..len.min(key.len())));
-        let bound = || proptest::option::weighted(0.4, key());
-        (prefix, bound(), bound(), any::<bool>()).prop_map(|(prefix, start, end, reverse)| Range {
-            prefix,
-            start,
-            end,
-            reverse,
-        })
-    }
-
-    fn expected(model: &Model, at: u64, range: &Range, from: Option<&[u8]>) -> Vec<Version> {
-        let mut all = model.visible(at);
-        all.retain(|(key, _, _)| {
-            key.starts_with(&range.prefix)
-                && range.start.as_ref().is_none_or(|start| key >= start)
-                && range.end.as_ref().is_none_or(|end| key < end)
-        });
-        if range.reverse {
-            all.reverse();
-        }
-        all.retain(|(key, _, _)| {
-            from.is_none_or(|from| if range.reverse { &key[..] <= from } else { &key[..] >= from })
-        });
-        all
-    }
-
-    /// To the next key, a few steps at a time.
-    fn on<C: VersionCursor>(visible: &mut Visible<C>, steps_max: u32) -> bool {
-        loop {
-            match visible.advance(steps_max).unwrap() {
-                Advance::Key => return true,
-                Advance::End => return false,
-                Advance::Paused => assert!(!visible.key().is_empty()),
-            }
-        }
-    }
-
-    fn shown<C: VersionCursor>(visible: &Visible<C>) -> Version {
-        let value = visible.value().unwrap().to_vec();
-        assert_eq!(visible.value_len(), value.len());
-        (visible.key().to_vec(), visible.revision().get(), Some(value))
-    }
-
-    proptest! {
-        #![proptest_config(super::super::model::config())]
-        #[test]
-        fn a_cursor_shows_the_newest_visible_version_of_each_key_in_bounds(
-            runs in runs_of(5, 40),
-            range in range(),
-            at in 0..13u64,
-            steps_max in 1..5u32,
-            seeks in proptest::collection::vec((any::<u8>(), 0..6usize), 0..4),
-        ) {
-            let sources = runs.iter().map(|run| VersionList::new(run.clone())).collect();
-            let model = Model::of(&runs);
-            let at_revision = Revision::new(at);
-            let mut visible = Visible::new(Merge::new(sources), at_revision, range.clone());
-            let mut from = None;
-            for (seek, steps) in seeks {
-                let all = expected(&model, at, &range, from.as_deref());
-                for expect in all.into_iter().take(steps) {
-                    prop_assert!(on(&mut visible, steps_max));
-                    prop_assert_eq!(shown(&visible), expect);
-                }
-                from = Some(key_of(seek));
-                visible.seek(&key_of(seek)).unwrap();
-            }
-            for expect in expected(&model, at, &range, from.as_deref()) {
-                prop_assert!(on(&mut visible, steps_max));
-                prop_assert_eq!(shown(&visible), expect);
-            }
-            prop_assert!(!on(&mut visible, steps_max));
-            prop_assert!(!on(&mut visible, steps_max), "the end is stable");
-        }
-    }
-
-    #[test]
-    fn prefix_end_is_the_smallest_string_above_the_prefix() {
-        let table: [(&[u8], Option<&[u8]>); 6] = [
-            (b"", None),
-            (b"a", Some(b"b")),
-            (b"a\xff", Some(b"b")),
-            (b"a\xff\xff", Some(b"b")),
-            (b"\xff\xff", None),
-            (b"\xfe\xff", Some(b"\xff")),
-        ];
-        for (prefix, end) in table {
-            assert_eq!(prefix_end(prefix).as_deref(), end, "{prefix:?}");
-        }
-    }
-
-    #[test]
-    fn a_prefix_of_ff_bytes_is_walked_in_both_directions() {
-        let keys: [&[u8]; 4] = [b"\xfe", b"\xff", b"\xff\xff", b"\xff\xff\x00"];
-        let run = keys.map(|key| (key.to_vec(), 1, Some(vec![]))).to_vec();
-        for reverse in [false, true] {
-            let range = Range { prefix: b"\xff\xff"[..].into(), reverse, ..Range::default() };
-            let mut visible = Visible::new(VersionList::new(run.clone()), Revision::MAX, range);
-            let mut seen = Vec::new();
-            while on(&mut visible, u32::MAX) {
-                seen.push(visible.key().to_vec());
-            }
-            seen.sort();
-            assert_eq!(seen, [b"\xff\xff".to_vec(), b"\xff\xff\x00".to_vec()]);
-        }
-    }
-
-    #[test]
-    fn a_key_with_many_versions_is_left_by_a_seek() {
-        let mut run: Vec<Version> =
-            (0..1000).map(|r| (b"hot".to_vec(), r, Some(vec![1]))).collect();
-        run.push((b"a".to_vec(), 1, Some(vec![2])));
-        run.push((b"z".to_vec(), 1, Some(vec![3])));
-        for (reverse, expect) in [(false, [1, 500, 1]), (true, [1, 500, 1])] {
-            let list = VersionList::new(run.clone());
-            list.fail_after(600);
-            let range = Range { reverse, ..Range::default() };
-            let mut visible = Visible::new(list, Revision::new(500), range);
-            for revision in expect {
-                assert!(on(&mut visible, u32::MAX));
-                assert_eq!(visible.revision().get(), revision);
-            }
-            assert!(!on(&mut visible, u32::MAX));
-        }
-    }
-
-    #[test]
-    fn a_walk_over_deleted_keys_pauses_and_goes_on_from_its_key() {
-        let mut run: Vec<Version> =
-            (0..1000u32).map(|n| (format!("{n:04}").into_bytes(), 1, None)).collect();
-        run[0].2 = Some(vec![1]);
-        run[999].2 = Some(vec![2]);
-        for reverse in [false, true] {
-            let range = Range { reverse, ..Range::default() };
-            let list = || VersionList::new(run.clone());
-            let mut visible = Visible::new(list(), Revision::MAX, range.clone());
-            assert_eq!(visible.advance(1).unwrap(), Advance::Key);
-            assert_eq!(visible.advance(400).unwrap(), Advance::Paused);
-            let place = visible.key().to_vec();
-            assert_eq!(place, if reverse { b"0598" } else { b"0401" });
-            assert_eq!(visible.advance(400).unwrap(), Advance::Paused);
-            assert_eq!(visible.advance(400).unwrap(), Advance::Key);
-            assert_eq!(visible.advance(400).unwrap(), Advance::End);
-            // The place can be gone on from by another cursor.
-            let mut other = Visible::new(list(), Revision::MAX, range);
-            other.seek(&place).unwrap();
-            assert_eq!(other.advance(599).unwrap(), Advance::Key);
-        }
-    }
-}
+mod tests;

@@ -1,9 +1,13 @@
-//! Every interleaving of the skip list's insert protocol, by loom.
+//! Every interleaving of the skip list's insert protocol, and of a put with a scan that learns
+//! where nothing lives ([`dead`](crate::dead)), by loom.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p millpond-kvs --release --lib interleavings`.
 
 use super::skiplist::{Position, SkipList};
+use crate::dead::{DeadRanges, Way, inserted};
 use crate::key::{KvsId, Revision};
+use bytes::Bytes;
+use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use loom::thread;
 use std::sync::Arc;
 
@@ -67,5 +71,88 @@ fn equal_positions_become_one_node() {
         list.insert(&position(b"k"), 2, Some(b"k"));
         thread.join().unwrap();
         assert_eq!(keys(&list), [b"k"]);
+    });
+}
+
+const AT: Revision = Revision::new(1);
+const KEY: &[u8] = b"k";
+
+/// Two memtables, of which one is active; `k` is deleted in the first.
+struct World {
+    memtables: [SkipList; 2],
+    active: AtomicUsize,
+    visible: AtomicU64,
+    dead: DeadRanges,
+}
+
+fn version(revision: Revision) -> Position<'static> {
+    Position::new(KVS, KEY, revision)
+}
+
+impl World {
+    fn new() -> Arc<Self> {
+        let memtables = [SkipList::new(), SkipList::new()];
+        memtables[0].insert(&version(AT), 1, None);
+        let (active, visible) = (AtomicUsize::new(0), AtomicU64::new(AT.get()));
+        Arc::new(Self { memtables, active, visible, dead: DeadRanges::default() })
+    }
+
+    /// A put as a commit applies it.
+    fn put(&self) {
+        let active = self.active.load(Ordering::Acquire);
+        self.memtables[active].insert(&version(AT.next()), 1, Some(b"v"));
+        inserted();
+        self.dead.put(KEY);
+        self.visible.store(AT.next().get(), Ordering::Release);
+    }
+
+    /// A scan over the first memtable alone.
+    fn learn(&self) {
+        let Some(watch) = self.dead.watch(Way::Forward, Some(Bytes::from_static(b"a"))) else {
+            return;
+        };
+        if self.active.load(Ordering::Acquire) == 0 {
+            let newest = self.memtables[0].first().expect("it holds a version");
+            let end = (newest.revision() > AT).then(|| Bytes::from_static(KEY));
+            self.dead.enter(watch, end, AT, 100);
+        }
+        self.dead.end(watch);
+    }
+
+    /// Whoever sees the put is not led past it.
+    fn check(&self) {
+        let at = Revision::new(self.visible.load(Ordering::Acquire));
+        if at > AT {
+            assert!(self.dead.skip(KEY, at, Way::Forward, false).is_none());
+        }
+    }
+}
+
+#[test]
+fn a_put_is_seen_by_the_scan_or_sees_its_watch() {
+    loom::model(|| {
+        let world = World::new();
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || other.put());
+        world.learn();
+        world.check();
+        thread.join().unwrap();
+        world.check();
+    });
+}
+
+#[test]
+fn a_put_into_the_next_memtable_sees_the_watch() {
+    loom::model(|| {
+        let world = World::new();
+        let other = Arc::clone(&world);
+        let thread = thread::spawn(move || {
+            other.active.store(1, Ordering::Release);
+            other.put();
+        });
+        world.learn();
+        world.check();
+        thread.join().unwrap();
+        world.check();
     });
 }

@@ -5,12 +5,15 @@
 //!
 //! Kvsets go past pages that cannot be read, and note what they left out in the scan's [`Holes`].
 
+use crate::dead::{self, Way};
 use crate::error::Result;
+use crate::iter::bounded::{Range, Visible};
 use crate::iter::merge::Merge;
 use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::{KvsId, Revision};
 use crate::kvset::{Holes, KvsetCursor};
 use crate::memtable::MemtableCursor;
+use crate::store::Store;
 use crate::tree::Tree;
 use crate::view::View;
 use bytes::Bytes;
@@ -24,8 +27,21 @@ pub(crate) enum Source {
     Leaves(Leaves),
 }
 
+/// The keys of a KVS in `view` that a reader at `at` sees.
+pub(crate) fn visible(
+    store: &Arc<Store>,
+    view: &View,
+    (kvs, at): (KvsId, Revision),
+    range: Range,
+    holes: &Arc<Holes>,
+) -> Visible<Merge<Source>> {
+    let way = if range.reverse { Way::Backward } else { Way::Forward };
+    let dead = dead::hints::walk_of(store, view, (kvs, at), way, holes);
+    Visible::new(merged(view, kvs, holes), at, range).with_dead(dead)
+}
+
 /// All sources of a KVS in a view, newest first, merged.
-pub(crate) fn merged(view: &View, kvs: KvsId, holes: &Arc<Holes>) -> Merge<Source> {
+fn merged(view: &View, kvs: KvsId, holes: &Arc<Holes>) -> Merge<Source> {
     let mut sources: Vec<Source> =
         view.memtables().map(|memtable| Source::Memtable(memtable.cursor(kvs))).collect();
     if let Some(tree) = view.trees.get(&kvs) {
@@ -105,6 +121,13 @@ impl VersionCursor for Leaves {
         self.settle_backward(index, merge)
     }
 
+    fn seek_version(&mut self, key: &[u8], at: Revision) -> Result<()> {
+        let index = self.index_of(key);
+        let mut merge = self.open(index);
+        merge.seek_version(key, at)?;
+        self.settle_forward(index, merge)
+    }
+
     fn seek_first(&mut self) -> Result<()> {
         let mut merge = self.open(0);
         merge.seek_first()?;
@@ -173,6 +196,10 @@ impl VersionCursor for Source {
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         each!(self, cursor => cursor.seek_before(key))
+    }
+
+    fn seek_version(&mut self, key: &[u8], at: Revision) -> Result<()> {
+        each!(self, cursor => cursor.seek_version(key, at))
     }
 
     fn seek_first(&mut self) -> Result<()> {
