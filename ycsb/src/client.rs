@@ -5,7 +5,7 @@
 //! read and such an update, both of which are reported by themselves, too. Verification happens
 //! outside of all latencies, on a copy.
 
-mod course;
+pub(crate) mod course;
 
 use crate::course::ledger::Ledger;
 use crate::dist::counter::Acknowledged;

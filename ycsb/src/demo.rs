@@ -86,5 +86,6 @@ fn run_args(args: &DemoArgs, server: &ServerProcess, file: &str) -> RunArgs {
         format: Format::Table,
         by_second: false,
         hold_snapshot: false,
+        cold: false,
     }
 }

@@ -22,9 +22,10 @@
 //! that was broken off while it warmed up, that is nothing.
 
 use crate::cgroup::MemoryGroup;
+use crate::client::course::Wire;
 use crate::client::{Client, Done};
 use crate::course::ledger::Ledger;
-use crate::course::{Duty, Task};
+use crate::course::steps::{Duty, Task};
 use crate::dist::counter::Acknowledged;
 use crate::gate::{Gate, Verdict};
 use crate::measure::Recorder;
@@ -105,6 +106,8 @@ pub(crate) struct Outcome {
     /// The recorders of the measured seconds, where the plan asks for them.
     pub(crate) seconds: Vec<Recorder>,
     pub(crate) operations: u64,
+    /// Of the clients beside the others.
+    pub(crate) beside: u64,
     pub(crate) elapsed: Duration,
     /// What happened around the operations of the measured part.
     pub(crate) observed: Observation,
@@ -246,9 +249,9 @@ fn conduct(
     let elapsed = began.elapsed();
     let observed = observer.look().since(&before);
     let aborted = shared.aborted.load(Ordering::Relaxed);
-    let operations = shared.done();
+    let (operations, beside) = (shared.done(), shared.beside());
     let outcome =
-        Outcome { recorder, seconds, operations, elapsed, observed, aborted, interrupted };
+        Outcome { recorder, seconds, operations, beside, elapsed, observed, aborted, interrupted };
     if interrupted == Some(Part::WarmUp) { outcome.without_measurement() } else { outcome }
 }
 
@@ -345,6 +348,10 @@ impl Shared {
         }
     }
 
+    fn beside(&self) -> u64 {
+        self.done.iter().skip(self.workers).map(|n| n.0.load(Ordering::Relaxed)).sum()
+    }
+
     fn done(&self) -> u64 {
         self.done.iter().take(self.workers).map(|n| n.0.load(Ordering::Relaxed)).sum()
     }
@@ -403,7 +410,9 @@ impl Worker<'_> {
             }
             let Some(done) = self.step(&mut pace) else { break };
             turns += 1;
-            count.store(turns, Ordering::Relaxed);
+            if !matches!(self.post.task, Some(Task::Walk(_))) {
+                count.store(turns, Ordering::Relaxed);
+            }
             failures = if done == Done::Well { 0 } else { failures + 1 };
             if failures >= FAILURES_MAX && self.plan.phase != Phase::Verify {
                 self.shared.aborted.store(true, Ordering::Relaxed);
@@ -455,10 +464,11 @@ impl Worker<'_> {
     /// One turn of a course's stage. Who works beside others at intervals is no open loop: turns
     /// that one of them has outlasted are left out.
     fn turn(&mut self, task: Task, intended: Option<Instant>, pace: &mut Pace) -> Done {
+        let wire = Wire { count: &self.shared.done[self.thread].0, stop: &self.shared.stop };
         if self.post.beside.is_none() {
-            return self.client.work_on(task, intended);
+            return self.client.work_on(task, intended, wire);
         }
-        let done = self.client.work_on(task, None);
+        let done = self.client.work_on(task, None, wire);
         pace.skip_missed();
         done
     }

@@ -121,6 +121,9 @@ pub(crate) struct Setting {
     /// A snapshot was held while a course overwrote or deleted.
     #[serde(default)]
     pub(crate) hold_snapshot: bool,
+    /// The data's files were dropped from the page cache before the store was opened.
+    #[serde(default)]
+    pub(crate) cold: bool,
     pub(crate) seed: u64,
     pub(crate) memory_limit_bytes: Option<u64>,
     /// Block device and file system of the data directory.

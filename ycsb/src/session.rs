@@ -3,7 +3,8 @@
 use crate::cgroup::{MemoryGroup, MemoryUse};
 use crate::cli::{DurabilityArg, Format, IoArg, RunArgs, TargetKind};
 use crate::course::run::Ground;
-use crate::course::{Course, Kind, Wishes};
+use crate::course::steps::Wishes;
+use crate::course::{Course, Kind, Then};
 use crate::driver::{Outcome, Phase, Plan, Pulse, drive};
 use crate::interrupt;
 use crate::machine;
@@ -44,7 +45,7 @@ pub(crate) fn check(phase: Phase, args: &RunArgs) -> Result<Checked> {
     match &workload.course {
         Some(course) => check_course(course, phase, args)?,
         None if args.hold_snapshot => {
-            bail!("--hold-snapshot is for courses: -P overwrite, queue or window")
+            bail!("--hold-snapshot is for courses: -P overwrite, queue, window or delete-most")
         }
         None => {}
     }
@@ -63,8 +64,24 @@ pub(crate) fn check(phase: Phase, args: &RunArgs) -> Result<Checked> {
 /// Refuses what a course would pass over.
 fn check_course(course: &Course, phase: Phase, args: &RunArgs) -> Result<()> {
     let name = course.name();
-    if phase != Phase::Run && !matches!(course.kind, Kind::Overwrite { .. }) {
+    let kind = course.kind;
+    let is_loaded = matches!(kind, Kind::Overwrite { .. } | Kind::Scans { .. });
+    if phase == Phase::Verify && !is_loaded
+        || phase == Phase::Load && matches!(kind, Kind::Queue { .. })
+    {
         bail!("course={name} begins with nothing and verifies itself: give it to `ycsb run`");
+    }
+    let is_timed = matches!(kind, Kind::Overwrite { .. } | Kind::Queue { .. });
+    if phase == Phase::Run && args.workload.seconds.is_some() && !is_timed {
+        bail!("course={name} ends when its work is done: leave --seconds away");
+    }
+    if args.target == TargetKind::Http
+        && matches!(kind, Kind::DeleteMost { then: Then::Compact, .. })
+    {
+        bail!("a server is not asked to compact: give -p deletethen=quiet");
+    }
+    if args.hold_snapshot && matches!(kind, Kind::Scans { .. }) {
+        bail!("--hold-snapshot is for what overwrites and deletes, not for course=scans");
     }
     if !args.workload.warmup.is_zero() || args.store.fill {
         bail!("course={name} has neither warm-up nor filling: leave --warmup and --fill away");
@@ -86,7 +103,7 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
     properties.notes().iter().for_each(|note| say(note));
     let json = Output::reserve_given("--json", args.workload.json.as_deref())?;
     let group = args.workload.memory.map(MemoryGroup::create).transpose()?;
-    if let Some(dir) = args.data.as_deref().filter(|_| group.is_some()) {
+    if let Some(dir) = args.data.as_deref().filter(|_| group.is_some() || args.cold) {
         page_cache::drop_files(dir);
     }
     let server_is_bounded = args.target == TargetKind::Http;
@@ -412,6 +429,7 @@ fn setting(
         durability: args.workload.durability.name().into(),
         verify: workload.verify,
         hold_snapshot: args.hold_snapshot,
+        cold: args.cold,
         seed: args.workload.seed,
         memory_limit_bytes: args.workload.memory,
         device,

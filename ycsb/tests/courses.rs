@@ -141,6 +141,43 @@ fn queue_and_window_scan_their_heads() {
 }
 
 #[test]
+fn most_is_deleted_and_compacted() {
+    for (order, then) in [("contiguous", "compact"), ("random", "quiet")] {
+        let dir = tempfile::tempdir().unwrap();
+        let (printed, report) = embedded(
+            dir.path(),
+            &format!(
+                "-P delete-most -p recordcount=3000 -p headscans=50 -p deleteorder={order} \
+                 -p deletethen={then} --threads 2 --durability off"
+            ),
+        );
+        assert_eq!(names(&report).contains(&"compact"), then == "compact");
+        assert_eq!(report["operations"]["DELETE"]["count"], 2700);
+        assert_eq!(stage(&report, "head scans, quiet")["operations"]["HEAD-SCAN"]["count"], 50);
+        assert_eq!(report["verified"], 300 + 100);
+        check_figures(&report, 300 * 1160..=300 * 1163);
+        assert!(printed.contains("head scans, quiet"), "{printed}");
+    }
+}
+
+#[test]
+fn everything_is_scanned_both_ways_beside_a_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (printed, report) = embedded(
+        dir.path(),
+        "-P scans -p recordcount=3000 -p passes=2 -p writerseconds=1 --threads 1 --verify \
+         --durability off --cold",
+    );
+    check_figures(&report, 3000 * 1160..=3000 * 1163);
+    assert_eq!(stage(&report, "reverse")["ops"], 6000);
+    let beside = stage(&report, "reverse, beside it");
+    assert_eq!((&beside["ops"], &beside["operations"]["WALK"]["count"]), (&6000.into(), &2.into()));
+    assert!(stage(&report, "writer alone")["ops_per_s"].as_f64() > Some(1.0));
+    assert!(printed.contains("beside/s"), "{printed}");
+    assert_eq!(report["setting"]["cold"], true);
+}
+
+#[test]
 fn wrong_usage_names_the_way_out() {
     for (args, code, say) in [
         ("run --target memory -P overwrite -p overwrites=x", 1, "from 0 to 1000000"),
@@ -150,8 +187,15 @@ fn wrong_usage_names_the_way_out() {
         ("run --target memory -P queue -p operationcount=0", 1, "--seconds S"),
         ("load --target memory -P queue", 1, "give it to `ycsb run`"),
         ("verify --target memory -P window", 1, "give it to `ycsb run`"),
-        ("run --target memory -P que", 1, "ready-made ones: overwrite, queue, window, workloada"),
+        (
+            "run --target memory -P que",
+            1,
+            "ready-made ones: overwrite, queue, window, delete-most, scans, workloada",
+        ),
         ("run --target memory -P c -p headscanms=1", 1, "only with course=queue"),
+        ("run --target memory -P delete-most --seconds 5", 1, "leave --seconds away"),
+        ("run --target http -P delete-most", 1, "give -p deletethen=quiet"),
+        ("run --target embedded --data /x -P scans --hold-snapshot", 1, "not for course=scans"),
     ] {
         let output = ycsb(args);
         assert_eq!(output.status.code(), Some(code), "{args}: {}", stderr(&output));

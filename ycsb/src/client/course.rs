@@ -1,12 +1,23 @@
 //! What a client does in a course ([`course`](mod@crate::course)), and what it notes in the ledger.
 
 use super::{Client, Done, patiently};
-use crate::course::Task;
 use crate::course::ledger::Ledger;
+use crate::course::steps::Task;
 use crate::key;
+use crate::target::Way;
 use crate::workload::Operation;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
+
+/// What a client and the main thread tell each other during a turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire<'a> {
+    /// Records of a walk, counted as they come.
+    pub(crate) count: &'a AtomicU64,
+    pub(crate) stop: &'a AtomicBool,
+}
 
 /// What the ledger says around a scan of the head of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +31,12 @@ struct HeadBounds {
 
 impl Client<'_> {
     /// One turn of a task.
-    pub(crate) fn work_on(&mut self, task: Task, intended: Option<Instant>) -> Done {
+    pub(crate) fn work_on(
+        &mut self,
+        task: Task,
+        intended: Option<Instant>,
+        wire: Wire<'_>,
+    ) -> Done {
         let ledger = self.ledger.clone().expect("a course has a ledger");
         match task {
             Task::Overwrite => self.overwrite(&ledger, intended),
@@ -31,7 +47,12 @@ impl Client<'_> {
                 ledger.tail.acknowledge(number);
                 done
             }
+            Task::Delete => {
+                let victim = ledger.next_victim().expect("there are no more turns than victims");
+                self.delete(victim, intended)
+            }
             Task::HeadScan => self.scan_head(&ledger),
+            Task::Walk(way) => self.walk(way, &ledger, wire),
         }
     }
 
@@ -86,14 +107,23 @@ impl Client<'_> {
         let Self { workload, recorder, rows, .. } = self;
         recorder.add(Operation::HeadScan, latency);
         recorder.verified += 1;
-        let Some((key, row)) = rows.iter().next() else {
+        let first = rows.iter().next();
+        let must = ledger.victims().map(|victims| victims.first.as_deref());
+        if let Some(must) = must.filter(|must| *must != first.map(|(key, _)| key)) {
+            let must = must.map(String::from_utf8_lossy);
+            let key = first.map_or(key::FIRST, |(key, _)| key);
+            recorder.mismatch(key, &format!("the first record must be {must:?}"));
+            return Done::Badly;
+        }
+        let Some((key, row)) = first else {
             if bounds.may_be_empty() {
                 return Done::Well;
             }
             recorder.mismatch(b"user", &format!("a scan finds nothing, with {bounds:?}"));
             return Done::Badly;
         };
-        if !workload.keys.number(key).is_some_and(|number| bounds.may_be_first(number)) {
+        let number = workload.keys.number(key);
+        if must.is_none() && !number.is_some_and(|n| bounds.may_be_first(n)) {
             recorder.mismatch(key, &format!("cannot be the first record, with {bounds:?}"));
             return Done::Badly;
         }
@@ -104,6 +134,61 @@ impl Client<'_> {
                 Done::Badly
             }
         }
+    }
+}
+
+impl Client<'_> {
+    /// Asks for everything, once. Records are counted and their order is looked at; their contents
+    /// with `--verify` only, which costs more than many a scan.
+    fn walk(&mut self, way: Way, ledger: &Ledger, wire: Wire<'_>) -> Done {
+        let Self { workload, session, recorder, before: previous, .. } = self;
+        let (mut found, mut out_of_order) = (0_u64, None);
+        previous.clear();
+        let began = Instant::now();
+        let result = session.walk(way, &mut |key, row| {
+            let in_order = match way {
+                Way::Forward => key > previous.as_slice(),
+                Way::Reverse => key < previous.as_slice(),
+            };
+            if found > 0 && !in_order && out_of_order.is_none() {
+                out_of_order = Some(key.to_vec());
+            }
+            previous.clear();
+            previous.extend_from_slice(key);
+            found += 1;
+            // Written by this thread only.
+            wire.count.store(wire.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            if workload.verify {
+                recorder.verified += 1;
+                if let Err(bad) = workload.rows.verify(key, row) {
+                    recorder.mismatch(key, &bad);
+                }
+            }
+            // Only says that the run is over; nothing is passed on with it.
+            if wire.stop.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        let latency = began.elapsed();
+        if let Err(failure) = result {
+            return self.failed(Operation::Walk, &failure);
+        }
+        if wire.stop.load(Ordering::Relaxed) {
+            return Done::Well;
+        }
+        self.recorder.add(Operation::Walk, latency);
+        if let Some(key) = out_of_order {
+            self.recorder.mismatch(&key, &"out of order in a scan of everything");
+        }
+        let must = ledger.alive().records;
+        if found != must && ledger.doubts() == 0 {
+            let why = format!("a scan of everything found {found} records, must be {must}");
+            self.recorder.mismatch(b"user", &why);
+            return Done::Badly;
+        }
+        Done::Well
     }
 }
 

@@ -10,9 +10,10 @@
 //!   numbers of a queue:   deleted | head ...... live ...... tail | to be inserted
 //! ```
 
+use super::victims::Victims;
 use crate::dist::counter::Acknowledged;
 use crate::row::key_hash;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -25,6 +26,9 @@ pub(crate) struct Ledger {
     keys_sum: AtomicU64,
     put_bytes: AtomicU64,
     doubts: AtomicU64,
+    victims: Option<Victims>,
+    /// How many of the victims were taken.
+    next_victim: AtomicUsize,
 }
 
 /// Which records live.
@@ -55,7 +59,25 @@ impl Ledger {
             keys_sum: AtomicU64::new(0),
             put_bytes: AtomicU64::new(0),
             doubts: AtomicU64::new(0),
+            victims: None,
+            next_victim: AtomicUsize::new(0),
         }
+    }
+
+    /// An account of a course that deletes these records.
+    pub(crate) fn with_victims(victims: Victims) -> Self {
+        Self { victims: Some(victims), ..Self::new() }
+    }
+
+    /// The number of the next record to delete; each is given once.
+    pub(crate) fn next_victim(&self) -> Option<u64> {
+        let at = self.next_victim.fetch_add(1, Ordering::Relaxed);
+        self.victims.as_ref()?.numbers.get(at).copied()
+    }
+
+    /// Of a course that deletes chosen records: which.
+    pub(crate) fn victims(&self) -> Option<&Victims> {
+        self.victims.as_ref()
     }
 
     /// A record that was not there is there.

@@ -15,6 +15,8 @@
 //! |---|---|
 //! | `overwrite` | load, overwrite, quiet |
 //! | `queue` | queue (head scans beside it), quiet |
+//! | `delete-most` | load, delete, flush, head scans, compact, quiet, head scans |
+//! | `scans` | load, scans of everything alone, a writer alone, both beside each other, quiet |
 
 pub(crate) mod check;
 pub(crate) mod ledger;
@@ -22,28 +24,40 @@ pub(crate) mod quiet;
 pub(crate) mod run;
 pub(crate) mod samples;
 pub(crate) mod space;
+pub(crate) mod steps;
+pub(crate) mod victims;
 
 use crate::dist::Lengths;
 use crate::key::InsertOrder;
+use crate::number::{float, floor};
 use crate::property::Properties;
 use crate::workload::Workload;
 use anyhow::{Result, bail};
 use std::time::Duration;
+use victims::Order;
 
 const OVERWRITES_MAX: u64 = 1_000_000;
 /// A day: whoever waits for longer does not wait for a benchmark.
 const WAIT_SECONDS_MAX: u64 = 86_400;
 const HEAD_SCAN_MS_MAX: u64 = 3_600_000;
+const HEAD_SCANS_MAX: u64 = 1_000_000_000;
+const PASSES_MAX: u64 = 1_000_000;
 
 /// Properties of courses, and which courses they mean something to; sorted.
 const OWN: &[(&str, &[&str])] = &[
+    ("deleteorder", &["delete-most"]),
+    ("deleteproportion", &["delete-most"]),
+    ("deletethen", &["delete-most"]),
     ("headscanms", &["queue"]),
-    ("loaded", &["overwrite"]),
+    ("headscans", &["delete-most"]),
+    ("loaded", &["overwrite", "delete-most", "scans"]),
     ("overwrites", &["overwrite"]),
+    ("passes", &["scans"]),
     ("quietseconds", ALL),
     ("silenceseconds", ALL),
+    ("writerseconds", &["scans"]),
 ];
-const ALL: &[&str] = &["overwrite", "queue"];
+const ALL: &[&str] = &["overwrite", "queue", "delete-most", "scans"];
 
 /// Properties of the core workload that no course has a use for.
 const CORE: &[&str] = &[
@@ -72,72 +86,24 @@ pub(crate) struct Course {
     pub(crate) quiet_max: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     /// Every record is written so many times more, in the mean.
     Overwrite { rounds: u64 },
     /// Inserted at the tail, deleted at the head; `recordcount` of them live.
     Queue { head_scan_every: Option<Duration> },
+    /// Most of the records are deleted, and the first of the others looked for.
+    DeleteMost { share: f64, order: Order, then: Then, head_scans: u64 },
+    /// Everything is scanned, alone and beside writers.
+    Scans { passes: u64, writer: Duration },
 }
 
-/// What a client does over and over in a stage.
+/// What comes after the deletes and their flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// Writes a record that is there, without reading it.
-    Overwrite,
-    /// Inserts at the tail, or deletes at the head where so many records are there.
-    Queue { live: u64 },
-    /// Asks for the first record.
-    HeadScan,
-}
-
-/// Who does what in a stage that is driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Duty {
-    pub(crate) task: Task,
-    pub(crate) threads: usize,
-    pub(crate) beside: Option<Beside>,
-}
-
-/// Clients that do something else until the others are done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Beside {
-    pub(crate) task: Task,
-    pub(crate) threads: usize,
-    /// How often each of them begins; as fast as it goes where nothing is said.
-    pub(crate) every: Option<Duration>,
-}
-
-/// One step of a course.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    Load,
-    /// Flushes and compacts until nothing is due, by the store's own word.
-    Settle,
-    Drive(Shift),
-    /// Takes a snapshot and holds it.
-    Hold,
-    Release,
-    /// Looks on until the store is quiet.
-    Quiet(&'static str),
-    /// Compares what is there with what must be.
-    Check,
-}
-
-/// A stage that is driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shift {
-    pub(crate) name: &'static str,
-    pub(crate) task: Task,
-    pub(crate) operations: u64,
-    pub(crate) beside: Option<Beside>,
-}
-
-/// What the command line has to say about it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wishes {
-    pub(crate) settle: bool,
-    pub(crate) hold_snapshot: bool,
+pub(crate) enum Then {
+    Compact,
+    /// Nothing but waiting.
+    Quiet,
 }
 
 impl Course {
@@ -153,10 +119,18 @@ impl Course {
             "overwrite" => {
                 Kind::Overwrite { rounds: p.whole("overwrites", 0..=OVERWRITES_MAX)?.unwrap_or(10) }
             }
-            _queue => {
+            "queue" => {
                 let ms = p.whole("headscanms", 0..=HEAD_SCAN_MS_MAX)?.unwrap_or(10);
                 let every = Duration::from_millis(ms);
                 Kind::Queue { head_scan_every: Some(every).filter(|every| !every.is_zero()) }
+            }
+            "delete-most" => delete_most(p)?,
+            _scans => {
+                let seconds = p.whole("writerseconds", 0..=WAIT_SECONDS_MAX)?.unwrap_or(10);
+                Kind::Scans {
+                    passes: p.whole("passes", 1..=PASSES_MAX)?.unwrap_or(3),
+                    writer: Duration::from_secs(seconds),
+                }
             }
         };
         let seconds = |name, default| -> Result<Duration> {
@@ -176,6 +150,8 @@ impl Course {
         match self.kind {
             Kind::Overwrite { .. } => "overwrite",
             Kind::Queue { .. } => "queue",
+            Kind::DeleteMost { .. } => "delete-most",
+            Kind::Scans { .. } => "scans",
         }
     }
 
@@ -189,11 +165,26 @@ impl Course {
             );
         }
         match self.kind {
-            Kind::Overwrite { .. } if w.operations > 0 => bail!(
-                "operationcount={}: course=overwrite takes its operations from recordcount and \
-                 overwrites",
+            Kind::Queue { .. } => self.check_queue(w),
+            _ if w.operations > 0 => bail!(
+                "operationcount={}: course={name} takes its operations from recordcount and its \
+                 own properties",
                 w.operations
             ),
+            Kind::DeleteMost { .. } if w.records > victims::RECORDS_MAX => bail!(
+                "recordcount={}: delete-most has a list of all records in memory, {} at most",
+                w.records,
+                victims::RECORDS_MAX
+            ),
+            Kind::DeleteMost { share, .. } if self.operations(w) == 0 => {
+                bail!("recordcount={}: deleteproportion={share} of it is no record", w.records)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_queue(&self, w: &Workload) -> Result<()> {
+        match self.kind {
             Kind::Queue { .. } if w.keys.order != InsertOrder::Ordered => bail!(
                 "course=queue deletes at the head of the keys' order: insertorder must be ordered"
             ),
@@ -224,39 +215,9 @@ impl Course {
             Kind::Overwrite { rounds: 0 } => w.records,
             Kind::Overwrite { rounds } => w.records.saturating_mul(rounds),
             Kind::Queue { .. } => w.operations,
+            Kind::DeleteMost { share, .. } => floor(float(w.records) * share),
+            Kind::Scans { passes, .. } => passes,
         }
-    }
-
-    /// What is done, in this order.
-    pub(crate) fn steps(&self, w: &Workload, wishes: Wishes) -> Vec<Step> {
-        let mut steps = Vec::new();
-        match self.kind {
-            Kind::Overwrite { rounds } => {
-                steps.extend((!self.loaded).then_some(Step::Load));
-                steps.extend(wishes.settle.then_some(Step::Settle));
-                steps.extend(wishes.hold_snapshot.then_some(Step::Hold));
-                let operations = self.operations(w);
-                let overwrite =
-                    Shift { name: "overwrite", task: Task::Overwrite, operations, beside: None };
-                steps.extend((rounds > 0).then_some(Step::Drive(overwrite)));
-            }
-            Kind::Queue { head_scan_every } => {
-                steps.extend(wishes.hold_snapshot.then_some(Step::Hold));
-                let beside = head_scan_every.map(|every| Beside {
-                    task: Task::HeadScan,
-                    threads: 1,
-                    every: Some(every),
-                });
-                let task = Task::Queue { live: w.records };
-                let operations = self.operations(w);
-                steps.push(Step::Drive(Shift { name: "queue", task, operations, beside }));
-            }
-        }
-        if wishes.hold_snapshot {
-            steps.extend([Step::Quiet("quiet, held"), Step::Release]);
-        }
-        steps.extend([Step::Quiet("quiet"), Step::Check]);
-        steps
     }
 
     /// The stage whose operations are the report's; the last step of the course that has it.
@@ -265,8 +226,30 @@ impl Course {
             Kind::Overwrite { rounds: 0 } => "load",
             Kind::Overwrite { .. } => "overwrite",
             Kind::Queue { .. } => "queue",
+            Kind::DeleteMost { .. } => "delete",
+            Kind::Scans { .. } => "forward",
         }
     }
+}
+
+fn delete_most(p: &Properties) -> Result<Kind> {
+    let order = match p.text("deleteorder", "contiguous") {
+        "contiguous" => Order::Contiguous,
+        "striped" => Order::Striped,
+        "random" => Order::Random,
+        other => bail!("deleteorder={other}: must be contiguous, striped or random"),
+    };
+    let then = match p.text("deletethen", "compact") {
+        "compact" => Then::Compact,
+        "quiet" => Then::Quiet,
+        other => bail!("deletethen={other}: must be compact or quiet"),
+    };
+    Ok(Kind::DeleteMost {
+        share: p.share("deleteproportion", 0.9)?,
+        order,
+        then,
+        head_scans: p.whole("headscans", 1..=HEAD_SCANS_MAX)?.unwrap_or(1000),
+    })
 }
 
 /// Refuses properties that would be passed over.

@@ -4,7 +4,8 @@ use super::check;
 use super::ledger::Ledger;
 use super::quiet::{Look, Quiet};
 use super::samples::{Measured, Sampler, throughput};
-use super::{Course, Duty, Shift, Step, Wishes};
+use super::steps::{Chore, Crew, Duty, Shift, Step, Wishes};
+use super::{Course, Kind, victims};
 use crate::cgroup::MemoryGroup;
 use crate::driver::{Outcome, Part, Phase, Plan};
 use crate::interrupt;
@@ -16,7 +17,7 @@ use crate::report::stage::{QuietReport, StageReport, amplified};
 use crate::session;
 use crate::target::{Hold, Target, Way};
 use crate::workload::Workload;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ struct Runner<'a> {
 
 /// Runs all steps, or those before a signal.
 pub(crate) fn run(course: &Course, ground: &Ground<'_>) -> Result<Ran> {
-    let ledger = Arc::new(Ledger::new());
+    let ledger = Arc::new(ledger(course, ground));
     let (ran, others) = (Ran::default(), Recorder::default());
     let mut runner = Runner { course, ground, ledger, held: None, ran, others, interrupted: None };
     runner.begin()?;
@@ -69,6 +70,16 @@ pub(crate) fn run(course: &Course, ground: &Ground<'_>) -> Result<Ran> {
     ran.outcome.recorder.merge(others);
     ran.outcome.interrupted = ran.outcome.interrupted.or(interrupted);
     Ok(ran)
+}
+
+fn ledger(course: &Course, ground: &Ground<'_>) -> Ledger {
+    match course.kind {
+        Kind::DeleteMost { share, order, .. } => {
+            let (w, seed) = (ground.workload, ground.plan.seed);
+            Ledger::with_victims(victims::choose(w, share, order, seed))
+        }
+        Kind::Overwrite { .. } | Kind::Queue { .. } | Kind::Scans { .. } => Ledger::new(),
+    }
 }
 
 impl Runner<'_> {
@@ -104,7 +115,7 @@ impl Runner<'_> {
     fn step(&mut self, step: Step) -> Result<()> {
         match step {
             Step::Load => self.load(),
-            Step::Settle => self.ground.target.settle(),
+            Step::Ask(chore) => self.ask(chore),
             Step::Drive(shift) => self.drive(shift),
             Step::Hold => {
                 self.held = Some(self.ground.target.hold()?);
@@ -129,14 +140,18 @@ impl Runner<'_> {
     }
 
     fn drive(&mut self, shift: Shift) -> Result<()> {
-        let Shift { name, task, operations, beside } = shift;
+        let Shift { name, task, crew, turns, time, beside } = shift;
         let is_main = name == self.course.main_stage();
-        let time = self.ground.plan.time.filter(|_| is_main);
+        let time = time.or(self.ground.plan.time.filter(|_| is_main));
+        let threads = match crew {
+            Crew::All => self.ground.workload.threads,
+            Crew::One => 1,
+        };
         let plan = Plan {
             phase: Phase::Course,
             time,
-            operations: if time.is_some() { 0 } else { operations },
-            duty: Some(Duty { task, threads: self.ground.workload.threads, beside }),
+            operations: if time.is_some() { 0 } else { turns },
+            duty: Some(Duty { task, threads, beside }),
             ..self.ground.plan.clone()
         };
         self.stage(name, &plan)
@@ -155,6 +170,8 @@ impl Runner<'_> {
         report.seconds = outcome.elapsed.as_secs_f64();
         report.ops = outcome.operations;
         report.ops_per_s = ratio(float(outcome.operations), report.seconds);
+        report.beside_ops = outcome.beside;
+        report.beside_ops_per_s = ratio(float(outcome.beside), report.seconds);
         report.throughput = throughput(&report.samples);
         report.operations = by_name(&outcome.recorder);
         report.refused = outcome.recorder.retries;
@@ -169,6 +186,33 @@ impl Runner<'_> {
         } else {
             self.ran.outcome.aborted |= outcome.aborted;
             self.others.merge(outcome.recorder.without_latencies());
+        }
+        Ok(())
+    }
+
+    /// Asks the store to do something, and looks on.
+    fn ask(&mut self, chore: Chore) -> Result<()> {
+        let Ground { target, group, .. } = *self.ground;
+        say(&format!("{} ...", chore.name()));
+        let ledger = Arc::clone(&self.ledger);
+        let mut sampler = Sampler::new(target, group, &ledger);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| match chore {
+                Chore::Flush => target.flush(),
+                Chore::Settle | Chore::Compact => target.settle(),
+            });
+            while !asked.is_finished() {
+                sampler.tick(0);
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+            asked.join().map_err(|_| anyhow!("{} has panicked", chore.name()))?
+        })?;
+        let mut report = report(chore.name(), sampler.end(0));
+        report.seconds = began.elapsed().as_secs_f64();
+        self.ran.stages.push(report);
+        if interrupt::pending().is_some() {
+            self.interrupted = Some(Part::Measuring);
         }
         Ok(())
     }

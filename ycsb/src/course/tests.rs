@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::course::run::{Ground, Ran, run};
+use crate::course::steps::{Chore, Step, Task, Wishes};
 use crate::driver::{Phase, Plan};
 use crate::measure::Latencies;
 use crate::target::memory::Memory;
@@ -124,6 +125,72 @@ fn a_queue_keeps_its_length_and_its_newest() {
     }
 }
 
+#[test]
+fn nine_of_ten_are_deleted_and_the_first_of_the_rest_is_found() {
+    for order in ["contiguous", "striped", "random"] {
+        let order_pair = format!("deleteorder={order}");
+        let small = ["recordcount=400", "headscans=5", "threadcount=3", &order_pair];
+        let w = workload("delete-most", &[&small[..], &QUIET].concat()).unwrap();
+        let memory = Memory::new();
+        let ran = ran(&memory, &w);
+        let stages =
+            ["load", "delete", "flush", "head scans", "compact", "quiet", "head scans, quiet"];
+        assert_eq!(stage_names(&ran), stages);
+        assert_eq!(count(&ran, Operation::Delete), 360, "{order}");
+        let mut model = BTreeSet::new();
+        let chosen = victims::choose(&w, 0.9, order_of(order), 7).numbers;
+        for number in (0..400).filter(|number| !chosen.contains(number)) {
+            let mut key = Vec::new();
+            w.keys.write(number, &mut key);
+            model.insert(key);
+        }
+        assert_eq!(keys(&memory), model, "{order}");
+        let bytes: usize = model.iter().map(|key| key.len() + w.row_bytes()).sum();
+        assert_eq!(ran.stages[5].space.live_bytes, bytes as u64);
+        let recorder = &ran.outcome.recorder;
+        // Ten head scans, and what is left.
+        assert_eq!((recorder.verified, recorder.mismatches), (50, 0), "{order}");
+        assert_eq!((ran.stages[3].ops, ran.stages[6].operations["HEAD-SCAN"].count), (5, 5));
+    }
+}
+
+fn order_of(name: &str) -> Order {
+    match name {
+        "contiguous" => Order::Contiguous,
+        "striped" => Order::Striped,
+        _ => Order::Random,
+    }
+}
+
+#[test]
+fn scans_see_everything_alone_and_beside_a_writer() {
+    let small = ["recordcount=300", "passes=2", "writerseconds=1", "threadcount=2"];
+    let verified = ["dataintegrity=true"];
+    let w = workload("scans", &[&small[..], &QUIET, &verified].concat()).unwrap();
+    let memory = Memory::new();
+    let ran = ran(&memory, &w);
+    let alone = ["load", "first scan", "forward", "reverse", "writer alone"];
+    let beside = ["forward, beside it", "reverse, beside it", "quiet"];
+    assert_eq!(stage_names(&ran), [&alone[..], &beside].concat());
+    let records: Vec<u64> = ran.stages.iter().map(|stage| stage.ops).collect();
+    assert_eq!((&records[1..4], &records[5..]), (&[300, 600, 600][..], &[600, 600, 0][..]));
+    assert_eq!(ran.stages[5].operations["WALK"].count, 2);
+    assert!(ran.stages[4].ops > 0 && ran.stages[4].seconds >= 1.0, "{}", ran.stages[4].ops);
+    let recorder = &ran.outcome.recorder;
+    // Nine scans, and the last look.
+    assert_eq!((recorder.verified, recorder.mismatches, keys(&memory).len()), (3000, 0, 300));
+}
+
+#[test]
+fn a_scan_that_misses_records_is_found_out() {
+    let small = ["recordcount=300", "passes=1", "writerseconds=0"];
+    let w = workload("scans", &[&small[..], &QUIET, &["loaded=true"]].concat()).unwrap();
+    // Nothing was loaded.
+    let ran = ran(&Memory::new(), &w);
+    let examples = ran.outcome.recorder.mismatch_examples.join("\n");
+    assert!(examples.contains("found 0 records, must be 300"), "{examples}");
+}
+
 /// Deletes nothing.
 struct Undead(Memory);
 
@@ -183,6 +250,13 @@ fn a_store_that_deletes_nothing_is_found_out() {
     let ran = run(w.course.as_ref().unwrap(), &ground).unwrap();
     let examples = ran.outcome.recorder.mismatch_examples.join("\n");
     assert!(examples.contains("2025 records of"), "{examples}");
+    let w = workload("delete-most", &[&["recordcount=100", "headscans=1"][..], &QUIET].concat());
+    let (w, target) = (w.unwrap(), Undead(Memory::new()));
+    let ground = Ground { target: &target, workload: &w, ..ground };
+    let ran = run(w.course.as_ref().unwrap(), &ground).unwrap();
+    let examples = ran.outcome.recorder.mismatch_examples.join("\n");
+    assert!(examples.contains("the first record must be Some(\"user"), "{examples}");
+    assert!(examples.contains("100 records of"), "{examples}");
 }
 
 #[test]
@@ -208,8 +282,8 @@ fn a_held_snapshot_is_released_before_the_last_quiet() {
     let wishes = Wishes { settle: true, hold_snapshot: true };
     let steps = w.course.as_ref().unwrap().steps(&w, wishes);
     let Step::Drive(shift) = steps[3] else { panic!("{steps:?}") };
-    assert_eq!((shift.task, shift.operations), (Task::Overwrite, 5_000_000));
-    assert_eq!(steps[..3], [Step::Load, Step::Settle, Step::Hold]);
+    assert_eq!((shift.task, shift.turns), (Task::Overwrite, 5_000_000));
+    assert_eq!(steps[..3], [Step::Load, Step::Ask(Chore::Settle), Step::Hold]);
     let end = [Step::Quiet("quiet, held"), Step::Release, Step::Quiet("quiet"), Step::Check];
     assert_eq!(steps[4..], end);
 }
@@ -230,7 +304,7 @@ fn ready_made_courses_have_their_sizes() {
 fn errors_name_the_property_and_its_limit() {
     for (file, pair, say) in [
         ("overwrite", "overwrites=-1", "overwrites=-1: must be a whole number from 0 to 1000000"),
-        ("overwrite", "operationcount=5", "from recordcount and overwrites"),
+        ("overwrite", "operationcount=5", "takes its operations from recordcount and its own"),
         (
             "overwrite",
             "headscanms=5",
@@ -246,7 +320,7 @@ fn errors_name_the_property_and_its_limit() {
         ),
         ("overwrite", "quietseconds=86401", "from 1 to 86400"),
         ("c", "overwrites=3", "overwrites means something only with course=overwrite"),
-        ("c", "course=churn", "course=churn: must be overwrite or queue"),
+        ("c", "course=churn", "course=churn: must be overwrite or queue or delete-most or scans"),
         ("queue", "insertorder=hashed", "insertorder must be ordered"),
         ("queue", "zeropadding=3", "zeropadding=7 or more"),
         ("queue", "threadcount=1001", "a live record for each of its 1001 threads"),
@@ -256,6 +330,24 @@ fn errors_name_the_property_and_its_limit() {
             "headscanms=3600001: must be a whole number from 0 to 3600000",
         ),
         ("window", "overwrites=1", "overwrites means nothing to course=queue"),
+        (
+            "delete-most",
+            "deleteproportion=1.1",
+            "deleteproportion=1.1: must be a number from 0 to 1",
+        ),
+        ("delete-most", "deleteproportion=0", "deleteproportion=0 of it is no record"),
+        ("delete-most", "deleteorder=any", "must be contiguous, striped or random"),
+        ("delete-most", "deletethen=wait", "deletethen=wait: must be compact or quiet"),
+        ("delete-most", "headscans=0", "headscans=0: must be a whole number from 1 to 1000000000"),
+        ("delete-most", "recordcount=20000001", "in memory, 20000000 at most"),
+        ("delete-most", "operationcount=9", "takes its operations from"),
+        ("scans", "passes=0", "passes=0: must be a whole number from 1 to 1000000"),
+        (
+            "scans",
+            "writerseconds=86401",
+            "writerseconds=86401: must be a whole number from 0 to 86400",
+        ),
+        ("scans", "loaded=1", "loaded=1: must be true or false"),
     ] {
         let error = format!("{:#}", workload(file, &[pair]).unwrap_err());
         assert!(error.contains(say), "{file} {pair}: {error}");

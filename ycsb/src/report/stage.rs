@@ -18,6 +18,9 @@ pub(crate) struct StageReport {
     /// Of the clients whose work it is, not of those beside them.
     pub(crate) ops: u64,
     pub(crate) ops_per_s: f64,
+    /// Of the clients beside them.
+    pub(crate) beside_ops: u64,
+    pub(crate) beside_ops_per_s: f64,
     /// Over the seconds of the stage; null where it has none.
     pub(crate) throughput: Option<Throughput>,
     /// Of all clients.
@@ -174,6 +177,7 @@ impl Report {
             "s",
             "ops",
             "ops/s",
+            "beside/s",
             "median s",
             "slowest s",
             "stalled s",
@@ -191,6 +195,7 @@ impl Report {
                 short(stage.seconds),
                 stage.ops.to_string(),
                 short(stage.ops_per_s),
+                if stage.beside_ops > 0 { short(stage.beside_ops_per_s) } else { "-".into() },
                 seconds(|throughput| throughput.median),
                 seconds(|throughput| throughput.slowest),
                 if known { short(stalled) } else { "-".into() },

@@ -156,9 +156,13 @@ impl Target for Embedded {
         all
     }
 
+    fn flush(&self) -> Result<()> {
+        self.database.flush().context("cannot flush")
+    }
+
     fn settle(&self) -> Result<()> {
-        self.database.flush().context("cannot flush before the measurement")?;
-        self.database.compact().context("cannot compact before the measurement")
+        self.flush()?;
+        self.database.compact().context("cannot compact")
     }
 
     fn hold(&self) -> Result<Hold> {

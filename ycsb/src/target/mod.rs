@@ -105,6 +105,11 @@ pub(crate) trait Target: Send + Sync {
         Vec::new()
     }
 
+    /// Takes what is in memory to where compactions find it.
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Lets flushes and compactions finish that are due.
     fn settle(&self) -> Result<()> {
         Ok(())

@@ -228,10 +228,14 @@ impl Target for Rocks {
         facts
     }
 
+    fn flush(&self) -> Result<()> {
+        self.db.flush().context("RocksDB cannot flush")
+    }
+
     fn settle(&self) -> Result<()> {
-        self.db.flush().context("RocksDB cannot flush before the measurement")?;
+        self.flush()?;
         let done = self.db.wait_for_compact(&WaitForCompactOptions::default());
-        done.context("RocksDB cannot compact before the measurement")
+        done.context("RocksDB cannot compact")
     }
 
     fn hold(&self) -> Result<Hold> {
