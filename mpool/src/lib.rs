@@ -79,6 +79,7 @@ mod pool;
 mod raw;
 mod reaper;
 mod relocate;
+mod return_chore;
 mod scrub;
 mod segment;
 mod session;
@@ -119,6 +120,7 @@ pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics, Sample, Value};
 pub use missing::{MissingVolume, VolumeHolds};
 pub use options::{
     Create, IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy,
+    ReturnOptions,
 };
 pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};
 pub use raw::RawPiece;
@@ -130,7 +132,7 @@ pub use scrub::{
 pub use segment::Segment;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Faults, SimDevice};
-pub use space::ALLOC_UNIT;
+pub use space::{ALLOC_UNIT, extent::FreeExtents};
 pub use sys::anonymous::{CHUNK_LEN, Chunk, Pages};
 pub use sys::heap::{return_free_memory, return_large_allocations};
 pub use volumes::{Evacuation, NewVolume, VolumeInfo};

@@ -114,6 +114,9 @@ pub struct PoolMetrics {
     pub(crate) flushes: Counter,
     pub(crate) flush_errors: Counter,
     pub(crate) grows: Counter,
+    pub(crate) punched_bytes: Counter,
+    pub(crate) truncated_bytes: Counter,
+    pub(crate) refilled_bytes: Counter,
     pub(crate) space_used_bytes: Gauge,
     pub(crate) space_free_bytes: Gauge,
     pub(crate) space_spare_bytes: Gauge,
@@ -180,7 +183,8 @@ impl PoolMetrics {
         use MetricKind::{Counter as C, Gauge as G};
         // Exhaustive on purpose: a new field does not compile until it is named here.
         let Self {
-            reads, writes, flushes, flush_errors, grows, space_used_bytes, space_free_bytes,
+            reads, writes, flushes, flush_errors, grows, punched_bytes, truncated_bytes,
+            refilled_bytes, space_used_bytes, space_free_bytes,
             space_spare_bytes, space_refused, space_fallbacks, zones_reset, zones_whole,
             zones_worn, mblocks_moved, moved_bytes,
             mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
@@ -202,6 +206,9 @@ impl PoolMetrics {
         see("mpool_flushes_total",           "flushes of the drive", C, flushes.get());
         see("mpool_flush_errors_total",      "flushes that failed; each poisons the pool", C, flush_errors.get());
         see("mpool_grows_total",             "times a volume grew", C, grows.get());
+        see("mpool_punched_bytes_total",     "bytes of free space within volumes given back to their disks", C, punched_bytes.get());
+        see("mpool_truncated_bytes_total",   "bytes of free space at ends of volumes given back to their disks", C, truncated_bytes.get());
+        see("mpool_refilled_bytes_total",    "bytes given back that were taken again, growth not included", C, refilled_bytes.get());
         see("mpool_space_used_bytes",        "bytes of the volumes that belong to an object", G, space_used_bytes.get());
         see("mpool_space_free_bytes",        "bytes of the volumes that belong to none", G, space_free_bytes.get());
         see("mpool_space_spare_bytes",       "bytes of the free ones for what frees space in the end", G, space_spare_bytes.get());

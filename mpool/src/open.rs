@@ -38,6 +38,7 @@ use crate::{
     options::{CAPACITY_BYTES_MAX, Create, IoBackend, Options, size_in_range},
     pool::{OpenMdcs, Pool, Table, uuid_text},
     reaper::Reaper,
+    return_chore::ReturnChore,
     scrub::control::Control,
     segment::Segment,
     session::{self, Session},
@@ -332,6 +333,13 @@ pub(crate) fn open_on(
     let table = journal.read(|catalog| table_of(catalog, volume, &space, &mcache));
     let journal_chore = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
     let journal_chore = tidy.bell().add(Box::new(journal_chore))?;
+    let return_chore = match &options.returning {
+        Some(returning) if !options.read_only => {
+            let chore = ReturnChore::new(&space, volume, returning, options.background);
+            Some(tidy.bell().add(Box::new(chore))?)
+        }
+        _ => None,
+    };
     tracing::info!(
         mblocks = table.mblocks.len(),
         volumes = records.len(),
@@ -341,6 +349,7 @@ pub(crate) fn open_on(
     let pool = Arc::new(Pool {
         zone_chore: OnceLock::new(),
         _journal_chore: journal_chore,
+        _return_chore: return_chore,
         tidy,
         uuid,
         anchor,

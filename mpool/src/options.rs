@@ -74,8 +74,9 @@ pub struct Options {
     /// Upper bound of the root volume. 2 MiB..=4 PiB, default 1 TiB; the map's address range
     /// follows it.
     pub capacity_bytes_max: u64,
-    /// Growth step of the volume file. 64 KiB..=1 TiB, default 256 MiB. Larger steps fragment the
-    /// file less; smaller ones take less disk in advance.
+    /// Longest growth step of a volume file. 64 KiB..=1 TiB, default 256 MiB. A step is an eighth
+    /// of the file's length, at least 16 MiB, at most this. Larger steps fragment the file less;
+    /// smaller ones take less disk in advance.
     pub grow_step_bytes: u64,
     /// Disk space left to others: growth of a volume file stops before it. 0..=4 PiB; default none:
     /// 512 MiB, or 5 % of the disk where that is less. Less risks that logs and other programs on
@@ -93,6 +94,9 @@ pub struct Options {
     /// leaves it to whoever calls [`crate::Pool::tidy`], for programs that want no thread and for
     /// tests that count every write; without such calls appends wait for rewritings. Default true.
     pub background: bool,
+    /// Whether, when and how fast free space goes back to the disks below. None: never. Default:
+    /// some.
+    pub returning: Option<ReturnOptions>,
     /// What background work (compaction, scrub, moving objects) may take of the drive.
     pub pacing: PacingOptions,
     /// The memory governor.
@@ -113,6 +117,7 @@ impl Default for Options {
             read_only: false,
             spare_pct: 5,
             background: true,
+            returning: Some(ReturnOptions::default()),
             pacing: PacingOptions::default(),
             reaper: ReaperOptions::default(),
         }
@@ -199,6 +204,25 @@ impl Default for PacingOptions {
     }
 }
 
+/// How free space goes back to the disks below: the end of a volume's file is cut off, and long
+/// free ranges become holes of the file, or are discarded on a block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReturnOptions {
+    /// How long space is free before it goes, seconds, up to twice as long. 0..=86,400, default 60.
+    /// Less gives it back sooner, and costs more where it is needed again: a hole is refilled
+    /// first, and blocks that were never written to are slower to write.
+    pub after_s: u32,
+    /// Bytes per second at most. 1 MiB..=1 TiB, default 128 MiB. More makes readers of the same
+    /// drive wait longer meanwhile; less takes longer after much was deleted.
+    pub bytes_per_second: u64,
+}
+
+impl Default for ReturnOptions {
+    fn default() -> Self {
+        Self { after_s: 60, bytes_per_second: 128 * MIB }
+    }
+}
+
 /// How mapped memory is kept within a budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReaperOptions {
@@ -272,6 +296,7 @@ impl Options {
             reserve_bytes,
             spare_pct,
             background: _,
+            returning,
             pacing,
             reaper,
         } = self;
@@ -281,8 +306,17 @@ impl Options {
         in_range("grow_step_bytes", *grow_step_bytes, 64 * KIB, 1024 * GIB)?;
         in_range("spare_pct", u64::from(*spare_pct), 0, 50)?;
         size_in_range("reserve_bytes", reserve_bytes.unwrap_or(0), 0, CAPACITY_BYTES_MAX)?;
+        returning.as_ref().map_or(Ok(()), ReturnOptions::validate)?;
         pacing.validate()?;
         reaper.validate()
+    }
+}
+
+impl ReturnOptions {
+    fn validate(&self) -> Result<()> {
+        let Self { after_s, bytes_per_second } = self;
+        in_range("returning.after_s", u64::from(*after_s), 0, 86_400)?;
+        size_in_range("returning.bytes_per_second", *bytes_per_second, MIB, 1024 * GIB)
     }
 }
 

@@ -64,6 +64,7 @@ pub struct Pool {
     /// These drop first: the chores use the rest.
     pub(crate) zone_chore: OnceLock<Registered>,
     pub(crate) _journal_chore: Registered,
+    pub(crate) _return_chore: Option<Registered>,
     pub(crate) tidy: Tidy,
     pub(crate) uuid: [u8; 16],
     pub(crate) anchor: Arc<Anchor>,

@@ -1,7 +1,8 @@
 //! Housekeeping of the pool: chores that nobody waits for, on one thread.
 //!
 //! A [`Chore`] takes bounded steps. The thread `mp-tidy` goes round the list, one step each, as
-//! long as any of them has more to do, and then sleeps until the bell is rung. Without the thread
+//! long as any of them has more to do, and then sleeps until the bell is rung, or until the moment
+//! that a chore has named. Without the thread
 //! ([`crate::Options::background`]) the pool's user calls [`crate::Pool::tidy`], which takes one
 //! step: that is how tests put a power cut between any two of them.
 //!
@@ -18,6 +19,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{JoinHandle, ThreadId},
+    time::{Duration, Instant},
 };
 
 /// Chores at most: one a journal, and a few of the pool's own.
@@ -35,6 +37,20 @@ pub(crate) enum Progress {
     Idle,
     /// There may be more to do.
     More,
+    /// The same, but not before so much time has passed.
+    Later(Duration),
+}
+
+impl Progress {
+    /// What is left to do of two chores' work.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::More, _) | (_, Self::More) => Self::More,
+            (Self::Later(one), Self::Later(other)) => Self::Later(one.min(other)),
+            (Self::Later(wait), Self::Idle) | (Self::Idle, Self::Later(wait)) => Self::Later(wait),
+            (Self::Idle, Self::Idle) => Self::Idle,
+        }
+    }
 }
 
 /// This thread takes a step until this is dropped.
@@ -123,7 +139,7 @@ impl Tidy {
 
     /// One step of the next chore that has something to do; false if none has.
     pub(crate) fn step(&self) -> bool {
-        self.bell.shared.step()
+        self.bell.shared.step() == Progress::More
     }
 
     fn is_on(&self, thread: ThreadId) -> bool {
@@ -189,21 +205,31 @@ impl Bell {
 impl Shared {
     fn run(&self) {
         loop {
-            let more = self.step();
+            let progress = self.step();
+            let until = match progress {
+                Progress::Later(wait) => Some(Instant::now() + wait),
+                Progress::Idle | Progress::More => None,
+            };
             let mut state = self.state.lock();
-            while !more && !state.rung && !state.stop {
-                self.wake.wait(&mut state);
+            let mut due = progress == Progress::More;
+            while !due && !state.rung && !state.stop {
+                match until {
+                    Some(until) => due = self.wake.wait_until(&mut state, until).timed_out(),
+                    None => self.wake.wait(&mut state),
+                }
             }
             if state.stop {
                 return;
             }
-            if !more {
+            if progress != Progress::More {
                 state.rung = false;
             }
         }
     }
 
-    fn step(&self) -> bool {
+    /// One step of the next chore that has more to do now; else when the first will.
+    fn step(&self) -> Progress {
+        let mut all = Progress::Idle;
         let count = self.state.lock().chores.len();
         for _ in 0..count {
             let next = {
@@ -214,15 +240,16 @@ impl Shared {
                 }
                 next
             };
-            let Some((_, turn)) = next else { return false };
+            let Some((_, turn)) = next else { return all };
             let stepping = Stepping { before: STEPPING.replace(true) };
             let progress = turn.lock().as_mut().map(|chore| chore.step());
             drop(stepping);
-            if progress == Some(Progress::More) {
-                return true;
+            all = all.and(progress.unwrap_or(Progress::Idle));
+            if all == Progress::More {
+                return all;
             }
         }
-        false
+        all
     }
 }
 
@@ -310,6 +337,37 @@ mod tests {
         drop(tidy);
         drop(registered);
         assert!(hear.recv().is_err(), "the chore is gone");
+    }
+
+    /// Waits before its only step.
+    struct Late {
+        wait: Option<Duration>,
+        told: mpsc::Sender<u32>,
+    }
+
+    impl Chore for Late {
+        fn step(&mut self) -> Progress {
+            if let Some(wait) = self.wait.take() {
+                return Progress::Later(wait);
+            }
+            self.told.send(1).unwrap();
+            Progress::Idle
+        }
+    }
+
+    #[test]
+    fn the_thread_wakes_for_a_chore_that_named_a_moment() {
+        let tidy = Tidy::start(true, || ()).unwrap();
+        let (told, hear) = mpsc::channel();
+        let wait = Some(Duration::from_millis(1));
+        let late = tidy.bell().add(Box::new(Late { wait, told })).unwrap();
+        assert_eq!(hear.recv(), Ok(1), "nobody rang");
+        drop(late);
+        let (told, _hear) = mpsc::channel();
+        let tidy = Tidy::start(false, || ()).unwrap();
+        let late = tidy.bell().add(Box::new(Late { wait, told })).unwrap();
+        assert!(!tidy.step(), "there is nothing to do now");
+        drop(late);
     }
 
     struct Broken;

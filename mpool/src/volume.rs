@@ -357,12 +357,7 @@ impl Volumes {
                 }
                 Ok(true)
             }
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                ) =>
-            {
+            Err(e) if is_full(&e) => {
                 // One line when it begins, one when it ends: whoever finds no room tries again.
                 if volume.growths_failed.fetch_add(1, Ordering::Relaxed) == 0 {
                     tracing::warn!(error = %e, %id, len_bytes, "volume cannot grow");
@@ -374,6 +369,32 @@ impl Volumes {
             }
         }
     }
+
+    /// Gets blocks for a hole of a volume from the disk below, before anybody writes there.
+    /// `Ok(false)`: the disk has none left.
+    pub(crate) fn refill(&self, id: VolumeId, hole: Extent) -> Result<bool> {
+        self.check_writable()?;
+        let Some(volume) = self.get(id) else { return Ok(false) };
+        match volume.device.refill(hole.offset, hole.len) {
+            Ok(()) => {
+                self.metrics.refilled_bytes.add(hole.len);
+                Ok(true)
+            }
+            Err(error) if is_full(&error) => {
+                tracing::debug!(%error, %id, "a hole cannot be refilled");
+                Ok(false)
+            }
+            Err(source) => {
+                let offset = id.address(hole.offset);
+                Err(Error::Io { op: "refill", offset, len: hole.len, source })
+            }
+        }
+    }
+}
+
+/// Whether the disk below has nothing left.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn append_ring(device: &Arc<dyn Device>) -> Option<AppendRing> {

@@ -24,7 +24,7 @@ use crate::{
     pool::Pool,
     session::{self, Session},
     site,
-    space::volume::VolumeSpace,
+    space::{extent::FreeExtents, volume::VolumeSpace},
 };
 use std::{
     path::{Path, PathBuf},
@@ -94,6 +94,11 @@ pub struct VolumeInfo {
     pub free_bytes: u64,
     /// Bytes that only allocations with [`crate::Placement::spare`] get.
     pub spare_bytes: u64,
+    /// What is free within its present size, where bytes can be overwritten.
+    pub free_extents: FreeExtents,
+    /// What it takes on the disk below, if that can be told: a file with holes takes less than its
+    /// size.
+    pub disk_bytes: Option<u64>,
     /// Mblocks on it.
     pub mblocks: u64,
     /// Segments and journals on it.
@@ -142,6 +147,8 @@ impl Pool {
             used_bytes: space.used_bytes(),
             free_bytes: space.free_bytes(),
             spare_bytes: space.spare_bytes(),
+            free_extents: space.free_extents(),
+            disk_bytes: device.disk_bytes(),
             mblocks: table.mblocks.values().filter(|m| here(m.volume())).count() as u64,
             logs: (segments + mdcs) as u64,
             zones: space.zones().map(|zones| {

@@ -161,6 +161,8 @@ fn info(
         used_bytes: space.used_bytes(),
         free_bytes: space.free_bytes(),
         spare_bytes: space.spare_bytes(),
+        free_extents: space.free_extents(),
+        disk_bytes: device.disk_bytes(),
         mblocks,
         logs: segments + journals,
         zones: space.zones().map(|zones| {

@@ -19,7 +19,7 @@ use crate::{
     superblock::{self, Election, Superblock},
     volume::Volumes,
 };
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
 
 /// A device that cannot be written.
 pub(crate) struct ReadOnly(pub(crate) Arc<dyn Device>);
@@ -56,6 +56,14 @@ impl Device for ReadOnly {
     // How full it is, is told as of a pool that is open.
     fn growth_left(&self) -> u64 {
         self.0.growth_left()
+    }
+
+    fn holes(&self, offset: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
+        self.0.holes(offset, len)
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        self.0.disk_bytes()
     }
 
     fn disk(&self) -> Option<u64> {

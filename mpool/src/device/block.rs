@@ -5,8 +5,8 @@
 //! have it. Read and written past the page cache. It has the length that the device has;
 //! [`Device::set_len_max`] looks at it again, for a device that has been enlarged.
 //!
-//! Freed ranges are not discarded: what an object leaves is overwritten by the next one, and a
-//! discard costs the drive more than it saves while the pool is in use.
+//! What has been free for a while is discarded (`punch`), where the device takes discards: then the
+//! drive need not keep it. What it answers afterwards, zeros or what was there, is its own choice.
 //!
 //! It knows nothing of what is on the device. Whether that may be overwritten is decided where a
 //! volume is taken into a pool (`volumes`), by `signature`.
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     io::buf::IO_ALIGN,
+    sys::discard::discard,
 };
 use rustix::{
     fs::{Mode, OFlags, major, minor},
@@ -134,6 +135,11 @@ impl Device for BlockDevice {
         }
         self.len_bytes.store(has, Ordering::Release);
         Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.io.check_writable()?;
+        discard(self.io.file(), offset, len)
     }
 
     fn file(&self) -> Option<&File> {

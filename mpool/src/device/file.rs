@@ -1,10 +1,8 @@
 //! A volume in a regular file.
 //!
 //! Read and written past the page cache (`O_DIRECT`), so that the pool's own traffic does not
-//! displace what is mapped. The file is locked for as long as it is open. It grows by `fallocate`
-//! in steps, stops before the disk's reserve and before the longest file that this process may make
-//! (`file_size`), and never shrinks or punches: reusing allocated
-//! blocks does not take the inode lock, holes do.
+//! displace what is mapped. The file is locked for as long as it is open. What it takes of its
+//! disk, and gives back: `file_space`.
 //!
 //! Where the file system refuses `O_DIRECT` (tmpfs, some overlays) and the caller allows it, writes
 //! go through the page cache and durable ones are followed by `fdatasync`.
@@ -18,25 +16,23 @@ use crate::{
     site,
 };
 use rustix::{
-    fs::{FallocateFlags, Mode, OFlags},
+    fs::{Mode, OFlags},
     io::Errno,
 };
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use parking_lot::Mutex;
 
 /// Regular files promise no more than the drive below them: one logical block.
 const SECTOR_BYTES: u32 = 512;
-
-/// For how long an answer to how much the disk has left is good enough. Others write there, too.
-const DISK_LOOK: Duration = Duration::from_secs(1);
 
 /// How a volume file is opened and how it grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,37 +43,11 @@ pub struct FileOptions {
     pub allow_volatile: bool,
     /// The file never grows beyond this.
     pub len_bytes_max: u64,
-    /// It grows in multiples of this.
+    /// It grows in steps of at most this: an eighth of its length, or 16 MiB if that is more.
     pub grow_step_bytes: u64,
     /// Growth leaves this much of the disk to others; `None`: 512 MiB, or 5 percent
     /// of the disk where that is less.
     pub reserve_bytes: Option<u64>,
-}
-
-/// What growth leaves to others where nothing is said, at most.
-const RESERVE_BYTES: u64 = 512 << 20;
-/// The same in percent of the disk, which is less on a small one.
-const RESERVE_PCT: u64 = 5;
-
-/// What growth leaves to others on a disk of this size.
-fn reserve_bytes(options: &FileOptions, disk_bytes: u64) -> u64 {
-    options.reserve_bytes.unwrap_or_else(|| RESERVE_BYTES.min(disk_bytes / 100 * RESERVE_PCT))
-}
-
-/// A disk in numbers.
-#[derive(Clone, Copy)]
-struct DiskSpace {
-    /// Bytes that anybody may take.
-    free: u64,
-    /// Bytes left to others.
-    reserve: u64,
-}
-
-impl DiskSpace {
-    /// What growth may take.
-    fn left(self) -> u64 {
-        self.free.saturating_sub(self.reserve)
-    }
 }
 
 /// Before it is opened: the open of a fifo waits for somebody at its other end.
@@ -96,17 +66,17 @@ fn no_file(path: &Path) -> Error {
 /// A volume in a regular file, locked against other openers.
 #[derive(Debug)]
 pub struct FileDevice {
-    io: DirectFile,
-    path: PathBuf,
-    options: FileOptions,
+    pub(super) io: DirectFile,
+    pub(super) path: PathBuf,
+    pub(super) options: FileOptions,
     disk_id: u64,
     /// From the options, and changed since.
-    len_bytes_max: AtomicU64,
-    len_bytes: AtomicU64,
-    /// Serialises growth.
-    growing: Mutex<()>,
+    pub(super) len_bytes_max: AtomicU64,
+    pub(super) len_bytes: AtomicU64,
+    /// One change of what it takes of its disk at a time.
+    pub(super) growing: Mutex<()>,
     /// What the disk had left for growth, and when.
-    disk: Mutex<Option<(Instant, u64)>>,
+    pub(super) disk: Mutex<Option<(Instant, u64)>>,
 }
 
 impl FileDevice {
@@ -230,77 +200,6 @@ impl FileDevice {
     pub fn is_buffered(&self) -> bool {
         self.io.is_buffered()
     }
-
-    /// What the disk has.
-    fn disk_space(&self) -> io::Result<DiskSpace> {
-        let stat = rustix::fs::fstatvfs(self.io.file())?;
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        let reserve = reserve_bytes(&self.options, bytes(stat.f_blocks));
-        Ok(DiskSpace { free: bytes(stat.f_bavail), reserve })
-    }
-
-    /// By how much it may grow until it is the longest file that this process may make.
-    fn left_to_process(&self) -> u64 {
-        let max = file_size::file_bytes_max().unwrap_or(u64::MAX) / IO_ALIGN as u64;
-        (max * IO_ALIGN as u64).saturating_sub(self.geometry().len_bytes)
-    }
-
-    /// As `grow`, by one caller at a time.
-    fn grow_to(&self, len_bytes: u64) -> io::Result<()> {
-        let have = self.geometry().len_bytes;
-        if len_bytes <= have {
-            return Ok(());
-        }
-        let max = self.len_bytes_max.load(Ordering::Relaxed);
-        if len_bytes > max {
-            let text = format!("{len_bytes} bytes wanted, limit is {max}");
-            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
-        }
-        if let Some(text) = file_size::refusal(&self.path, len_bytes) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
-        }
-        let max = max.min(have.saturating_add(self.left_to_process()));
-        let stepped = len_bytes.next_multiple_of(self.options.grow_step_bytes);
-        let target = stepped.min(max / IO_ALIGN as u64 * IO_ALIGN as u64);
-        let target = self.affordable(have, len_bytes, target.max(len_bytes))?;
-        let allocate =
-            || rustix::fs::fallocate(self.io.file(), FallocateFlags::empty(), have, target - have);
-        match rustix::io::retry_on_intr(allocate) {
-            Ok(()) => {}
-            // Blocks come at first write then; the length is what matters here.
-            Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(self.io.file(), target)?,
-            // The file system has files of no such length.
-            Err(Errno::FBIG) => {
-                let text = format!("{}: no file may have {target} bytes", self.path.display());
-                return Err(io::Error::new(io::ErrorKind::StorageFull, text));
-            }
-            Err(errno) => return Err(errno.into()),
-        }
-        // The new length must survive a crash before anything is recorded beyond the old one.
-        self.io.flush_all()?;
-        self.len_bytes.store(target, Ordering::Release);
-        Ok(())
-    }
-
-    /// The longest growth towards `target` that leaves the reserve, but at least `need`.
-    fn affordable(&self, have: u64, need: u64, target: u64) -> io::Result<u64> {
-        let disk = self.disk_space()?;
-        if target - have <= disk.left() {
-            return Ok(target);
-        }
-        if need - have <= disk.left() {
-            return Ok(need);
-        }
-        let text = format!(
-            "{}: {} more bytes are needed; the disk has {} free, of which {} are left to others \
-             (option disk_reserve)",
-            self.path.display(),
-            need - have,
-            disk.free,
-            disk.reserve,
-        );
-        Err(io::Error::new(io::ErrorKind::StorageFull, text))
-    }
 }
 
 impl Device for FileDevice {
@@ -332,26 +231,31 @@ impl Device for FileDevice {
     }
 
     fn grow(&self, len_bytes: u64) -> io::Result<()> {
-        self.io.check_writable()?;
-        let _one_at_a_time = self.growing.lock();
-        let grown = self.grow_to(len_bytes);
-        // What was known of the disk holds no more, whatever came of it.
-        *self.disk.lock() = None;
-        grown
+        self.one_at_a_time(|| self.grow_to(len_bytes))
+    }
+
+    fn shrink(&self, from: u64, to: u64) -> io::Result<bool> {
+        self.one_at_a_time(|| self.cut_to(from, to))
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.looked_at_again(self.punch_hole(offset, len))
+    }
+
+    fn refill(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.looked_at_again(self.fill_hole(offset, len))
+    }
+
+    fn holes(&self, offset: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
+        self.find_holes(offset, len)
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        self.allocated_bytes()
     }
 
     fn growth_left(&self) -> u64 {
-        let mut known = self.disk.lock();
-        match *known {
-            Some((at, left)) if at.elapsed() < DISK_LOOK => left,
-            _ => {
-                // A file system that does not say is found full when it is.
-                let left = self.disk_space().map_or(u64::MAX, DiskSpace::left);
-                let left = left.min(self.left_to_process());
-                *known = Some((Instant::now(), left));
-                left
-            }
-        }
+        self.disk_left()
     }
 
     fn disk(&self) -> Option<u64> {
@@ -416,44 +320,6 @@ mod tests {
         assert!(text.starts_with("/mnt/v: "), "{text}");
         assert!(text.contains("O_DIRECT") && text.contains("--allow-buffered"), "{text}");
         assert!(open_error(Path::new("v"), Errno::ACCESS).to_string().contains("permission"));
-    }
-
-    #[test]
-    fn what_the_disk_leaves_to_others_is_not_there_to_grow_into() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("v");
-        let device = FileDevice::open_or_create(&path, &options(1 << 20)).unwrap();
-        let left = device.growth_left();
-        assert!(left > 0 && left < 1 << 60, "what a disk has, less than an exabyte: {left}");
-        drop(device);
-        let reserve_bytes = Some(1 << 60);
-        let all = FileOptions { reserve_bytes, ..options(1 << 20) };
-        let device = FileDevice::open(&path, &all).unwrap();
-        assert_eq!(device.growth_left(), 0);
-        assert_eq!(device.grow(1 << 16).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(device.growth_left(), 0);
-    }
-
-    /// 512 MiB were kept on every disk, so that one of 800 MB could hold no pool.
-    #[test]
-    fn a_small_disk_leaves_a_twentieth_of_itself_to_others() {
-        let unsaid = FileOptions { reserve_bytes: None, ..options(1 << 20) };
-        assert_eq!(reserve_bytes(&unsaid, 800_000_000), 40_000_000);
-        assert_eq!(reserve_bytes(&unsaid, 10_737_418_200), 536_870_910);
-        assert_eq!(reserve_bytes(&unsaid, 1 << 40), RESERVE_BYTES);
-        assert_eq!(reserve_bytes(&options(1 << 20), 1 << 40), 0);
-    }
-
-    #[test]
-    fn what_does_not_fit_the_disk_is_told_in_numbers() {
-        let dir = tempfile::tempdir().unwrap();
-        let all = FileOptions { reserve_bytes: Some(1 << 60), ..options(1 << 20) };
-        let device = FileDevice::open_or_create(&dir.path().join("v"), &all).unwrap();
-        let text = device.grow(1 << 16).unwrap_err().to_string();
-        for part in ["65536 more bytes are needed", "the disk has", "1152921504606846976 are left"]
-        {
-            assert!(text.contains(part), "{text}");
-        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod contents;
 mod direct;
 mod file;
 mod file_size;
+mod file_space;
 mod lock;
 mod overlay;
 pub(crate) mod signature;
@@ -31,7 +32,7 @@ use crate::{
 };
 use rustix::fs::OFlags;
 use signature::{HEAD_BYTES, TAIL_BYTES};
-use std::{fs::File, io, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
 
 /// How the reason begins where something is there and this user may not open it.
 pub(crate) const DENIED: &str = "permission denied";
@@ -58,9 +59,12 @@ pub struct Geometry {
 ///    writes and flushes fail. Reads go on.
 /// 4. Ranges that were never written read as zeros; on a block device, as whatever was there.
 /// 5. `write_durable_at` returning `Ok` makes *that* write durable, and promises nothing of others.
-/// 6. `grow` returning `Ok` makes the device at least that long, durably; it never shrinks. Beyond
-///    the limit, or where the disk is full, it fails with `StorageFull` and nothing changes.
+/// 6. `grow` returning `Ok` makes the device at least that long, durably. Beyond the limit, or
+///    where the disk is full, it fails with `StorageFull` and nothing changes. Only `shrink` makes
+///    it shorter, and a crash may undo that until the next growth.
 /// 7. Reads and writes beyond the present length fail; they do not grow the device.
+/// 8. What was punched, or cut off and grown again, reads as zeros or as what was there, also after
+///    a crash, until it is written to. A punched range must be refilled before that.
 ///
 /// A device with [zones](Device::zones) differs: its length is fixed and includes the unusable tail
 /// of each zone; `read_at` works anywhere (but see rule 5 of [`Zoned`]), `write_at` and
@@ -92,6 +96,33 @@ pub trait Device: Send + Sync + 'static {
     /// its disk with others. An estimate, cheap enough to ask before each write.
     fn growth_left(&self) -> u64 {
         u64::MAX
+    }
+
+    /// Makes a device of `from` bytes `to` bytes long. `Ok(false)`: it has another length by now,
+    /// and nothing changes. `Unsupported` where it cannot become shorter.
+    fn shrink(&self, _from: u64, _to: u64) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Gives back to the disk below what it has for this range. `Unsupported` where it cannot.
+    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes from the disk below what writes to this range will need. `StorageFull` where the disk
+    /// has it no more.
+    fn refill(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The parts of a range that the disk below has nothing for.
+    fn holes(&self, _offset: u64, _len: u64) -> io::Result<Vec<Range<u64>>> {
+        Ok(Vec::new())
+    }
+
+    /// Bytes that it takes on the disk below; `None` where that is its length, or not known.
+    fn disk_bytes(&self) -> Option<u64> {
+        None
     }
 
     /// Which file system its growth is taken from; `None` where nobody else grows on it.

@@ -76,6 +76,10 @@ impl Device for Overlay {
         0
     }
 
+    fn disk_bytes(&self) -> Option<u64> {
+        self.below.disk_bytes()
+    }
+
     fn set_len_max(&self, _len_bytes_max: u64) -> io::Result<()> {
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::{
         queue::{BufWrite, IoQueue, Priority},
     },
     mdc::record::{Change, MblockPlace},
-    space::{Lease, Room, grant::ZoneGrant},
+    space::{Lease, Room, extent::Extent, grant::ZoneGrant, layout::Layout},
     volume::Volumes,
 };
 use parking_lot::{Condvar, Mutex};
@@ -61,8 +61,8 @@ pub struct MblockWriter {
 
 /// How the place of a chunk is found.
 enum Target {
-    /// It follows the one before, from this address.
-    Extent(u64),
+    /// All places are known.
+    Places(Layout),
     Zones(ZoneGrant),
 }
 
@@ -112,12 +112,11 @@ impl MblockWriter {
     pub(crate) fn new(id: MblockId, mut capacity_bytes: u64, room: Room, sink: Sink) -> Self {
         let chunk_max = sink.volumes.pacer().chunk_bytes(sink.priority).min(CHUNK_BYTES);
         let (target, pieces, chunk_bytes) = match room {
-            Room::Extent(lease) => {
-                let extent = lease.extent();
-                let fits = sums::data_len_max(extent.len);
+            Room::Places(lease) => {
+                let fits = sums::data_len_max(lease.len());
                 assert!(capacity_bytes <= fits, "the lease covers it");
                 capacity_bytes = fits;
-                (Target::Extent(extent.offset), vec![(0, lease)], chunk_max)
+                (Target::Places(Layout::new(lease.extents())), vec![(0, lease)], chunk_max)
             }
             Room::Zones(grant) => {
                 assert!(sums::total_len(capacity_bytes) <= grant.left(), "the promise covers it");
@@ -205,7 +204,7 @@ impl MblockWriter {
         self.capacity_bytes = self.len_bytes;
         let crc = self.submit_table()?;
         match &mut self.target {
-            Target::Extent(_) => {
+            Target::Places(_) => {
                 let mut state = self.shared.state.lock();
                 state.pieces[0].1.trim(sums::total_len(self.len_bytes));
             }
@@ -273,13 +272,32 @@ impl MblockWriter {
     /// Sends `len` bytes, whole pages, to byte `at` of the object.
     fn submit(&mut self, at: u64, buf: IoBuf, len: usize) -> Result<()> {
         match &mut self.target {
-            Target::Extent(first) => {
-                let offset = *first + at;
-                self.write(BufWrite { offset, len, buf });
+            Target::Places(layout) => {
+                let range = at..at + len as u64;
+                if let Some(offset) = layout.address_of(&range) {
+                    self.write(BufWrite { offset, len, buf });
+                } else {
+                    let parts: Vec<Extent> = layout.parts(range).collect();
+                    self.write_parts(&parts, buf);
+                }
             }
             Target::Zones(_) => self.append_to_zones(at, buf, len)?,
         }
         self.check_failed()
+    }
+
+    /// What lies across the end of a piece: each part goes from a buffer of its own.
+    fn write_parts(&self, parts: &[Extent], buf: IoBuf) {
+        let bufs = self.sink.volumes.bufs();
+        let mut at = 0;
+        for part in parts {
+            let len = usize::try_from(part.len).expect("at most a chunk");
+            let mut own = bufs.take(self.chunk_bytes);
+            own[..len].copy_from_slice(&buf[at..at + len]);
+            self.write(BufWrite { offset: part.offset, len, buf: own });
+            at += len;
+        }
+        bufs.put(buf);
     }
 
     fn write(&self, write: BufWrite) {

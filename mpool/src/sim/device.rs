@@ -9,6 +9,8 @@
 //! write_at          -> current, pending
 //! write_durable_at  -> current, durable          (this write only)
 //! flush             -> pending moves to durable
+//! punch             -> as a write of zeros; a write there before a refill fails
+//! shrink            -> the same of the end; after a crash either length, until the next growth
 //! cut               -> the call in flight is pending; it and all later calls fail
 //! after_crash(seed) -> a new device: durable + coin-tossed sectors of pending
 //! after_kill(seed)  -> a new device: everything, pending still pending
@@ -18,18 +20,15 @@
 
 use super::{
     Seeded,
+    pages::Image,
     shuffle::Shuffle,
     zoned::{SimZones, ZoneFaults},
 };
-use crate::{
-    device::{Device, Geometry, ZoneLimits, Zoned, check_access},
-    io::buf::IO_ALIGN,
-};
+use crate::device::{Device, Geometry, ZoneLimits, Zoned, check_access};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fs::File, io, ops::Range, sync::Arc};
+use std::{collections::BTreeSet, fs::File, io, ops::Range, sync::Arc};
 
-const SECTOR: usize = 512;
-type Page = [u8; IO_ALIGN];
+pub(super) const SECTOR: usize = 512;
 
 /// Faults to come. Counts start at zero when they are set: `Some(0)` strikes the next call of its
 /// kind. Each strikes once, except that a failed flush poisons the device for good.
@@ -47,6 +46,8 @@ pub struct Faults {
     pub enospc_after_bytes: Option<u64>,
     /// And it says so before, as a file system does.
     pub enospc_is_told: bool,
+    /// It has nothing left for its holes, and says so when one is refilled.
+    pub no_refill: bool,
     /// Failures of the zones' verbs.
     pub zones: ZoneFaults,
 }
@@ -62,6 +63,10 @@ pub struct SimDevice {
 
 pub(super) struct Medium {
     len_bytes: u64,
+    /// What it may be after a crash instead: it has been made shorter since.
+    len_before: Option<u64>,
+    /// Punched and not refilled, in pages.
+    pub(super) holes: BTreeSet<u64>,
     len_bytes_max: u64,
     pub(super) current: Image,
     pub(super) durable: Image,
@@ -83,65 +88,6 @@ struct Pending {
     durable: bool,
     /// The power went, or the process died, during this write.
     in_flight: bool,
-}
-
-/// Sparse pages; an absent one is zeros. Cloning shares the pages.
-#[derive(Clone, Default)]
-pub(super) struct Image {
-    pages: BTreeMap<u64, Arc<Page>>,
-}
-
-impl Image {
-    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
-        debug_assert!(bytes.len().is_multiple_of(SECTOR));
-        let mut at = offset;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (page_no, within) = split(at);
-            let (now, later) = rest.split_at(rest.len().min(IO_ALIGN - within));
-            if self.pages.contains_key(&page_no) || now.iter().any(|b| *b != 0) {
-                let page = self.pages.entry(page_no).or_insert_with(|| Arc::new([0; IO_ALIGN]));
-                Arc::make_mut(page)[within..within + now.len()].copy_from_slice(now);
-            }
-            at += now.len() as u64;
-            rest = later;
-        }
-    }
-
-    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) {
-        for (i, chunk) in buf.chunks_mut(IO_ALIGN).enumerate() {
-            let (page_no, _) = split(offset + (i * IO_ALIGN) as u64);
-            match self.pages.get(&page_no) {
-                Some(page) => chunk.copy_from_slice(&page[..chunk.len()]),
-                None => chunk.fill(0),
-            }
-        }
-    }
-
-    /// Forgets whole pages.
-    pub(super) fn remove(&mut self, range: Range<u64>) {
-        let pages: Vec<u64> = self.pages.range(page_range(range)).map(|(no, _)| *no).collect();
-        for page_no in pages {
-            self.pages.remove(&page_no);
-        }
-    }
-
-    /// Takes whole pages over from another image.
-    pub(super) fn copy(&mut self, from: &Self, range: Range<u64>) {
-        self.remove(range.clone());
-        let pages = from.pages.range(page_range(range));
-        self.pages.extend(pages.map(|(no, page)| (*no, Arc::clone(page))));
-    }
-}
-
-fn page_range(bytes: Range<u64>) -> Range<u64> {
-    split(bytes.start).0..split(bytes.end).0
-}
-
-/// Page number and offset within the page.
-fn split(offset: u64) -> (u64, usize) {
-    let page = IO_ALIGN as u64;
-    (offset / page, usize::try_from(offset % page).expect("a page is small"))
 }
 
 impl SimDevice {
@@ -173,6 +119,8 @@ impl SimDevice {
         let limits = zones.as_ref().map(SimZones::limits);
         let medium = Medium {
             len_bytes,
+            len_before: None,
+            holes: BTreeSet::new(),
             len_bytes_max,
             current: durable.clone(),
             durable,
@@ -219,7 +167,10 @@ impl SimDevice {
         }
         let lost = |zones: &SimZones| zones.after_crash(&medium.current, &mut image, &mut coin);
         let zones = medium.zones.as_ref().map(lost);
-        Self::with_images(medium.len_bytes, medium.len_bytes_max, image, zones)
+        let len_bytes = medium.len_before.filter(|_| coin.coin()).unwrap_or(medium.len_bytes);
+        let after = Self::with_images(len_bytes, medium.len_bytes_max, image, zones);
+        after.medium.lock().holes.clone_from(&medium.holes);
+        after
     }
 
     /// The medium found by a new process after the old one was killed where the power was to be
@@ -235,6 +186,7 @@ impl SimDevice {
         let after = Self::with_images(medium.len_bytes, medium.len_bytes_max, durable, zones);
         {
             let mut found = after.medium.lock();
+            (found.len_before, found.holes) = (medium.len_before, medium.holes.clone());
             let Medium { current, durable, zones, .. } = &mut *found;
             if let Some(zones) = zones {
                 zones.killed(&medium.current, [current, durable], &mut coin);
@@ -289,11 +241,9 @@ impl SimDevice {
     pub fn flip_bit(&self, offset: u64, bit: u8) {
         assert!(bit < 8, "a byte has eight bits");
         let mut medium = self.medium.lock();
-        let (page_no, within) = split(offset);
         let Medium { current, durable, .. } = &mut *medium;
         for image in [current, durable] {
-            let page = image.pages.entry(page_no).or_insert_with(|| Arc::new([0; IO_ALIGN]));
-            Arc::make_mut(page)[within] ^= 1 << bit;
+            image.flip(offset, bit);
         }
     }
 }
@@ -353,14 +303,27 @@ impl Medium {
         Ok(())
     }
 
+    /// What is taken from a range: any part of it may be back after a crash.
+    fn zero(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        check_access(offset, usize::try_from(len).expect("in memory"), self.len_bytes)?;
+        self.write_at_turn(offset, &vec![0; usize::try_from(len).expect("in memory")], false)
+    }
+
     fn write(&mut self, offset: u64, buf: &[u8], durable: bool) -> io::Result<()> {
         self.check_writable()?;
         check_access(offset, buf.len(), self.len_bytes)?;
         if let Some(zones) = &self.zones {
             zones.limits().check_write(offset, buf.len())?;
         }
-        let turn = self.turn()?;
-        if matches!(turn, Turn::Cut) {
+        if self.holes.range(pages(offset, buf.len() as u64)).next().is_some() {
+            return Err(io::Error::other("a write into a hole that was not refilled"));
+        }
+        self.write_at_turn(offset, buf, durable)
+    }
+
+    /// The same, wherever it is.
+    fn write_at_turn(&mut self, offset: u64, buf: &[u8], durable: bool) -> io::Result<()> {
+        if matches!(self.turn()?, Turn::Cut) {
             let (bytes, durable) = (buf.to_vec(), false);
             self.pending.push(Pending { offset, bytes, durable, in_flight: true });
             return Err(power_cut());
@@ -383,6 +346,12 @@ impl Medium {
         }
         Ok(())
     }
+}
+
+/// Numbers of the pages in a range.
+pub(super) fn pages(offset: u64, len: u64) -> Range<u64> {
+    let page = crate::io::buf::IO_ALIGN as u64;
+    offset / page..(offset + len) / page
 }
 
 /// Counts one fault down; true when it is due.
@@ -471,8 +440,69 @@ impl Device for SimDevice {
         if len_bytes > limit {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        medium.len_bytes = len_bytes;
+        (medium.len_bytes, medium.len_before) = (len_bytes, None);
         Ok(())
+    }
+
+    fn shrink(&self, from: u64, to: u64) -> io::Result<bool> {
+        let mut medium = self.medium.lock();
+        medium.check_writable()?;
+        if medium.zones.is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        if medium.len_bytes != from {
+            return Ok(false);
+        }
+        medium.zero(to, from - to)?;
+        // Of several since the last growth the first counts: any of them may be undone.
+        medium.len_before = medium.len_before.or(Some(from));
+        medium.len_bytes = to;
+        medium.holes.split_off(&pages(to, 0).start);
+        Ok(true)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut medium = self.medium.lock();
+        medium.check_writable()?;
+        if medium.zones.is_some() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        medium.zero(offset, len)?;
+        medium.holes.extend(pages(offset, len));
+        Ok(())
+    }
+
+    fn refill(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut medium = self.medium.lock();
+        medium.check_writable()?;
+        if matches!(medium.turn()?, Turn::Cut) {
+            return Err(power_cut());
+        }
+        if medium.faults.no_refill {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let range = pages(offset, len);
+        medium.holes.retain(|page| !range.contains(page));
+        Ok(())
+    }
+
+    fn holes(&self, offset: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
+        let medium = self.medium.lock();
+        let page = |number: u64| number * crate::io::buf::IO_ALIGN as u64;
+        let mut holes: Vec<Range<u64>> = Vec::new();
+        for number in medium.holes.range(pages(offset, len)) {
+            match holes.last_mut() {
+                Some(last) if last.end == page(*number) => last.end = page(number + 1),
+                _ => holes.push(page(*number)..page(number + 1)),
+            }
+        }
+        Ok(holes)
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        let medium = self.medium.lock();
+        let pages = medium.holes.len() as u64;
+        Some(medium.len_bytes - pages * crate::io::buf::IO_ALIGN as u64)
     }
 
     fn growth_left(&self) -> u64 {

@@ -7,6 +7,7 @@
 pub mod crash;
 mod device;
 pub mod image;
+mod pages;
 mod part;
 pub(crate) mod shuffle;
 pub mod suite;

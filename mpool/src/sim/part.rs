@@ -54,6 +54,28 @@ impl Device for SimPart {
         self.whole.flush_range(self.range.clone())
     }
 
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.whole.punch(self.range.start + offset, len)
+    }
+
+    fn refill(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.whole.refill(self.range.start + offset, len)
+    }
+
+    fn holes(&self, offset: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
+        let mut holes = self.whole.holes(self.range.start + offset, len)?;
+        for hole in &mut holes {
+            *hole = hole.start - self.range.start..hole.end - self.range.start;
+        }
+        Ok(holes)
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        let len = self.range.end - self.range.start;
+        let holes = self.holes(0, len).ok()?;
+        Some(len - holes.iter().map(|hole| hole.end - hole.start).sum::<u64>())
+    }
+
     fn grow(&self, len_bytes: u64) -> io::Result<()> {
         if len_bytes <= self.geometry().len_bytes {
             return Ok(());

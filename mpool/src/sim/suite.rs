@@ -17,6 +17,7 @@ const PAGE: u64 = IO_ALIGN as u64;
 /// If the device breaks its contract; the message names the rule.
 pub fn check_device(device: &dyn Device) {
     growth(device);
+    giving_back(device);
     reads_and_writes(device);
     bounds(device);
     unaligned_memory(device);
@@ -36,10 +37,36 @@ fn growth(device: &dyn Device) {
     let len = device.geometry().len_bytes;
     assert!(len >= 64 * PAGE, "rule 6: at least as long as asked");
     device.grow(PAGE).expect("rule 6: asking for less is no error");
-    assert_eq!(device.geometry().len_bytes, len, "rule 6: never shrinks");
+    assert_eq!(device.geometry().len_bytes, len, "rule 6: does not shrink by itself");
     let error = device.grow(max + PAGE).expect_err("rule 6: not beyond its limit");
     assert_eq!(error.kind(), io::ErrorKind::StorageFull, "rule 6");
     assert_eq!(device.geometry().len_bytes, len, "rule 6: nothing changes");
+}
+
+/// What is cut off and grown again, and what is punched, reads as zeros or as before.
+fn giving_back(device: &dyn Device) {
+    let unsupported = |error: &io::Error| error.kind() == io::ErrorKind::Unsupported;
+    device.write_at(32 * PAGE, &page_of(5, 32)).expect("a write within the device");
+    let len = device.geometry().len_bytes;
+    assert!(
+        device.shrink(len + PAGE, len).map_or_else(|e| unsupported(&e), |done| !done),
+        "rule 6: only a device of the length that was meant becomes shorter"
+    );
+    match device.shrink(len, 48 * PAGE) {
+        Ok(done) => {
+            assert!(done && device.geometry().len_bytes == 48 * PAGE, "rule 6: it is shorter");
+            device.grow(len).expect("rule 6: it can grow again");
+        }
+        Err(error) => assert!(unsupported(&error), "rule 6: {error}"),
+    }
+    match device.punch(32 * PAGE, 16 * PAGE) {
+        Ok(()) => device.refill(32 * PAGE, 16 * PAGE).expect("rule 8: a hole is refilled"),
+        Err(error) => assert!(unsupported(&error), "rule 8: {error}"),
+    }
+    let mut seen = page_of(1, 32);
+    device.read_at(32 * PAGE, &mut seen).expect("a read within the device");
+    assert!(seen.iter().all(|byte| [0, 5].contains(byte)), "rule 8: zeros, or what was there");
+    device.write_at(32 * PAGE, &page_of(0, 32)).expect("a refilled hole is written to");
 }
 
 pub(super) fn reads_and_writes(device: &dyn Device) {

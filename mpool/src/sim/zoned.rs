@@ -8,7 +8,8 @@
 
 use super::{
     Seeded, SimDevice,
-    device::{Fate, Image, Medium, Turn, power_cut},
+    device::{Fate, Medium, Turn, power_cut},
+    pages::Image,
 };
 use crate::{
     device::{

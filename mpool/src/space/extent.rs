@@ -1,12 +1,21 @@
-//! PURE: the set of free extents.
+//! PURE: the set of free extents, and what the disk below has of them.
 //!
-//! Two views of the same set: by offset, to coalesce neighbours, and by (length, offset), to find
-//! the smallest that fits (best fit, lowest offset first). All places and lengths are multiples of
-//! [`ALLOC_UNIT`]. Taking what is not free is an error, because the request may come from a
+//! ```text
+//!   free      nobody owns it
+//!   `- backed    the disk has blocks for it: a write there asks the disk for nothing
+//!      `- rested    free since the last look: it may be given back to the disk
+//!   `- hole      the rest: it must be refilled before it is written to
+//! ```
+//!
+//! An allocation takes the smallest extent that fits (best fit, lowest offset first), of what is
+//! backed if it can, else of all. So what is freed and used again at once never leaves the disk,
+//! and holes are used before the volume grows. What may lie in pieces takes a few long ones before
+//! that: reserved lengths and kept ones differ, so extents of just the right length are rare, and
+//! best fit alone leaves half as much again free as is used. All places and lengths are multiples
+//! of [`ALLOC_UNIT`]. Taking what is not free is an error, because the request may come from a
 //! journal; giving back what is not taken is a bug, and asserted.
 
-use super::ALLOC_UNIT;
-use std::collections::{BTreeMap, BTreeSet};
+use super::{ALLOC_UNIT, ranges::Ranges};
 
 /// A contiguous part of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,19 +40,61 @@ impl Extent {
 
 #[derive(Clone)]
 pub(crate) struct FreeSet {
-    by_offset: BTreeMap<u64, u64>,
-    by_len: BTreeSet<(u64, u64)>,
-    free_bytes: u64,
+    free: Ranges,
+    backed: Ranges,
+    rested: Ranges,
+    /// Bytes of holes that the disk has blocks for all the same, it does not say which.
+    paid_bytes: u64,
+    /// On loan to whoever gives them back to the disk: free, and not to be had at the moment.
+    lent_bytes: u64,
     volume_len: u64,
 }
 
+/// What is free within the present length of a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FreeExtents {
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// How many there are: neighbours count as one.
+    pub count: u64,
+    /// The length of the longest: no object longer than that finds room unless the volume grows.
+    pub longest_bytes: u64,
+    /// Bytes of them that take no space on the disk below.
+    pub hole_bytes: u64,
+}
+
+/// Extents that are taken and must be refilled before they are written to.
+#[must_use = "what is claimed is leased, or returned"]
+pub(super) struct Claim {
+    pub(super) extents: Vec<Extent>,
+    pub(super) holes: Vec<Extent>,
+}
+
+/// Shorter objects are one extent: there are many of them, and they find room anywhere.
+const IN_PIECES_MIN: u64 = 4 << 20;
+/// The most extents of one object, and the least length of each but the last. A read across the end
+/// of one is two requests, and cannot be shown as one slice of a map.
+const PIECES_MAX: usize = 8;
+const PIECE_MIN: u64 = 1 << 20;
+
+/// What an allocation may be made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One extent.
+    Whole,
+    /// A few, if it is long and there is no such extent.
+    Pieces,
+}
+
 impl FreeSet {
-    /// A volume of this length, all free.
+    /// A volume of this length, all free and backed.
     pub(crate) fn new(volume_len: u64) -> Self {
         let mut set = Self {
-            by_offset: BTreeMap::new(),
-            by_len: BTreeSet::new(),
-            free_bytes: 0,
+            free: Ranges::default(),
+            backed: Ranges::default(),
+            rested: Ranges::default(),
+            paid_bytes: 0,
+            lent_bytes: 0,
             volume_len: 0,
         };
         set.extend_to(volume_len);
@@ -51,7 +102,25 @@ impl FreeSet {
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {
-        self.free_bytes
+        self.free.bytes() + self.lent_bytes
+    }
+
+    /// Bytes of the free ones that the disk must be asked for.
+    pub(super) fn unpaid_bytes(&self) -> u64 {
+        self.hole_bytes().saturating_sub(self.paid_bytes)
+    }
+
+    fn hole_bytes(&self) -> u64 {
+        self.free.bytes() - self.backed.bytes()
+    }
+
+    pub(super) fn extents(&self) -> FreeExtents {
+        FreeExtents {
+            bytes: self.free_bytes(),
+            count: self.free.count() as u64,
+            longest_bytes: self.free.longest().map_or(0, |longest| longest.len),
+            hole_bytes: self.hole_bytes(),
+        }
     }
 
     pub(crate) fn volume_len(&self) -> u64 {
@@ -60,10 +129,11 @@ impl FreeSet {
 
     /// The length of the free extent that touches the volume's end; growth adds to it.
     pub(crate) fn free_tail(&self) -> u64 {
-        match self.by_offset.last_key_value() {
-            Some((offset, len)) if offset + len == self.volume_len => *len,
-            _ => 0,
-        }
+        self.tail().map_or(0, |tail| tail.len)
+    }
+
+    fn tail(&self) -> Option<Extent> {
+        self.free.last().filter(|last| last.end() == self.volume_len)
     }
 
     /// The volume has grown; a length that is not longer changes nothing.
@@ -76,15 +146,48 @@ impl FreeSet {
         }
     }
 
-    /// Best fit: the smallest extent that holds `len`, the lowest of equals.
+    /// The smallest backed extent that holds `len`, the lowest of equals.
     pub(crate) fn allocate(&mut self, len: u64) -> Option<Extent> {
-        assert!(len > 0 && len.is_multiple_of(ALLOC_UNIT));
-        let (found_len, offset) = *self.by_len.range((len, 0)..).next()?;
-        self.remove(offset, found_len);
-        if found_len > len {
-            self.insert(offset + len, found_len - len);
+        self.allocate_in(len, Shape::Whole).map(|extents| extents[0])
+    }
+
+    /// The same, or several that hold it together.
+    pub(super) fn allocate_in(&mut self, len: u64, shape: Shape) -> Option<Vec<Extent>> {
+        let extents = fitting(&self.backed, len, shape)?;
+        for extent in &extents {
+            self.remove(*extent);
         }
-        Some(Extent { offset, len })
+        Some(extents)
+    }
+
+    /// The same of all that is free: its holes must be refilled.
+    pub(super) fn claim(&mut self, len: u64, shape: Shape) -> Option<Claim> {
+        let extents = fitting(&self.free, len, shape)?;
+        Some(self.taken(extents))
+    }
+
+    fn taken(&mut self, extents: Vec<Extent>) -> Claim {
+        let holes = extents.iter().flat_map(|extent| self.backed.gaps(*extent)).collect();
+        for extent in &extents {
+            self.remove(*extent);
+        }
+        Claim { extents, holes }
+    }
+
+    /// A claim is refilled: its owner has it.
+    pub(super) fn refilled(&mut self, claim: &Claim) {
+        let bytes = claim.holes.iter().map(|hole| hole.len).sum();
+        self.paid_bytes = self.paid_bytes.saturating_sub(bytes);
+    }
+
+    /// A claim could not be refilled: all is as before.
+    pub(super) fn return_claim(&mut self, claim: Claim) {
+        for extent in claim.extents {
+            self.release(extent);
+        }
+        for hole in claim.holes {
+            self.backed.cut(hole);
+        }
     }
 
     /// Takes a given extent; the error says why it cannot be.
@@ -95,20 +198,10 @@ impl FreeSet {
         if extent.end() > self.volume_len {
             return Err("an extent lies beyond the end of the volume");
         }
-        let before = self.by_offset.range(..=extent.offset).next_back();
-        let Some((offset, len)) = before.map(|(o, l)| (*o, *l)) else {
-            return Err("two objects own the same extent");
-        };
-        if offset + len < extent.end() {
+        if !self.free.has(extent) {
             return Err("two objects own the same extent");
         }
-        self.remove(offset, len);
-        if offset < extent.offset {
-            self.insert(offset, extent.offset - offset);
-        }
-        if extent.end() < offset + len {
-            self.insert(extent.end(), offset + len - extent.end());
-        }
+        self.remove(extent);
         Ok(())
     }
 
@@ -116,131 +209,106 @@ impl FreeSet {
     pub(crate) fn release(&mut self, extent: Extent) {
         assert!(extent.is_sound());
         assert!(extent.end() <= self.volume_len);
-        let Extent { mut offset, mut len } = extent;
-        if let Some((before, before_len)) = self.neighbour_before(offset) {
-            assert!(before + before_len <= offset, "an extent is freed once");
-            if before + before_len == offset {
-                self.remove(before, before_len);
-                offset = before;
-                len += before_len;
-            }
+        self.free.join(extent);
+        self.backed.join(extent);
+    }
+
+    fn remove(&mut self, extent: Extent) {
+        self.free.cut(extent);
+        self.backed.cut(extent);
+        self.rested.cut(extent);
+    }
+}
+
+/// The part of `ranges` that an allocation takes.
+fn fitting(ranges: &Ranges, len: u64, shape: Shape) -> Option<Vec<Extent>> {
+    assert!(len > 0 && len.is_multiple_of(ALLOC_UNIT));
+    if let Some(Extent { offset, .. }) = ranges.best_fit(len) {
+        return Some(vec![Extent { offset, len }]);
+    }
+    match shape {
+        Shape::Pieces if len >= IN_PIECES_MIN => ranges.longest_for(len, PIECE_MIN, PIECES_MAX),
+        Shape::Pieces | Shape::Whole => None,
+    }
+}
+
+// What the disk has of it.
+impl FreeSet {
+    /// What is free, for a look at the disk below.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Extent> {
+        self.free.iter()
+    }
+
+    /// The disk says that it has no blocks for these free ranges; for `paid_bytes` of them it has.
+    pub(super) fn note_holes(&mut self, holes: &[Extent], paid_bytes: u64) {
+        for hole in holes {
+            self.backed.cut(*hole);
         }
-        if let Some((after, after_len)) =
-            self.by_offset.range(offset..).next().map(|(o, l)| (*o, *l))
-        {
-            assert!(extent.end() <= after, "an extent is freed once");
-            if extent.end() == after {
-                self.remove(after, after_len);
-                len += after_len;
-            }
+        self.paid_bytes = paid_bytes;
+    }
+
+    /// A look: what is free and backed now is rested at the next one, if it still is.
+    pub(super) fn look(&mut self) {
+        self.rested = self.backed.clone();
+    }
+
+    /// The end of the volume, as far as all of it is rested, or is a hole; at most `len_max`.
+    pub(super) fn idle_tail(&self, len_max: u64) -> Option<Extent> {
+        let tail = self.tail()?;
+        let fresh_end = |backed: Extent| self.rested.gaps(backed).last().map(|gap| gap.end());
+        let fresh = self.backed.parts(tail).into_iter().rev().find_map(fresh_end);
+        let start = fresh.unwrap_or(tail.offset).max(self.volume_len.saturating_sub(len_max));
+        (start < self.volume_len).then(|| Extent { offset: start, len: self.volume_len - start })
+    }
+
+    /// The first `len_max` bytes of the longest rested range, if it has at least `len_min`.
+    pub(super) fn idle_range(&self, len_min: u64, len_max: u64) -> Option<Extent> {
+        let longest = self.rested.longest().filter(|longest| longest.len >= len_min)?;
+        Some(Extent { len: longest.len.min(len_max), ..longest })
+    }
+
+    /// Takes a free range out of reach, to give it back to the disk.
+    pub(super) fn lend(&mut self, extent: Extent) -> Claim {
+        assert!(self.free.has(extent), "what is free is lent");
+        self.lent_bytes += extent.len;
+        self.taken(vec![extent])
+    }
+
+    /// Whether something is on loan: it comes back soon, in whatever state.
+    pub(super) fn is_lending(&self) -> bool {
+        self.lent_bytes > 0
+    }
+
+    /// What was lent comes back as it was; it was rested.
+    pub(super) fn return_loan(&mut self, claim: Claim) {
+        let extent = claim.extents[0];
+        self.lent_bytes -= extent.len;
+        self.return_claim(claim);
+        for backed in self.backed.parts(extent) {
+            self.rested.join(backed);
         }
-        self.insert(offset, len);
     }
 
-    fn neighbour_before(&self, offset: u64) -> Option<(u64, u64)> {
-        self.by_offset.range(..=offset).next_back().map(|(o, l)| (*o, *l))
+    /// What was lent comes back as a hole.
+    pub(super) fn return_hole(&mut self, claim: &Claim) {
+        self.lent_bytes -= claim.extents[0].len;
+        self.free.join(claim.extents[0]);
     }
 
-    fn insert(&mut self, offset: u64, len: u64) {
-        let old = self.by_offset.insert(offset, len);
-        assert!(old.is_none(), "extents in the set are disjoint");
-        self.by_len.insert((len, offset));
-        self.free_bytes += len;
-    }
-
-    fn remove(&mut self, offset: u64, len: u64) {
-        let was_there = self.by_len.remove(&(len, offset));
-        assert!(was_there, "both views hold the same extents");
-        self.by_offset.remove(&offset);
-        self.free_bytes -= len;
+    /// What was lent is no part of the volume any more. If the volume has grown meanwhile, growth
+    /// began where the loan does, so it comes back.
+    pub(super) fn end_loan_with_volume(&mut self, claim: &Claim) {
+        let extent = claim.extents[0];
+        self.lent_bytes -= extent.len;
+        if extent.end() == self.volume_len {
+            self.volume_len = extent.offset;
+            // Of what is left the disk says nothing new: rather too little is paid than too much.
+            self.paid_bytes = self.paid_bytes.min(self.hole_bytes());
+        } else {
+            self.release(extent);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const U: u64 = ALLOC_UNIT;
-
-    fn extent(offset: u64, len: u64) -> Extent {
-        Extent { offset: offset * U, len: len * U }
-    }
-
-    #[test]
-    fn best_fit_takes_the_smallest_hole_that_holds_it() {
-        let mut set = FreeSet::new(20 * U);
-        for used in [extent(3, 1), extent(6, 1), extent(12, 1)] {
-            set.take(used).unwrap();
-        }
-        // Holes: 0..3, 4..6, 7..12, 13..20.
-        assert_eq!(set.allocate(2 * U), Some(extent(4, 2)));
-        assert_eq!(set.allocate(4 * U), Some(extent(7, 4)));
-        assert_eq!(set.allocate(8 * U), None);
-        assert_eq!(set.free_tail(), 7 * U);
-    }
-
-    #[test]
-    fn extents_that_no_journal_may_name_are_refused() {
-        let mut set = FreeSet::new(8 * U);
-        set.take(extent(2, 2)).unwrap();
-        for (bad, why) in [
-            (extent(3, 1), "same"),
-            (extent(1, 2), "same"),
-            (extent(0, 8), "same"),
-            (extent(7, 2), "beyond"),
-            (Extent { offset: 1, len: U }, "units"),
-            (Extent { offset: 0, len: 0 }, "units"),
-            (Extent { offset: u64::MAX / U * U, len: U }, "units"),
-        ] {
-            assert!(set.take(bad).unwrap_err().contains(why), "{bad:?}");
-        }
-        assert_eq!(set.free_bytes(), 6 * U);
-    }
-
-    #[test]
-    #[should_panic(expected = "freed once")]
-    fn freeing_twice_is_a_bug() {
-        let mut set = FreeSet::new(8 * U);
-        let taken = set.allocate(U).unwrap();
-        set.release(taken);
-        set.release(taken);
-    }
-
-    proptest! {
-        /// Against a bitmap: same answers, nothing lost, nothing given twice, neighbours joined.
-        #[test]
-        fn behaves_as_a_bitmap(ops in prop::collection::vec((0_u8..3, 1_u64..9), 1..200)) {
-            let mut set = FreeSet::new(32 * U);
-            let mut used = [false; 32];
-            let mut held: Vec<Extent> = Vec::new();
-            for (op, n) in ops {
-                if op < 2 {
-                    let fits = used.split(|u| *u).any(|hole| hole.len() as u64 >= n);
-                    let got = set.allocate(n * U);
-                    prop_assert_eq!(got.is_some(), fits);
-                    if let Some(got) = got {
-                        for unit in got.offset / U..got.end() / U {
-                            let unit = usize::try_from(unit).unwrap();
-                            prop_assert!(!std::mem::replace(&mut used[unit], true));
-                        }
-                        held.push(got);
-                    }
-                } else if !held.is_empty() {
-                    let at = usize::try_from(n).unwrap() % held.len();
-                    let gone = held.swap_remove(at);
-                    set.release(gone);
-                    for unit in gone.offset / U..gone.end() / U {
-                        used[usize::try_from(unit).unwrap()] = false;
-                    }
-                }
-                let free = used.iter().filter(|u| !**u).count() as u64;
-                prop_assert_eq!(set.free_bytes(), free * U);
-            }
-            for extent in held {
-                set.release(extent);
-            }
-            prop_assert_eq!(set.by_offset.len(), 1);
-        }
-    }
-}
+mod tests;

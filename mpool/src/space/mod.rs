@@ -10,8 +10,11 @@ pub(crate) mod choose;
 pub(crate) mod clear;
 mod disks;
 pub(crate) mod extent;
+pub(crate) mod give_back;
 pub(crate) mod grant;
+mod holes;
 pub(crate) mod layout;
+mod ranges;
 pub(crate) mod volume;
 pub(crate) mod zones;
 
@@ -44,8 +47,8 @@ pub(crate) struct Space {
 
 /// Room for a new object.
 pub(crate) enum Room {
-    /// One extent, known at once.
-    Extent(Lease),
+    /// One extent or a few, known at once.
+    Places(Lease),
     /// A promise; the drive decides where, append by append.
     Zones(ZoneGrant),
 }
@@ -234,7 +237,7 @@ fn free_together(spaces: &[Arc<VolumeSpace>], of: impl Fn(&VolumeSpace) -> u64) 
     sum.saturating_sub(disks::excess(growths))
 }
 
-/// A part of a volume with an owner: one extent, or the pieces of an object in zones. Dropping it
+/// A part of a volume with an owner: one extent, or the pieces of an object. Dropping it
 /// frees them, so it outlives every request in flight to them and every handle that may read them.
 #[must_use = "dropping a lease frees its extents"]
 pub(crate) struct Lease {
@@ -276,19 +279,29 @@ impl Lease {
         self.space.id()
     }
 
-    /// Gives the end of a single extent back, so that `bytes` (rounded up to units, at least one)
-    /// stay.
+    /// Gives its end back, so that `bytes` (rounded up to units, at least one) stay.
     pub(crate) fn trim(&mut self, bytes: u64) {
-        let keep = Self::trimmed_len(bytes);
-        let extent = self.extent();
-        assert!(keep <= extent.len, "an extent is trimmed, not extended");
-        if keep < extent.len {
-            self.extents[0].len = keep;
-            self.space.release(Extent { offset: extent.offset + keep, len: extent.len - keep });
+        let mut keep = Self::trimmed_len(bytes);
+        assert!(keep <= self.len(), "a lease is trimmed, not extended");
+        for extent in std::mem::take(&mut self.extents) {
+            let Extent { offset, len } = extent;
+            let kept = keep.min(len);
+            keep -= kept;
+            if kept > 0 {
+                self.extents.push(Extent { offset, len: kept });
+            }
+            if kept < len {
+                self.space.release(Extent { offset: offset + kept, len: len - kept });
+            }
         }
     }
 
-    /// The length an extent has after being trimmed to `bytes`.
+    /// Bytes of all of it.
+    pub(crate) fn len(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.len).sum()
+    }
+
+    /// The length a lease has after being trimmed to `bytes`.
     pub(crate) fn trimmed_len(bytes: u64) -> u64 {
         bytes.max(1).next_multiple_of(ALLOC_UNIT)
     }

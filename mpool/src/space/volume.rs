@@ -10,8 +10,10 @@ use super::{
     ALLOC_UNIT, Lease, Room,
     choose::{Candidate, What},
     disks::Growth,
-    extent::{Extent, FreeSet},
+    extent::{Extent, FreeExtents, FreeSet, Shape},
+    give_back::GivesBack,
     grant::{ZoneGrant, ZoneSpace},
+    holes::find_holes,
     zones::STREAMS_MAX,
 };
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     tidy::Bell,
     volume::{Volume, Volumes},
 };
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::{
     path::Path,
     sync::{
@@ -37,13 +39,16 @@ use std::{
 pub(crate) struct VolumeSpace {
     id: VolumeId,
     class: MediaClass,
-    volumes: Arc<Volumes>,
-    volume: Arc<Volume>,
+    pub(super) volumes: Arc<Volumes>,
+    pub(super) volume: Arc<Volume>,
     /// Takes nothing new.
     evacuating: AtomicBool,
     /// The limit of the conventional part, in whole units.
     len_max: AtomicU64,
-    free: Mutex<FreeSet>,
+    pub(super) free: Mutex<FreeSet>,
+    /// What was on loan to the disk is back.
+    pub(super) returned: Condvar,
+    pub(super) gives_back: GivesBack,
     zones: Option<Arc<ZoneSpace>>,
     bell: OnceLock<Bell>,
     /// Percentage of the volume kept for allocations that say they may use it.
@@ -103,6 +108,7 @@ impl VolumeSpace {
             let corrupt = |reason| Error::corrupt("space map", id.address(extent.offset), reason);
             free.take(extent).map_err(corrupt)?;
         }
+        find_holes(&**volume.device(), &mut free);
         let zones = match zoned {
             Some(_) => Some(Arc::new(ZoneSpace::recover(volumes, &volume, &in_zones)?)),
             None => None,
@@ -115,6 +121,8 @@ impl VolumeSpace {
             evacuating: AtomicBool::new(record.evacuating),
             len_max: AtomicU64::new(len_max),
             free: Mutex::new(free),
+            returned: Condvar::new(),
+            gives_back: GivesBack::default(),
             zones,
             bell: OnceLock::new(),
             spare_pct,
@@ -176,26 +184,41 @@ impl VolumeSpace {
 
     /// An extent of at least `bytes`, rounded up to whole units; `None` if it is full.
     pub(super) fn lease(self: &Arc<Self>, bytes: u64, spare: bool) -> Result<Option<Lease>> {
+        self.lease_in(bytes, spare, Shape::Whole)
+    }
+
+    fn lease_in(self: &Arc<Self>, bytes: u64, spare: bool, shape: Shape) -> Result<Option<Lease>> {
         let Some(len) = bytes.max(1).checked_next_multiple_of(ALLOC_UNIT) else { return Ok(None) };
         let kept = if spare { 0 } else { self.spare_bytes() };
         if self.free_extent_bytes() < kept.saturating_add(len) {
             return Ok(None);
         }
         loop {
-            let want = {
-                let mut free = self.free.lock();
-                if let Some(Extent { offset, len }) = free.allocate(len) {
-                    let extent = Extent { offset: self.id.address(offset), len };
-                    return Ok(Some(Lease::new(self, vec![extent])));
-                }
-                (free.volume_len() - free.free_tail()).checked_add(len)
-            };
+            let mut free = self.free.lock();
+            if let Some(extents) = free.allocate_in(len, shape) {
+                return Ok(Some(self.leased(extents)));
+            }
+            if let Some(claim) = free.claim(len, shape) {
+                drop(free);
+                return self.refill(claim);
+            }
+            let want = (free.volume_len() - free.free_tail()).checked_add(len);
+            let lending = free.is_lending();
+            drop(free);
             // Beyond what the disk below has left, asking it to grow would fail.
             match want.filter(|want| *want <= self.extents_reachable()) {
                 Some(want) if self.grow(want)? => {}
+                _ if lending => self.wait_for_loans(),
                 _ => return Ok(None),
             }
         }
+    }
+
+    pub(super) fn leased(self: &Arc<Self>, mut extents: Vec<Extent>) -> Lease {
+        for extent in &mut extents {
+            extent.offset = self.id.address(extent.offset);
+        }
+        Lease::new(self, extents)
     }
 
     /// Room for an object: in zones where there are some, else an extent.
@@ -210,7 +233,7 @@ impl VolumeSpace {
 
     fn room_in(self: &Arc<Self>, bytes: u64, stream: usize, spare: bool) -> Result<Option<Room>> {
         let Some(zones) = &self.zones else {
-            return Ok(self.lease(bytes, spare)?.map(Room::Extent));
+            return Ok(self.lease_in(bytes, spare, Shape::Pieces)?.map(Room::Places));
         };
         let moving = stream == STREAMS_MAX - 1;
         let kept = if spare { 0 } else { self.spare_bytes() };
@@ -221,14 +244,21 @@ impl VolumeSpace {
     }
 
     /// Makes the volume `want` long. No lock is held while the device grows; two growers race
-    /// harmlessly: the device never shrinks, and the free set takes it as it finds it.
+    /// harmlessly, as the free set takes the device as it finds it.
     fn grow(&self, want: u64) -> Result<bool> {
         let grown = self.volumes.grow(self.id, want)?;
         if grown {
-            let len = self.volume.device().geometry().len_bytes.min(self.len_max());
-            self.free.lock().extend_to(len / ALLOC_UNIT * ALLOC_UNIT);
+            self.extend();
         }
         Ok(grown)
+    }
+
+    /// Takes in what the device has gained. Its length is asked for under the lock: whoever
+    /// shortens the device takes the end out of the set first, under the same.
+    fn extend(&self) {
+        let mut free = self.free.lock();
+        let len = self.volume.device().geometry().len_bytes.min(self.len_max());
+        free.extend_to(len / ALLOC_UNIT * ALLOC_UNIT);
     }
 
     /// Raises the limit of a file, or takes in what a device has gained.
@@ -237,7 +267,7 @@ impl VolumeSpace {
         let max = capacity_bytes_max.max(len) / ALLOC_UNIT * ALLOC_UNIT;
         if self.zones.is_none() {
             self.len_max.fetch_max(max, Relaxed);
-            self.free.lock().extend_to(len.min(max) / ALLOC_UNIT * ALLOC_UNIT);
+            self.extend();
         }
     }
 
@@ -261,10 +291,26 @@ impl VolumeSpace {
         self.free_extent_bytes() + self.zones.as_ref().map_or(0, |zones| zones.free_bytes())
     }
 
+    /// What is free within its present length.
+    pub(crate) fn free_extents(&self) -> FreeExtents {
+        self.free.lock().extents()
+    }
+
+    /// What is free and backed, and what the disk below could give beside.
     fn free_extent_bytes(&self) -> u64 {
-        let reachable = self.extents_reachable();
+        let (growth, left) = self.to_ask_for();
         let free = self.free.lock();
-        free.free_bytes() + reachable.saturating_sub(free.volume_len())
+        free.free_bytes() - free.unpaid_bytes() + growth.min(left)
+    }
+
+    /// Bytes that the volume would ask the disk below for, to be full: its holes, and what it may
+    /// grow by; and what the disk has left.
+    fn to_ask_for(&self) -> (u64, u64) {
+        let device = self.volume.device();
+        let left = device.growth_left();
+        let free = self.free.lock();
+        let growth = self.len_max().saturating_sub(free.volume_len());
+        (free.unpaid_bytes() + growth, left)
     }
 
     /// What the conventional part could come to now: its limit, or what the disk below has left.
@@ -276,10 +322,9 @@ impl VolumeSpace {
 
     /// How it could grow now, where others may grow on the same disk.
     pub(super) fn growth(&self) -> Option<Growth> {
-        let device = self.volume.device();
-        let (disk, left) = (device.disk()?, device.growth_left());
-        let bytes = self.len_max().saturating_sub(device.geometry().len_bytes).min(left);
-        Some(Growth { disk, bytes, left })
+        let disk = self.volume.device().disk()?;
+        let (growth, left) = self.to_ask_for();
+        Some(Growth { disk, bytes: growth.min(left), left })
     }
 
     /// The limit of the conventional part.
@@ -301,7 +346,10 @@ impl VolumeSpace {
     /// disk below does not have.
     pub(crate) fn spare_bytes(&self) -> u64 {
         let zones = self.zones.as_ref().map_or(0, |zones| zones.capacity_bytes());
-        (self.extents_reachable() + zones) / 100 * u64::from(self.spare_pct)
+        let free = self.free.lock();
+        let used = free.volume_len() - free.free_bytes();
+        drop(free);
+        (used + self.free_extent_bytes() + zones) / 100 * u64::from(self.spare_pct)
     }
 
     /// The largest object that it could hold if it were empty.

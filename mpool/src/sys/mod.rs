@@ -4,6 +4,7 @@ pub(crate) mod advise;
 pub(crate) mod anonymous;
 pub(crate) mod append_ring;
 pub(crate) mod cachestat;
+pub(crate) mod discard;
 pub(crate) mod faults;
 pub(crate) mod heap;
 pub(crate) mod nvme;

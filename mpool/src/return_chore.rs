@@ -1,0 +1,160 @@
+//! Housekeeping that gives free space back to the disks below (`space::give_back`), in its time.
+//!
+//! Space that is freed is used again soon in a pool that is written to; giving it back then costs a
+//! punch, a refill and slower writes. So a range goes only when it has been free since a look at
+//! least [`ReturnOptions::after_s`] ago, one piece a step, no faster than
+//! [`ReturnOptions::bytes_per_second`]:
+//!
+//! ```text
+//!   look ---- after_s ----> pieces, one by one ----> look ---- after_s ----> ...
+//! ```
+//!
+//! Without the thread ([`crate::Options::background`]) whoever calls [`crate::Pool::tidy`] paces
+//! it: the pieces follow each other, and with an `after_s` of 0 there is no clock in it.
+
+use crate::{
+    options::ReturnOptions,
+    space::{Space, volume::VolumeSpace},
+    tidy::{Chore, Progress},
+    volume::Volumes,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// The thread looks no more often.
+const LOOK_MIN: Duration = Duration::from_secs(1);
+
+/// The chore of all volumes of a pool.
+pub(crate) struct ReturnChore {
+    space: Arc<Space>,
+    volumes: Arc<Volumes>,
+    began: Instant,
+    timetable: Timetable,
+}
+
+/// PURE: when what is done, by a clock that begins with the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Timetable {
+    /// How long a range is free before it goes.
+    rest: Duration,
+    /// `None` lets pieces follow each other at once.
+    bytes_per_second: Option<u64>,
+    /// Nothing goes before.
+    next: Duration,
+}
+
+impl Timetable {
+    fn new(options: &ReturnOptions, background: bool) -> Self {
+        let rest = Duration::from_secs(options.after_s.into());
+        let bytes_per_second = background.then_some(options.bytes_per_second);
+        Self { rest, bytes_per_second, next: rest }
+    }
+
+    /// How long to wait, if at all.
+    fn wait(&self, now: Duration) -> Option<Duration> {
+        self.next.checked_sub(now).filter(|wait| !wait.is_zero())
+    }
+
+    /// A piece has gone: the next one may when its time is over.
+    fn gone(&mut self, bytes: u64, now: Duration) {
+        let pause = self.bytes_per_second.map_or(Duration::ZERO, |rate| {
+            Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1))
+        });
+        self.next = now + pause;
+    }
+
+    /// Nothing is left to go: another look has been taken.
+    fn looked(&mut self, now: Duration) {
+        // Nobody rings for space that is freed, so the thread looks by the clock.
+        let least = self.bytes_per_second.map_or(Duration::ZERO, |_| LOOK_MIN);
+        self.next = now + self.rest.max(least);
+    }
+}
+
+impl ReturnChore {
+    pub(crate) fn new(
+        space: &Arc<Space>,
+        volumes: &Arc<Volumes>,
+        options: &ReturnOptions,
+        background: bool,
+    ) -> Self {
+        let timetable = Timetable::new(options, background);
+        let (space, volumes) = (Arc::clone(space), Arc::clone(volumes));
+        let chore = Self { space, volumes, began: Instant::now(), timetable };
+        chore.look();
+        chore
+    }
+
+    fn look(&self) {
+        self.spaces().iter().for_each(|space| space.look());
+    }
+
+    fn spaces(&self) -> Vec<Arc<VolumeSpace>> {
+        let mut spaces = self.space.all();
+        spaces.retain(|space| space.gives_back());
+        spaces
+    }
+
+    /// One piece, of the first volume that has one.
+    fn give_back(&self) -> u64 {
+        for space in self.spaces() {
+            match space.give_back() {
+                Ok(0) => {}
+                Ok(bytes) => return bytes,
+                Err(error) => {
+                    let volume = space.id();
+                    tracing::warn!(%volume, %error, "free space stays with the volume until the next start");
+                }
+            }
+        }
+        0
+    }
+}
+
+impl Chore for ReturnChore {
+    fn step(&mut self) -> Progress {
+        if self.volumes.check_writable().is_err() {
+            return Progress::Idle;
+        }
+        if let Some(wait) = self.timetable.wait(self.began.elapsed()) {
+            return Progress::Later(wait);
+        }
+        if self.timetable.rest.is_zero() {
+            // What is free now is free long enough.
+            self.look();
+        }
+        let bytes = self.give_back();
+        let now = self.began.elapsed();
+        if bytes > 0 {
+            self.space.publish();
+            self.timetable.gone(bytes, now);
+            return self.timetable.wait(now).map_or(Progress::More, Progress::Later);
+        }
+        self.look();
+        self.timetable.looked(now);
+        self.timetable.wait(now).map_or(Progress::Idle, Progress::Later)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_rest_and_pieces_are_paced() {
+        let options = ReturnOptions { after_s: 60, bytes_per_second: 8 << 20 };
+        let seconds = Duration::from_secs;
+        let mut timetable = Timetable::new(&options, true);
+        assert_eq!(timetable.wait(seconds(20)), Some(seconds(40)));
+        assert_eq!(timetable.wait(seconds(60)), None);
+        timetable.gone(16 << 20, seconds(61));
+        assert_eq!(timetable.wait(seconds(61)), Some(seconds(2)));
+        timetable.looked(seconds(70));
+        assert_eq!(timetable.wait(seconds(129)), Some(seconds(1)));
+        let mut timetable = Timetable::new(&options, false);
+        timetable.gone(1 << 40, seconds(61));
+        assert_eq!(timetable.wait(seconds(61)), None, "its caller paces it");
+    }
+}
