@@ -42,7 +42,7 @@ pub(crate) fn visit_pool(pool: &Pool, see: &mut dyn FnMut(Sample<'_>)) {
     visit_volumes(pool, see);
 }
 
-/// Shows how full each volume is.
+/// Shows how full each volume is, and what it takes of its disk for that.
 fn visit_volumes(pool: &Pool, see: &mut dyn FnMut(Sample<'_>)) {
     for volume in pool.volumes() {
         let id = volume.id.to_string();
@@ -57,6 +57,30 @@ fn visit_volumes(pool: &Pool, see: &mut dyn FnMut(Sample<'_>)) {
         );
         emit(see, MetricKind::Gauge, used, &labels, volume.used_bytes);
         emit(see, MetricKind::Gauge, free, &labels, volume.free_bytes);
+        let extents = volume.free_extents;
+        for (name, help, value) in [
+            ("mpool_volume_len_bytes", "Present size of a volume.", Some(volume.len_bytes)),
+            (
+                "mpool_volume_disk_bytes",
+                "What a volume in a file takes on its disk: its size without its holes.",
+                volume.disk_bytes,
+            ),
+            (
+                "mpool_volume_free_extent_bytes",
+                "Bytes of a volume that are free within its present size.",
+                Some(extents.bytes),
+            ),
+            (
+                "mpool_volume_free_extent_longest_bytes",
+                "Longest free extent of a volume: longer objects need growth.",
+                Some(extents.longest_bytes),
+            ),
+            ("mpool_volume_free_extents", "Free extents of a volume.", Some(extents.count)),
+        ] {
+            if let Some(value) = value {
+                emit(see, MetricKind::Gauge, (name, help), &labels, value);
+            }
+        }
     }
 }
 

@@ -42,6 +42,50 @@ fn served(data: &Path, flags: &[&str]) -> (Value, String) {
     (found, std::fs::read_to_string(log).unwrap())
 }
 
+/// The value of a series of the root volume in a scrape.
+fn of_root(scrape: &str, name: &str) -> f64 {
+    let begin = format!("{name}{{");
+    let line = scrape.lines().find(|line| line.starts_with(&begin) && line.contains("vol-0"));
+    let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in the scrape"))
+}
+
+#[test]
+fn what_a_volume_takes_of_its_disk_is_told_and_what_is_free_goes_back() {
+    let data = TempDir::new().unwrap();
+    let server = Server::start(data.path(), &["--disk-return-after", "1s"]);
+    let mut client = server.connect();
+    let mut scrape = || client.send("GET", "/metrics", b"").unwrap().text().to_owned();
+    let counter = |scrape: &str, name: &str| {
+        let line = scrape.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap()
+    };
+    // The file has grown by a step, and not all of it is needed.
+    let mut seen = scrape();
+    while counter(&seen, "millpond_mpool_truncated_bytes_total ") == 0.0 {
+        std::thread::yield_now();
+        seen = scrape();
+    }
+    let len = std::fs::metadata(data.path().join("capacity.vol")).unwrap().len();
+    let found = client.send("GET", "/v1/admin/pool", b"").unwrap().json();
+    let volume = &found["volumes"][0];
+    let number = |value: &Value| value.as_u64().unwrap();
+    assert!(len - number(&volume["used_bytes"]) < 4 << 20, "{volume}");
+    let free = &volume["free_extents"];
+    assert!(number(&free["bytes"]) >= number(&free["longest_bytes"]), "{volume}");
+    assert!(number(&volume["disk_bytes"]) <= len + (1 << 20), "{volume}");
+    for name in ["disk_bytes", "len_bytes", "free_extents", "free_extent_bytes"] {
+        assert!(of_root(&seen, &format!("millpond_mpool_volume_{name}")) >= 0.0);
+    }
+    server.terminate();
+    assert!(server.wait().success());
+    let (_, text) = said(data.path(), &["info"]);
+    for part in ["vol-0 is ", " of it on the disk; ", " free within"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(info(data.path())["volumes"][0]["disk_bytes"].is_u64());
+}
+
 #[test]
 fn a_copied_directory_and_its_original_say_what_they_share() {
     let (original, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());

@@ -13,6 +13,29 @@ const MEMTABLE: [Size; 2] = [Size(1 << 20), Size(4 << 30)];
 /// The least and the most of the option interval.
 const INTERVAL: [Span; 2] = [Span(Duration::from_millis(1)), Span(Duration::from_mins(1))];
 
+/// The most of the option `disk_return_after`; the least but 0.
+const RETURN_AFTER: [Span; 2] = [Span(Duration::from_secs(1)), Span(Duration::from_hours(24))];
+
+/// The least and the most of the option `disk_return_rate`.
+const RETURN_RATE: [Size; 2] = [Size(1 << 20), Size(1 << 40)];
+
+/// What the pool is told of the options `disk_return_after` and `disk_return_rate`.
+pub(super) fn returning(after: Span, rate: Size) -> anyhow::Result<Option<mpool::ReturnOptions>> {
+    let [min, max] = RETURN_RATE;
+    if !(min..=max).contains(&rate) {
+        bail!("option disk_return_rate is {rate}, must be in {min}..={max}");
+    }
+    let [min, max] = RETURN_AFTER;
+    let seconds = after.0.as_secs();
+    if !after.0.is_zero() && (!(min..=max).contains(&after) || after.0.subsec_nanos() > 0) {
+        bail!(
+            "option disk_return_after is {after}, must be 0s (never) or whole seconds in {min}..={max}"
+        );
+    }
+    let after_s = u32::try_from(seconds).expect("a day at most");
+    Ok((after_s > 0).then_some(mpool::ReturnOptions { after_s, bytes_per_second: rate.0 }))
+}
+
 /// Refuses a capacity of the root volume that is too small or too large; 0 is the pool's own limit.
 pub(crate) fn check_capacity(capacity: Size) -> anyhow::Result<()> {
     let [min, max] = CAPACITY;
@@ -52,5 +75,22 @@ mod tests {
             assert!(error.contains("option interval is "), "{error}");
         }
         assert!(check_writes(Size(1 << 20), Span(Duration::from_mins(1))).is_ok());
+    }
+
+    #[test]
+    fn space_goes_back_after_whole_seconds_or_never() {
+        let after = |after| returning(Span(after), Size(128 << 20));
+        let default = after(Duration::from_mins(1)).unwrap();
+        assert_eq!(default, mpool::Options::default().returning);
+        assert_eq!(after(Duration::ZERO).unwrap(), None);
+        for wrong in [Duration::from_millis(1500), Duration::from_hours(25)] {
+            let error = after(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains("disk_return_after") && error.contains("whole seconds"),
+                "{error}"
+            );
+        }
+        let error = returning(Span(Duration::ZERO), Size(5)).unwrap_err().to_string();
+        assert_eq!(error, "option disk_return_rate is 5B, must be in 1MiB..=1TiB");
     }
 }

@@ -15,6 +15,7 @@ use crate::listener::ConnectionLimits;
 use crate::telemetry::{self, LogFormat};
 use anyhow::{Context, bail};
 pub(crate) use bounds::check_capacity;
+use bounds::returning;
 use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -42,6 +43,8 @@ pub struct Config {
     pub capacity: Size,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_reserve: Option<Size>,
+    pub disk_return_after: Span,
+    pub disk_return_rate: Size,
     pub media_policy: MediaPolicy,
     pub allow_buffered: bool,
     pub allow_volatile: bool,
@@ -110,6 +113,8 @@ impl Default for Config {
             reaper: Reaper::default(),
             capacity: Size(0),
             disk_reserve: None,
+            disk_return_after: Span(Duration::from_mins(1)),
+            disk_return_rate: Size(128 << 20),
             media_policy: MediaPolicy::default(),
             allow_buffered: false,
             allow_volatile: false,
@@ -209,6 +214,7 @@ impl Config {
             );
         }
         check_capacity(self.capacity)?;
+        returning(self.disk_return_after, self.disk_return_rate)?;
         let most = Size(4 << 50);
         if let Some(reserve) = self.disk_reserve.filter(|reserve| *reserve > most) {
             bail!("option disk_reserve is {reserve}, must be at most {most}");
@@ -341,6 +347,7 @@ impl Config {
             cut_manifest: self.read_only_skip_kvsets,
         };
         options.pool.reserve_bytes = self.disk_reserve.map(|size| size.0);
+        options.pool.returning = returning(self.disk_return_after, self.disk_return_rate)?;
         if self.capacity.0 > 0 {
             options.pool.capacity_bytes_max = self.capacity.0;
         }
@@ -415,6 +422,8 @@ mod tests {
             ("create = \"force\"", "force"),
             ("media_policy = \"pmem_only\"", "pmem_only"),
             ("disk_reserve = \"5000TiB\"", "disk_reserve"),
+            ("disk_return_after = \"1500ms\"", "disk_return_after"),
+            ("disk_return_rate = \"1KiB\"", "disk_return_rate"),
         ] {
             let error = Config::resolve(file, &Settings::default()).unwrap_err();
             assert!(format!("{error:#}").contains(want), "{file}: {error:#}");

@@ -131,6 +131,15 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_DISK_RESERVE", value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_reserve: Option<Size>,
+    /// How long space of the volumes is free before it goes back to their disks, at most twice as
+    /// long; up to 24h. 0s keeps it for good
+    #[arg(long, env = "MILLPOND_DISK_RETURN_AFTER", value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_return_after: Option<Span>,
+    /// Most bytes per second that go back to the disks; 1MiB to 1TiB
+    #[arg(long, env = "MILLPOND_DISK_RETURN_RATE", value_name = "SIZE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_return_rate: Option<Size>,
     /// What goes on the staging volume of a pool that has one
     #[arg(long, env = "MILLPOND_MEDIA_POLICY", value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,8 +2,8 @@
 
 use kvs::SpaceInfo;
 use mpool::{
-    CheckReport, Evacuation, Feature, Features, Finding, Inspection, MapStats, MissingVolume, Pool,
-    ScrubProgress, VolumeId, VolumeInfo, uuid_text,
+    CheckReport, Evacuation, Feature, Features, Finding, FreeExtents, Inspection, MapStats,
+    MissingVolume, Pool, ScrubProgress, VolumeId, VolumeInfo, uuid_text,
 };
 use serde_json::{Value, json};
 
@@ -98,9 +98,21 @@ fn volume(volume: &VolumeInfo) -> Value {
         "used_bytes": volume.used_bytes,
         "free_bytes": volume.free_bytes,
         "spare_bytes": volume.spare_bytes,
+        "disk_bytes": volume.disk_bytes,
+        "free_extents": free_extents(&volume.free_extents),
         "mblocks": volume.mblocks,
         "logs": volume.logs,
         "zones": volume.zones.map(|(count, whole)| json!({"count": count, "whole": whole})),
+    })
+}
+
+/// What is free within a volume's present length.
+fn free_extents(extents: &FreeExtents) -> Value {
+    json!({
+        "count": extents.count,
+        "bytes": extents.bytes,
+        "longest_bytes": extents.longest_bytes,
+        "hole_bytes": extents.hole_bytes,
     })
 }
 

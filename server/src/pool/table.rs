@@ -110,6 +110,7 @@ pub(crate) fn info(value: &Value) -> String {
         "FREE ZONES",
     ];
     out.push_str(&columns(&titles, 5, volumes.collect()));
+    rows(value, "volumes").filter_map(extents).for_each(|line| out.push_str(&line));
     for volume in rows(value, "volumes").filter(|volume| volume["outside"] == true) {
         let (id, path) = (text(&volume["id"]), text(&volume["path"]));
         let _ = writeln!(
@@ -125,6 +126,24 @@ pub(crate) fn info(value: &Value) -> String {
         out.push_str(&evacuation(job));
     }
     out
+}
+
+/// How scattered what is free is within a volume; a missing one says nothing.
+fn extents(volume: &Value) -> Option<String> {
+    let free = &volume["free_extents"];
+    let (count, longest) = (free["count"].as_u64()?, bytes(&free["longest_bytes"]));
+    let (id, len) = (text(&volume["id"]), bytes(&volume["len_bytes"]));
+    let on_disk = volume["disk_bytes"].as_u64().map(human);
+    let on_disk = on_disk.map_or_else(String::new, |bytes| format!(", {bytes} of it on the disk"));
+    let within = match count {
+        0 => "nothing free within".to_owned(),
+        1 => format!("{longest} free within, in one extent"),
+        _ => format!(
+            "{} free within, in {count} extents of at most {longest}",
+            bytes(&free["bytes"])
+        ),
+    };
+    Some(format!("\n{id} is {len} long{on_disk}; {within}\n"))
 }
 
 /// A volume that is out of the pool, and what is left of it.
