@@ -209,6 +209,10 @@ impl Database {
         }
     }
 
+    pub(crate) fn opened(&self) -> Arc<Open> {
+        Arc::clone(&self.open)
+    }
+
     pub(crate) fn of(open: &Arc<Open>) -> Self {
         Self { open: Arc::clone(open) }
     }

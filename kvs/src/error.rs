@@ -102,6 +102,20 @@ pub enum Error {
         /// What compaction needs beyond what is free before it can free anything; 0 as a rule.
         stuck_bytes: u64,
     },
+    /// One compaction that was asked for runs at a time.
+    #[error("compaction {number}, {what}, is running; wait for its end, or cancel it")]
+    CompactionRuns {
+        /// Its number.
+        number: u64,
+        /// What it compacts.
+        what: Box<str>,
+    },
+    /// The range of a compaction makes no sense.
+    #[error("the compaction has a range that it cannot have: {reason}")]
+    CompactionRange {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The log has no room for another segment.
     #[error(
         "the log needs {need_bytes} bytes in one piece that can be overwritten, and finds none in \
@@ -250,8 +264,10 @@ impl Error {
             | Self::KvsNewer { .. }
             | Self::ReadOnly
             | Self::ForeignHandle { .. }
+            | Self::CompactionRange { .. }
             | Self::Option { .. } => Scope::Call,
             Self::Stalled { .. }
+            | Self::CompactionRuns { .. }
             | Self::Full { .. }
             | Self::LogFull { .. }
             | Self::Pool(mpool::Error::Full { .. } | mpool::Error::Io { op: "grow", .. }) => {

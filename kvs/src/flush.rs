@@ -14,6 +14,7 @@ use crate::memtable::Memtable;
 use crate::placement::Level;
 use crate::store::{Change, Flushed, Store};
 use crate::view::Sealed;
+use crate::work::ledger::Progress;
 use mpool::Priority;
 use std::sync::Arc;
 
@@ -21,11 +22,11 @@ use std::sync::Arc;
 const ENTRY_BYTES: u64 = 32;
 
 /// Flushes the oldest sealed memtable; `false` if there is none. At most one flush runs at a time.
-pub(crate) fn flush_oldest(store: &Store) -> Result<bool> {
+pub(crate) fn flush_oldest(store: &Store, progress: &Progress) -> Result<bool> {
     let view = store.view.load_full();
     let Some(sealed) = view.sealed.last() else { return Ok(false) };
     loop {
-        match store.metrics.flush_jobs.times.time(|| flush(store, sealed)) {
+        match store.metrics.flush_jobs.times.time(|| flush(store, sealed, progress)) {
             // A KVS was dropped between the build and the edit: build again without it.
             Err(Error::KvsDropped) => {}
             done => return done.map(|()| true),
@@ -33,7 +34,7 @@ pub(crate) fn flush_oldest(store: &Store) -> Result<bool> {
     }
 }
 
-fn flush(store: &Store, sealed: &Arc<Sealed>) -> Result<()> {
+fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<()> {
     let view = store.view.load_full();
     let live: Vec<KvsId> =
         sealed.memtable.kvs_ids().into_iter().filter(|kvs| view.trees.contains_key(kvs)).collect();
@@ -42,6 +43,7 @@ fn flush(store: &Store, sealed: &Arc<Sealed>) -> Result<()> {
     for kvs in &live {
         if let Some(built) = build(store, &sealed.memtable, *kvs)? {
             written += built.written_bytes();
+            progress.written_bytes.add(built.written_bytes());
             changes.push(Change {
                 kvs: Some(*kvs),
                 add: vec![(NodeId::ROOT, built)],

@@ -52,6 +52,7 @@ mod cache;
 mod check;
 mod close;
 mod compact;
+mod compaction;
 mod cursor;
 mod damage;
 mod db;
@@ -82,6 +83,7 @@ mod snapshot;
 mod space;
 mod store;
 mod tree;
+mod tree_info;
 mod view;
 mod wal;
 mod work;
@@ -89,6 +91,7 @@ mod write;
 
 pub use batch::WriteBatch;
 pub use check::Checked;
+pub use compaction::{Compaction, CompactionInfo, CompactionRequest, CompactionState};
 pub use cursor::{Cursor, Item, Keys};
 pub use db::{Database, KvsInfo};
 pub use error::{Error, Result, Scope};
@@ -103,6 +106,8 @@ pub use read::get::Entry;
 pub use salvage::{LogDamage, Loss, LostKey, LostRange, Salvage, WayOut};
 pub use snapshot::Snapshot;
 pub use space::SpaceInfo;
+pub use tree_info::{Debt, DueInfo, KvsetInfo, NodeInfo, TreeInfo, TreePage};
+pub use work::ledger::{JobInfo, JobOutcome};
 
 /// The example of the README is compiled.
 #[cfg(doctest)]

@@ -110,28 +110,48 @@ impl Default for JobMetrics {
     }
 }
 
-/// Compactions: how many for each reason, the bytes of kblocks they wrote, and each action's jobs.
+/// What compactions of one action and reason came to.
+#[derive(Debug, Default)]
+pub(crate) struct CompactionCounters {
+    pub(crate) done: Counter,
+    /// Of kblocks that they wrote.
+    pub(crate) index_bytes: Counter,
+    /// From and to the drive, of those that came to nothing, too.
+    pub(crate) read_bytes: Counter,
+    pub(crate) written_bytes: Counter,
+}
+
+/// Compactions: what they came to by action and reason, and each action's jobs.
 #[derive(Debug, Default)]
 pub(crate) struct CompactionMetrics {
-    by_why: [[(Counter, Counter); Why::ALL.len()]; Action::NAMES.len()],
+    by_why: [[CompactionCounters; Why::ALL.len()]; Action::NAMES.len()],
     pub(crate) jobs: [JobMetrics; Action::NAMES.len()],
 }
 
 impl CompactionMetrics {
-    pub(crate) fn add(&self, action: Action, why: Why, index_bytes: u64) {
-        let (count, bytes) = &self.by_why[action.index()][why.index()];
-        count.add(1);
-        bytes.add(index_bytes);
+    pub(crate) fn of(&self, action: Action, why: Why) -> &CompactionCounters {
+        &self.by_why[action.index()][why.index()]
     }
 
     fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
         let compacted = ("compactions_total", "Compactions done, by action and reason.");
-        let written = ("compaction_index_bytes_total", "Bytes of kblocks written by compactions.");
+        let index = ("compaction_index_bytes_total", "Bytes of kblocks written by compactions.");
+        let read = ("compaction_read_bytes_total", "Bytes that compactions read from the drive.");
+        let written = (
+            "compaction_written_bytes_total",
+            "Bytes of kblocks, vblocks and hblocks written by compactions.",
+        );
         for (action, by_why) in Action::NAMES.iter().zip(&self.by_why) {
-            for (why, (count, bytes)) in Why::ALL.iter().zip(by_why) {
+            for (why, counters) in Why::ALL.iter().zip(by_why) {
                 let labels = [("action", *action), ("reason", why.as_str())];
-                emit(see, MetricKind::Counter, compacted, &labels, count.get());
-                emit(see, MetricKind::Counter, written, &labels, bytes.get());
+                for (what, counter) in [
+                    (compacted, &counters.done),
+                    (index, &counters.index_bytes),
+                    (read, &counters.read_bytes),
+                    (written, &counters.written_bytes),
+                ] {
+                    emit(see, MetricKind::Counter, what, &labels, counter.get());
+                }
             }
         }
         for (action, JobMetrics { times, sizes }) in Action::NAMES.iter().zip(&self.jobs) {
@@ -300,7 +320,7 @@ mod tests {
         for why in Why::ALL {
             assert_eq!(Why::ALL[why.index()], why);
             for action in [Action::Spill, Action::KCompact, Action::KvCompact, SPLIT] {
-                metrics.compactions.add(action, why, 1);
+                metrics.compactions.of(action, why).done.add(1);
             }
         }
         for reason in StallReason::ALL {

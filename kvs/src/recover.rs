@@ -36,6 +36,7 @@ use crate::store::{MblockUse, Store, Versions, delete, reference};
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use crate::wal::{Replayed, Wal};
+use crate::work::ledger::Progress;
 use mpool::{Class, MblockId, Pool, ScrubTarget};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -195,7 +196,7 @@ fn replay(store: &Store, revision: Revision, batch: &WriteBatch) -> Result<()> {
             apply_replayed(store, revision, batch);
             return Ok(());
         }
-        match flush::flush_oldest(store) {
+        match flush::flush_oldest(store, &Progress::default()) {
             // A full volume: the memtables stay, as they would at run time, and the database opens,
             // so that it can be read and deleted from. There may be more of them than
             // `memtables_max` if they were larger before; the log bounds them.

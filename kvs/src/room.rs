@@ -78,6 +78,19 @@ impl Store {
         Err(Error::Full { need_bytes, free_bytes, reserve_bytes, missing_bytes, stuck_bytes })
     }
 
+    /// Refuses a compaction of what is stored while puts are refused: it has to write before it
+    /// frees, and what is free is kept for those that free most for least.
+    pub(crate) fn check_room_to_compact(&self) -> Result<()> {
+        let free = self.pool.free_space();
+        if !self.note_space(free) {
+            return Ok(());
+        }
+        let need_bytes = self.needs.object_bytes;
+        let SpaceInfo { free_bytes, reserve_bytes, missing_bytes, stuck_bytes, .. } =
+            self.account(free, need_bytes);
+        Err(Error::Full { need_bytes, free_bytes, reserve_bytes, missing_bytes, stuck_bytes })
+    }
+
     /// Counts a refusal; the first one is told.
     fn refuse(&self, free_bytes: u64, reserve_bytes: u64, missing_bytes: u64) {
         let before = self.room.refused.get();

@@ -7,8 +7,11 @@
 //! writers wait for it. Of several threads one is kept free of compaction, so that a flush never
 //! waits for one.
 
+pub(crate) mod ledger;
 mod plan;
+pub(crate) mod requested;
 mod setbacks;
+mod watch;
 
 use crate::compact::job;
 use crate::compact::pick::Plan;
@@ -19,6 +22,8 @@ use crate::key::{KvsId, KvsetId};
 use crate::moved;
 use crate::store::Store;
 use crate::tree::Tree;
+use ledger::{Ledger, Progress};
+use requested::Requested;
 use setbacks::{Cramp, Setbacks, What};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,6 +67,8 @@ pub(crate) struct Jobs {
     begun: u64,
     running: BTreeSet<u64>,
     refresh: Refresh,
+    ledger: Ledger,
+    requested: Requested,
 }
 
 /// What is known of objects that the pool has moved.
@@ -90,6 +97,7 @@ struct Running<'a> {
     store: &'a Store,
     number: u64,
     job: Job,
+    progress: Arc<Progress>,
 }
 
 impl Drop for Running<'_> {
@@ -112,11 +120,11 @@ impl Store {
         let Some(running) = self.take_job(compactions_max) else { return Ok(false) };
         self.pace_compaction();
         let done = match &running.job {
-            Job::Flush => flush::flush_oldest(self).map(|_| ()),
-            Job::Compact(kvs, plan) => job::run(self, *kvs, plan),
+            Job::Flush => flush::flush_oldest(self, &running.progress).map(|_| ()),
+            Job::Compact(kvs, plan) => job::run(self, *kvs, plan, &running.progress),
             Job::Refresh(moves) => self.run_refresh(*moves),
         };
-        self.note_outcome(&done, &running.job);
+        self.note_outcome(&done, &running);
         match (done, &running.job) {
             // The KVS went away while the job ran: nothing is left to do for it.
             (Ok(()) | Err(Error::KvsDropped), job) => {
@@ -137,8 +145,10 @@ impl Store {
 
     /// Remembers what a flush came to, for whoever asks how the database is. What passes by itself,
     /// such as a full volume, is no ailment.
-    fn note_outcome(&self, done: &Result<()>, job: &Job) {
-        match (done, job) {
+    fn note_outcome(&self, done: &Result<()>, running: &Running<'_>) {
+        self.jobs.lock().ledger.end(running.number, done, Instant::now());
+        self.note_requested(running, done);
+        match (done, &running.job) {
             (Ok(()), Job::Flush) => self.work_health.flushed(),
             (Err(error), Job::Flush)
                 if !matches!(error, Error::Closed | Error::KvsDropped)
@@ -244,12 +254,15 @@ impl Store {
         let number = jobs.begun;
         jobs.begun += 1;
         jobs.running.insert(number);
-        Running { store: self, number, job }
+        let progress = jobs.ledger.begin(number, &job, &self.view.load(), Instant::now());
+        Running { store: self, number, job, progress }
     }
 
     fn give_back(&self, job: &Job, number: u64) {
         let mut jobs = self.jobs.lock();
         jobs.running.remove(&number);
+        jobs.ledger.lose(number, Instant::now());
+        jobs.requested.give_back(number);
         match job {
             Job::Flush => jobs.flushing = false,
             Job::Compact(_, plan) => {

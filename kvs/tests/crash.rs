@@ -16,11 +16,12 @@
 
 mod support;
 
-use kvs::{Durability, Options};
+use kvs::{CompactionRequest, Durability, Options};
 use mpool::SimDevice;
 use support::batches::{Map, apply, batches_in, contents, write};
 
-/// Batches of the workload. Every 7th is followed by a flush, every 21st by a compaction.
+/// Batches of the workload. Every 7th is followed by a flush, every 21st by a compaction, every
+/// 45th by one that is asked for.
 const BATCHES: u64 = 90;
 
 fn options() -> Options {
@@ -40,6 +41,9 @@ fn workload(device: &SimDevice, durability: Durability, acked: &mut u64) -> kvs:
         }
         if n % 21 == 20 {
             db.compact()?;
+        }
+        if n % 45 == 44 {
+            db.start_compaction(CompactionRequest::default())?.wait()?;
         }
     }
     db.close()

@@ -18,8 +18,8 @@
 mod support;
 
 use kvs::{
-    ColdRead, Cursor, Database, Durability, Entry, Kvs, MediaPolicy, Options, Range, Snapshot,
-    TryGet,
+    ColdRead, CompactionRequest, CompactionState, Cursor, Database, Durability, Entry, Error, Kvs,
+    MediaPolicy, Options, Range, Snapshot, TryGet,
 };
 use mpool::{MediaClass, SimDevice};
 use std::collections::BTreeMap;
@@ -133,7 +133,8 @@ impl Run {
             50..70 => self.read_one(),
             70..80 => self.scan_one(),
             80..86 => self.db().flush().unwrap(),
-            86..89 => self.db().compact().unwrap(),
+            86 | 87 => self.db().compact().unwrap(),
+            88 => self.compact_as_asked(),
             89..92 => self.reopen(),
             92..95 => self.take_snapshot(),
             95..98 => self.check_snapshot(),
@@ -172,6 +173,25 @@ impl Run {
         }
     }
 
+    /// Everything, a KVS, or a range of one.
+    fn compact_as_asked(&mut self) {
+        let (n, range) = (self.some_kvs(), self.range());
+        let kvs = (self.rng.below(3) > 0).then(|| self.kvs[n].0.name().to_owned());
+        let (from, to) = match kvs {
+            Some(_) => (range.start, range.end),
+            None => (None, None),
+        };
+        let request = CompactionRequest { kvs, from, to };
+        match self.db().start_compaction(request.clone()) {
+            Ok(begun) => {
+                let info = begun.wait().unwrap();
+                assert_eq!((info.state, info.problems), (CompactionState::Done, Vec::new()));
+            }
+            Err(Error::CompactionRange { .. }) => {}
+            Err(other) => panic!("{request}: {other}"),
+        }
+    }
+
     fn scan_one(&mut self) {
         let (n, range) = (self.some_kvs(), self.range());
         let cursor = self.kvs[n].0.cursor(range.clone()).unwrap();
@@ -204,8 +224,8 @@ impl Run {
         self.snapshots.clear();
         let (kvs, _) = self.kvs.pop().expect("there are more than two");
         self.db().drop_kvs(kvs.name()).unwrap();
-        assert!(matches!(kvs.get(b"k"), Err(kvs::Error::KvsDropped)));
-        assert!(matches!(self.db().open_kvs(kvs.name()), Err(kvs::Error::NoSuchKvs { .. })));
+        assert!(matches!(kvs.get(b"k"), Err(Error::KvsDropped)));
+        assert!(matches!(self.db().open_kvs(kvs.name()), Err(Error::NoSuchKvs { .. })));
     }
 
     fn reopen(&mut self) {

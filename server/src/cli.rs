@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::admin::cli::{COMPACT_HELP, Compact, TREE_HELP, Tree};
 use crate::config::{Config, Settings, environment};
 use crate::pool::cli::{POOL_HELP, PoolCommand, RECOVER_HELP, Recover};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -26,7 +27,7 @@ Getting going:
 
 Exit codes of the client commands:
   0 done   1 no such key, not ready, or damage found   2 wrong usage   3 refused
-  4 no connection, or it fell silent   5 the output cannot be written";
+  4 no connection, or it fell silent   5 the output cannot be written   130 interrupted";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -53,6 +54,12 @@ pub enum Command {
     /// Manage the pool of volumes that holds the data
     #[command(subcommand, after_help = POOL_HELP)]
     Pool(PoolCommand),
+    /// Show the trees of a running server: kvsets, what compaction has to do, and its jobs
+    #[command(after_help = TREE_HELP)]
+    Tree(Tree),
+    /// Compact what a running server holds: everything, a KVS, or a range of its keys
+    #[command(after_help = COMPACT_HELP)]
+    Compact(Compact),
     /// Open a damaged store for writing again, at the price of what is damaged; dry run by default
     #[command(after_help = RECOVER_HELP)]
     Recover(Recover),

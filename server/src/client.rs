@@ -10,8 +10,8 @@ mod load;
 pub(crate) mod transport;
 
 use crate::cli::{Command, Del, Get, Key, KvsCommand, KvsDrop, Put, Scan, Server, Target};
-use crate::pool;
 use crate::target::{percent_encode, percent_encode_segment};
+use crate::{admin, pool};
 use anyhow::Context;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use base64::Engine as _;
@@ -48,6 +48,9 @@ pub enum Failure {
     /// Exit code 5: what the command was to print is lost; what it was to do is done.
     #[error("standard output cannot be written: {0}")]
     Output(io::Error),
+    /// Exit code 130: an interrupt ended the waiting. What goes on without it is said.
+    #[error("{0}")]
+    Interrupted(String),
     /// Exit code 4: no connection, or it broke.
     #[error("{0:#}")]
     Connection(#[from] anyhow::Error),
@@ -63,6 +66,7 @@ impl Failure {
             Self::Refused(_) => 3,
             Self::Connection(_) => 4,
             Self::Output(_) => 5,
+            Self::Interrupted(_) => 130,
         })
     }
 }
@@ -86,6 +90,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
             Command::Kvs(kvs) => self::kvs(kvs).await,
             Command::Healthcheck(server) => healthcheck(server).await,
             Command::Pool(command) => pool::command::run(command).await,
+            Command::Tree(tree) => admin::command::tree(&tree).await,
+            Command::Compact(compact) => admin::command::compact(&compact).await,
             Command::Recover(recover) => pool::recover::run(&recover),
             Command::Serve(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 unreachable!("main gives client commands only")
@@ -234,7 +240,7 @@ fn key_path(target: &Target, key: &Key) -> Result<String, Failure> {
 }
 
 /// The bytes of a key: those of the argument, or what they are base64url of.
-fn key_bytes(text: &OsStr, k64: bool) -> Result<Vec<u8>, Failure> {
+pub(crate) fn key_bytes(text: &OsStr, k64: bool) -> Result<Vec<u8>, Failure> {
     if !k64 {
         return Ok(text.as_bytes().to_owned());
     }

@@ -12,6 +12,7 @@
 #![allow(missing_docs, reason = "a binary's inside: its users read the README and --help")]
 
 pub mod access;
+pub mod admin;
 pub mod app;
 pub mod arrival;
 pub mod blocking;

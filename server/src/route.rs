@@ -23,6 +23,10 @@ pub enum Route {
     Volume,
     /// `/v1/admin/pool/scrub`.
     Scrub,
+    /// `/v1/admin/tree/{kvs}`.
+    Tree,
+    /// `/v1/admin/compact`.
+    Compact,
     /// `/livez`.
     Livez,
     /// `/readyz`.
@@ -37,7 +41,7 @@ pub enum Route {
 
 impl Route {
     /// All of them, in the order of [`Route::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Key,
         Self::Scan,
         Self::Batch,
@@ -48,6 +52,8 @@ impl Route {
         Self::Volumes,
         Self::Volume,
         Self::Scrub,
+        Self::Tree,
+        Self::Compact,
         Self::Livez,
         Self::Readyz,
         Self::Metrics,
@@ -68,9 +74,14 @@ impl Route {
         if let Some(rest) = path.strip_prefix("/v1/admin/pool") {
             return Self::of_pool(rest);
         }
+        if let Some(name) = path.strip_prefix("/v1/admin/tree/") {
+            let is_name = !name.is_empty() && !name.contains('/');
+            return if is_name { Self::Tree } else { Self::Other };
+        }
         match path {
             "/v1/batch" => Self::Batch,
             "/v1/kvs" => Self::KvsList,
+            "/v1/admin/compact" => Self::Compact,
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
@@ -111,6 +122,8 @@ impl Route {
             Self::Volumes => "volumes",
             Self::Volume => "volume",
             Self::Scrub => "scrub",
+            Self::Tree => "tree",
+            Self::Compact => "compact",
             Self::Livez => "livez",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -132,7 +145,9 @@ impl Route {
             | Self::PoolName
             | Self::Volumes
             | Self::Volume
-            | Self::Scrub => true,
+            | Self::Scrub
+            | Self::Tree
+            | Self::Compact => true,
             Self::Key
             | Self::Scan
             | Self::Batch
@@ -152,11 +167,12 @@ impl Route {
             Self::Batch | Self::Volumes => "POST",
             Self::PoolName => "PUT",
             Self::Volume => "DELETE",
-            Self::Scrub => "GET, HEAD, POST, DELETE",
+            Self::Scrub | Self::Compact => "GET, HEAD, POST, DELETE",
             Self::Kvs => "GET, HEAD, PUT, DELETE",
             Self::Scan
             | Self::KvsList
             | Self::Pool
+            | Self::Tree
             | Self::Livez
             | Self::Readyz
             | Self::Metrics
@@ -189,6 +205,8 @@ impl Route {
             }
             Self::Volume => "DELETE removes an emptied volume; GET /v1/admin/pool shows all",
             Self::Scrub => "POST starts a scrub, GET shows it, DELETE stops it",
+            Self::Tree => "GET shows the tree of a KVS",
+            Self::Compact => "POST begins a compaction, GET shows it, DELETE ends it",
             Self::Livez | Self::Readyz | Self::Metrics | Self::Version => "it is only read",
             Self::Other => "nothing",
         }
@@ -230,6 +248,10 @@ mod tests {
             ("/v1/admin/pool/volumes/", Route::Other),
             ("/v1/admin/pool/scrub", Route::Scrub),
             ("/v1/admin/pools", Route::Other),
+            ("/v1/admin/tree/a", Route::Tree),
+            ("/v1/admin/tree/", Route::Other),
+            ("/v1/admin/tree/a/b", Route::Other),
+            ("/v1/admin/compact", Route::Compact),
             ("/", Route::Other),
         ] {
             assert_eq!(Route::of(path), want, "{path}");

@@ -16,9 +16,11 @@ use crate::iter::merge::Merge;
 use crate::iter::{Stored, VersionCursor};
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, ReadMode};
+use crate::metrics::Counter;
 use crate::placement::Level;
 use crate::store::{Change, Store};
 use crate::tree::Tree;
+use crate::work::ledger::Progress;
 use bytes::Bytes;
 use mpool::{MblockId, Priority};
 use std::collections::VecDeque;
@@ -28,17 +30,28 @@ use std::sync::Arc;
 const INDEX_BYTES_MIN: u64 = 256 << 10;
 
 /// Carries a plan out on the tree it was made for.
-pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
-    let times = &store.metrics.compactions.jobs[plan.action.index()].times;
-    times.time(|| compact(store, kvs, plan))
+pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
+    let metrics = &store.metrics.compactions;
+    let times = &metrics.jobs[plan.action.index()].times;
+    let done = times.time(|| compact(store, kvs, plan, progress));
+    // Of one that came to nothing, too.
+    let counters = metrics.of(plan.action, plan.why);
+    counters.read_bytes.add(progress.read_bytes.get());
+    counters.written_bytes.add(progress.written_bytes.get());
+    done
 }
 
-fn compact(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
+fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
     // The plan's nodes are busy, so nothing but a drop of the KVS can have changed them.
     let Some(tree) = store.tree(kvs) else { return Ok(()) };
     let inputs = inputs(&tree, &plan.inputs);
+    progress.entries_total.add(inputs.iter().map(|kvset| kvset.meta().keys).sum());
     let mut job = Job::new(store, &tree, plan, &inputs);
-    let mut merge = Merge::new(inputs.iter().map(|kvset| kvset.cursor(ReadMode::Direct)).collect());
+    job.written_bytes = Some(&progress.written_bytes);
+    let cursor = |kvset: &Arc<Kvset>| {
+        kvset.cursor(ReadMode::Direct).counting(Arc::clone(&progress.read_bytes))
+    };
+    let mut merge = Merge::new(inputs.iter().map(cursor).collect());
     merge.seek_first()?;
     let mut last: Option<Vec<u8>> = None;
     while merge.valid() {
@@ -49,7 +62,8 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
             last.extend_from_slice(merge.key());
         }
         merge.next()?;
-        if store.is_closed() {
+        progress.entries.add(1);
+        if store.is_closed() || progress.is_cancelled() {
             return Ok(());
         }
     }
@@ -59,7 +73,9 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan) -> Result<()> {
     let written: u64 = change.add.iter().map(|(_, built)| built.written_bytes()).sum();
     store.install(vec![change], Vec::new(), None, || Ok(()))?;
     let metrics = &store.metrics.compactions;
-    metrics.add(plan.action, plan.why, index);
+    let counters = metrics.of(plan.action, plan.why);
+    counters.done.add(1);
+    counters.index_bytes.add(index);
     metrics.jobs[plan.action.index()].sizes.record_bytes(written);
     Ok(())
 }
@@ -94,6 +110,8 @@ struct Job<'a> {
     rewritten: Vec<MblockId>,
     builder: Option<KvsetBuilder>,
     change: Change,
+    /// Where the bytes of outputs are counted.
+    written_bytes: Option<&'a Counter>,
 }
 
 impl<'a> Job<'a> {
@@ -130,6 +148,7 @@ impl<'a> Job<'a> {
             },
             builder: None,
             change,
+            written_bytes: None,
         }
     }
 
@@ -186,6 +205,9 @@ impl<'a> Job<'a> {
         if let Some(builder) = self.builder.take()
             && let Some(built) = builder.finish()?
         {
+            if let Some(written_bytes) = self.written_bytes {
+                written_bytes.add(built.written_bytes());
+            }
             self.change.add.push((self.target.node, built));
         }
         Ok(())

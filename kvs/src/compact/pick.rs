@@ -52,13 +52,16 @@
 //! garbage that no rewriting reaches.
 
 mod collect;
+mod due;
 mod plan;
+pub(crate) mod request;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use collect::VblockShape;
+pub(crate) use due::{DueWork, due};
 pub(crate) use plan::{Action, Plan, Why};
 
 use crate::key::{KvsetId, NodeId};

@@ -23,6 +23,7 @@ use super::vblock::read::ValueReader;
 use crate::error::{Error, Result, Scope};
 use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::Revision;
+use crate::metrics::Counter;
 use bytes::Bytes;
 use mpool::{IoBuf, MblockId, Priority};
 use std::cell::RefCell;
@@ -100,6 +101,12 @@ impl Kvset {
 }
 
 impl KvsetCursor {
+    /// A direct one that counts the bytes it reads from the drive.
+    pub(crate) fn counting(mut self, read_bytes: Arc<Counter>) -> Self {
+        self.values.get_mut().count(read_bytes);
+        self
+    }
+
     /// Makes `at` the leaf under the cursor.
     fn load(&mut self, at: LeafAt, toward: Toward) -> Result<()> {
         if self.head.is_some() && self.at == at {
@@ -109,7 +116,8 @@ impl KvsetCursor {
         self.at = at;
         match self.mode {
             ReadMode::Direct => {
-                let bytes = self.chunk.page(&self.kvset, at, toward)?;
+                let values = self.values.borrow();
+                let bytes = self.chunk.page(&self.kvset, at, toward, values.counter())?;
                 self.page.copy_from_slice(bytes);
             }
             ReadMode::Mapped => {
@@ -392,11 +400,20 @@ struct LeafChunk {
 }
 
 impl LeafChunk {
-    /// A leaf, whole; read with those that follow it in the cursor's direction.
-    fn page(&mut self, kvset: &Kvset, at: LeafAt, toward: Toward) -> Result<&[u8]> {
+    /// A leaf, whole; read with those that follow it in the cursor's direction, and counted.
+    fn page(
+        &mut self,
+        kvset: &Kvset,
+        at: LeafAt,
+        toward: Toward,
+        read_bytes: Option<&Counter>,
+    ) -> Result<&[u8]> {
         let end = self.start + self.pages;
         if self.kblock != at.kblock || !(self.start..end).contains(&at.page) {
-            self.fill(kvset, at, toward)?;
+            let read = self.fill(kvset, at, toward)?;
+            if let Some(read_bytes) = read_bytes {
+                read_bytes.add(read as u64);
+            }
         }
         let buf = self.buf.as_ref().expect("a chunk was read");
         let offset = pages_to_bytes(at.page - self.start);
@@ -408,7 +425,8 @@ impl LeafChunk {
         }
     }
 
-    fn fill(&mut self, kvset: &Kvset, at: LeafAt, toward: Toward) -> Result<()> {
+    /// Returns the bytes that were read.
+    fn fill(&mut self, kvset: &Kvset, at: LeafAt, toward: Toward) -> Result<usize> {
         let leaf_pages = kvset.kblocks[at.kblock].footer().leaf_pages;
         let (start, end) = match toward {
             Toward::End => (at.page, leaf_pages.min(at.page + CHUNK_PAGES)),
@@ -422,7 +440,7 @@ impl LeafChunk {
         let offset = u64::from(start) * PAGE_BYTES as u64;
         kvset.index.mblock(at.kblock).read_at_priority(offset, buf, Priority::Compaction)?;
         (self.kblock, self.start, self.pages) = (at.kblock, start, end - start);
-        Ok(())
+        Ok(len)
     }
 }
 

@@ -101,6 +101,12 @@ impl Kvset {
         self.values.as_ref().map_or(Ok(0), |values| Ok(values.preload()?))
     }
 
+    /// The vblocks that it refers to, with the length of each.
+    pub(crate) fn vblock_lens(&self) -> impl Iterator<Item = (MblockId, u64)> {
+        let len = |at| self.values.as_ref().map_or(0, |values| values.mblock(at).len_bytes());
+        self.meta.vblocks.iter().enumerate().map(move |(at, (id, _))| (*id, len(at)))
+    }
+
     /// What it is made of.
     pub(crate) const fn meta(&self) -> &KvsetMeta {
         &self.meta

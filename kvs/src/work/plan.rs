@@ -1,7 +1,8 @@
 //! The next compaction: the shapes of the trees, and the room there is, for the picker.
 
+use super::requested::Take;
 use super::{Job, Running};
-use crate::compact::pick::{self, Limits, Shortage, TreeShape};
+use crate::compact::pick::{self, Limits, Plan, Shortage, TreeShape};
 use crate::key::{KvsId, NodeId};
 use crate::store::Store;
 use crate::tree::Tree;
@@ -27,6 +28,14 @@ impl Store {
         let limits = self.limits(room_bytes);
         let view = self.view.load();
         let count = view.trees.len();
+        let rested = jobs.requested.rests;
+        if !rested {
+            match self.take_requested(&mut jobs, &view, limits) {
+                Take::Job(running) => return Some(running),
+                Take::Hold => return None,
+                Take::Nothing => {}
+            }
+        }
         let turn = jobs.turn;
         let now = jobs.now();
         // What the least of the plans for which there is no room would need.
@@ -47,19 +56,28 @@ impl Store {
                     why = plan.why.as_str(), inputs = plan.inputs.len(),
                     output_bytes = plan.output_bytes, room_bytes = limits.room_bytes, "compaction");
                 jobs.turn = turn.wrapping_add(1);
-                jobs.compactions += 1;
-                jobs.admitted_bytes += plan.output_bytes;
-                jobs.busy.extend(&plan.inputs);
+                jobs.requested.rests = false;
                 self.note_stuck(0);
-                return Some(self.running(&mut jobs, Job::Compact(*kvs, plan)));
+                return Some(self.admit(&mut jobs, *kvs, plan));
             }
             if limits.shortage == Some(Shortage::Full) && jobs.compactions == 0 {
                 least = least.into_iter().chain(pick::least_room(&shape, limits)).min();
             }
         }
+        if rested && let Take::Job(running) = self.take_requested(&mut jobs, &view, limits) {
+            return Some(running);
+        }
         self.note_stuck(least.map_or(0, |least| least.saturating_sub(room_bytes)));
         self.end_round();
         None
+    }
+
+    /// Makes a plan a job that runs.
+    pub(super) fn admit(&self, jobs: &mut super::Jobs, kvs: KvsId, plan: Plan) -> Running<'_> {
+        jobs.compactions += 1;
+        jobs.admitted_bytes += plan.output_bytes;
+        jobs.busy.extend(&plan.inputs);
+        self.running(jobs, Job::Compact(kvs, plan))
     }
 
     /// The nodes that wait after a failure. Without threads nobody waits: the caller decides when.
@@ -71,7 +89,7 @@ impl Store {
     }
 
     /// What is due, with so much room for a job.
-    fn limits(&self, room_bytes: u64) -> Limits {
+    pub(super) fn limits(&self, room_bytes: u64) -> Limits {
         let base = if self.is_emptying() { Limits::SHORT } else { Limits::DEFAULT };
         let free = self.pool.free_space();
         Limits {
@@ -96,7 +114,7 @@ fn extend<'a>(
 }
 
 /// The picker's picture of a tree; its vblocks only where they are asked for.
-fn shape(
+pub(super) fn shape(
     tree: &Tree,
     aside: &Ids,
     vblock_bytes: &BTreeMap<MblockId, u64>,

@@ -17,8 +17,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Root kvsets at which writers slow down, and at which they stop.
-const ROOT_SLOW: u64 = 16;
-const ROOT_STOP: u64 = 40;
+pub(crate) const ROOT_SLOW: u64 = 16;
+pub(crate) const ROOT_STOP: u64 = 40;
 /// How often a waiting writer looks again by itself.
 const WAIT_SLICE: Duration = Duration::from_millis(50);
 /// Longest a writer is stopped before it is told so.

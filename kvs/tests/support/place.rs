@@ -99,8 +99,11 @@ impl Place {
             }
             Self::Files(_) => {
                 assert!(kind == Kind::Plain, "zones are simulated here");
+                let volumes = pool.volumes();
+                let is_free = |name: &String| !volumes.iter().any(|v| v.path.ends_with(name));
+                let name = (1..).map(|n| format!("volume{n}.vol")).find(is_free);
                 let new = NewVolume {
-                    path: format!("volume{}.vol", pool.volumes().len()).into(),
+                    path: name.expect("numbers do not end").into(),
                     kind: VolumeKind::File,
                     class,
                     capacity_bytes_max: 256 * MIB,

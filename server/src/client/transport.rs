@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -141,6 +142,13 @@ impl Answer {
         Ok(whole)
     }
 
+    /// The whole body as JSON.
+    pub(crate) async fn json(self) -> Result<Value, Failure> {
+        serde_json::from_slice(&self.collect().await?).map_err(|_| {
+            Failure::Refused("the server's answer is no JSON; is it Millpond?".to_owned())
+        })
+    }
+
     /// This, if the server did what it was asked for.
     pub(crate) async fn accepted(self) -> Result<Self, Failure> {
         let status = self.status;
@@ -148,13 +156,27 @@ impl Answer {
             return Ok(self);
         }
         let body = self.collect().await?;
-        let problem: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
+        let problem: Option<Value> = serde_json::from_slice(&body).ok();
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
         Err(Failure::Refused(match detail {
             Some(detail) => format!("{} (status {})", as_commands(detail), status.as_u16()),
             None => format!("the server answered {status}"),
         }))
     }
+}
+
+/// Sends one request, with a JSON document if there is one, and reads the one that is answered.
+pub(crate) async fn ask_json(
+    server: &Server,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Value, Failure> {
+    let said = body.is_some().then(|| HeaderValue::from_static("application/json"));
+    let body = body.map_or_else(String::new, |body| body.to_string());
+    let mut request = request(method, path, body)?;
+    request.headers_mut().extend(said.map(|kind| (header::CONTENT_TYPE, kind)));
+    send(server, request).await?.accepted().await?.json().await
 }
 
 /// The ways out that HTTP names as routes, as commands.

@@ -89,6 +89,10 @@ impl Engine for Database {
         }
     }
 
+    fn database(&self) -> Option<&Database> {
+        Some(self)
+    }
+
     fn pool(&self) -> Option<&Arc<Pool>> {
         Some(Self::pool(self))
     }

@@ -13,7 +13,8 @@ pub mod memory;
 use bytes::Bytes;
 use kvs::metrics::Sample;
 use kvs::{
-    Advance, Durability, Entry, Error, Health, KvsInfo, Part, Range, Result, Revision, SpaceInfo,
+    Advance, Database, Durability, Entry, Error, Health, KvsInfo, Part, Range, Result, Revision,
+    SpaceInfo,
 };
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
@@ -118,6 +119,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Facts about the store for `/version`: format, device, I/O back-end.
     fn about(&self) -> About;
+
+    /// The database itself, for its operator; `None` where there is none.
+    fn database(&self) -> Option<&Database> {
+        None
+    }
 
     /// The pool below; `None` where there is none.
     fn pool(&self) -> Option<&Arc<Pool>> {

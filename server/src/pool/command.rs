@@ -3,9 +3,9 @@
 use super::cli::{PoolAdd, PoolCommand, PoolEvacuate, PoolPlace, PoolRemove, PoolScrub};
 use super::{offline, table};
 use crate::cli::Server;
-use crate::client::transport::{request, send};
+use crate::client::transport::ask_json;
 use crate::client::{Failure, print};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::Method;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -125,15 +125,7 @@ async fn ask(
     path: &str,
     body: Option<Value>,
 ) -> Result<Value, Failure> {
-    let path = format!("/v1/admin/pool{path}");
-    let said = body.is_some().then(|| HeaderValue::from_static("application/json"));
-    let body = body.map_or_else(String::new, |body| body.to_string());
-    let mut request = request(method, &path, body)?;
-    request.headers_mut().extend(said.map(|kind| (header::CONTENT_TYPE, kind)));
-    let answer = send(server, request).await?.accepted().await?;
-    let bytes = answer.collect().await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|_| Failure::Refused("the server's answer is no JSON; is it Millpond?".to_owned()))
+    ask_json(server, method, &format!("/v1/admin/pool{path}"), body).await
 }
 
 /// The printed id of a volume given as `vol-2` or `2`.
@@ -147,7 +139,12 @@ fn print_info(info: &Value) -> Result<(), Failure> {
     print(table::info(info).as_bytes())
 }
 
-fn show(value: &Value, json: bool, text: impl Fn(&Value) -> String) -> Result<(), Failure> {
+/// Prints a document as a table or as it is.
+pub(crate) fn show(
+    value: &Value,
+    json: bool,
+    text: impl Fn(&Value) -> String,
+) -> Result<(), Failure> {
     let out = if json { format!("{value:#}\n") } else { text(value) };
     print(out.as_bytes())
 }
@@ -216,7 +213,7 @@ async fn scrub_online(server: &Server, scrub: &PoolScrub) -> Result<Value, Failu
 
 /// Shows how far long work is, on a terminal: bytes of a goal, or with a goal alone what is left.
 fn progress(what: &'static str) -> impl FnMut(u64, u64) {
-    let mut line = Line { open: false, on: std::io::stderr().is_terminal() };
+    let mut line = Line::on_terminal();
     move |done, goal| {
         let text = match (what, goal) {
             ("left", left) => format!("{left} mblocks left"),
@@ -227,13 +224,18 @@ fn progress(what: &'static str) -> impl FnMut(u64, u64) {
 }
 
 /// A line that is written again and again; ended when it goes.
-struct Line {
+pub(crate) struct Line {
     open: bool,
     on: bool,
 }
 
 impl Line {
-    fn show(&mut self, text: &str) {
+    /// On standard error, where that is a terminal.
+    pub(crate) fn on_terminal() -> Self {
+        Self { open: false, on: std::io::stderr().is_terminal() }
+    }
+
+    pub(crate) fn show(&mut self, text: &str) {
         if self.on {
             self.open = true;
             // Where standard error cannot be written, nobody is watching.

@@ -13,4 +13,4 @@ pub mod jobs;
 mod keep;
 mod offline;
 pub(crate) mod recover;
-mod table;
+pub(crate) mod table;

@@ -23,11 +23,11 @@ pub(crate) fn human(bytes: u64) -> String {
     format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
-fn number(value: &Value) -> u64 {
+pub(crate) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
-fn bytes(value: &Value) -> String {
+pub(crate) fn bytes(value: &Value) -> String {
     human(number(value))
 }
 
@@ -37,16 +37,16 @@ fn counted(value: &Value, thing: &str) -> String {
     format!("{} {thing}{end}", number(value))
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn rows<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+pub(crate) fn rows<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
     value[name].as_array().map(Vec::as_slice).unwrap_or_default().iter()
 }
 
 /// Columns without lines; numbers stand to the right.
-fn columns(titles: &[&str], right_from: usize, lines: Vec<Vec<String>>) -> String {
+pub(crate) fn columns(titles: &[&str], right_from: usize, lines: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(titles);
     table.add_rows(lines);

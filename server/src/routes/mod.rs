@@ -3,6 +3,7 @@
 //! A handler turns the request into engine terms, calls the engine and turns the answer into a
 //! response. It keeps no state and decides no policy.
 
+pub(crate) mod admin;
 pub(crate) mod batch;
 pub(crate) mod health;
 pub(crate) mod item;
@@ -43,6 +44,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
             get(spaces::show).put(spaces::create).delete(spaces::remove).fallback(not_allowed),
         )
         .merge(pool_routes())
+        .merge(admin_routes())
         .route("/livez", get(health::livez).fallback(not_allowed))
         .route("/readyz", get(health::readyz).fallback(not_allowed))
         .route("/metrics", get(health::metrics).fallback(not_allowed))
@@ -65,6 +67,16 @@ fn pool_routes() -> Router<Arc<Shared>> {
             "/v1/admin/pool/scrub",
             get(pool::scrub).post(pool::start_scrub).delete(pool::stop_scrub).fallback(not_allowed),
         )
+}
+
+fn admin_routes() -> Router<Arc<Shared>> {
+    Router::new().route("/v1/admin/tree/{kvs}", get(admin::tree).fallback(not_allowed)).route(
+        "/v1/admin/compact",
+        get(admin::compact)
+            .post(admin::start_compact)
+            .delete(admin::cancel_compact)
+            .fallback(not_allowed),
+    )
 }
 
 async fn no_such_route(request: Request<Body>) -> Problem {

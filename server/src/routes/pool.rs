@@ -248,7 +248,7 @@ async fn with_pool<T: Send + 'static>(
     shared.blocking(&shared.lanes.administration, Patience::Refusable, work).await
 }
 
-fn check_allowed(shared: &Shared) -> Result<(), Problem> {
+pub(super) fn check_allowed(shared: &Shared) -> Result<(), Problem> {
     if shared.limits.admin {
         return Ok(());
     }
@@ -263,7 +263,7 @@ fn check_allowed(shared: &Shared) -> Result<(), Problem> {
 
 /// The body as a JSON object; an empty one is an empty object. It is asked for where the head is
 /// right, and `ready` says that nothing else speaks against the request.
-async fn read<T: DeserializeOwned>(
+pub(super) async fn read<T: DeserializeOwned>(
     shared: &Shared,
     request: Request<Body>,
     ready: impl Future<Output = Result<(), Problem>>,

@@ -28,6 +28,8 @@ pub(crate) enum Why {
     Garbage,
     Scatter,
     Tombstones,
+    /// Somebody has asked for it.
+    Requested,
 }
 
 /// One job.
@@ -46,13 +48,14 @@ pub(crate) struct Plan {
 
 impl Why {
     /// All of them, in the order of [`Why::index`].
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::RootLength,
         Self::LeafLength,
         Self::LeafKeys,
         Self::Garbage,
         Self::Scatter,
         Self::Tombstones,
+        Self::Requested,
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -63,6 +66,7 @@ impl Why {
             Self::Garbage => 3,
             Self::Scatter => 4,
             Self::Tombstones => 5,
+            Self::Requested => 6,
         }
     }
 
@@ -75,6 +79,7 @@ impl Why {
             Self::Garbage => "garbage",
             Self::Scatter => "scatter",
             Self::Tombstones => "tombstones",
+            Self::Requested => "requested",
         }
     }
 }

@@ -17,10 +17,12 @@ use super::format::{record_range, record_value};
 use crate::error::{Error, Result};
 use crate::iter::ValuePtr;
 use crate::kvset::corrupt;
+use crate::metrics::Counter;
 use bytes::Bytes;
 use mpool::{IO_ALIGN, IoBuf, Mblock, Priority};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Most and fewest bytes in a chunk of a stream that has been followed for a while.
 const CHUNK_BYTES_MAX: u64 = 256 << 10;
@@ -42,6 +44,8 @@ struct Stream {
     buf: Option<IoBuf>,
     chunk_bytes: u64,
     used_at: u64,
+    /// Read from the drive and not counted yet.
+    read_bytes: u64,
 }
 
 /// What the streams of a reader may hold.
@@ -73,6 +77,8 @@ pub(crate) struct ValueReader {
     uses: u64,
     priority: Priority,
     budget: Budget,
+    /// Counts what is read.
+    read_bytes: Option<Arc<Counter>>,
 }
 
 impl ValueReader {
@@ -80,7 +86,17 @@ impl ValueReader {
     /// `Compaction`, its chunks start short.
     pub(crate) fn new(priority: Priority, vblocks: usize) -> Self {
         let budget = Budget::new(priority, vblocks);
-        Self { streams: HashMap::new(), uses: 0, priority, budget }
+        Self { streams: HashMap::new(), uses: 0, priority, budget, read_bytes: None }
+    }
+
+    /// Counts from here on the bytes that it reads from the drive.
+    pub(crate) fn count(&mut self, read_bytes: Arc<Counter>) {
+        self.read_bytes = Some(read_bytes);
+    }
+
+    /// What it counts with.
+    pub(crate) fn counter(&self) -> Option<&Counter> {
+        self.read_bytes.as_deref()
     }
 
     /// Whether the record at `ptr` was read ahead or continues a stream.
@@ -111,6 +127,10 @@ impl ValueReader {
         let value = Bytes::copy_from_slice(value);
         stream.last = record;
         stream.let_go(budget);
+        let read = std::mem::take(&mut stream.read_bytes);
+        if let Some(read_bytes) = &self.read_bytes {
+            read_bytes.add(read);
+        }
         Ok(value)
     }
 
@@ -130,6 +150,7 @@ impl ValueReader {
             buf: None,
             chunk_bytes,
             used_at: 0,
+            read_bytes: 0,
         });
         stream.used_at = self.uses;
         stream
@@ -160,6 +181,7 @@ impl Stream {
                 let mut buf = old.unwrap_or_else(|| IoBuf::zeroed(len));
                 object.read_at_priority(range.start, &mut buf, priority)?;
                 self.start = range.start;
+                self.read_bytes += len as u64;
                 buf
             }
         };

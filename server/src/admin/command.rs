@@ -1,0 +1,137 @@
+//! `millpond tree` and `millpond compact`: commands on a running server.
+
+use super::cli::{Compact, Tree};
+use super::table;
+use crate::cli::Server;
+use crate::client::transport::{ask_json, request, send};
+use crate::client::{Failure, key_bytes};
+use crate::pool::command::{Line, show};
+use crate::target::{BASE64URL, percent_encode, percent_encode_segment};
+use axum::http::{Method, StatusCode};
+use base64::Engine as _;
+use serde_json::{Map, Value, json};
+use std::ffi::OsStr;
+use std::time::Duration;
+
+/// How often a running server is asked how far it is.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Runs `millpond tree`.
+pub(crate) async fn tree(tree: &Tree) -> Result<(), Failure> {
+    let Some(kvs) = &tree.kvs else { return all_trees(tree).await };
+    let found = one_tree(tree, kvs, tree.limit).await?;
+    show(&found, tree.json, table::tree)
+}
+
+async fn one_tree(tree: &Tree, kvs: &str, limit: u64) -> Result<Value, Failure> {
+    let mut path =
+        format!("/v1/admin/tree/{}?limit={limit}", percent_encode_segment(kvs.as_bytes()));
+    if let Some(from) = &tree.from {
+        path = format!("{path}&from={}", percent_encode(&key_bytes(from, tree.k64)?));
+    }
+    ask_json(&tree.server, Method::GET, &path, None).await
+}
+
+/// A line for each KVS, without its nodes.
+async fn all_trees(tree: &Tree) -> Result<(), Failure> {
+    let all = ask_json(&tree.server, Method::GET, "/v1/kvs", None).await?;
+    let names = all["kvs"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    let mut trees = Vec::new();
+    for name in names.filter_map(|kvs| kvs["name"].as_str()) {
+        match one_tree(tree, name, 1).await {
+            Ok(mut found) => {
+                if let Some(fields) = found.as_object_mut() {
+                    fields.retain(|field, _| !matches!(&**field, "nodes" | "next" | "next64"));
+                }
+                trees.push(found);
+            }
+            // It was dropped meanwhile, or everything is refused: the first one says so.
+            Err(error) if trees.is_empty() => return Err(error),
+            Err(_) => {}
+        }
+    }
+    show(&json!({ "trees": trees }), tree.json, table::trees)
+}
+
+/// Runs `millpond compact`.
+pub(crate) async fn compact(compact: &Compact) -> Result<(), Failure> {
+    let seen = match (compact.status, compact.cancel) {
+        (true, _) => last(&compact.server, Method::GET).await?,
+        (_, true) => last(&compact.server, Method::DELETE).await?,
+        (false, false) => begin(compact).await?,
+    };
+    let seen = if compact.wait { wait(&compact.server, seen).await? } else { seen };
+    show(&seen, compact.json, table::compaction)?;
+    if compact.wait { verdict(&seen) } else { Ok(()) }
+}
+
+async fn begin(compact: &Compact) -> Result<Value, Failure> {
+    let mut body = Map::new();
+    if let Some(kvs) = &compact.kvs {
+        body.insert("kvs".into(), kvs.as_str().into());
+    }
+    for (name, key) in [("from64", &compact.from), ("to64", &compact.to)] {
+        if let Some(key) = key {
+            body.insert(name.into(), encoded(key, compact.k64)?.into());
+        }
+    }
+    let path = "/v1/admin/compact";
+    ask_json(&compact.server, Method::POST, path, Some(body.into())).await
+}
+
+fn encoded(key: &OsStr, k64: bool) -> Result<String, Failure> {
+    Ok(BASE64URL.encode(key_bytes(key, k64)?))
+}
+
+/// The one that was asked for last, looked at or ended.
+async fn last(server: &Server, method: Method) -> Result<Value, Failure> {
+    let answer = send(server, request(method, "/v1/admin/compact", "")?).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        let text = "no compaction was asked for since the server was started";
+        return Err(Failure::Absent(text.to_owned()));
+    }
+    answer.accepted().await?.json().await
+}
+
+/// Waits for the end of a compaction that runs; an interrupt ends the waiting only.
+async fn wait(server: &Server, begun: Value) -> Result<Value, Failure> {
+    let mut line = Line::on_terminal();
+    let mut seen = begun.clone();
+    while seen["running"] == true {
+        line.show(&table::compaction_line(&seen));
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            interrupted = tokio::signal::ctrl_c() => {
+                drop(line);
+                interrupted.map_err(anyhow::Error::from)?;
+                return Err(Failure::Interrupted(
+                    "interrupted; the compaction goes on in the server: `millpond compact --status` \
+                     shows how far it is, `millpond compact --cancel` ends it"
+                        .to_owned(),
+                ));
+            }
+        }
+        seen = ask_json(server, Method::GET, "/v1/admin/compact", None).await?;
+        if seen["number"] != begun["number"] {
+            let text = "another compaction was begun since; the one that was waited for is over";
+            return Err(Failure::Refused(text.to_owned()));
+        }
+    }
+    Ok(seen)
+}
+
+fn verdict(seen: &Value) -> Result<(), Failure> {
+    let problems = seen["problems_total"].as_u64().unwrap_or(0);
+    match seen["state"].as_str() {
+        Some("done") if problems == 0 => Ok(()),
+        Some("done") => {
+            let text = format!("{problems} parts could not be compacted; they are named above");
+            Err(Failure::Damaged(text))
+        }
+        Some("cancelled") => Err(Failure::Refused("it was cancelled".to_owned())),
+        _ => {
+            let why = seen["error"].as_str().unwrap_or("it failed");
+            Err(Failure::Refused(why.to_owned()))
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `/v1/admin/tree/{kvs}` and `/v1/admin/compact`: what the engine does in the background, for its
+//! operator.
+//!
+//! They are served where `/v1/admin/pool` is.
+
+use super::json;
+use super::pool::{check_allowed, read};
+use crate::admin::document;
+use crate::app::Shared;
+use crate::blocking::Patience;
+use crate::problem::{Answer, Problem};
+use crate::target::{BASE64URL, Query, percent_decode_text};
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode, Uri};
+use base64::Engine as _;
+use bytes::Bytes;
+use kvs::{CompactionRequest, Database, Error, TreePage};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Most kvsets that an answer about a tree shows.
+const KVSETS_MAX: u64 = 10_000;
+
+type Server = State<Arc<Shared>>;
+
+pub(crate) async fn tree(State(shared): Server, uri: Uri) -> Answer {
+    let query = Query::parse(uri.query(), &["from", "limit", "key_encoding"])?;
+    let part = uri.path().strip_prefix("/v1/admin/tree/").unwrap_or_default();
+    let name = percent_decode_text(part)?.into_owned();
+    let from = query.key("from", query.key_encoding()?)?;
+    let limit = query.number("limit", 1..=KVSETS_MAX, "a number from 1 to 10000")?;
+    let page = TreePage {
+        from: from.map(|key| Bytes::from(key.into_owned())),
+        kvsets_max: limit.map_or(TreePage::default().kvsets_max, |limit| {
+            usize::try_from(limit).expect("ten thousand at most")
+        }),
+    };
+    let found = with_database(&shared, move |database| {
+        let tree = database.tree(&name, &page)?;
+        let mut jobs = database.jobs();
+        jobs.retain(|job| job.kvs.as_deref().is_none_or(|kvs| *kvs == *name));
+        Ok(document::tree(&tree, &jobs))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+/// What is to be compacted: `{"kvs":"birds","from":"a","to":"m"}`; all of it may be missing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Compact {
+    kvs: Option<String>,
+    from: Option<String>,
+    from64: Option<String>,
+    to: Option<String>,
+    to64: Option<String>,
+}
+
+impl Compact {
+    fn request(self) -> Result<CompactionRequest, Problem> {
+        let Self { kvs, from, from64, to, to64 } = self;
+        let (from, to) = (key("from", from, from64)?, key("to", to, to64)?);
+        Ok(CompactionRequest { kvs, from, to })
+    }
+}
+
+/// A key that is given as text or as base64url, if at all.
+fn key(name: &str, text: Option<String>, base64: Option<String>) -> Result<Option<Bytes>, Problem> {
+    match (text, base64) {
+        (Some(_), Some(_)) => {
+            Err(Problem::bad_request(format!("{name} and {name}64 are both given; one is enough")))
+        }
+        (Some(text), None) => Ok(Some(text.into())),
+        (None, Some(base64)) => {
+            let wrong =
+                |why| Problem::bad_request(format!("{name}64 {base64:?} is not base64url: {why}"));
+            Ok(Some(BASE64URL.decode(&base64).map_err(wrong)?.into()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+pub(crate) async fn start_compact(State(shared): Server, request: Request<Body>) -> Answer {
+    let ready = async {
+        shared.engine()?.check_writable(None)?;
+        with_database(&shared, check_idle).await
+    };
+    let asked: Compact = read(&shared, request, ready).await?;
+    let asked = asked.request()?;
+    let begun = with_database(&shared, move |database| {
+        Ok(document::compaction(&database.start_compaction(asked)?))
+    });
+    json(StatusCode::ACCEPTED, &begun.await?)
+}
+
+pub(crate) async fn compact(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let found = with_database(&shared, |database| {
+        let last = database.compaction().ok_or_else(none_was_asked_for)?;
+        Ok(document::compaction(&last))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+pub(crate) async fn cancel_compact(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let found = with_database(&shared, |database| {
+        let last = database.compaction().ok_or_else(none_was_asked_for)?;
+        last.cancel();
+        Ok(document::compaction(&last))
+    });
+    json(StatusCode::OK, &found.await?)
+}
+
+fn check_idle(database: &Database) -> Result<(), Problem> {
+    match database.compaction().map(|last| last.info()) {
+        Some(info) if !info.state.is_over() => {
+            let what = info.request.to_string().into();
+            Err(Error::CompactionRuns { number: info.number, what }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn none_was_asked_for() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        ("no-compaction", "No compaction"),
+        "no compaction was asked for since the server was started; POST begins one",
+    )
+}
+
+/// Runs work on the database in the lane of administrative calls.
+async fn with_database<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Database) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    check_allowed(shared)?;
+    shared
+        .blocking(&shared.lanes.administration, Patience::Refusable, |engine| {
+            match engine.database() {
+                Some(database) => work(database),
+                None => Err(Problem::conflict("this store has no trees")),
+            }
+        })
+        .await
+}

@@ -1,0 +1,188 @@
+//! `/v1/admin/tree`, `/v1/admin/compact` and the commands that ask for them, on the real server.
+#![allow(clippy::unwrap_used, reason = "a test")]
+mod support;
+
+use serde_json::{Value, json};
+use std::process::{Command, Output, Stdio};
+use support::{Client, Reply, Server};
+use tempfile::TempDir;
+
+fn run(server: &Server, arguments: &[&str]) -> Output {
+    let url = format!("http://{}", server.address);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_millpond"));
+    command.args(arguments).args(["--url", &url]).env_remove("MILLPOND_URL");
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Runs a command that must succeed; what it prints.
+fn done(server: &Server, arguments: &[&str]) -> String {
+    let output = run(server, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout).to_owned()
+}
+
+fn get(client: &mut Client, target: &str) -> Value {
+    let reply = client.send("GET", target, b"").unwrap();
+    assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+    reply.json()
+}
+
+fn post(client: &mut Client, body: &Value) -> Reply {
+    client.send("POST", "/v1/admin/compact", body.to_string().as_bytes()).unwrap()
+}
+
+/// Asks until the compaction is over.
+fn over(client: &mut Client) -> Value {
+    loop {
+        let seen = get(client, "/v1/admin/compact");
+        if seen["running"] == false {
+            return seen;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn fill(client: &mut Client, keys: u32) {
+    for n in 0..keys {
+        let target = format!("/v1/kv/default/key{n:04}?durability=off");
+        assert_eq!(client.send("PUT", &target, &[b'v'; 2000]).unwrap().status, 200);
+    }
+}
+
+#[test]
+fn a_tree_is_compacted_and_shown_over_http() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = server.connect();
+    let absent = client.send("GET", "/v1/admin/compact", b"").unwrap();
+    assert_eq!(
+        (absent.status, absent.json()["type"].as_str()),
+        (404, Some("urn:millpond:problem:no-compaction"))
+    );
+    fill(&mut client, 100);
+    client.send("PUT", "/v1/kv/default/%FF%00?durability=off", b"odd").unwrap();
+    for n in 0..50 {
+        client.send("DELETE", &format!("/v1/kv/default/key{n:04}"), b"").unwrap();
+    }
+    let begun = post(&mut client, &json!({}));
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    let seen = over(&mut client);
+    assert_eq!(
+        (&seen["state"], &seen["number"], &seen["problems_total"]),
+        (&json!("done"), &json!(1), &json!(0))
+    );
+
+    let tree = get(&mut client, "/v1/admin/tree/default");
+    assert_eq!(
+        (&tree["root_kvsets"], &tree["keys"], &tree["tombstones"]),
+        (&json!(0), &json!(51), &json!(0))
+    );
+    assert_eq!(tree["debt"]["due"], json!([]));
+    let nodes = tree["nodes"].as_array().unwrap();
+    let kvset = &nodes[1]["kvsets"][0];
+    assert_eq!((&kvset["keys"], &kvset["min_key"]), (&json!(51), &json!("key0050")));
+    assert_eq!((&kvset["max_key64"], &kvset["max_key"]), (&json!("_wA"), &Value::Null));
+    let jobs = tree["jobs"].as_array().unwrap();
+    let requested = jobs.iter().find(|job| job["reason"] == "requested").unwrap();
+    assert_eq!(requested["outcome"], "done");
+    assert!(jobs.iter().any(|job| job["action"] == "flush"), "{jobs:?}");
+    let paged = get(&mut client, "/v1/admin/tree/default?from=_wA&key_encoding=base64url&limit=1");
+    assert_eq!(
+        (paged["nodes"].as_array().unwrap().len(), &paged["nodes"][0]["id"]),
+        (1, &nodes[1]["id"])
+    );
+
+    for (target, status, says) in [
+        ("/v1/admin/tree/none", 404, "none"),
+        ("/v1/admin/tree/default?limit=0", 400, "limit"),
+        ("/v1/admin/tree/default?form=a", 400, "form"),
+        ("/v1/admin/tree/", 404, "/v1/admin/tree"),
+    ] {
+        let reply = client.send("GET", target, b"").unwrap();
+        assert_eq!(reply.status, status, "{target}: {}", reply.text());
+        assert!(reply.text().contains(says), "{target}: {}", reply.text());
+    }
+    for (body, status, says) in [
+        (json!({"kvs": "none"}), 404, "none"),
+        (json!({"from": "a"}), 400, "name it"),
+        (json!({"kvs": "default", "from": "b", "to": "a"}), 400, "ends before"),
+        (json!({"kvs": "default", "from": "b", "from64": "Yg"}), 400, "from64"),
+        (json!({"kvs": "default", "to64": "a!"}), 400, "to64"),
+        (json!({"rate": 1}), 400, "rate"),
+    ] {
+        let reply = post(&mut client, &body);
+        assert_eq!(reply.status, status, "{body}: {}", reply.text());
+        assert!(reply.text().contains(says), "{body}: {}", reply.text());
+    }
+    let wrong = client.send("PUT", "/v1/admin/compact", b"").unwrap();
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("GET, HEAD, POST, DELETE")));
+    // One that is over is not cancelled any more.
+    let late = client.send("DELETE", "/v1/admin/compact", b"").unwrap();
+    assert_eq!((late.status, &late.json()["state"]), (200, &json!("done")));
+
+    // It is of this process.
+    drop(server);
+    let server = Server::start(directory.path(), &[]);
+    assert_eq!(server.connect().send("GET", "/v1/admin/compact", b"").unwrap().status, 404);
+}
+
+#[test]
+fn the_commands_show_trees_and_wait_for_compactions() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = server.connect();
+    fill(&mut client, 20);
+    let absent = run(&server, &["compact", "--status"]);
+    assert_eq!(absent.status.code(), Some(1), "{}", text(&absent.stderr));
+    let waited = done(&server, &["compact", "--kvs", "default", "--from", "key", "--wait"]);
+    assert!(waited.contains("KVS default from \"key\"") && waited.contains("done"), "{waited}");
+    assert!(done(&server, &["compact", "--status"]).contains("done"));
+    let cancelled: Value =
+        serde_json::from_str(&done(&server, &["compact", "--cancel", "--json"])).unwrap();
+    assert_eq!(cancelled["state"], "done", "it was over");
+
+    let all = done(&server, &["tree"]);
+    assert!(all.contains("default") && all.contains("LEFT ALONE"), "{all}");
+    let one = done(&server, &["tree", "default"]);
+    for part in ["spilled from", "leaf ", "requested", "\"key0000\" to \"key0019\""] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    let shown: Value =
+        serde_json::from_str(&done(&server, &["tree", "default", "--json"])).unwrap();
+    assert_eq!(shown["keys"], 20);
+
+    for (arguments, code, says) in [
+        (&["tree", "none"][..], 3, "kvs create none"),
+        (&["compact", "--kvs", "none"], 3, "none"),
+        (&["compact", "--from", "a"], 2, "--kvs"),
+        (&["compact", "--cancel", "--wait"], 2, "--wait"),
+        (&["tree", "--from", "a"], 2, "KVS"),
+    ] {
+        let output = run(&server, arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(says), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_server_that_reads_only_or_is_no_friend_refuses() {
+    let directory = TempDir::new().unwrap();
+    drop(Server::start(directory.path(), &[]));
+    let server = Server::start(directory.path(), &["--read-only"]);
+    let mut client = server.connect();
+    assert_eq!(get(&mut client, "/v1/admin/tree/default")["kvsets"], 0);
+    let refused = post(&mut client, &json!({}));
+    assert_eq!((refused.status, refused.text().contains("read-only")), (403, true));
+    drop(server);
+    let server = Server::start(directory.path(), &["--admin", "false"]);
+    let mut client = server.connect();
+    for target in ["/v1/admin/tree/default", "/v1/admin/compact"] {
+        let refused = client.send("GET", target, b"").unwrap();
+        assert_eq!((refused.status, refused.text().contains("admin-off")), (403, true), "{target}");
+    }
+    assert_eq!(post(&mut client, &json!({})).status, 403);
+}
