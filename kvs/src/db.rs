@@ -4,6 +4,7 @@
 //! closes the database, or [`Database::close`] does at once. What one KVS is read and written by
 //! stands in `handle`.
 
+use crate::amplification;
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::handle::Kvs;
@@ -416,5 +417,8 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
         gauge("kvs_leaves", "Leaves of the tree.", &labels, info.leaves);
         let dead = tree.dead.len() as u64;
         gauge("kvs_dead_ranges", "Ranges of dead keys that scans seek past.", &labels, dead);
+    }
+    for tree in view.trees.values() {
+        amplification::visit(tree, see);
     }
 }

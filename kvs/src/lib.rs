@@ -47,6 +47,7 @@
 //! ```
 
 mod admin;
+mod amplification;
 mod batch;
 mod cache;
 mod check;

@@ -65,10 +65,23 @@ fn is_selected(series: &Series, name: &str, label: &str, operator: &str, value: 
         }
 }
 
+/// The expressions of a dashboard, one a line.
+fn expressions(dashboard: &str) -> String {
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let lines = targets.map(|target| target["expr"].as_str().unwrap().to_owned() + "\n");
+    // What the dashboard puts in place of its variable is of the scraper.
+    lines.collect::<String>().replace("{instance=~\"$instance\"}", "")
+}
+
 #[test]
-fn every_series_of_the_alerts_is_there_before_the_first_request() {
+fn every_series_of_alerts_and_dashboard_is_there_before_the_first_request() {
     let rules =
         include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/alerts.yml"));
+    let dashboard =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/grafana/millpond.json"));
+    let rules = &(rules.to_owned() + &expressions(dashboard));
     let directory = TempDir::new().unwrap();
     let server = Server::start(directory.path(), &[]);
     let scrape = server.connect().send("GET", "/metrics", b"").unwrap();

@@ -112,7 +112,7 @@ fn owns_format(text: &str) -> bool {
     })
 }
 
-/// Metrics in documents and alert rules are metrics of the code.
+/// Metrics in documents, alert rules and dashboards are metrics of the code.
 ///
 /// The engine names its metrics without the prefix, so a name counts when a string of the source
 /// holds it so.
@@ -120,7 +120,8 @@ pub(crate) fn metrics(repo: &Repo) -> Vec<Finding> {
     let mut findings = Vec::new();
     let documents = repo.files().iter().filter(|file| {
         file.path.strip_suffix(".md").is_some()
-            || (file.path.starts_with("deploy/") && file.path.strip_suffix(".yml").is_some())
+            || (file.path.starts_with("deploy/")
+                && [".yml", ".json"].iter().any(|end| file.path.ends_with(end)))
     });
     for file in documents {
         for (at, text) in file.text.lines().enumerate() {
@@ -269,13 +270,17 @@ mod tests {
     fn a_metric_that_nothing_exports_is_found() {
         let rules = "expr: rate(millpond_wal_bytes_total[5m]) > millpond_made_up_total\n\
                      expr: millpond_http_request_duration_seconds_bucket\n";
+        let board = "\"expr\": \"rate(millpond_wal_bytes_total[5m]) / millpond_unknown_total\"\n";
         let repo = Repo::of(&[
+            ("deploy/grafana/board.json", board),
             ("deploy/prometheus/alerts.yml", rules),
             ("kvs/src/a.rs", "see(\"wal_bytes_total\")"),
             ("server/src/b.rs", "opts(\"request_duration_seconds\")"),
         ]);
         let findings = metrics(&repo);
-        assert_eq!(findings.len(), 1);
-        assert!(findings[0].message.contains("millpond_made_up_total"));
+        let found: Vec<_> = findings.iter().map(|finding| &*finding.path).collect();
+        assert_eq!(found, ["deploy/grafana/board.json", "deploy/prometheus/alerts.yml"]);
+        assert!(findings[0].message.contains("millpond_unknown_total"));
+        assert!(findings[1].message.contains("millpond_made_up_total"));
     }
 }
