@@ -15,6 +15,7 @@
 use crate::damage::Met;
 use crate::db::Open;
 use crate::error::{Error, Result};
+use crate::holds::Hold;
 use crate::iter::bounded::{Advance, Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::{KvsId, Revision};
@@ -70,21 +71,23 @@ pub struct Cursor {
     led: Option<Advance>,
     /// What a lookup says of the key that the cursor stands on, if that lies in a hole.
     found: Option<Entry>,
+    /// Its snapshot's place in the list; `None` once that was ended.
+    hold: Option<Arc<Hold>>,
     /// Keeps the database open for as long as its kvsets are read.
     open: Arc<Open>,
 }
 
 impl Cursor {
     pub(crate) fn new(
-        open: &Arc<Open>,
+        (open, hold): (&Arc<Open>, &Arc<Hold>),
         view: &Arc<View>,
         (kvs, at): (KvsId, Revision),
         range: Range,
     ) -> Self {
         let holes = Arc::new(Holes::default());
         let visible = scan::visible(&open.store, view, (kvs, at), range, &holes);
-        let (view, open) = (Arc::clone(view), Arc::clone(open));
-        Self { visible, kvs, at, view, holes, led: None, found: None, open }
+        let (view, open, hold) = (Arc::clone(view), Arc::clone(open), Some(Arc::clone(hold)));
+        Self { visible, kvs, at, view, holes, led: None, found: None, hold, open }
     }
 
     /// The next key, its value left on the drive.
@@ -108,8 +111,23 @@ impl Cursor {
     /// after it; after [`Error::DamagedRange`] the next call goes on, too. After any other error
     /// the cursor is at its end.
     pub fn advance(&mut self, steps_max: u32) -> Result<Advance> {
+        if let Some(hold) = &self.hold
+            && let Err(ended) = hold.check()
+        {
+            self.let_go();
+            return Err(ended);
+        }
         let led = self.lead(steps_max);
         led.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
+    }
+
+    /// Gives back what it holds, and is at its end.
+    #[cold]
+    fn let_go(&mut self) {
+        let nothing = Arc::new(View::of_nothing());
+        self.visible = Visible::new(Merge::new(Vec::new()), self.at, Range::default());
+        (self.view, self.hold, self.led, self.found) = (nothing, None, None, None);
+        self.holes.clear();
     }
 
     fn lead(&mut self, steps_max: u32) -> Result<Advance> {

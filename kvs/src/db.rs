@@ -9,6 +9,7 @@ use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::handle::Kvs;
 use crate::health::{Health, Part};
+use crate::holds::SnapshotsInfo;
 use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
@@ -244,6 +245,12 @@ impl Database {
         Snapshot::take(&self.open)
     }
 
+    /// The snapshots that live, and cursors over ones of their own: how many, how old, and what
+    /// space is held by what was deleted since.
+    pub fn snapshots(&self) -> SnapshotsInfo {
+        self.store().holds.info(self.pool().metrics().held_bytes())
+    }
+
     /// The last revision that readers see.
     pub fn revision(&self) -> Revision {
         self.store().visible()
@@ -305,6 +312,7 @@ impl Database {
         visit_gauges(store, see);
         visit_health(&self.health(), see);
         store.visit_space(see);
+        store.holds.visit(see);
         visit_pool(&store.pool, see);
     }
 

@@ -68,6 +68,18 @@ pub enum Error {
         /// Of the snapshot.
         at: Revision,
     },
+    /// The snapshot was held for longer than one may be.
+    #[error(
+        "the snapshot of revision {at} was held for longer than {age_max_ms} ms (option \
+         snapshot_age_max) and was ended, so that what it held becomes free; take another one, and go \
+         on after the last key that was read"
+    )]
+    SnapshotEnded {
+        /// Its revision.
+        at: Revision,
+        /// The limit.
+        age_max_ms: u64,
+    },
     /// A handle was given to another database than its own, or to a later opening of its own.
     #[error("{what} is of {owner}, and was given to {given_to}; ask that one for a handle")]
     ForeignHandle {
@@ -262,6 +274,7 @@ impl Error {
             | Self::KvsLimit
             | Self::KvsDropped
             | Self::KvsNewer { .. }
+            | Self::SnapshotEnded { .. }
             | Self::ReadOnly
             | Self::ForeignHandle { .. }
             | Self::CompactionRange { .. }

@@ -11,6 +11,8 @@ use crate::salvage::Salvage;
 use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
+/// Thirty days.
+const SNAPSHOT_AGE_MAX_MS: u64 = 30 * 86_400_000;
 /// A third of the default segment.
 const BATCH_BYTES: u64 = 64 * MIB / 3;
 
@@ -90,6 +92,15 @@ pub struct Options {
     /// Bytes of the value cache; `None` lets the memory governor decide.
     pub value_cache_bytes: Option<u64>,
 
+    /// Longest time that a snapshot, or a cursor over one of its own, may be held, milliseconds.
+    /// Then it is ended, with [`Error::SnapshotEnded`] for who uses it.
+    ///
+    /// What a snapshot sees is not freed while it lives, so a forgotten one fills the volumes with
+    /// what was overwritten since. Shorter ends scans that take long. A cursor that nobody uses
+    /// lets go when it is used next, or dropped. Range 1 to 2,592,000,000 (30 days), default
+    /// `None`: for ever.
+    pub snapshot_age_max_ms: Option<u64>,
+
     /// Names of the KVSs that a new database begins with: it has them from its first moment, in the
     /// same durable step. A database that has had any KVS is left as it is, so what was dropped
     /// stays dropped. At most 256, default none.
@@ -111,6 +122,7 @@ impl Default for Options {
             media_policy: MediaPolicy::Auto,
             salvage: Salvage::default(),
             value_cache_bytes: None,
+            snapshot_age_max_ms: None,
             initial_kvs: Vec::new(),
         }
     }
@@ -127,6 +139,8 @@ impl Options {
         in_range("inline_bytes_max", self.inline_bytes_max, 0, 1024)?;
         in_range("commit_queue_bytes_max", self.commit_queue_bytes_max, MIB, 4096 * MIB)?;
         in_range("background_threads", self.background_threads, 0, 16)?;
+        let age = self.snapshot_age_max_ms.unwrap_or(1);
+        in_range("snapshot_age_max_ms", age, 1, SNAPSHOT_AGE_MAX_MS)?;
         self.check_initial_kvs()
     }
 

@@ -2,13 +2,15 @@
 //!
 //! A snapshot is a view and a revision. It needs no support from flush or compaction: the view
 //! keeps the memtables and kvsets it was taken with alive, with every version they hold. The price
-//! is space: what a snapshot sees is not freed while it lives.
+//! is space: what a snapshot sees is not freed while it lives. So it is listed, and ended where an
+//! option bounds its age (`holds`).
 
 use crate::cursor::Cursor;
 use crate::damage::Met;
 use crate::db::Open;
 use crate::error::{Error, Result};
 use crate::handle::{Kvs, check_key};
+use crate::holds::Hold;
 use crate::iter::bounded::Range;
 use crate::key::Revision;
 use crate::read::get::{self, Entry};
@@ -34,14 +36,15 @@ pub(crate) fn moment(store: &Store) -> (Arc<View>, Revision) {
 #[derive(Clone)]
 pub struct Snapshot {
     open: Arc<Open>,
-    view: Arc<View>,
+    hold: Arc<Hold>,
     at: Revision,
 }
 
 impl Snapshot {
     pub(crate) fn take(open: &Arc<Open>) -> Self {
         let (view, at) = moment(&open.store);
-        Self { open: Arc::clone(open), view, at }
+        let hold = Arc::new(open.store.holds.hold(view, at));
+        Self { open: Arc::clone(open), hold, at }
     }
 
     /// Everything up to this revision is in the snapshot, and nothing later.
@@ -52,25 +55,26 @@ impl Snapshot {
     /// The entry of `key` in this snapshot; may block on the drive.
     pub fn get(&self, kvs: &Kvs, key: &[u8]) -> Result<Option<Entry>> {
         check_key(key)?;
-        self.check(kvs)?;
+        let view = self.view_of(kvs)?;
         let store = &self.open.store;
-        get::get(&self.view, store.lookup(kvs.id(), key, self.at))
+        get::get(&view, store.lookup(kvs.id(), key, self.at))
             .inspect_err(|error| store.note_damage(Met::Get, error))
     }
 
     /// A cursor over `range` of a KVS.
     pub fn cursor(&self, kvs: &Kvs, range: Range) -> Result<Cursor> {
-        self.check(kvs)?;
-        Ok(Cursor::new(&self.open, &self.view, (kvs.id(), self.at), range))
+        let view = self.view_of(kvs)?;
+        Ok(Cursor::new((&self.open, &self.hold), &view, (kvs.id(), self.at), range))
     }
 
     /// A KVS dropped before, or created after, is not in this snapshot.
-    fn check(&self, kvs: &Kvs) -> Result<()> {
+    fn view_of(&self, kvs: &Kvs) -> Result<Arc<View>> {
         let store = &self.open.store;
         store.check_open()?;
         kvs.check_owner(&store.owner)?;
-        if self.view.trees.contains_key(&kvs.id()) {
-            return Ok(());
+        let view = self.hold.view()?;
+        if view.trees.contains_key(&kvs.id()) {
+            return Ok(view);
         }
         if store.view.load().trees.contains_key(&kvs.id()) {
             return Err(Error::KvsNewer { name: kvs.name().into(), at: self.at });

@@ -13,6 +13,7 @@ use crate::cache::ValueCache;
 use crate::dead::hints::Hints;
 use crate::error::{Error, Result, Scope};
 use crate::health;
+use crate::holds::Holds;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
 use crate::kvset::{BuiltKvset, Kvset, KvsetMeta};
 use crate::manifest::Manifest;
@@ -82,6 +83,7 @@ pub(crate) struct Store {
     pub(crate) needs: Needs,
     pub(crate) room: Room,
     pub(crate) hints: Hints,
+    pub(crate) holds: Arc<Holds>,
     pub(crate) metrics: DbMetrics,
 }
 
@@ -154,6 +156,7 @@ impl Store {
             needs: Needs::new(&options, pool.free_space().total_bytes),
             room: Room::default(),
             hints: Hints::default(),
+            holds: Arc::new(Holds::new(options.snapshot_age_max_ms)),
             metrics: DbMetrics::default(),
             owner: Owner::new(&pool),
             pool,

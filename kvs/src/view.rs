@@ -30,6 +30,12 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// One that shows nothing.
+    pub(crate) fn of_nothing() -> Self {
+        let active = Arc::new(Memtable::new(0));
+        Self { epoch: 0, active, sealed: Vec::new(), trees: BTreeMap::new() }
+    }
+
     /// Newest first.
     pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(self.sealed.iter().map(|sealed| &sealed.memtable))

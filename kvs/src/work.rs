@@ -117,6 +117,7 @@ enum Job {
 impl Store {
     /// Does one unit of work; `false` if there is none to be had now.
     pub(crate) fn step(&self, compactions_max: usize) -> Result<bool> {
+        self.holds.end_old();
         let Some(running) = self.take_job(compactions_max) else { return Ok(false) };
         self.pace_compaction();
         let done = match &running.job {

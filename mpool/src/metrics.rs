@@ -36,6 +36,16 @@ impl Gauge {
         self.0.store(n, Relaxed);
     }
 
+    /// Raises the level.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// Lowers the level by what it was raised by before.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+
     /// The present level.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
@@ -120,6 +130,7 @@ pub struct PoolMetrics {
     pub(crate) space_used_bytes: Gauge,
     pub(crate) space_free_bytes: Gauge,
     pub(crate) space_spare_bytes: Gauge,
+    pub(crate) space_held_bytes: Gauge,
     pub(crate) space_refused: Counter,
     pub(crate) space_fallbacks: Counter,
     pub(crate) zones_reset: Counter,
@@ -171,6 +182,12 @@ impl PoolMetrics {
         self.reads.iter().map(|c| c.bytes.get()).sum()
     }
 
+    /// Bytes of deleted or moved objects that somebody still reads: they are free when the last
+    /// handle of each is gone.
+    pub fn held_bytes(&self) -> u64 {
+        self.space_held_bytes.get()
+    }
+
     /// Bytes written to the drive.
     pub fn write_bytes(&self) -> u64 {
         self.writes.iter().map(|c| c.bytes.get()).sum()
@@ -185,7 +202,8 @@ impl PoolMetrics {
         let Self {
             reads, writes, flushes, flush_errors, grows, punched_bytes, truncated_bytes,
             refilled_bytes, space_used_bytes, space_free_bytes,
-            space_spare_bytes, space_refused, space_fallbacks, zones_reset, zones_whole,
+            space_spare_bytes, space_held_bytes, space_refused, space_fallbacks, zones_reset,
+            zones_whole,
             zones_worn, mblocks_moved, moved_bytes,
             mblocks_committed, mblocks_deleted, mdc_appends, mdc_append_bytes, mdc_checkpoints,
             mdc_checkpoints_forced, mdc_checkpoints_abandoned, mdc_replayed, mdc_healed,
@@ -212,6 +230,7 @@ impl PoolMetrics {
         see("mpool_space_used_bytes",        "bytes of the volumes that belong to an object", G, space_used_bytes.get());
         see("mpool_space_free_bytes",        "bytes of the volumes that belong to none", G, space_free_bytes.get());
         see("mpool_space_spare_bytes",       "bytes of the free ones for what frees space in the end", G, space_spare_bytes.get());
+        see("mpool_space_held_bytes",        "bytes of deleted objects that somebody still reads", G, space_held_bytes.get());
         see("mpool_space_refused_total",     "allocations refused because the pool was full, of objects and logs", C, space_refused.get());
         see("mpool_space_fallbacks_total",   "allocations placed elsewhere: the preferred volume was full", C, space_fallbacks.get());
         see("mpool_zones_reset_total",       "zones reset after everything in them had died", C, zones_reset.get());

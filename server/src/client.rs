@@ -92,6 +92,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
             Command::Pool(command) => pool::command::run(command).await,
             Command::Tree(tree) => admin::command::tree(&tree).await,
             Command::Compact(compact) => admin::command::compact(&compact).await,
+            Command::Snapshots(snapshots) => admin::command::snapshots(&snapshots).await,
             Command::Recover(recover) => pool::recover::run(&recover),
             Command::Serve(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 unreachable!("main gives client commands only")

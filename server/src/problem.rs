@@ -145,7 +145,8 @@ impl Problem {
         let mut detail = format!(
             "nothing is served at {path:?}; there are /v1/kv/{{kvs}}/{{key}}, /v1/kv/{{kvs}} (scans), \
              /v1/batch, /v1/kvs, /v1/kvs/{{kvs}}, /v1/admin/pool (with /name, /maps, /scrub, /volumes), \
-             /v1/admin/tree/{{kvs}}, /v1/admin/compact, /livez, /readyz, /metrics and /version"
+             /v1/admin/tree/{{kvs}}, /v1/admin/compact, \
+             /v1/admin/snapshots, /livez, /readyz, /metrics and /version"
         );
         if path.starts_with("/v1/kvs/") {
             detail.push_str("; the name of a KVS is one segment, without a slash");
@@ -299,6 +300,9 @@ impl From<Error> for Problem {
                 Self::new(StatusCode::BAD_REQUEST, ("kvs-name", "KVS name"), detail)
             }
             Error::CompactionRuns { .. } => Self::conflict(detail),
+            Error::SnapshotEnded { .. } => {
+                Self::new(StatusCode::GONE, ("snapshot-ended", "Snapshot ended"), detail)
+            }
             Error::KvsLimit => {
                 Self::new(StatusCode::CONFLICT, ("kvs-limit", "Too many KVSs"), detail)
             }

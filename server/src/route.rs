@@ -27,6 +27,8 @@ pub enum Route {
     Tree,
     /// `/v1/admin/compact`.
     Compact,
+    /// `/v1/admin/snapshots`.
+    Snapshots,
     /// `/livez`.
     Livez,
     /// `/readyz`.
@@ -41,7 +43,7 @@ pub enum Route {
 
 impl Route {
     /// All of them, in the order of [`Route::index`].
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Key,
         Self::Scan,
         Self::Batch,
@@ -54,6 +56,7 @@ impl Route {
         Self::Scrub,
         Self::Tree,
         Self::Compact,
+        Self::Snapshots,
         Self::Livez,
         Self::Readyz,
         Self::Metrics,
@@ -82,6 +85,7 @@ impl Route {
             "/v1/batch" => Self::Batch,
             "/v1/kvs" => Self::KvsList,
             "/v1/admin/compact" => Self::Compact,
+            "/v1/admin/snapshots" => Self::Snapshots,
             "/livez" => Self::Livez,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
@@ -124,6 +128,7 @@ impl Route {
             Self::Scrub => "scrub",
             Self::Tree => "tree",
             Self::Compact => "compact",
+            Self::Snapshots => "snapshots",
             Self::Livez => "livez",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -147,7 +152,8 @@ impl Route {
             | Self::Volume
             | Self::Scrub
             | Self::Tree
-            | Self::Compact => true,
+            | Self::Compact
+            | Self::Snapshots => true,
             Self::Key
             | Self::Scan
             | Self::Batch
@@ -173,6 +179,7 @@ impl Route {
             | Self::KvsList
             | Self::Pool
             | Self::Tree
+            | Self::Snapshots
             | Self::Livez
             | Self::Readyz
             | Self::Metrics
@@ -206,6 +213,7 @@ impl Route {
             Self::Volume => "DELETE removes an emptied volume; GET /v1/admin/pool shows all",
             Self::Scrub => "POST starts a scrub, GET shows it, DELETE stops it",
             Self::Tree => "GET shows the tree of a KVS",
+            Self::Snapshots => "GET shows the snapshots that live",
             Self::Compact => "POST begins a compaction, GET shows it, DELETE ends it",
             Self::Livez | Self::Readyz | Self::Metrics | Self::Version => "it is only read",
             Self::Other => "nothing",
@@ -252,6 +260,7 @@ mod tests {
             ("/v1/admin/tree/", Route::Other),
             ("/v1/admin/tree/a/b", Route::Other),
             ("/v1/admin/compact", Route::Compact),
+            ("/v1/admin/snapshots", Route::Snapshots),
             ("/", Route::Other),
         ] {
             assert_eq!(Route::of(path), want, "{path}");

@@ -155,6 +155,9 @@ fn the_commands_show_trees_and_wait_for_compactions() {
         serde_json::from_str(&done(&server, &["tree", "default", "--json"])).unwrap();
     assert_eq!(shown["keys"], 20);
 
+    let snapshots = done(&server, &["snapshots"]);
+    assert!(snapshots.contains("snapshots 0"), "{snapshots}");
+
     for (arguments, code, says) in [
         (&["tree", "none"][..], 3, "kvs create none"),
         (&["compact", "--kvs", "none"], 3, "none"),
@@ -180,9 +183,54 @@ fn a_server_that_reads_only_or_is_no_friend_refuses() {
     drop(server);
     let server = Server::start(directory.path(), &["--admin", "false"]);
     let mut client = server.connect();
-    for target in ["/v1/admin/tree/default", "/v1/admin/compact"] {
+    for target in ["/v1/admin/tree/default", "/v1/admin/compact", "/v1/admin/snapshots"] {
         let refused = client.send("GET", target, b"").unwrap();
         assert_eq!((refused.status, refused.text().contains("admin-off")), (403, true), "{target}");
     }
     assert_eq!(post(&mut client, &json!({})).status, 403);
+}
+
+/// A stream whose client does not read on holds a snapshot; it is seen, and ended in time.
+#[test]
+fn a_snapshot_that_is_held_is_seen_and_ended() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &["--snapshot-age-max", "1s"]);
+    let mut client = server.connect();
+    // More than the sockets and the pieces of a stream hold.
+    for n in 0..60 {
+        let target = format!("/v1/kv/default/key{n:04}?durability=off");
+        assert_eq!(client.send("PUT", &target, &vec![b'v'; 1 << 19]).unwrap().status, 200);
+    }
+    let mut reader = server.connect();
+    let request = format!(
+        "GET /v1/kv/default HTTP/1.1\r\nhost: {}\r\naccept: application/x-ndjson\r\n\r\n",
+        server.address
+    );
+    reader.write(request.as_bytes()).unwrap();
+    assert!(reader.line().unwrap().contains("200"));
+    let held = get(&mut client, "/v1/admin/snapshots");
+    assert_eq!((&held["count"], &held["age_max_seconds"]), (&json!(1), &json!(1.0)), "{held}");
+    assert!(
+        held["oldest"][0]["revision"].as_u64().is_some_and(|revision| revision >= 60),
+        "{held}"
+    );
+    while get(&mut client, "/v1/admin/snapshots")["ended_total"] == 0 {
+        std::thread::yield_now();
+    }
+    let mut rest = Vec::new();
+    let mut buffer = vec![0; 1 << 16];
+    let end = loop {
+        let read = reader.read_some(&mut buffer).unwrap();
+        rest.extend_from_slice(&buffer[..read]);
+        if rest.len() > 4096 {
+            rest.drain(..rest.len() - 4096);
+        }
+        let seen = String::from_utf8_lossy(&rest);
+        if read == 0 || seen.contains("{\"error\"") || seen.contains("{\"end\"") {
+            break seen.into_owned();
+        }
+    };
+    assert!(end.contains("snapshot-ended") && end.contains("snapshot_age_max"), "{end}");
+    let scrape = client.send("GET", "/metrics", b"").unwrap();
+    assert!(scrape.text().contains("millpond_snapshots_ended_total 1"), "{}", scrape.text());
 }

@@ -148,6 +148,7 @@ pub(crate) const LOOM_MODULES: &[&str] = &["interleavings", "loom_tests"];
 /// Files of the engine that may read the clock, with the reason; everything else takes time as an
 /// argument.
 pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
+    ("kvs/src/holds.rs", "the age of snapshots is told to people, and bounded"),
     ("kvs/src/write/group.rs", "interval durability is a promise about time"),
     ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
     ("kvs/src/room.rs", "for how long puts were refused is told to people"),

@@ -101,9 +101,9 @@ impl Place {
                 assert!(kind == Kind::Plain, "zones are simulated here");
                 let volumes = pool.volumes();
                 let is_free = |name: &String| !volumes.iter().any(|v| v.path.ends_with(name));
-                let name = (1..).map(|n| format!("volume{n}.vol")).find(is_free);
+                let name = (1..=volumes.len()).map(|n| format!("volume{n}.vol")).find(is_free);
                 let new = NewVolume {
-                    path: name.expect("numbers do not end").into(),
+                    path: name.expect("the root has another name").into(),
                     kind: VolumeKind::File,
                     class,
                     capacity_bytes_max: 256 * MIB,

@@ -24,6 +24,7 @@ use crate::{
         queue::Priority,
     },
     mcache::Mcache,
+    metrics::Gauge,
     space::{Lease, layout::Layout},
     volume::Volumes,
 };
@@ -162,7 +163,9 @@ impl Mblock {
     /// Its deletion is durable: the place goes back when the last handle does.
     pub(crate) fn mark_deleted(&self) {
         // Release pairs with the Acquire in `drop`, beyond what the reference count orders.
-        self.shared.retired.store(true, Ordering::Release);
+        if !self.shared.retired.swap(true, Ordering::Release) {
+            self.shared.held().add(self.shared.layout.len());
+        }
         self.shared.mcache.mark_dead(self.shared.layout.first());
     }
 
@@ -174,9 +177,17 @@ impl Mblock {
     }
 }
 
+impl Shared {
+    /// Bytes of what is deleted and not gone.
+    fn held(&self) -> &Gauge {
+        &self.volumes.metrics().space_held_bytes
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         if self.retired.load(Ordering::Acquire) {
+            self.held().sub(self.layout.len());
             // Cached pages of this object must be gone before the lease frees the extent: the next
             // owner's bytes are written past the page cache.
             self.mcache.retire(self.layout.first());

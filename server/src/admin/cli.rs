@@ -1,4 +1,4 @@
-//! The command lines of `millpond tree` and `millpond compact`.
+//! The command lines of `millpond tree`, `millpond compact` and `millpond snapshots`.
 
 use crate::cli::Server;
 use clap::Args;
@@ -78,6 +78,16 @@ pub struct Compact {
     /// End the one that runs
     #[arg(long, conflicts_with_all = ["kvs", "wait"])]
     pub cancel: bool,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: Server,
+}
+
+/// Flags of `millpond snapshots`.
+#[derive(Debug, Args)]
+pub struct Snapshots {
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,6 @@
-//! `millpond tree` and `millpond compact`: commands on a running server.
+//! `millpond tree`, `millpond compact` and `millpond snapshots`: commands on a running server.
 
-use super::cli::{Compact, Tree};
+use super::cli::{Compact, Snapshots, Tree};
 use super::table;
 use crate::cli::Server;
 use crate::client::transport::{ask_json, request, send};
@@ -51,6 +51,12 @@ async fn all_trees(tree: &Tree) -> Result<(), Failure> {
         }
     }
     show(&json!({ "trees": trees }), tree.json, table::trees)
+}
+
+/// Runs `millpond snapshots`.
+pub(crate) async fn snapshots(snapshots: &Snapshots) -> Result<(), Failure> {
+    let found = ask_json(&snapshots.server, Method::GET, "/v1/admin/snapshots", None).await?;
+    show(&found, snapshots.json, table::snapshots)
 }
 
 /// Runs `millpond compact`.

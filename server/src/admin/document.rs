@@ -1,4 +1,4 @@
-//! Trees, jobs and compactions as JSON.
+//! Trees, jobs, compactions and snapshots as JSON.
 //!
 //! Keys are bytes: one that is text stands in a field of its name, one that is not in base64url in
 //! the field with `64` behind the name, as in scans.
@@ -7,7 +7,7 @@ use crate::target::BASE64URL;
 use base64::Engine as _;
 use kvs::{
     Compaction, CompactionInfo, CompactionState, Debt, DueInfo, JobInfo, JobOutcome, KvsetInfo,
-    NodeInfo, TreeInfo,
+    NodeInfo, SnapshotInfo, SnapshotsInfo, TreeInfo,
 };
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -149,6 +149,18 @@ fn compaction_info(info: &CompactionInfo) -> Value {
         }
     }
     found
+}
+
+/// The snapshots that live.
+pub(crate) fn snapshots(info: &SnapshotsInfo) -> Value {
+    let one = |one: &SnapshotInfo| json!({ "revision": one.revision.get(), "age_seconds": seconds(one.age) });
+    json!({
+        "count": info.count,
+        "held_bytes": info.held_bytes,
+        "ended_total": info.ended,
+        "age_max_seconds": info.age_max.map(seconds),
+        "oldest": info.oldest.iter().map(one).collect::<Vec<_>>(),
+    })
 }
 
 /// Writes a key as text where it is text, else as base64url.

@@ -1,5 +1,5 @@
-//! What the engine does in the background, for its operator: `millpond tree`, `millpond compact` and
-//! the documents of `/v1/admin/tree` and `/v1/admin/compact`.
+//! What the engine does in the background, and what holds space, for its operator: `millpond tree`,
+//! `compact` and `snapshots`, and the documents of `/v1/admin/tree`, `/compact` and `/snapshots`.
 
 pub mod cli;
 pub(crate) mod command;

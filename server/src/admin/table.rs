@@ -1,4 +1,4 @@
-//! Trees, jobs and compactions as tables, for people.
+//! Trees, jobs, compactions and snapshots as tables, for people.
 
 use crate::pool::table::{bytes, columns, human, number, rows, text};
 use serde_json::Value;
@@ -38,7 +38,7 @@ pub(crate) fn trees(value: &Value) -> String {
     columns(&titles, 2, lines.collect())
 }
 
-/// "leaf_length 150 %".
+/// The reason and its pressure.
 fn due_text(due: &Value) -> String {
     format!("{} {} %", text(&due["reason"]), due["pressure_pct"])
 }
@@ -250,6 +250,24 @@ pub(crate) fn compaction_line(value: &Value) -> String {
         Some("flushing") => "writing what is in memory".to_owned(),
         _ => format!("{} of about {} compacted{at}", human(done), human(total)),
     }
+}
+
+/// Snapshots.
+pub(crate) fn snapshots(value: &Value) -> String {
+    let limit = value["age_max_seconds"].as_f64();
+    let limit = limit.map_or_else(|| "none".to_owned(), |limit| format!("{limit:.0} s"));
+    let mut out = format!(
+        "snapshots {}\nhold      {} of what was deleted since\nage limit {limit}; {} were ended\n\n",
+        value["count"],
+        bytes(&value["held_bytes"]),
+        value["ended_total"],
+    );
+    let lines = rows(value, "oldest").map(|one| {
+        let age = one["age_seconds"].as_f64().unwrap_or(0.0);
+        vec![text(&one["revision"]), format!("{age:.1} s")]
+    });
+    out.push_str(&columns(&["REVISION", "AGE"], 0, lines.collect()));
+    out
 }
 
 #[cfg(test)]

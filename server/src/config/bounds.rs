@@ -13,6 +13,9 @@ const MEMTABLE: [Size; 2] = [Size(1 << 20), Size(4 << 30)];
 /// The least and the most of the option interval.
 const INTERVAL: [Span; 2] = [Span(Duration::from_millis(1)), Span(Duration::from_mins(1))];
 
+/// The least and the most of the option `snapshot_age_max`.
+const SNAPSHOT_AGE: [Span; 2] = [Span(Duration::from_secs(1)), Span(Duration::from_hours(720))];
+
 /// The most of the option `disk_return_after`; the least but 0.
 const RETURN_AFTER: [Span; 2] = [Span(Duration::from_secs(1)), Span(Duration::from_hours(24))];
 
@@ -41,6 +44,15 @@ pub(crate) fn check_capacity(capacity: Size) -> anyhow::Result<()> {
     let [min, max] = CAPACITY;
     if capacity.0 > 0 && !(min..=max).contains(&capacity) {
         bail!("option capacity is {capacity}, must be 0 or in {min}..={max}");
+    }
+    Ok(())
+}
+
+/// Refuses an age of snapshots that ends every scan, or that the engine would refuse; 0 is none.
+pub(super) fn check_snapshot_age(age: Span) -> anyhow::Result<()> {
+    let [min, max] = SNAPSHOT_AGE;
+    if !age.0.is_zero() && !(min..=max).contains(&age) {
+        bail!("option snapshot_age_max is {age}, must be 0s or in {min}..={max}");
     }
     Ok(())
 }

@@ -77,6 +77,7 @@ pub struct Config {
     pub write_timeout: Span,
     pub request_timeout: Span,
     pub scan_time_max: Span,
+    pub snapshot_age_max: Span,
     pub drain_timeout: Span,
     pub close_timeout: Span,
 }
@@ -146,6 +147,7 @@ impl Default for Config {
             write_timeout: Span(connections.timeouts.write),
             request_timeout: Span(limits.request_timeout),
             scan_time_max: Span(limits.scan_time_max),
+            snapshot_age_max: seconds(3600),
             drain_timeout: seconds(25),
             close_timeout: seconds(60),
         }
@@ -184,6 +186,7 @@ impl Config {
         }
         let value_bytes_max = size(kvs::VALUE_BYTES_MAX);
         bounds::check_writes(self.memtable, self.interval)?;
+        bounds::check_snapshot_age(self.snapshot_age_max)?;
         if self.value_max > value_bytes_max {
             bail!("option value_max is {}, must be at most {value_bytes_max}", self.value_max);
         }
@@ -365,6 +368,10 @@ impl Config {
             MediaPolicy::StagingMinCapacity => kvs::MediaPolicy::StagingMinCapacity,
         };
         options.memtable_bytes = self.memtable.0;
+        options.snapshot_age_max_ms = (!self.snapshot_age_max.0.is_zero())
+            .then(|| u64::try_from(self.snapshot_age_max.0.as_millis()))
+            .transpose()
+            .context("option snapshot_age_max is beyond all ages")?;
         options.interval_ms = u64::try_from(self.interval.0.as_millis())
             .context("option interval is beyond all ages")?;
         options.validate()?;
@@ -407,6 +414,11 @@ mod tests {
             ("head_memory = \"512KiB\"", "head_memory"),
             ("header_max = \"1MiB\"\nhead_memory = \"8MiB\"", "head_memory"),
             ("scan_time_max = \"0s\"", "scan_time_max"),
+            (
+                "snapshot_age_max = \"100ms\"",
+                "option snapshot_age_max is 100ms, must be 0s or in 1s",
+            ),
+            ("snapshot_age_max = \"1000h\"", "snapshot_age_max"),
             ("streams = 0", "streams"),
             ("log = \"inof\"", "inof"),
             ("log = \"info,kvs=loud\"", "loud"),

@@ -280,6 +280,11 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_SCAN_TIME_MAX", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scan_time_max: Option<Span>,
+    /// Longest time for which a scan may hold its snapshot, 1s to 30 days: what was overwritten or
+    /// deleted since is not freed meanwhile. Then it ends with an error. 0s is for ever
+    #[arg(long, env = "MILLPOND_SNAPSHOT_AGE_MAX", value_name = "TIME", help_heading = "Limits")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_age_max: Option<Span>,
     /// Longest time requests under way may take to finish at shutdown
     #[arg(long, env = "MILLPOND_DRAIN_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]

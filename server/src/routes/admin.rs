@@ -1,5 +1,5 @@
-//! `/v1/admin/tree/{kvs}` and `/v1/admin/compact`: what the engine does in the background, for its
-//! operator.
+//! `/v1/admin/tree/{kvs}`, `/v1/admin/compact` and `/v1/admin/snapshots`: what the engine does in
+//! the background, and what holds space, for its operator.
 //!
 //! They are served where `/v1/admin/pool` is.
 
@@ -109,6 +109,12 @@ pub(crate) async fn cancel_compact(State(shared): Server, uri: Uri) -> Answer {
         last.cancel();
         Ok(document::compaction(&last))
     });
+    json(StatusCode::OK, &found.await?)
+}
+
+pub(crate) async fn snapshots(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let found = with_database(&shared, |database| Ok(document::snapshots(&database.snapshots())));
     json(StatusCode::OK, &found.await?)
 }
 

@@ -70,13 +70,16 @@ fn pool_routes() -> Router<Arc<Shared>> {
 }
 
 fn admin_routes() -> Router<Arc<Shared>> {
-    Router::new().route("/v1/admin/tree/{kvs}", get(admin::tree).fallback(not_allowed)).route(
-        "/v1/admin/compact",
-        get(admin::compact)
-            .post(admin::start_compact)
-            .delete(admin::cancel_compact)
-            .fallback(not_allowed),
-    )
+    Router::new()
+        .route("/v1/admin/tree/{kvs}", get(admin::tree).fallback(not_allowed))
+        .route("/v1/admin/snapshots", get(admin::snapshots).fallback(not_allowed))
+        .route(
+            "/v1/admin/compact",
+            get(admin::compact)
+                .post(admin::start_compact)
+                .delete(admin::cancel_compact)
+                .fallback(not_allowed),
+        )
 }
 
 async fn no_such_route(request: Request<Body>) -> Problem {
