@@ -15,7 +15,9 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal,
+};
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -52,6 +54,11 @@ pub(crate) fn become_program(args: &BoundArgs) -> Result<Infallible> {
     }
     let error = Command::new(&args.program).args(&args.args).exec();
     Err(error).with_context(|| format!("cannot start {}", args.program.display()))
+}
+
+/// Ends this process at once, as a crash does. Returns only if it fails.
+pub(crate) fn kill_self() -> Result<()> {
+    kill_process(getpid(), Signal::KILL).context("this process cannot kill itself")
 }
 
 /// Asks the process to stop.

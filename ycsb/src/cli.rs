@@ -26,6 +26,8 @@ Examples:
   ycsb run  --target embedded --data /data/new -P overwrite --threads 2 --json overwrite.json
       a course: loads, overwrites ten times, waits until the store is quiet; space, bytes and
       stalls second by second (docs/benchmarks.md)
+  ycsb open --target embedded --data /data/open -p recordcount=1000000 --threads 2
+      open and first answer, after clean closes and after kill -9
   ycsb verify --target embedded --data /data/mp -p recordcount=1000000 --threads 4
   ycsb compare --a embedded --b rocksdb --workloads load,b,c -p recordcount=1000000 \\
             --threads 4 --seconds 30 --rounds 3 --json compare.json
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     Verify(RunArgs),
     /// Run two targets in turns and print the ratios of their results
     Compare(CompareArgs),
+    /// Measure how long a store takes to open, after a clean close and after kill -9
+    Open(OpenArgs),
     /// Run B and C under each reaper policy in turns and print the ratios to `off`
     Reaper(ReaperArgs),
     /// See it work: a server on a temporary directory, 200,000 records, B and C
@@ -142,7 +146,7 @@ pub(crate) enum Format {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WorkloadArgs {
     /// Workload file, or a ready-made one: a to f (workloada to workloadf), overwrite, queue,
-    /// window, delete-most, scans. May be repeated
+    /// window, delete-most, scans, many-kvs. May be repeated
     #[arg(short = 'P', value_name = "FILE")]
     pub(crate) files: Vec<String>,
 
@@ -220,6 +224,27 @@ pub(crate) struct RunArgs {
     /// keeps stays
     #[arg(long, requires = "data")]
     pub(crate) cold: bool,
+
+    /// How the process ends; for the children of `ycsb open`
+    #[arg(long, value_enum, default_value = "close", hide = true)]
+    pub(crate) end: EndArg,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct OpenArgs {
+    /// Opens after a clean close, before the one after the kill
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u64).range(1..=1000))]
+    pub(crate) opens: u64,
+
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EndArg {
+    Close,
+    /// By SIGKILL, when all is written.
+    Kill,
 }
 
 /// How a store is opened.

@@ -1,7 +1,7 @@
 //! `ycsb demo`: everything once, on a temporary directory, in about a minute.
 
 use crate::cli::{
-    DemoArgs, DurabilityArg, Format, IoArg, RunArgs, StoreArgs, TargetKind, WorkloadArgs,
+    DemoArgs, DurabilityArg, EndArg, Format, IoArg, RunArgs, StoreArgs, TargetKind, WorkloadArgs,
 };
 use crate::driver::Phase;
 use crate::interrupt;
@@ -87,5 +87,6 @@ fn run_args(args: &DemoArgs, server: &ServerProcess, file: &str) -> RunArgs {
         by_second: false,
         hold_snapshot: false,
         cold: false,
+        end: EndArg::Close,
     }
 }

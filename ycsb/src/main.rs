@@ -30,6 +30,7 @@ mod machine;
 mod measure;
 mod number;
 mod observe;
+mod open;
 mod original;
 mod output;
 mod pace;
@@ -84,6 +85,7 @@ fn run(command: &Command) -> Result<bool> {
         Command::Run(args) => session(Phase::Run, args),
         Command::Verify(args) => session(Phase::Verify, args),
         Command::Compare(args) => compare::compare(args),
+        Command::Open(args) => open::open(args),
         Command::Reaper(args) => reaper::reaper(args),
         Command::Demo(args) => demo::demo(args),
         Command::Bound(_) => unreachable!("done above"),

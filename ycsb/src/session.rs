@@ -1,7 +1,7 @@
 //! One invocation of load, run or verify: from its arguments to its report.
 
 use crate::cgroup::{MemoryGroup, MemoryUse};
-use crate::cli::{DurabilityArg, Format, IoArg, RunArgs, TargetKind};
+use crate::cli::{DurabilityArg, EndArg, Format, IoArg, RunArgs, TargetKind};
 use crate::course::run::Ground;
 use crate::course::steps::Wishes;
 use crate::course::{Course, Kind, Then};
@@ -26,6 +26,7 @@ use crate::workload::Workload;
 use anyhow::{Context, Result, bail};
 use kvs::Durability;
 use mpool::IoBackend;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -50,6 +51,9 @@ pub(crate) fn check(phase: Phase, args: &RunArgs) -> Result<Checked> {
         None => {}
     }
     plan.check()?;
+    if workload.tables > 1 && args.target != TargetKind::Embedded {
+        bail!("tables={} is for --target embedded", workload.tables);
+    }
     match args.target {
         TargetKind::Embedded => Embedded::check(&args.store.engine)?,
         TargetKind::Rocksdb => check_rocksdb(args)?,
@@ -144,7 +148,11 @@ fn work(
 ) -> Result<Worked> {
     let phase = plan.phase;
     if let Some(course) = workload.course.as_ref().filter(|_| phase == Phase::Run) {
-        let wishes = Wishes { settle: args.store.settle, hold_snapshot: args.hold_snapshot };
+        let wishes = Wishes {
+            settle: args.store.settle,
+            hold_snapshot: args.hold_snapshot,
+            kill: args.end == EndArg::Kill,
+        };
         let ran = course.run(&Ground { target, workload, plan, group, wishes })?;
         return Ok(Worked { outcome: ran.outcome, stages: ran.stages, ..Worked::default() });
     }
@@ -261,6 +269,17 @@ fn measure(
     watched(target, workload, (plan, group), &mut |_| {})
 }
 
+/// Inserts all records.
+pub(crate) fn load(target: &dyn Target, checked: &Checked) -> Result<()> {
+    let plan = Plan { phase: Phase::Load, operations: 0, ..checked.plan.clone() };
+    let outcome = measure(target, &checked.workload, &plan, None)?;
+    interrupt::check()?;
+    match outcome.recorder.errors_total() {
+        0 => Ok(()),
+        errors => bail!("{errors} inserts failed; {}", outcome.recorder.error_examples.join("; ")),
+    }
+}
+
 /// Drives a plan with a progress bar, until a signal breaks it off; `watch` is told every now and
 /// then how many operations are done.
 pub(crate) fn watched(
@@ -285,7 +304,8 @@ pub(crate) fn watched(
     })
 }
 
-fn open(
+/// Opens the target.
+pub(crate) fn open(
     phase: Phase,
     args: &RunArgs,
     workload: &Workload,
@@ -295,7 +315,7 @@ fn open(
         TargetKind::Memory => Box::new(Memory::new()),
         TargetKind::Embedded => Box::new(Embedded::open(&Config {
             dir: data_dir(args, phase, workload)?,
-            table: &workload.table,
+            tables: &workload.table_names(),
             durability: durability(args.workload.durability),
             io: backend(args.store.io),
             allow_buffered: args.store.allow_buffered,
@@ -402,13 +422,23 @@ fn backend(arg: IoArg) -> IoBackend {
     }
 }
 
-fn setting(
+fn setting(phase: Phase, args: &RunArgs, checked: &Checked, target: &dyn Target) -> Setting {
+    let (device, file_system) = target.data_dir().and_then(machine::device_of).unzip();
+    Setting {
+        target_facts: target.facts().into_iter().collect(),
+        device,
+        file_system,
+        ..setting_of(phase, args, checked)
+    }
+}
+
+/// What can be said before there is a store.
+pub(crate) fn setting_of(
     phase: Phase,
     args: &RunArgs,
     Checked { properties, workload, .. }: &Checked,
-    target: &dyn Target,
 ) -> Setting {
-    let device = target.data_dir().and_then(machine::device_of);
+    let device = args.data.as_deref().and_then(machine::device_of);
     let (device, file_system) = device.unzip();
     Setting {
         phase: match phase {
@@ -419,7 +449,7 @@ fn setting(
         target: args.target.name().into(),
         version: env!("CARGO_PKG_VERSION").into(),
         commit: machine::commit(),
-        target_facts: target.facts().into_iter().collect(),
+        target_facts: BTreeMap::new(),
         properties: properties.entries().clone(),
         records: workload.records,
         dataset_bytes: workload.dataset_bytes(),

@@ -32,6 +32,8 @@ const RATE_MAX: f64 = 1e9;
 const RATE_MIN: f64 = 1e-3;
 /// Thirty years.
 const SECONDS_MAX: u64 = 1_000_000_000;
+/// As many KVSs as a database has.
+const TABLES_MAX: u64 = 256;
 const SCAN_LENGTH_MAX: u64 = 1_000_000_000;
 const RETRIES_MAX: u64 = 1_000_000_000;
 const RETRY_SECONDS_MAX: u64 = 3600;
@@ -113,6 +115,8 @@ pub(crate) enum Fields {
 #[derive(Clone, Debug)]
 pub(crate) struct Workload {
     pub(crate) table: String,
+    /// Of the store; each record is in the one that its key says.
+    pub(crate) tables: u64,
     pub(crate) keys: KeyNames,
     pub(crate) rows: RowShape,
     pub(crate) records: u64,
@@ -173,6 +177,7 @@ impl Workload {
         let rows = row_shape(p, &field_lengths)?;
         let workload = Self {
             table: p.text("table", "usertable").into(),
+            tables: p.whole("tables", 1..=TABLES_MAX)?.unwrap_or(1),
             keys: key_names(p)?,
             rows,
             records,
@@ -233,6 +238,12 @@ impl Workload {
     pub(crate) fn shares(&self) -> Option<Vec<f64>> {
         let few = self.records <= SHARES_MAX;
         few.then(|| self.choose_keys(&Acknowledged::new(self.records)).shares(self.last()))?
+    }
+
+    /// The names of its tables: `usertable`, `usertable1` ..
+    pub(crate) fn table_names(&self) -> Vec<String> {
+        let more = (1..self.tables).map(|number| format!("{}{number}", self.table));
+        std::iter::once(self.table.clone()).chain(more).collect()
     }
 
     /// Bytes of a row, where all are of one length.

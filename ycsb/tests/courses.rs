@@ -178,6 +178,48 @@ fn everything_is_scanned_both_ways_beside_a_writer() {
 }
 
 #[test]
+fn records_are_spread_over_many_kvss() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, report) = embedded(
+        dir.path(),
+        "-P many-kvs -p recordcount=2000 -p tables=16 -p overwrites=2 --threads 2 --durability off",
+    );
+    assert_eq!(names(&report), ["load", "overwrite", "quiet"]);
+    check_figures(&report, 2000 * 1160..=2000 * 1163);
+    assert_eq!(report["verified"], 2000);
+    let kvss = report["counters"].as_object().expect("by name").keys();
+    assert_eq!(kvss.filter(|name| name.starts_with("kvs_kvsets{")).count(), 16);
+}
+
+#[test]
+fn opens_are_timed_after_a_close_and_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("open.json");
+    let output = ycsb(&format!(
+        "open --opens 2 --target embedded --allow-buffered --data {} -p recordcount=2000 \
+         -p overwrites=1 --threads 2 --durability off --json {}",
+        dir.path().join("data").display(),
+        json.display()
+    ));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = std::fs::read_to_string(json).expect("a report was written");
+    let report: Value = serde_json::from_str(&text).expect("it is JSON");
+    let opens = report["opens"].as_array().expect("opens");
+    let after: Vec<&str> =
+        opens.iter().map(|open| open["after"].as_str().expect("a word")).collect();
+    assert_eq!(after, ["a clean close", "a clean close", "kill -9", "a clean close"]);
+    for open in opens {
+        let seconds = |name: &str| open[name].as_f64().expect("a number");
+        assert!(seconds("first_answer_seconds") >= seconds("open_seconds"), "{open}");
+    }
+    // What was written since the last clean close is in the log only.
+    assert!(opens[2]["replayed_bytes"].as_u64() > Some(1 << 20), "{report}");
+    assert_eq!((&report["verified"], &report["mismatches"]), (&2000.into(), &0.into()));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("kill -9") && printed.contains("first answer s"), "{printed}");
+}
+
+#[test]
 fn wrong_usage_names_the_way_out() {
     for (args, code, say) in [
         ("run --target memory -P overwrite -p overwrites=x", 1, "from 0 to 1000000"),
@@ -190,9 +232,17 @@ fn wrong_usage_names_the_way_out() {
         (
             "run --target memory -P que",
             1,
-            "ready-made ones: overwrite, queue, window, delete-most, scans, workloada",
+            "ready-made ones: overwrite, queue, window, delete-most, scans, many-kvs, workloada",
         ),
         ("run --target memory -P c -p headscanms=1", 1, "only with course=queue"),
+        ("run --target memory -P many-kvs", 1, "tables=256 is for --target embedded"),
+        ("run --target embedded --data /x -P many-kvs -p tables=257", 1, "from 1 to 256"),
+        ("open --target memory", 1, "for --target embedded and rocksdb"),
+        ("open --target embedded --data /x -P a", 1, "a workload of its own"),
+        ("open --target embedded --data /proc", 1, "/proc is not empty"),
+        ("open --target embedded", 1, "needs --data DIR"),
+        ("open --target embedded --data /x --opens 0", 2, "not in 1..=1000"),
+        ("open --target embedded --data /x --memory 1GiB", 1, "leave them away"),
         ("run --target memory -P delete-most --seconds 5", 1, "leave --seconds away"),
         ("run --target http -P delete-most", 1, "give -p deletethen=quiet"),
         ("run --target embedded --data /x -P scans --hold-snapshot", 1, "not for course=scans"),

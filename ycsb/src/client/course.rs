@@ -71,7 +71,7 @@ impl Client<'_> {
     }
 
     fn delete_head(&mut self, ledger: &Arc<Ledger>, intended: Option<Instant>) -> Done {
-        let number = ledger.head.take();
+        let number = ledger.take_head();
         let done = self.delete(number, intended);
         ledger.head.acknowledge(number);
         done

@@ -55,6 +55,7 @@ const OWN: &[(&str, &[&str])] = &[
     ("passes", &["scans"]),
     ("quietseconds", ALL),
     ("silenceseconds", ALL),
+    ("tables", &["overwrite"]),
     ("writerseconds", &["scans"]),
 ];
 const ALL: &[&str] = &["overwrite", "queue", "delete-most", "scans"];

@@ -6,6 +6,7 @@ use super::quiet::{Look, Quiet};
 use super::samples::{Measured, Sampler, throughput};
 use super::steps::{Chore, Crew, Duty, Shift, Step, Wishes};
 use super::{Course, Kind, victims};
+use crate::bound;
 use crate::cgroup::MemoryGroup;
 use crate::driver::{Outcome, Part, Phase, Plan};
 use crate::interrupt;
@@ -130,6 +131,7 @@ impl Runner<'_> {
                 Ok(())
             }
             Step::Check => self.check(),
+            Step::Kill => bound::kill_self(),
         }
     }
 

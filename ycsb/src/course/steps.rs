@@ -51,6 +51,8 @@ pub(crate) enum Step {
     Quiet(&'static str),
     /// Compares what is there with what must be.
     Check,
+    /// Ends the process by SIGKILL.
+    Kill,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,8 @@ pub(crate) enum Crew {
 pub(crate) struct Wishes {
     pub(crate) settle: bool,
     pub(crate) hold_snapshot: bool,
+    /// The process is to end by SIGKILL when all is written.
+    pub(crate) kill: bool,
 }
 
 impl Shift {
@@ -140,6 +144,10 @@ impl Course {
                 return steps;
             }
             Kind::Scans { passes, writer } => push_scans(&mut steps, passes, writer, w.threads),
+        }
+        if wishes.kill {
+            steps.push(Step::Kill);
+            return steps;
         }
         push_quiet(&mut steps, wishes);
         steps.push(Step::Check);

@@ -241,7 +241,7 @@ impl crate::target::Session for Undead {
 
 #[test]
 fn a_store_that_deletes_nothing_is_found_out() {
-    let small = ["recordcount=50", "operationcount=4000", "headscanms=1"];
+    let small = ["recordcount=50", "operationcount=4000", "headscanms=0"];
     let w = workload("queue", &[&small[..], &QUIET].concat()).unwrap();
     let plan = plan(&w);
     let target = Undead(Memory::new());
@@ -279,7 +279,7 @@ fn a_table_with_records_is_refused_unless_it_is_said_to_be_loaded() {
 #[test]
 fn a_held_snapshot_is_released_before_the_last_quiet() {
     let w = workload("overwrite", &[]).unwrap();
-    let wishes = Wishes { settle: true, hold_snapshot: true };
+    let wishes = Wishes { settle: true, hold_snapshot: true, kill: false };
     let steps = w.course.as_ref().unwrap().steps(&w, wishes);
     let Step::Drive(shift) = steps[3] else { panic!("{steps:?}") };
     assert_eq!((shift.task, shift.turns), (Task::Overwrite, 5_000_000));

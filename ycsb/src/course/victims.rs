@@ -1,5 +1,5 @@
-//! Which records `delete-most` deletes, in which order, and what is the first one then: a function of
-//! the workload and the seed.
+//! Which records `delete-most` deletes, in which order, and what is the first one then: a function
+//! of the workload and the seed.
 
 use crate::number::{float, floor};
 use crate::random::Rng;

@@ -1,6 +1,6 @@
 //! The stages of a course in a report: what each did and what it cost, as JSON and as tables.
 
-use super::{Latency, Report, bytes, short};
+use super::{Latency, Report, Setting, bytes, short};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -148,27 +148,8 @@ impl Report {
                 let _infallible = writeln!(text, "{}", quiet.sentence(&stage.name));
             }
         }
-        let _infallible = writeln!(text, "{SECOND_IS_SHORT}\n{}", self.conditions());
+        let _infallible = writeln!(text, "{SECOND_IS_SHORT}\n{}", self.setting.conditions());
         text
-    }
-
-    /// Under what it was measured.
-    fn conditions(&self) -> String {
-        let s = &self.setting;
-        let memory = match s.memory_limit_bytes {
-            Some(limit) => format!("memory {}", bytes(limit)),
-            None => "memory without a limit (--memory)".into(),
-        };
-        let facts = s.target_facts.iter().map(|(name, value)| format!("{name}={value}"));
-        let facts = facts.collect::<Vec<_>>().join(" ");
-        format!(
-            "durability {}, {} threads, {memory}, {} processors, {}\n{} {facts}",
-            s.durability,
-            s.threads,
-            s.cpus,
-            s.device.as_deref().unwrap_or("no device"),
-            s.target,
-        )
     }
 
     fn speeds(&self) -> Table {
@@ -273,6 +254,27 @@ impl Report {
             ]);
         }
         aligned(table)
+    }
+}
+
+impl Setting {
+    /// Under what it was measured.
+    pub(crate) fn conditions(&self) -> String {
+        let s = self;
+        let memory = match s.memory_limit_bytes {
+            Some(limit) => format!("memory {}", bytes(limit)),
+            None => "memory without a limit (--memory)".into(),
+        };
+        let facts = s.target_facts.iter().map(|(name, value)| format!("{name}={value}"));
+        let facts = facts.collect::<Vec<_>>().join(" ");
+        format!(
+            "durability {}, {} threads, {memory}, {} processors, {}\n{} {facts}",
+            s.durability,
+            s.threads,
+            s.cpus,
+            s.device.as_deref().unwrap_or("no device"),
+            s.target,
+        )
     }
 }
 

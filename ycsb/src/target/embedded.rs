@@ -4,6 +4,7 @@
 //! engine's buffer, as a caller who keeps it would.
 
 use super::{Counted, Failure, Hold, Rows, See, Session, Target, Way};
+use crate::row::key_hash;
 use anyhow::{Context, Result, anyhow, bail};
 use kvs::{Database, Durability, Kvs, Options, Range, Scope};
 use mpool::{IoBackend, Value};
@@ -16,7 +17,8 @@ const NAMES: &str = "background_threads, commit_queue_bytes_max, inline_bytes_ma
 
 pub(crate) struct Embedded {
     database: Database,
-    kvs: Kvs,
+    /// One a table.
+    kvss: Vec<Kvs>,
     dir: PathBuf,
     durability: Durability,
     settings: Vec<(String, String)>,
@@ -26,7 +28,8 @@ pub(crate) struct Embedded {
 #[derive(Clone, Debug)]
 pub(crate) struct Config<'a> {
     pub(crate) dir: &'a Path,
-    pub(crate) table: &'a str,
+    /// At least one.
+    pub(crate) tables: &'a [String],
     pub(crate) durability: Durability,
     pub(crate) io: IoBackend,
     pub(crate) allow_buffered: bool,
@@ -50,8 +53,9 @@ impl Embedded {
         let dir = config.dir.to_owned();
         let database = Database::open(&dir, options)
             .with_context(|| format!("cannot open the database in {}", dir.display()))?;
-        let kvs = database.kvs(config.table).with_context(|| format!("table={}", config.table))?;
-        Ok(Self { database, kvs, dir, durability: config.durability, settings })
+        let kvs = |table: &String| database.kvs(table).with_context(|| format!("table={table}"));
+        let kvss = config.tables.iter().map(kvs).collect::<Result<Vec<_>>>()?;
+        Ok(Self { database, kvss, dir, durability: config.durability, settings })
     }
 }
 
@@ -109,7 +113,7 @@ fn set(options: &mut Options, pair: &str) -> Result<()> {
 
 impl Target for Embedded {
     fn session(&self) -> Result<Box<dyn Session>> {
-        Ok(Box::new(Handle { kvs: self.kvs.clone(), durability: self.durability }))
+        Ok(Box::new(Handle { kvss: self.kvss.clone(), durability: self.durability }))
     }
 
     fn data_dir(&self) -> Option<&Path> {
@@ -175,32 +179,47 @@ impl Target for Embedded {
 }
 
 struct Handle {
-    kvs: Kvs,
+    kvss: Vec<Kvs>,
     durability: Durability,
+}
+
+impl Handle {
+    /// The KVS that a key is in.
+    fn kvs(&self, key: &[u8]) -> &Kvs {
+        match &*self.kvss {
+            [only] => only,
+            all => {
+                let tables = u64::try_from(all.len()).expect("at most 256");
+                &all[usize::try_from(key_hash(key) % tables).expect("below their number")]
+            }
+        }
+    }
 }
 
 impl Session for Handle {
     fn read(&mut self, key: &[u8], row: &mut Vec<u8>) -> Result<bool, Failure> {
-        let Some(entry) = self.kvs.get(key).map_err(failure)? else { return Ok(false) };
+        let Some(entry) = self.kvs(key).get(key).map_err(failure)? else { return Ok(false) };
         row.clear();
         row.extend_from_slice(&entry.value);
         Ok(true)
     }
 
     fn write(&mut self, key: &[u8], row: &[u8]) -> Result<(), Failure> {
-        self.kvs.put(key, row, self.durability).map(drop).map_err(failure)
+        self.kvs(key).put(key, row, self.durability).map(drop).map_err(failure)
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), Failure> {
-        self.kvs.delete(key, self.durability).map(drop).map_err(failure)
+        self.kvs(key).delete(key, self.durability).map(drop).map_err(failure)
     }
 
     fn walk(&mut self, way: Way, see: &mut See<'_>) -> Result<(), Failure> {
         let range = Range { reverse: way == Way::Reverse, ..Range::default() };
-        for item in self.kvs.cursor(range).map_err(failure)? {
-            let item = item.map_err(failure)?;
-            if see(&item.key, &item.value).is_break() {
-                break;
+        for kvs in &self.kvss {
+            for item in kvs.cursor(range.clone()).map_err(failure)? {
+                let item = item.map_err(failure)?;
+                if see(&item.key, &item.value).is_break() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -208,13 +227,23 @@ impl Session for Handle {
 
     fn scan(&mut self, start: &[u8], limit: usize, rows: &mut Rows) -> Result<(), Failure> {
         let range = Range { start: Some(start.to_vec().into()), ..Range::default() };
-        let mut cursor = self.kvs.cursor(range).map_err(failure)?;
         rows.clear();
-        while rows.len() < limit
-            && let Some(item) = cursor.next().transpose().map_err(failure)?
-        {
-            rows.push(&item.key, &item.value);
+        if let [only] = &*self.kvss {
+            for item in only.cursor(range).map_err(failure)?.take(limit) {
+                let item = item.map_err(failure)?;
+                rows.push(&item.key, &item.value);
+            }
+            return Ok(());
         }
+        let mut found = Vec::new();
+        for kvs in &self.kvss {
+            for item in kvs.cursor(range.clone()).map_err(failure)?.take(limit) {
+                let item = item.map_err(failure)?;
+                found.push((item.key, item.value));
+            }
+        }
+        found.sort_unstable();
+        found.iter().take(limit).for_each(|(key, value)| rows.push(key, value));
         Ok(())
     }
 }
