@@ -233,7 +233,12 @@ pub(crate) struct RunArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct OpenArgs {
     /// Opens after a clean close, before the one after the kill
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u64).range(1..=1000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 3,
+        value_parser = value_parser!(u64).range(1..=1000)
+    )]
     pub(crate) opens: u64,
 
     #[command(flatten)]

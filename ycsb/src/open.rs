@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   load, close | open, first answer, close (--opens times)
-//!               | a child that overwrites all, and kills itself | open, first answer, verify, close
+//!               | a child overwrites all, and kills itself
+//!               | open, first answer, verify, close
 //!               | open, first answer, close
 //! ```
 //!

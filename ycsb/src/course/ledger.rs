@@ -131,8 +131,8 @@ impl Ledger {
         self.put_bytes.load(Ordering::Relaxed)
     }
 
-    /// Records in a queue: inserted at the tail, or being so, and not yet chosen to be deleted. Those
-    /// on their way count: a client that is held up must not let the others fill the queue.
+    /// Records in a queue: inserted at the tail, or being so, and not yet chosen to be deleted.
+    /// Those on their way count: a client that is held up must not let the others fill the queue.
     pub(crate) fn queued(&self) -> u64 {
         self.tail.taken().saturating_sub(self.head.taken())
     }
