@@ -80,9 +80,9 @@ fn check_course(course: &Course, phase: Phase, args: &RunArgs) -> Result<()> {
         bail!("course={name} ends when its work is done: leave --seconds away");
     }
     if args.target == TargetKind::Http
-        && matches!(kind, Kind::DeleteMost { then: Then::Compact, .. })
+        && matches!(kind, Kind::DeleteMost { then: Then::Settle, .. })
     {
-        bail!("a server is not asked to compact: give -p deletethen=quiet");
+        bail!("a server is not asked what is due: give -p deletethen=compact or quiet");
     }
     if args.hold_snapshot && matches!(kind, Kind::Scans { .. }) {
         bail!("--hold-snapshot is for what overwrites and deletes, not for course=scans");

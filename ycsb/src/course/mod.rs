@@ -102,7 +102,10 @@ pub(crate) enum Kind {
 /// What comes after the deletes and their flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
+    /// Everything is merged and written anew, because somebody asks for it.
     Compact,
+    /// What is due is done, by the store's own word.
+    Settle,
     /// Nothing but waiting.
     Quiet,
 }
@@ -242,8 +245,9 @@ fn delete_most(p: &Properties) -> Result<Kind> {
     };
     let then = match p.text("deletethen", "compact") {
         "compact" => Then::Compact,
+        "settle" => Then::Settle,
         "quiet" => Then::Quiet,
-        other => bail!("deletethen={other}: must be compact or quiet"),
+        other => bail!("deletethen={other}: must be compact, settle or quiet"),
     };
     Ok(Kind::DeleteMost {
         share: p.share("deleteproportion", 0.9)?,

@@ -202,7 +202,8 @@ impl Runner<'_> {
         std::thread::scope(|scope| {
             let asked = scope.spawn(|| match chore {
                 Chore::Flush => target.flush(),
-                Chore::Settle | Chore::Compact => target.settle(),
+                Chore::Settle => target.settle(),
+                Chore::Compact => target.compact(),
             });
             while !asked.is_finished() {
                 sampler.tick(0);

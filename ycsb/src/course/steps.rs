@@ -60,6 +60,7 @@ pub(crate) enum Chore {
     /// Flushes and compacts until nothing is due, by the store's own word.
     Settle,
     Flush,
+    /// Merges and writes anew everything.
     Compact,
 }
 
@@ -138,7 +139,11 @@ impl Course {
                 };
                 steps.push(Step::Drive(Shift::new("delete", Task::Delete, turns)));
                 steps.extend([Step::Ask(Chore::Flush), scan("head scans")]);
-                steps.extend((then == Then::Compact).then_some(Step::Ask(Chore::Compact)));
+                steps.extend(match then {
+                    Then::Compact => Some(Step::Ask(Chore::Compact)),
+                    Then::Settle => Some(Step::Ask(Chore::Settle)),
+                    Then::Quiet => None,
+                });
                 push_quiet(&mut steps, wishes);
                 steps.extend([scan("head scans, quiet"), Step::Check]);
                 return steps;

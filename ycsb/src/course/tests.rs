@@ -289,6 +289,22 @@ fn a_held_snapshot_is_released_before_the_last_quiet() {
 }
 
 #[test]
+fn deletes_are_followed_by_what_was_asked_for() {
+    for (then, chore) in
+        [("compact", Some(Chore::Compact)), ("settle", Some(Chore::Settle)), ("quiet", None)]
+    {
+        let w = workload("delete-most", &[&format!("deletethen={then}")]).unwrap();
+        let steps = w.course.as_ref().unwrap().steps(&w, Wishes::default());
+        let asked: Vec<Chore> = steps
+            .iter()
+            .filter_map(|step| if let Step::Ask(chore) = step { Some(*chore) } else { None })
+            .collect();
+        let expect: Vec<Chore> = [Chore::Flush].into_iter().chain(chore).collect();
+        assert_eq!(asked, expect, "{then}");
+    }
+}
+
+#[test]
 fn ready_made_courses_have_their_sizes() {
     let window = workload("window", &[]).unwrap();
     let bytes = window.record_bytes_max();
@@ -337,7 +353,7 @@ fn errors_name_the_property_and_its_limit() {
         ),
         ("delete-most", "deleteproportion=0", "deleteproportion=0 of it is no record"),
         ("delete-most", "deleteorder=any", "must be contiguous, striped or random"),
-        ("delete-most", "deletethen=wait", "deletethen=wait: must be compact or quiet"),
+        ("delete-most", "deletethen=wait", "deletethen=wait: must be compact, settle or quiet"),
         ("delete-most", "headscans=0", "headscans=0: must be a whole number from 1 to 1000000000"),
         ("delete-most", "recordcount=20000001", "in memory, 20000000 at most"),
         ("delete-most", "operationcount=9", "takes its operations from"),

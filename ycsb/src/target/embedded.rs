@@ -6,7 +6,7 @@
 use super::{Counted, Failure, Hold, Rows, See, Session, Target, Way};
 use crate::row::key_hash;
 use anyhow::{Context, Result, anyhow, bail};
-use kvs::{Database, Durability, Kvs, Options, Range, Scope};
+use kvs::{CompactionRequest, CompactionState, Database, Durability, Kvs, Options, Range, Scope};
 use mpool::{IoBackend, Value};
 use std::path::{Path, PathBuf};
 
@@ -167,6 +167,18 @@ impl Target for Embedded {
     fn settle(&self) -> Result<()> {
         self.flush()?;
         self.database.compact().context("cannot compact")
+    }
+
+    fn compact(&self) -> Result<()> {
+        let asked = self.database.start_compaction(CompactionRequest::default());
+        let info = asked.and_then(|compaction| compaction.wait()).context("cannot compact")?;
+        match (&info.state, info.problems.first()) {
+            (CompactionState::Done, None) => Ok(()),
+            (state, problem) => {
+                let problem = problem.map_or("", String::as_str);
+                bail!("the compaction ended as {}: {problem}", state.as_str())
+            }
+        }
     }
 
     fn hold(&self) -> Result<Hold> {

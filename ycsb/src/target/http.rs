@@ -6,6 +6,7 @@
 //! made anew by the next.
 
 use super::{Counted, Failure, Place, Rows, See, Session, Target, Way, exposition};
+use crate::interrupt;
 use crate::server_process::ServerProcess;
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine as _;
@@ -13,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::HOST;
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -24,6 +25,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 
+/// Between two questions whether a compaction is done.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// No answer within this is a failure.
 const ANSWER_MAX: Duration = Duration::from_mins(1);
 /// As many records as one page of a scan may have.
@@ -126,9 +129,39 @@ impl Target for Http {
         }
     }
 
+    fn compact(&self) -> Result<()> {
+        let mut connection = Connection::new(self)?;
+        let mut ask = |method, body: &'static str| -> Result<Vec<u8>> {
+            let (mut answer, path) = (Vec::new(), "/v1/admin/compact".to_owned());
+            match connection.call(method, path, Bytes::from_static(body.as_bytes()), &mut answer) {
+                Ok(status) if status.is_success() => Ok(answer),
+                Ok(status) => bail!("the server does not compact: {}", said(status, &answer)),
+                Err(failure) => bail!("the server does not compact: {failure}"),
+            }
+        };
+        ask(Method::POST, "{}")?;
+        loop {
+            let answer = ask(Method::GET, "")?;
+            let told: Compacting = serde_json::from_slice(&answer)
+                .with_context(|| format!("about its compaction: {answer:?}"))?;
+            match told.state.as_str() {
+                "done" => return Ok(()),
+                "flushing" | "running" => std::thread::park_timeout(ASK_EVERY),
+                state => bail!("the server's compaction ended as {state}"),
+            }
+            interrupt::check()?;
+        }
+    }
+
     fn close(self: Box<Self>) -> Result<()> {
         self.server.map_or(Ok(()), ServerProcess::stop)
     }
+}
+
+/// What a server says of a compaction that was asked for.
+#[derive(Deserialize)]
+struct Compacting {
+    state: String,
 }
 
 struct Connection {
@@ -211,8 +244,13 @@ fn request(
     authority: &str,
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>> {
+    let is_json = path.starts_with("/v1/admin/");
     let uri = Uri::from_maybe_shared(Bytes::from(path))?;
-    Ok(Request::builder().method(method).uri(uri).header(HOST, authority).body(Full::new(body))?)
+    let mut builder = Request::builder().method(method).uri(uri).header(HOST, authority);
+    if is_json {
+        builder = builder.header(CONTENT_TYPE, "application/json");
+    }
+    Ok(builder.body(Full::new(body))?)
 }
 
 async fn exchange(

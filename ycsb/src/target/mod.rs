@@ -115,6 +115,11 @@ pub(crate) trait Target: Send + Sync {
         Ok(())
     }
 
+    /// Merges and writes anew everything, due or not.
+    fn compact(&self) -> Result<()> {
+        self.settle()
+    }
+
     /// Takes a snapshot of everything and holds it.
     fn hold(&self) -> Result<Hold> {
         bail!("--hold-snapshot is for embedded and rocksdb; this target holds none")

@@ -238,6 +238,12 @@ impl Target for Rocks {
         done.context("RocksDB cannot compact")
     }
 
+    fn compact(&self) -> Result<()> {
+        self.flush()?;
+        self.db.compact_range::<&[u8], &[u8]>(None, None);
+        Ok(())
+    }
+
     fn hold(&self) -> Result<Hold> {
         Ok(Box::new(Holding::new(&self.db)))
     }

@@ -70,11 +70,13 @@ fn serve(store: Memory) -> String {
 fn answer(mut stream: &TcpStream, store: &mut Memory) -> Option<()> {
     let mut reader = BufReader::with_capacity(1, stream);
     let (mut first, mut line, mut len) = (String::new(), String::new(), 0);
+    let mut is_json = false;
     reader.read_line(&mut first).ok().filter(|n| *n > 0)?;
     while reader.read_line(&mut line).ok()? > 2 {
         if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
             len = value.trim().parse().ok()?;
         }
+        is_json |= line.trim_end().eq_ignore_ascii_case("content-type: application/json");
         line.clear();
     }
     let mut body = vec![0; len];
@@ -94,10 +96,21 @@ fn answer(mut stream: &TcpStream, store: &mut Memory) -> Option<()> {
         }
         ("GET", "/v1/kv/t") => {
             let value = |name: &str| query.split('&').find_map(|p| p.strip_prefix(name));
-            let start = value("start=").or(value("cursor="))?;
+            let start = value("start=").or(value("cursor="));
             // Three at a time at most, so that a scan needs several pages.
             let limit = value("limit=")?.parse::<usize>().ok()?.min(3);
-            store.scan(start.as_bytes(), limit + 1, &mut rows).ok()?;
+            if value("reverse=") == Some("true") {
+                let mut see = |key: &[u8], row: &[u8]| {
+                    if start.is_none_or(|start| key <= start.as_bytes()) {
+                        rows.push(key, row);
+                    }
+                    ControlFlow::Continue(())
+                };
+                store.walk(Way::Reverse, &mut see).ok()?;
+            } else {
+                let start = start.unwrap_or_default();
+                store.scan(start.as_bytes(), limit + 1, &mut rows).ok()?;
+            }
             let coded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
             let item = |(k, v)| format!(r#"{{"k64":"{}","v64":"{}"}}"#, coded(k), coded(v));
             let items: Vec<String> = rows.iter().take(limit).map(item).collect();
@@ -106,7 +119,16 @@ fn answer(mut stream: &TcpStream, store: &mut Memory) -> Option<()> {
             out = format!(r#"{{"items":[{}]{cursor}}}"#, items.join(",")).into_bytes();
             "200 OK"
         }
-        ("PUT", _) if query != "durability=sync" => "400 Bad Request",
+        ("POST", "/v1/admin/compact") if is_json && body == b"{}" => "202 Accepted",
+        ("GET", "/v1/admin/compact") => {
+            // Running at first.
+            let done = store.read(b"asked", &mut out).ok()?;
+            store.write(b"asked", b"").ok()?;
+            out = format!(r#"{{"state":"{}"}}"#, if done { "done" } else { "running" }).into();
+            "200 OK"
+        }
+        ("PUT" | "DELETE", _) if query != "durability=sync" => "400 Bad Request",
+        ("DELETE", _) => store.delete(key).map(|()| "200 OK").ok()?,
         ("PUT", _) => store.write(key, &body).map(|()| "200 OK").ok()?,
         _ => {
             if store.read(key, &mut out).ok()? {
@@ -139,6 +161,39 @@ fn all_operations_work_over_http() {
         }
         Box::new(http).close().unwrap();
     }
+}
+
+#[test]
+fn walks_go_both_ways_over_pages_and_deletes_are_seen() {
+    let http = Http::remote(&serve(Memory::new()), "t", "sync").unwrap();
+    let mut session = http.session().unwrap();
+    for number in 0..10 {
+        session.write(format!("k{number}").as_bytes(), b"v").unwrap();
+    }
+    session.delete(b"k4").unwrap();
+    session.delete(b"k4").unwrap();
+    let mut walked = |way, enough: usize| {
+        let mut keys = String::new();
+        let mut see = |key: &[u8], row: &[u8]| {
+            assert_eq!(row, b"v");
+            keys.push(char::from(key[1]));
+            if keys.len() == enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        session.walk(way, &mut see).unwrap();
+        keys
+    };
+    assert_eq!(walked(Way::Forward, 99), "012356789");
+    assert_eq!(walked(Way::Reverse, 99), "987653210");
+    assert_eq!((walked(Way::Forward, 5), walked(Way::Reverse, 1)), ("01235".into(), "9".into()));
+}
+
+#[test]
+fn a_server_is_asked_to_compact_until_it_is_done() {
+    let memory = Memory::new();
+    let http = Http::remote(&serve(memory.clone()), "t", "sync").unwrap();
+    http.compact().unwrap();
+    let mut row = Vec::new();
+    assert!(memory.session().unwrap().read(b"asked", &mut row).unwrap(), "it was running at first");
 }
 
 #[test]
