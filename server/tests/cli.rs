@@ -3,7 +3,7 @@
 mod support;
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
@@ -322,4 +322,54 @@ fn the_longest_values_are_loaded_as_they_were_scanned() {
     let loaded = run(&server, &["load", file.to_str().unwrap(), "--kvs", "copy"]);
     assert_eq!((loaded.status.code(), said(&loaded)), (Some(0), ""));
     assert_eq!(client.send("GET", "/v1/kv/copy/zeros", b"").unwrap().body, value);
+}
+
+/// A server that says of every request that a compaction runs.
+fn busy_server() -> (String, std::sync::mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, seen) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let body =
+            r#"{"number":7,"running":true,"state":"running","bytes_done":1,"bytes_total":9}"#;
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            // The head; the few bytes of a body come with it.
+            while lines.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            // A client that was interrupted has gone.
+            drop(stream.write_all((head + body).as_bytes()));
+            if asked.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    (url, seen)
+}
+
+/// An interrupt says what goes on, how to look at it and how to end it.
+#[test]
+fn an_interrupt_ends_the_waiting_and_says_what_goes_on() {
+    let (url, asked) = busy_server();
+    let mut waiting = command(&["compact", "--wait", "--url", &url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The second time it asks, it waits.
+    for _ in 0..2 {
+        asked.recv().unwrap();
+    }
+    let pid = rustix::process::Pid::from_child(&waiting);
+    let mut output = Vec::new();
+    // Between two looks it heeds a signal; one that came while it asked is heeded then.
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    waiting.stderr.take().unwrap().read_to_end(&mut output).unwrap();
+    let said = String::from_utf8(output).unwrap();
+    let code = waiting.wait().unwrap().code();
+    assert_eq!(code, Some(130), "{said}");
+    for part in ["goes on", "compact --status", "compact --cancel"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use serde_json::{Map, Value, json};
 use std::ffi::OsStr;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How often a running server is asked how far it is.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -61,12 +62,26 @@ pub(crate) async fn snapshots(snapshots: &Snapshots) -> Result<(), Failure> {
 
 /// Runs `millpond compact`.
 pub(crate) async fn compact(compact: &Compact) -> Result<(), Failure> {
-    let seen = match (compact.status, compact.cancel) {
-        (true, _) => last(&compact.server, Method::GET).await?,
-        (_, true) => last(&compact.server, Method::DELETE).await?,
-        (false, false) => begin(compact).await?,
+    // From the first on, so that none falls between two questions.
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
+    let seen = async {
+        match (compact.status, compact.cancel) {
+            (true, _) => last(&compact.server, Method::GET).await,
+            (_, true) => last(&compact.server, Method::DELETE).await,
+            (false, false) if compact.wait => end(&compact.server, begin(compact).await?).await,
+            (false, false) => begin(compact).await,
+        }
     };
-    let seen = if compact.wait { wait(&compact.server, seen).await? } else { seen };
+    let seen = tokio::select! {
+        seen = seen => seen?,
+        _ = interrupts.recv() => {
+            return Err(Failure::Interrupted(
+                "interrupted; a compaction that has begun goes on in the server: `millpond compact \
+                 --status` shows how far it is, `millpond compact --cancel` ends it"
+                    .to_owned(),
+            ));
+        }
+    };
     show(&seen, compact.json, table::compaction)?;
     if compact.wait { verdict(&seen) } else { Ok(()) }
 }
@@ -99,24 +114,13 @@ async fn last(server: &Server, method: Method) -> Result<Value, Failure> {
     answer.accepted().await?.json().await
 }
 
-/// Waits for the end of a compaction that runs; an interrupt ends the waiting only.
-async fn wait(server: &Server, begun: Value) -> Result<Value, Failure> {
+/// The end of a compaction that runs.
+async fn end(server: &Server, begun: Value) -> Result<Value, Failure> {
     let mut line = Line::on_terminal();
     let mut seen = begun.clone();
     while seen["running"] == true {
         line.show(&table::compaction_line(&seen));
-        tokio::select! {
-            () = tokio::time::sleep(ASK_AGAIN) => {}
-            interrupted = tokio::signal::ctrl_c() => {
-                drop(line);
-                interrupted.map_err(anyhow::Error::from)?;
-                return Err(Failure::Interrupted(
-                    "interrupted; the compaction goes on in the server: `millpond compact --status` \
-                     shows how far it is, `millpond compact --cancel` ends it"
-                        .to_owned(),
-                ));
-            }
-        }
+        tokio::time::sleep(ASK_AGAIN).await;
         seen = ask_json(server, Method::GET, "/v1/admin/compact", None).await?;
         if seen["number"] != begun["number"] {
             let text = "another compaction was begun since; the one that was waited for is over";

@@ -48,13 +48,26 @@ pub(crate) fn check_capacity(capacity: Size) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses an age of snapshots that ends every scan, or that the engine would refuse; 0 is none.
-pub(super) fn check_snapshot_age(age: Span) -> anyhow::Result<()> {
-    let [min, max] = SNAPSHOT_AGE;
-    if !age.0.is_zero() && !(min..=max).contains(&age) {
-        bail!("option snapshot_age_max is {age}, must be 0s or in {min}..={max}");
+/// Refuses to leave more of a disk to others than disks have.
+pub(super) fn check_disk_reserve(reserve: Option<Size>) -> anyhow::Result<()> {
+    let [_, most] = CAPACITY;
+    if let Some(reserve) = reserve.filter(|reserve| *reserve > most) {
+        bail!("option disk_reserve is {reserve}, must be at most {most}");
     }
     Ok(())
+}
+
+/// What the engine is told of the option `snapshot_age_max`; 0 is no limit. Refuses one that would
+/// end every scan.
+pub(super) fn snapshot_age_ms(age: Span) -> anyhow::Result<Option<u64>> {
+    let [min, max] = SNAPSHOT_AGE;
+    if age.0.is_zero() {
+        return Ok(None);
+    }
+    if !(min..=max).contains(&age) {
+        bail!("option snapshot_age_max is {age}, must be 0s or in {min}..={max}");
+    }
+    Ok(Some(u64::try_from(age.0.as_millis()).expect("thirty days at most")))
 }
 
 /// Refuses a memtable, and an interval between syncs, that the engine would.

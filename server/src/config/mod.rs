@@ -186,7 +186,7 @@ impl Config {
         }
         let value_bytes_max = size(kvs::VALUE_BYTES_MAX);
         bounds::check_writes(self.memtable, self.interval)?;
-        bounds::check_snapshot_age(self.snapshot_age_max)?;
+        bounds::snapshot_age_ms(self.snapshot_age_max)?;
         if self.value_max > value_bytes_max {
             bail!("option value_max is {}, must be at most {value_bytes_max}", self.value_max);
         }
@@ -218,10 +218,7 @@ impl Config {
         }
         check_capacity(self.capacity)?;
         returning(self.disk_return_after, self.disk_return_rate)?;
-        let most = Size(4 << 50);
-        if let Some(reserve) = self.disk_reserve.filter(|reserve| *reserve > most) {
-            bail!("option disk_reserve is {reserve}, must be at most {most}");
-        }
+        bounds::check_disk_reserve(self.disk_reserve)?;
         for (name, count) in [
             ("connections", self.connections),
             ("blocking_threads", self.blocking_threads),
@@ -368,10 +365,7 @@ impl Config {
             MediaPolicy::StagingMinCapacity => kvs::MediaPolicy::StagingMinCapacity,
         };
         options.memtable_bytes = self.memtable.0;
-        options.snapshot_age_max_ms = (!self.snapshot_age_max.0.is_zero())
-            .then(|| u64::try_from(self.snapshot_age_max.0.as_millis()))
-            .transpose()
-            .context("option snapshot_age_max is beyond all ages")?;
+        options.snapshot_age_max_ms = bounds::snapshot_age_ms(self.snapshot_age_max)?;
         options.interval_ms = u64::try_from(self.interval.0.as_millis())
             .context("option interval is beyond all ages")?;
         options.validate()?;
@@ -414,10 +408,7 @@ mod tests {
             ("head_memory = \"512KiB\"", "head_memory"),
             ("header_max = \"1MiB\"\nhead_memory = \"8MiB\"", "head_memory"),
             ("scan_time_max = \"0s\"", "scan_time_max"),
-            (
-                "snapshot_age_max = \"100ms\"",
-                "option snapshot_age_max is 100ms, must be 0s or in 1s",
-            ),
+            ("snapshot_age_max = \"100ms\"", "snapshot_age_max is 100ms, must be 0s or in 1s"),
             ("snapshot_age_max = \"1000h\"", "snapshot_age_max"),
             ("streams = 0", "streams"),
             ("log = \"inof\"", "inof"),
