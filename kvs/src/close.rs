@@ -32,6 +32,7 @@ impl Open {
                 tracing::error!("a background thread panicked");
             }
         }
+        self.store.join_errand();
         closed?;
         if self.store.pool.is_read_only() {
             return Ok(());

@@ -2,16 +2,16 @@
 //!
 //! What was there when it was asked for goes down to the leaves, deletes that hide nothing go away,
 //! and values are written anew, so that the garbage among them goes. Whole leaves are rewritten, of
-//! a range the first and the last one, too. It is done by the threads of the background, one job at
-//! a time and in turn with the work that is due by itself; so it comes to an end while others
-//! write, and holds none of them up for longer than any compaction does.
+//! a range the first and the last one, too. It is done by a thread of its own, one job at a time,
+//! beside the work that is due by itself; so it comes to an end while others write, and takes no
+//! thread from them.
 //!
 //! There is one at a time, in memory: a close ends it. What it has done by then stays done.
 
 use crate::db::{Database, Open};
 use crate::error::{Error, Result};
 use crate::key::{KeyText, KvsId};
-use crate::work::requested::Errand;
+use crate::work::requested::{self, Errand};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -120,6 +120,7 @@ impl Database {
             store.visible()
         });
         errand.lock().take_up_to(at);
+        requested::start(store, &errand);
         store.ring();
         Ok(Compaction { open: self.opened(), errand })
     }

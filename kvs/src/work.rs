@@ -119,13 +119,18 @@ impl Store {
     pub(crate) fn step(&self, compactions_max: usize) -> Result<bool> {
         self.holds.end_old();
         let Some(running) = self.take_job(compactions_max) else { return Ok(false) };
+        self.carry_out(&running)
+    }
+
+    /// Does a unit of work that was taken.
+    fn carry_out(&self, running: &Running<'_>) -> Result<bool> {
         self.pace_compaction();
         let done = match &running.job {
             Job::Flush => flush::flush_oldest(self, &running.progress).map(|_| ()),
             Job::Compact(kvs, plan) => job::run(self, *kvs, plan, &running.progress),
             Job::Refresh(moves) => self.run_refresh(*moves),
         };
-        self.note_outcome(&done, &running);
+        self.note_outcome(&done, running);
         match (done, &running.job) {
             // The KVS went away while the job ran: nothing is left to do for it.
             (Ok(()) | Err(Error::KvsDropped), job) => {
@@ -267,7 +272,7 @@ impl Store {
         match job {
             Job::Flush => jobs.flushing = false,
             Job::Compact(_, plan) => {
-                jobs.compactions -= 1;
+                jobs.compactions -= plan.takes_turn();
                 jobs.admitted_bytes -= plan.output_bytes;
                 for kvset in &plan.inputs {
                     jobs.busy.remove(kvset);

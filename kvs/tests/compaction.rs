@@ -42,6 +42,17 @@ fn contents(kvs: &Kvs) -> Map {
     cursor.map(|item| item.unwrap()).map(|item| (item.key.to_vec(), item.value.to_vec())).collect()
 }
 
+/// The sum of a metric over the compactions that were asked for.
+fn counted(db: &Database, name: &str) -> String {
+    let mut sum = 0.0;
+    db.visit_metrics(&mut |sample| {
+        if sample.name == name && sample.labels.contains(&("reason", "requested")) {
+            sum += sample.value.number().unwrap();
+        }
+    });
+    sum.to_string()
+}
+
 /// Rounds of random puts and deletes, each with a flush.
 fn churn(db: &Database, kvs: &Kvs, map: &mut Map, rng: &mut Rng) {
     for _ in 0..5 {
@@ -78,6 +89,8 @@ fn nothing_is_left_but_what_lives() {
         "{info:?}"
     );
     assert!(info.read_bytes > 0 && info.written_bytes > 0, "{info:?}");
+    assert_eq!(counted(&db, "compaction_read_bytes_total"), info.read_bytes.to_string());
+    assert_eq!(counted(&db, "compaction_written_bytes_total"), info.written_bytes.to_string());
     let after = tree(&db);
     assert_eq!((after.root_kvsets, after.tombstones, after.keys), (0, 0, map.len() as u64));
     assert_eq!(after.kvsets, after.leaves, "one a leaf");
@@ -169,6 +182,35 @@ fn it_ends_while_others_write_and_holds_nobody_up() {
     assert!(db.jobs().iter().any(|job| job.reason == "requested"));
 }
 
+/// Neither waits for the end of the other: their jobs are begun in turn.
+#[test]
+fn it_takes_turns_with_the_work_that_is_due() {
+    let (_device, db, kvs) = database(&support::options());
+    let other = db.create_kvs("other").unwrap();
+    // Fewer than those at which writers are held back.
+    for round in 0..14 {
+        for n in 0..20 {
+            kvs.put(&key(n), &[round; 400], Durability::Off).unwrap();
+            other.put(&key(n), &[round; 400], Durability::Off).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    compact(&db, CompactionRequest { kvs: Some("k".into()), ..CompactionRequest::default() });
+    let mut jobs = db.jobs();
+    jobs.retain(|job| job.kvs.is_some());
+    let reasons: Vec<&str> = jobs.iter().rev().map(|job| job.reason).collect();
+    let requested: Vec<usize> =
+        (0..reasons.len()).filter(|at| reasons[*at] == "requested").collect();
+    assert!(requested.len() >= 2, "{reasons:?}");
+    assert_eq!(requested[0], 0, "{reasons:?}");
+    // As long as anything was due, one of it was begun after each that was asked for.
+    let due = reasons.len() - requested.len();
+    assert!(due >= 2, "{reasons:?}");
+    for pair in requested.windows(2).take(due) {
+        assert_eq!(pair[1] - pair[0], 2, "{reasons:?}");
+    }
+}
+
 #[test]
 fn one_runs_at_a_time_and_can_be_cancelled() {
     let (_device, db, kvs) = database(&support::options());
@@ -209,8 +251,8 @@ fn what_makes_no_sense_or_has_no_room_is_refused() {
     assert!(matches!(backwards, Error::CompactionRange { .. }), "{backwards}");
     assert!(matches!(start(of(Some("none"), None, None)), Error::NoSuchKvs { .. }));
     assert!(db.compaction().is_none(), "none was begun");
-    let mut n = 0;
-    while kvs.put(&key(n), &[b'f'; 20_000], Durability::Off).is_ok() {
+    let (mut n, value) = (0, vec![b'f'; 20_000]);
+    while kvs.put(&key(n), &value, Durability::Off).is_ok() {
         n += 1;
     }
     let full = start(CompactionRequest::default());
@@ -275,4 +317,16 @@ fn a_close_ends_it() {
     drop((kvs, db, asked));
     let db = support::open(&device, &support::options()).unwrap();
     assert!(db.compaction().is_none());
+}
+
+/// Its thread ends with the database.
+#[test]
+fn a_close_ends_its_thread() {
+    let options = Options { background_threads: 2, ..support::options() };
+    let (_device, db, kvs) = database(&options);
+    let (mut map, mut rng) = (Map::new(), Rng(12));
+    churn(&db, &kvs, &mut map, &mut rng);
+    let asked = db.start_compaction(CompactionRequest::default()).unwrap();
+    db.close().unwrap();
+    assert!(asked.info().state.is_over());
 }

@@ -30,7 +30,7 @@ impl Store {
         let count = view.trees.len();
         let rested = jobs.requested.rests;
         if !rested {
-            match self.take_requested(&mut jobs, &view, limits) {
+            match self.take_turn(&mut jobs, &view, limits) {
                 Take::Job(running) => return Some(running),
                 Take::Hold => return None,
                 Take::Nothing => {}
@@ -64,7 +64,7 @@ impl Store {
                 least = least.into_iter().chain(pick::least_room(&shape, limits)).min();
             }
         }
-        if rested && let Take::Job(running) = self.take_requested(&mut jobs, &view, limits) {
+        if rested && let Take::Job(running) = self.take_turn(&mut jobs, &view, limits) {
             return Some(running);
         }
         self.note_stuck(least.map_or(0, |least| least.saturating_sub(room_bytes)));
@@ -74,7 +74,7 @@ impl Store {
 
     /// Makes a plan a job that runs.
     pub(super) fn admit(&self, jobs: &mut super::Jobs, kvs: KvsId, plan: Plan) -> Running<'_> {
-        jobs.compactions += 1;
+        jobs.compactions += plan.takes_turn();
         jobs.admitted_bytes += plan.output_bytes;
         jobs.busy.extend(&plan.inputs);
         self.running(jobs, Job::Compact(kvs, plan))

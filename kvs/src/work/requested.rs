@@ -1,12 +1,13 @@
 //! The compaction that somebody has asked for: where it is, and its next job.
 //!
 //! What comes next in a tree is decided by a rule of its own (`compact::pick::request`). Here it is
-//! remembered which trees and leaves are done, and the jobs are taken: one at a time, in turn with
-//! those that are due by themselves. After one of its jobs the errand rests until another one was
-//! begun or nothing else is due; so neither starves the other.
+//! remembered which trees and leaves are done, and the jobs are taken: one at a time, by a thread
+//! of its own, so that what is due by itself has all of its threads. Where nothing runs in the
+//! background the jobs are taken by whoever works, in turn: after one of them the errand rests
+//! until another one was begun or nothing else is due. So neither starves the other.
 
 use super::ledger::Progress;
-use super::{Job, Jobs, Running};
+use super::{Job, Jobs, PANICKED, Running};
 use crate::compact::pick::request::{self, Asked, Next, Obstacle};
 use crate::compact::pick::{Limits, Plan, TreeShape, Why};
 use crate::compaction::{CompactionInfo, CompactionRequest, CompactionState};
@@ -19,7 +20,9 @@ use crate::view::View;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Problems that are told; the others are counted.
@@ -78,6 +81,9 @@ pub(super) struct Requested {
     begun: u64,
     /// Others go first.
     pub(super) rests: bool,
+    /// Nothing else may begin, so that what runs comes to its end.
+    holds: bool,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// Whether there is a job to be had.
@@ -146,8 +152,48 @@ impl Store {
         Ok(())
     }
 
+    /// The next job of the errand, for whoever works: with threads it has one of its own.
+    pub(super) fn take_turn(&self, jobs: &mut Jobs, view: &View, limits: Limits) -> Take<'_> {
+        if self.options.background_threads == 0 {
+            return self.take_requested(jobs, view, limits);
+        }
+        if jobs.requested.holds { Take::Hold } else { Take::Nothing }
+    }
+
+    /// Does all of an errand's jobs, one after the other.
+    fn run_errand(&self, errand: &Mutex<Errand>) {
+        while errand.lock().end.is_none() && self.check_writable().is_ok() {
+            let free = self.pool.free_space();
+            let mut jobs = self.jobs.lock();
+            let limits = self.limits(self.job_room(free, jobs.admitted_bytes));
+            let take = self.take_requested(&mut jobs, &self.view.load(), limits);
+            jobs.requested.holds = matches!(take, Take::Hold);
+            let Take::Job(running) = take else {
+                self.bell.wait_for(&mut jobs, LOOK_AGAIN);
+                continue;
+            };
+            drop(jobs);
+            let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(&running)));
+            match done.unwrap_or_else(|_| Err(Error::Poisoned { cause: PANICKED.to_owned() })) {
+                Err(error) if error.scope() == Scope::Store => self.fail(&error),
+                // What could not be done is among its problems.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.jobs.lock().requested.holds = false;
+        self.ring();
+    }
+
+    /// Waits for the thread of the last errand: the database is closed, or the errand over.
+    pub(crate) fn join_errand(&self) {
+        let thread = self.jobs.lock().requested.thread.take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of a compaction panicked");
+        }
+    }
+
     /// The next job of the errand.
-    pub(super) fn take_requested(&self, jobs: &mut Jobs, view: &View, limits: Limits) -> Take<'_> {
+    fn take_requested(&self, jobs: &mut Jobs, view: &View, limits: Limits) -> Take<'_> {
         let Some(errand) = jobs.requested.errand.clone() else { return Take::Nothing };
         let mut errand = errand.lock();
         if !errand.is_ready(view) {
@@ -165,7 +211,7 @@ impl Store {
                         let running = self.admit(jobs, kvs, plan);
                         let (number, progress) = (running.number, Arc::clone(&running.progress));
                         errand.step = Some(Step { number, about, progress });
-                        jobs.requested.rests = true;
+                        jobs.requested.rests = self.options.background_threads == 0;
                         return Take::Job(running);
                     }
                     Next::WaitForAll => return Take::Hold,
@@ -191,13 +237,31 @@ impl Store {
     }
 }
 
+/// Starts the thread of an errand, where threads work in the background.
+pub(crate) fn start(store: &Arc<Store>, errand: &Arc<Mutex<Errand>>) {
+    if store.options.background_threads == 0 {
+        return;
+    }
+    // Of one that is over.
+    store.join_errand();
+    let (worker, task) = (Arc::clone(store), Arc::clone(errand));
+    let builder = std::thread::Builder::new().name("db-requested".to_owned());
+    match builder.spawn(move || worker.run_errand(&task)) {
+        Ok(thread) => store.jobs.lock().requested.thread = Some(thread),
+        Err(error) => {
+            let cause = format!("no thread can be started for it: {error}");
+            errand.lock().finish(CompactionState::Failed(cause));
+        }
+    }
+}
+
 impl Requested {
     /// A job is given back; one whose end nobody told has panicked.
     pub(super) fn give_back(&self, number: u64) {
         let Some(errand) = &self.errand else { return };
         let mut errand = errand.lock();
         if errand.step.take_if(|step| step.number == number).is_some() {
-            errand.finish(CompactionState::Failed(super::PANICKED.to_owned()));
+            errand.finish(CompactionState::Failed(PANICKED.to_owned()));
         }
     }
 }

@@ -25,7 +25,7 @@ Examples:
 
 What is there now goes down to the leaves, deletes that hide nothing go away, and values are written
 anew, without the garbage among them: that reads and writes all of it once. Whole leaves are
-rewritten. Other work goes on in turn with it. One runs at a time; a stop of the server ends it, and
+rewritten. Other work goes on beside it. One runs at a time; a stop of the server ends it, and
 what it has done stays done. With --wait an interrupt (Ctrl-C) ends the command, not the compaction.
 
 Exit codes: 0 done   1 parts could not be compacted, and are named   2 wrong usage

@@ -46,6 +46,14 @@ pub(crate) struct Plan {
     pub(crate) output_bytes: u64,
 }
 
+impl Plan {
+    /// The places that it takes among the compactions that may run: one that was asked for runs
+    /// beside those that are due.
+    pub(crate) fn takes_turn(&self) -> usize {
+        usize::from(self.why != Why::Requested)
+    }
+}
+
 impl Why {
     /// All of them, in the order of [`Why::index`].
     pub(crate) const ALL: [Self; 7] = [
