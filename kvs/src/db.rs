@@ -379,7 +379,7 @@ impl MemoryConsumer for Memtables {
 
 fn register_consumers(store: &Arc<Store>) -> Vec<Arc<dyn MemoryConsumer>> {
     let mut consumers: Vec<Arc<dyn MemoryConsumer>> =
-        vec![Arc::new(Memtables(Arc::downgrade(store)))];
+        vec![Arc::new(Memtables(Arc::downgrade(store))), Arc::clone(&store.read_ahead) as _];
     if store.options.value_cache_bytes.is_none() {
         consumers.push(Arc::clone(&store.cache) as Arc<dyn MemoryConsumer>);
     }

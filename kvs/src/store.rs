@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Scope};
 use crate::health;
 use crate::holds::Holds;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
-use crate::kvset::{BuiltKvset, Kvset, KvsetMeta};
+use crate::kvset::{BuiltKvset, Kvset, KvsetMeta, ReadAhead};
 use crate::manifest::Manifest;
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
@@ -84,6 +84,8 @@ pub(crate) struct Store {
     pub(crate) room: Room,
     pub(crate) hints: Hints,
     pub(crate) holds: Arc<Holds>,
+    /// What scans hold of values that they read ahead.
+    pub(crate) read_ahead: Arc<ReadAhead>,
     pub(crate) metrics: DbMetrics,
 }
 
@@ -157,6 +159,7 @@ impl Store {
             room: Room::default(),
             hints: Hints::default(),
             holds: Arc::new(Holds::new(options.snapshot_age_max_ms)),
+            read_ahead: Arc::default(),
             metrics: DbMetrics::default(),
             owner: Owner::new(&pool),
             pool,

@@ -168,6 +168,36 @@ fn the_disk_reserve_is_left_alone() {
 }
 
 #[test]
+fn what_is_read_through_the_queue_is_what_is_read_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = open(dir.path());
+    let mut writer = pool.allocate(30_000, Priority::Flush).unwrap();
+    let bytes: Vec<u8> = (0..30_000u32).map(|n| n.to_le_bytes()[1]).collect();
+    writer.append(&bytes).unwrap();
+    let mblock = pool.commit(vec![writer], &[]).unwrap().remove(0);
+    let map = pool.map(std::slice::from_ref(&mblock), mpool::Class::Cold).unwrap();
+    let read = |range: std::ops::Range<u64>| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let done = Box::new(move |outcome| tell.send(outcome).unwrap());
+        mblock.read_async(range, (map.queue(), Priority::Read), done);
+        told.recv().unwrap()
+    };
+    let page = 4096;
+    for range in [0..page, 0..8 * page, page..3 * page, 6 * page..8 * page] {
+        let got = read(range.clone()).unwrap();
+        let mut expect = IoBuf::zeroed(got.len());
+        mblock.read_at(range.start, &mut expect).unwrap();
+        assert_eq!(got[..], expect[..], "{range:?}");
+    }
+    let last = read(7 * page..8 * page).unwrap();
+    assert!(last[30_000 - 7 * 4096..].iter().all(|byte| *byte == 0), "behind the end");
+    for range in [1..page, 0..100, page..page, 7 * page..9 * page] {
+        let error = read(range).unwrap_err();
+        assert!(error.to_string().contains("must be pages below 32768"), "{error}");
+    }
+}
+
+#[test]
 fn mistakes_are_named_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let pool = open(dir.path());

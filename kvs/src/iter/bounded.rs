@@ -329,6 +329,9 @@ impl<C: VersionCursor> Visible<C> {
 
     /// From a visible version of `shown` to the newest visible one. True: there are newer ones.
     fn newest_backward(&mut self) -> Result<bool> {
+        if !self.cursor.may_have_newer() {
+            return Ok(false);
+        }
         for _ in 0..STEPS_MAX {
             let revision = self.cursor.revision();
             self.cursor.prev()?;

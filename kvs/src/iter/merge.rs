@@ -302,6 +302,18 @@ impl<C: VersionCursor> VersionCursor for Merge<C> {
         if self.direction == Direction::Backward { self.step() } else { self.turn() }
     }
 
+    /// Going backward, the next version is that of the second source or of the top itself.
+    fn may_have_newer(&self) -> bool {
+        let of_second = match self.second {
+            _ if self.direction == Direction::Forward => true,
+            Second::After(place) | Second::Twin(place) => {
+                self.sources[self.heap[place]].key() == self.key()
+            }
+            Second::None => false,
+        };
+        of_second || self.current().may_have_newer()
+    }
+
     fn value(&self) -> Result<Bytes> {
         self.current().value()
     }
@@ -420,6 +432,13 @@ mod tests {
             for (number, step) in steps.into_iter().enumerate() {
                 apply(&mut merge, &mut model, step);
                 prop_assert_eq!(shown(&merge), model.current(), "step {}: {:?}", number, step);
+                if merge.valid() && !merge.may_have_newer() {
+                    model.prev();
+                    let newer = model.current().is_some_and(|version| version.0 == merge.key());
+                    prop_assert!(!newer, "step {}: {:?}", number, step);
+                    let (key, revision) = (merge.key().to_vec(), merge.revision());
+                    model.seek_version(&key, revision.get());
+                }
             }
         }
     }

@@ -62,6 +62,10 @@ pub(crate) trait VersionCursor: Send + 'static {
     fn vblock(&self, ptr: ValuePtr) -> MblockId;
     fn next(&mut self) -> Result<()>;
     fn prev(&mut self) -> Result<()>;
+    /// Whether `prev` may lead to another version of the same key. False only where it does not.
+    fn may_have_newer(&self) -> bool {
+        true
+    }
     /// The value's bytes, read and verified; panics on a tombstone.
     fn value(&self) -> Result<Bytes>;
     /// Back to the version from which one `prev` has just led.

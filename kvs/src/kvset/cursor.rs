@@ -19,6 +19,7 @@ use super::kblock::walk::LeafWalk;
 use super::lookup::object_of;
 use super::open::Kvset;
 use super::page::{Decode, PAGE_BYTES, PageHead, is_whole};
+use super::vblock::ahead::ScanAhead;
 use super::vblock::read::ValueReader;
 use crate::error::{Error, Result, Scope};
 use crate::iter::{Stored, ValuePtr, VersionCursor};
@@ -73,6 +74,9 @@ pub(crate) struct KvsetCursor {
     holes: Option<Arc<Holes>>,
 }
 
+/// What the sources of one scan share.
+pub(crate) type Shared<'a> = (&'a Arc<Holes>, &'a Arc<ScanAhead>);
+
 impl Kvset {
     /// A cursor; not valid before its first seek.
     pub(crate) fn cursor(self: &Arc<Self>, mode: ReadMode) -> KvsetCursor {
@@ -94,9 +98,16 @@ impl Kvset {
         }
     }
 
-    /// A user's cursor: it goes past leaves that cannot be read, and notes them.
-    pub(crate) fn scan(self: &Arc<Self>, holes: &Arc<Holes>) -> KvsetCursor {
-        KvsetCursor { holes: Some(Arc::clone(holes)), ..self.cursor(ReadMode::Mapped) }
+    /// A user's cursor: it goes past leaves that cannot be read, and notes them, and reads ahead
+    /// within the bounds of its scan.
+    pub(crate) fn scan(self: &Arc<Self>, (holes, ahead): Shared<'_>) -> KvsetCursor {
+        let mut cursor = self.cursor(ReadMode::Mapped);
+        cursor.holes = Some(Arc::clone(holes));
+        if let Some(values) = &self.values {
+            let reader = cursor.values.into_inner().with_ahead(ahead, values.queue());
+            cursor.values = RefCell::new(reader);
+        }
+        cursor
     }
 }
 
@@ -225,21 +236,31 @@ impl KvsetCursor {
         Leaf::of(&self.page, head).expect("checked when the leaf was loaded")
     }
 
-    /// From the map if it is resident; read ahead, past the cache, if it continues what was read
-    /// before; else as a point lookup reads it. So a scan neither waits for the drive at each value
-    /// nor fills the cache.
+    /// From the map if it is resident; read ahead if it continues what was read before, past the
+    /// cache or, where all of it fits in memory, into the map; else as a point lookup reads it. So
+    /// a scan neither waits for the drive at each value nor fills the cache with what has no room.
     fn mapped_value(&self, ptr: ValuePtr) -> Result<Bytes> {
+        if let Some(value) = self.kvset.try_read_value(ptr)? {
+            return Ok(value);
+        }
         let object = self.kvset.value_object(ptr)?;
         let mut reader = self.values.borrow_mut();
-        let value = match self.kvset.try_read_value(ptr)? {
-            Some(value) => value,
-            None if reader.follows(object, ptr) => match reader.read(object, ptr) {
+        if let Some((part, next)) = reader.to_admit(object, ptr) {
+            self.kvset.admit(ptr, part.clone(), next);
+            if let Some(value) = self.kvset.try_read_value(ptr)? {
+                reader.admitted(object, ptr, &part);
+                return Ok(value);
+            }
+            reader.admit_no_more();
+        }
+        if reader.follows(object, ptr) {
+            match reader.read(object, ptr) {
                 // What is read ahead may hold the damage of another value.
-                Err(error) if error.scope() == Scope::Object => self.kvset.read_value(ptr)?,
+                Err(error) if error.scope() == Scope::Object => {}
                 ahead => return ahead,
-            },
-            None => self.kvset.read_value(ptr)?,
-        };
+            }
+        }
+        let value = self.kvset.read_value(ptr)?;
         reader.passed(object, ptr);
         Ok(value)
     }
@@ -375,6 +396,11 @@ impl VersionCursor for KvsetCursor {
                 self.enter_last(sides.before)
             }
         }
+    }
+
+    /// A kvset holds one version a key.
+    fn may_have_newer(&self) -> bool {
+        false
     }
 
     fn value(&self) -> Result<Bytes> {

@@ -34,10 +34,11 @@ mod varint;
 mod vblock;
 
 pub(crate) use builder::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
-pub(crate) use cursor::{KvsetCursor, ReadMode};
+pub(crate) use cursor::{KvsetCursor, ReadMode, Shared};
 pub(crate) use holes::{Holes, KeyRange};
 pub(crate) use lookup::{Probe, WouldBlock};
 pub(crate) use open::Kvset;
+pub(crate) use vblock::ahead::{ReadAhead, ScanAhead};
 
 use crate::error::Error;
 use crate::key::{KvsId, KvsetId, Revision};

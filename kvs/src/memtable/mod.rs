@@ -200,6 +200,10 @@ impl VersionCursor for MemtableCursor {
         Ok(())
     }
 
+    fn may_have_newer(&self) -> bool {
+        self.place.has_newer()
+    }
+
     fn value(&self) -> Result<Bytes> {
         Ok(Bytes::copy_from_slice(self.entry().value().expect("the version has a value")))
     }

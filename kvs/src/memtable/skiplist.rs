@@ -406,6 +406,13 @@ impl ListCursor {
         self.at.map(Entry::new)
     }
 
+    /// Whether the node before the present one is of the same key.
+    pub(super) fn has_newer(&self) -> bool {
+        let Some(entry) = self.entry() else { return false };
+        let position = entry.position();
+        self.list.last_before(&position).is_some_and(|before| before.is_key_of(&position))
+    }
+
     /// Moves to where `find` says, which sees the list and the present node.
     pub(super) fn move_to(
         &mut self,

@@ -11,7 +11,7 @@ use crate::iter::bounded::{Range, Visible};
 use crate::iter::merge::Merge;
 use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::{KvsId, Revision};
-use crate::kvset::{Holes, KvsetCursor};
+use crate::kvset::{Holes, KvsetCursor, ScanAhead, Shared};
 use crate::memtable::MemtableCursor;
 use crate::store::Store;
 use crate::tree::Tree;
@@ -37,18 +37,23 @@ pub(crate) fn visible(
 ) -> Visible<Merge<Source>> {
     let way = if range.reverse { Way::Backward } else { Way::Forward };
     let dead = dead::hints::walk_of(store, view, (kvs, at), way, holes);
-    Visible::new(merged(view, kvs, holes), at, range).with_dead(dead)
+    let tree = view.trees.get(&kvs).cloned();
+    let pool = Arc::clone(&store.pool);
+    let values = |tree: &Arc<Tree>| tree.kvsets().map(|kvset| kvset.meta().value_bytes).sum();
+    let fits = move || tree.as_ref().map_or(0, values) <= pool.reaper().room();
+    let ahead = ScanAhead::new(&store.read_ahead, Box::new(fits));
+    Visible::new(merged(view, kvs, (holes, &ahead)), at, range).with_dead(dead)
 }
 
 /// All sources of a KVS in a view, newest first, merged.
-fn merged(view: &View, kvs: KvsId, holes: &Arc<Holes>) -> Merge<Source> {
+fn merged(view: &View, kvs: KvsId, shared: Shared<'_>) -> Merge<Source> {
     let mut sources: Vec<Source> =
         view.memtables().map(|memtable| Source::Memtable(memtable.cursor(kvs))).collect();
     if let Some(tree) = view.trees.get(&kvs) {
-        sources.extend(tree.root.iter().map(|kvset| Source::Kvset(kvset.scan(holes))));
+        sources.extend(tree.root.iter().map(|kvset| Source::Kvset(kvset.scan(shared))));
         if !tree.leaves.is_empty() {
-            let (tree, holes) = (Arc::clone(tree), Arc::clone(holes));
-            sources.push(Source::Leaves(Leaves { tree, holes, open: None }));
+            let (tree, shared) = (Arc::clone(tree), (Arc::clone(shared.0), Arc::clone(shared.1)));
+            sources.push(Source::Leaves(Leaves { tree, shared, open: None }));
         }
     }
     Merge::new(sources)
@@ -57,7 +62,7 @@ fn merged(view: &View, kvs: KvsId, holes: &Arc<Holes>) -> Merge<Source> {
 /// The leaves of a tree as one cursor.
 pub(crate) struct Leaves {
     tree: Arc<Tree>,
-    holes: Arc<Holes>,
+    shared: (Arc<Holes>, Arc<ScanAhead>),
     /// The leaf the cursor stands in, and the merge of its kvsets. `None`: past an end, or not yet
     /// positioned.
     open: Option<(usize, Merge<KvsetCursor>)>,
@@ -66,7 +71,8 @@ pub(crate) struct Leaves {
 impl Leaves {
     fn open(&self, index: usize) -> Merge<KvsetCursor> {
         let kvsets = &self.tree.leaves[index].kvsets;
-        Merge::new(kvsets.iter().map(|kvset| kvset.scan(&self.holes)).collect())
+        let shared = (&self.shared.0, &self.shared.1);
+        Merge::new(kvsets.iter().map(|kvset| kvset.scan(shared)).collect())
     }
 
     /// The leaf whose range holds `key`; every key has one.
@@ -173,6 +179,10 @@ impl VersionCursor for Leaves {
         self.settle_backward(index, merge)
     }
 
+    fn may_have_newer(&self) -> bool {
+        self.here().may_have_newer()
+    }
+
     fn value(&self) -> Result<Bytes> {
         self.here().value()
     }
@@ -236,6 +246,10 @@ impl VersionCursor for Source {
 
     fn prev(&mut self) -> Result<()> {
         each!(self, cursor => cursor.prev())
+    }
+
+    fn may_have_newer(&self) -> bool {
+        each!(self, cursor => cursor.may_have_newer())
     }
 
     fn value(&self) -> Result<Bytes> {

@@ -21,7 +21,7 @@ use crate::{
     id::MblockId,
     io::{
         buf::{IO_ALIGN, IoBuf},
-        queue::Priority,
+        queue::{Done, IoQueue, Priority},
     },
     mcache::Mcache,
     metrics::Gauge,
@@ -30,6 +30,7 @@ use crate::{
 };
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -115,6 +116,46 @@ impl Mblock {
         let present = present.min(buf.len());
         buf[present..].fill(0);
         Ok(())
+    }
+
+    /// As [`read_at`](Self::read_at), through `queue` and without waiting: `done` gets a buffer as
+    /// long as `range`, on a thread of the queue. The range may go up to the object's last page.
+    pub fn read_async(
+        &self,
+        range: Range<u64>,
+        (queue, priority): (&Arc<IoQueue>, Priority),
+        done: Done,
+    ) {
+        let (len_bytes, align) = (self.shared.len_bytes, IO_ALIGN as u64);
+        let is_whole = range.start.is_multiple_of(align) && range.end.is_multiple_of(align);
+        let end_max = len_bytes.next_multiple_of(align);
+        if !is_whole || range.is_empty() || range.end > end_max {
+            let id = self.shared.id;
+            let text = format!("read of {id} at {range:?}: must be pages below {end_max}");
+            return done(Err(Error::Options(text)));
+        }
+        let len = usize::try_from(range.end - range.start).expect("fits a buffer");
+        let Some(address) = self.shared.layout.address_of(&range) else {
+            // In several pieces: one after the other, on a thread that may wait.
+            let object = self.clone();
+            let job = move || {
+                let mut buf = IoBuf::zeroed(len);
+                done(object.read_at_priority(range.start, &mut buf, priority).map(|()| buf));
+            };
+            return queue.run_blocking(priority, Box::new(job));
+        };
+        // The handle keeps the place from being used again before the read has ended.
+        let object = self.clone();
+        let finish = move |outcome: Result<IoBuf>| {
+            let present = usize::try_from(object.len_bytes() - range.start).unwrap_or(usize::MAX);
+            done(outcome.map(|mut buf| {
+                if present < buf.len() {
+                    buf[present..].fill(0);
+                }
+                buf
+            }));
+        };
+        queue.submit_read(address, len, priority, Box::new(finish));
     }
 
     /// Drops its pages from the page cache, whole object at once.

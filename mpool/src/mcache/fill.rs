@@ -217,6 +217,15 @@ impl Mcache {
         Ok((loaded, true))
     }
 
+    /// Orders what is absent of some pages, if there is room for it.
+    pub(super) fn order(&self, object: &Object, pages: Range<u32>) {
+        if let Some(mapping) = &object.mapping
+            && !pages.is_empty()
+        {
+            self.read_ahead(mapping, object, pages);
+        }
+    }
+
     /// Orders what is absent of a piece, if there is room for it. Only a hint: what it fails to
     /// read, populating reads or reports.
     fn read_ahead(&self, mapping: &Mapping, object: &Object, piece: Range<u32>) {

@@ -313,6 +313,22 @@ impl Map {
         Ok(loaded)
     }
 
+    /// As [`preload`](Self::preload), of a part of one object; what lies in `next` is ordered, and
+    /// not waited for. False: there was no room for all of it.
+    pub fn preload_part(&self, object: usize, part: Range<u64>, next: Range<u64>) -> Result<bool> {
+        let object = &self.shared.objects[object];
+        check_range(object, &part)?;
+        check_range(object, &next)?;
+        let (_, all) = self.mcache.preload(object, pages_of(&part))?;
+        self.mcache.order(object, pages_of(&next));
+        Ok(all)
+    }
+
+    /// The queue of its pool.
+    pub fn queue(&self) -> &Arc<IoQueue> {
+        &self.queue
+    }
+
     /// Drops the pages of all its objects from memory.
     pub fn purge(&self) {
         for object in &self.shared.objects {

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::error::{Error, Result, Scope};
-use crate::iter::VersionCursor;
+use crate::iter::{Stored, VersionCursor};
 use crate::kvset::page::PAGE_BYTES;
-use crate::kvset::{Probe, ReadMode};
+use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
 use mpool::{Device, IoBuf, MblockId};
 use std::collections::HashMap;
 
@@ -203,4 +203,50 @@ fn failing_reads_are_errors_and_pass() {
     let failed = lookup(&kvset, key).unwrap_err();
     assert!(matches!(failed, Error::Pool(mpool::Error::Io { .. })), "{failed}");
     assert_eq!(lookup(&kvset, key).unwrap().as_ref(), model.get(key));
+}
+
+/// What is read ahead may hold damage: it is told at the value that it hit, and nowhere else.
+#[test]
+fn damage_in_what_is_read_ahead_is_told_where_it_is() {
+    let (device, pool) = new_pool();
+    let mut model = Model::new();
+    for number in 0..2000u32 {
+        let held =
+            Held { revision: Revision::new(1), value: Some(Random(number.into()).bytes(1000)) };
+        model.insert(format!("user{number:020}").into_bytes(), held);
+    }
+    let kvset = commit(&pool, build(&pool, &model, WHOLE).unwrap());
+    let key = format!("user{:020}", 1500).into_bytes();
+    let mut cursor = kvset.cursor(ReadMode::Direct);
+    cursor.seek(&key).unwrap();
+    let Stored::Extern(ptr) = cursor.stored() else { panic!("it lies in a vblock") };
+    let (page, bit) = (ptr.offset as usize / PAGE_BYTES, ptr.offset as usize % PAGE_BYTES * 8);
+    let medium = Medium::new(device);
+    let offset = medium.page_offset(&pool, cursor.vblock(ptr), page as u64);
+    let walk = |forward: bool| {
+        let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(|| false));
+        let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));
+        if forward {
+            cursor.seek_first().unwrap();
+        } else {
+            cursor.seek_last().unwrap();
+        }
+        let mut bad = Vec::new();
+        while cursor.valid() {
+            match cursor.value() {
+                Ok(value) => assert_eq!(value, model[cursor.key()].value.as_deref().unwrap()),
+                Err(_) => bad.push(cursor.key().to_vec()),
+            }
+            if forward {
+                cursor.next().unwrap();
+            } else {
+                cursor.prev().unwrap();
+            }
+        }
+        bad
+    };
+    for forward in [true, false] {
+        assert_eq!(medium.with_flip(offset, bit, || walk(forward)), [&key[..]]);
+        assert!(walk(forward).is_empty());
+    }
 }

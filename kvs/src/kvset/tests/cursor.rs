@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::iter::{Stored, VersionCursor};
-use crate::kvset::{KvsetCursor, ReadMode};
+use crate::kvset::{Holes, KvsetCursor, ReadAhead, ReadMode, ScanAhead};
+use mpool::MemoryConsumer;
 
 type Entries = Vec<(Vec<u8>, Held)>;
 
@@ -142,4 +143,44 @@ fn direct_walks_read_each_byte_about_once() {
     }
     let maps = kvset.values.as_ref().unwrap().stats();
     assert_eq!(maps.hits + maps.faults, 0, "a direct cursor leaves the map alone");
+}
+
+/// As users' scans read: chunk by chunk, the next one on its way. Nothing is held afterwards.
+#[test]
+fn scans_read_each_byte_about_once_and_ahead() {
+    let (_, pool) = new_pool();
+    let mut random = Random(7);
+    let mut model = Model::new();
+    for number in 0..3000u32 {
+        // Longer and shorter ones, so that records lie across the edges of chunks in many ways.
+        let len = if number % 100 == 0 { 9000 } else { 300 + random.below(1200) };
+        let held = Held { revision: Revision::new(1), value: Some(random.bytes(len)) };
+        model.insert(format!("user{number:020}").into_bytes(), held);
+    }
+    let kvset = build_and_open(&pool, &model);
+    let entries: Entries = model.into_iter().collect();
+    let meta = kvset.meta();
+    let all = Arc::new(ReadAhead::default());
+    for forward in [true, false] {
+        let before = pool.metrics().read_bytes();
+        let ahead = ScanAhead::new(&all, Box::new(|| false));
+        let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));
+        let start = if forward { KvsetCursor::seek_first } else { KvsetCursor::seek_last };
+        let step = if forward { KvsetCursor::next } else { KvsetCursor::prev };
+        start(&mut cursor).unwrap();
+        let mut most = 0;
+        for number in 0..entries.len() {
+            let at = if forward { number } else { entries.len() - 1 - number };
+            check(&cursor, &entries, Some(at), "scan");
+            check_value(&cursor, &entries, at, "scan");
+            most = most.max(all.used_bytes());
+            step(&mut cursor).unwrap();
+        }
+        assert!(most > 256 << 10, "two chunks at times: {most}");
+        drop(cursor);
+        assert_eq!(all.used_bytes(), 0);
+        let read = pool.metrics().read_bytes() - before;
+        let stored = meta.kblock_bytes + meta.value_bytes;
+        assert!(read < stored + stored / 4 + (64 << 10), "{read} of {stored}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::iter::VersionCursor;
-use crate::kvset::{Probe, ReadMode};
+use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
 
 fn file_pool(dir: &std::path::Path) -> Arc<Pool> {
     let options = mpool::Options {
@@ -123,4 +123,55 @@ fn readers_on_several_threads_agree() {
             });
         }
     });
+}
+
+/// What fits in memory is read into it by the first scan, and not from the drive again.
+#[test]
+fn a_scan_of_what_fits_brings_it_into_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = file_pool(dir.path());
+    let mut model = Model::new();
+    for number in 0..4000u32 {
+        let value = Some(Random(number.into()).bytes(1000));
+        let held = Held { revision: Revision::new(1), value };
+        model.insert(format!("user{number:020}").into_bytes(), held);
+    }
+    let kvset = build_and_open(&pool, &model);
+    let values = kvset.values.as_ref().unwrap();
+    let scan = |fits: bool, reverse: bool| {
+        let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(move || fits));
+        let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));
+        let before = pool.metrics().read_bytes() + values.stats().direct_reads * 4096;
+        if reverse {
+            cursor.seek_last().unwrap();
+        } else {
+            cursor.seek_first().unwrap();
+        }
+        let mut left = model.len();
+        while cursor.valid() {
+            assert_eq!(cursor.value().unwrap(), model[cursor.key()].value.as_deref().unwrap());
+            if reverse {
+                cursor.prev().unwrap();
+            } else {
+                cursor.next().unwrap();
+            }
+            left -= 1;
+        }
+        assert_eq!(left, 0);
+        pool.metrics().read_bytes() + values.stats().direct_reads * 4096 - before
+    };
+    let stored = kvset.meta().value_bytes;
+    for reverse in [false, true] {
+        values.purge();
+        assert!(scan(false, reverse) > stored * 9 / 10, "past the map");
+        assert!(scan(false, reverse) > stored * 9 / 10, "and it left nothing there");
+        let first = scan(true, reverse);
+        if values.stats().resident_bytes < stored / 2 {
+            return; // no room on this machine
+        }
+        // The beginning of each stream is read past the map.
+        assert!(first < stored / 4, "{first} of {stored} past the map");
+        let again = scan(true, reverse);
+        assert!(again < stored / 8, "{again} of {stored} past the map, again");
+    }
 }

@@ -4,6 +4,7 @@
 //! each in its hblock. [`format`](mod@format) owns the bytes, [`build`] the writing, [`read`] the
 //! large sequential reads of compaction.
 
+pub(crate) mod ahead;
 pub(crate) mod build;
 pub(crate) mod format;
 pub(crate) mod read;

@@ -11,15 +11,19 @@
 //! ones.
 //!
 //! A compaction reads everything, so its chunks are long from the start. A user's cursor may stop
-//! soon, so its chunks start short and double.
+//! soon, so its chunks start short and double; once they are as long as they get, the next one is
+//! ordered before the present one is used up, so that the drive works while the scan does
+//! ([`ahead`](super::ahead)). Chunks overlap by a few pages, for the record that lies across their
+//! edge.
 
+use super::ahead::{Coming, Lease, ScanAhead};
 use super::format::{record_range, record_value};
 use crate::error::{Error, Result};
 use crate::iter::ValuePtr;
 use crate::kvset::corrupt;
 use crate::metrics::Counter;
 use bytes::Bytes;
-use mpool::{IO_ALIGN, IoBuf, Mblock, Priority};
+use mpool::{IO_ALIGN, IoBuf, IoQueue, Mblock, Priority};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,17 +39,40 @@ const HELD_BYTES_COMPACTION: u64 = 8 << 20;
 const GAP_BYTES: u64 = 64 << 10;
 const ALIGN: u64 = IO_ALIGN as u64;
 
+/// Bytes of a vblock.
+struct Chunk {
+    start: u64,
+    buf: IoBuf,
+    /// Of a user's scan.
+    _lease: Option<Lease>,
+}
+
+impl Chunk {
+    fn range(&self) -> Range<u64> {
+        self.start..self.start + self.buf.len() as u64
+    }
+}
+
 struct Stream {
     /// The record read last.
     last: Range<u64>,
-    /// Offset of `buf` in the vblock.
-    start: u64,
     /// `None` until a read succeeds.
-    buf: Option<IoBuf>,
+    chunk: Option<Chunk>,
+    /// The chunk after it.
+    coming: Option<Coming>,
     chunk_bytes: u64,
     used_at: u64,
     /// Read from the drive and not counted yet.
     read_bytes: u64,
+}
+
+/// What a stream needs to read.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    object: &'a Mblock,
+    priority: Priority,
+    budget: Budget,
+    ahead: Option<(&'a Arc<ScanAhead>, &'a Arc<IoQueue>)>,
 }
 
 /// What the streams of a reader may hold.
@@ -77,6 +104,7 @@ pub(crate) struct ValueReader {
     uses: u64,
     priority: Priority,
     budget: Budget,
+    ahead: Option<(Arc<ScanAhead>, Arc<IoQueue>)>,
     /// Counts what is read.
     read_bytes: Option<Arc<Counter>>,
 }
@@ -86,7 +114,12 @@ impl ValueReader {
     /// `Compaction`, its chunks start short.
     pub(crate) fn new(priority: Priority, vblocks: usize) -> Self {
         let budget = Budget::new(priority, vblocks);
-        Self { streams: HashMap::new(), uses: 0, priority, budget, read_bytes: None }
+        Self { streams: HashMap::new(), uses: 0, priority, budget, ahead: None, read_bytes: None }
+    }
+
+    /// A reader for a user's scan, which orders chunks ahead from `queue`.
+    pub(crate) fn with_ahead(self, ahead: &Arc<ScanAhead>, queue: &Arc<IoQueue>) -> Self {
+        Self { ahead: Some((Arc::clone(ahead), Arc::clone(queue))), ..self }
     }
 
     /// Counts from here on the bytes that it reads from the drive.
@@ -103,10 +136,48 @@ impl ValueReader {
     pub(crate) fn follows(&self, object: &Mblock, ptr: ValuePtr) -> bool {
         let Ok(record) = record_range(ptr, object.len_bytes()) else { return false };
         self.streams.get(&ptr.vblock).is_some_and(|stream| {
-            let held = stream.held();
-            let is_held = held.start <= record.start && record.end <= held.end;
-            is_held || continues(&stream.last, &record).is_some()
+            stream.holds(&record) || continues(&stream.last, &record).is_some()
         })
+    }
+
+    /// What to read into the map for the record at `ptr`, and what after that, if values are read
+    /// there and the record continues a stream that has been followed for a while.
+    pub(crate) fn to_admit(
+        &self,
+        object: &Mblock,
+        ptr: ValuePtr,
+    ) -> Option<(Range<u64>, Range<u64>)> {
+        let len_bytes = object.len_bytes();
+        let record = record_range(ptr, len_bytes).ok()?;
+        let stream = self.streams.get(&ptr.vblock)?;
+        let is_steady = stream.chunk_bytes == self.budget.chunk_bytes_max;
+        let way = continues(&stream.last, &record).filter(|_| is_steady)?;
+        if stream.holds(&record) || !self.ahead.as_ref()?.0.admits() {
+            return None;
+        }
+        let part = what_to_read(Some(way), &record, len_bytes, CHUNK_BYTES_MAX);
+        let part = part.start..part.end.min(len_bytes);
+        let next = next_chunk(way, &part, (len_bytes, CHUNK_BYTES_MAX), 0);
+        Some((part, next.start.min(len_bytes)..next.end.min(len_bytes)))
+    }
+
+    /// The record at `ptr` was found in the map, with the rest of `part`: the stream goes on behind
+    /// that.
+    pub(crate) fn admitted(&mut self, object: &Mblock, ptr: ValuePtr, part: &Range<u64>) {
+        let Ok(record) = record_range(ptr, object.len_bytes()) else { return };
+        let overlap = overlap_of(&record).min(part.end - part.start);
+        let stream = self.stream(ptr.vblock);
+        stream.last = match continues(&stream.last, &record) {
+            Some(Way::Backward) => part.start + overlap..part.end,
+            _ => part.start..part.end - overlap,
+        };
+    }
+
+    /// The map has no room, or there is none.
+    pub(crate) fn admit_no_more(&self) {
+        if let Some((ahead, _)) = &self.ahead {
+            ahead.admit_no_more();
+        }
     }
 
     /// The record at `ptr` was read by other means.
@@ -120,9 +191,15 @@ impl ValueReader {
     pub(crate) fn read(&mut self, object: &Mblock, ptr: ValuePtr) -> Result<Bytes> {
         let bad = |reason| record_corrupt(object, ptr, reason);
         let record = record_range(ptr, object.len_bytes()).map_err(bad)?;
-        let (priority, budget) = (self.priority, self.budget);
+        let (priority, budget, ahead) = (self.priority, self.budget, self.ahead.take());
+        let source =
+            Source { object, priority, budget, ahead: ahead.as_ref().map(|(a, q)| (a, q)) };
         let stream = self.stream(ptr.vblock);
-        let bytes = stream.bytes(object, &record, priority, budget)?;
+        let filled = stream.fill(source, &record);
+        self.ahead = ahead;
+        filled?;
+        let stream = self.stream(ptr.vblock);
+        let bytes = stream.bytes(&record);
         let value = record_value(object.id(), ptr.offset, bytes).map_err(bad)?;
         let value = Bytes::copy_from_slice(value);
         stream.last = record;
@@ -146,8 +223,8 @@ impl ValueReader {
         let chunk_bytes = self.budget.chunk_bytes_first;
         let stream = self.streams.entry(vblock).or_insert(Stream {
             last: 0..0,
-            start: 0,
-            buf: None,
+            chunk: None,
+            coming: None,
             chunk_bytes,
             used_at: 0,
             read_bytes: 0,
@@ -158,36 +235,60 @@ impl ValueReader {
 }
 
 impl Stream {
-    /// Range of the vblock that the chunk holds.
-    fn held(&self) -> Range<u64> {
-        self.start..self.start + self.buf.as_ref().map_or(0, |buf| buf.len() as u64)
+    fn holds(&self, record: &Range<u64>) -> bool {
+        self.chunk.as_ref().is_some_and(|chunk| covers(&chunk.range(), record))
     }
 
-    /// The bytes of a record, from the chunk or, with what is around them, from the medium.
-    fn bytes(
-        &mut self,
-        object: &Mblock,
-        record: &Range<u64>,
-        priority: Priority,
-        budget: Budget,
-    ) -> Result<&[u8]> {
-        let held = self.held();
-        let buf = match self.buf.take() {
-            Some(buf) if held.start <= record.start && record.end <= held.end => buf,
-            old => {
-                let range = self.plan(record, object.len_bytes(), budget);
-                let len = usize::try_from(range.end - range.start).expect("a chunk or a record");
-                let old = old.filter(|old| old.len() == len);
-                let mut buf = old.unwrap_or_else(|| IoBuf::zeroed(len));
-                object.read_at_priority(range.start, &mut buf, priority)?;
-                self.start = range.start;
-                self.read_bytes += len as u64;
-                buf
-            }
-        };
-        let at = usize::try_from(record.start - self.start).expect("inside a chunk");
+    /// The bytes of a record that the chunk holds.
+    fn bytes(&self, record: &Range<u64>) -> &[u8] {
+        let chunk = self.chunk.as_ref().expect("it was filled");
+        let at = usize::try_from(record.start - chunk.start).expect("inside a chunk");
         let len = usize::try_from(record.end - record.start).expect("inside a chunk");
-        Ok(&self.buf.insert(buf)[at..at + len])
+        &chunk.buf[at..at + len]
+    }
+
+    /// Makes the chunk hold a record: by what is on its way, or by a read of it with what is around
+    /// it.
+    fn fill(&mut self, source: Source<'_>, record: &Range<u64>) -> Result<()> {
+        if self.holds(record) {
+            return Ok(());
+        }
+        let (way, len_bytes) = (continues(&self.last, record), source.object.len_bytes());
+        let range = self.plan(record, len_bytes, source.budget);
+        let old = self.chunk.take();
+        let coming = self.coming.take().filter(|coming| covers(&coming.range, record));
+        let came = coming.and_then(|coming| Some((coming.range.start, coming.wait()?)));
+        let chunk = if let Some((start, (buf, lease))) = came {
+            Chunk { start, buf, _lease: Some(lease) }
+        } else {
+            read(source, range, old)?
+        };
+        self.read_bytes += chunk.buf.len() as u64;
+        self.order_next(source, (way, record), &chunk.range());
+        self.chunk = Some(chunk);
+        Ok(())
+    }
+
+    /// Orders the chunk after `held`, if the stream goes on and there is memory for it.
+    fn order_next(
+        &mut self,
+        source: Source<'_>,
+        (way, record): (Option<Way>, &Range<u64>),
+        held: &Range<u64>,
+    ) {
+        let (Some(way), Some((ahead, queue))) = (way, source.ahead) else { return };
+        let (chunk_bytes, overlap) = (source.budget.chunk_bytes_max, overlap_of(record));
+        if self.chunk_bytes < chunk_bytes || overlap > chunk_bytes / 2 {
+            return;
+        }
+        let next = next_chunk(way, held, (source.object.len_bytes(), chunk_bytes), overlap);
+        let len = usize::try_from(next.end - next.start).expect("a chunk");
+        // At the vblock's end there is nothing but the overlap.
+        if next.end - next.start <= overlap {
+            return;
+        }
+        let lease = ahead.try_lease(len);
+        self.coming = lease.map(|lease| Coming::order((queue, source.object), next, lease));
     }
 
     /// What to read for a record that is not held; the next chunk is twice as long, or the first of
@@ -202,8 +303,49 @@ impl Stream {
 
     /// A record longer than a chunk is not kept: nothing else is in what was read for it.
     fn let_go(&mut self, budget: Budget) {
-        if self.held().end - self.held().start > budget.chunk_bytes_max + ALIGN {
-            self.buf = None;
+        let len = self.chunk.as_ref().map_or(0, |chunk| chunk.buf.len() as u64);
+        if len > budget.chunk_bytes_max + ALIGN {
+            self.chunk = None;
+        }
+    }
+}
+
+fn covers(held: &Range<u64>, record: &Range<u64>) -> bool {
+    held.start <= record.start && record.end <= held.end
+}
+
+/// Reads a range, on the calling thread; into the buffer of `old` if that is as long.
+fn read(source: Source<'_>, range: Range<u64>, old: Option<Chunk>) -> Result<Chunk> {
+    let len = usize::try_from(range.end - range.start).expect("a chunk or a record");
+    let old = old.map(|chunk| chunk.buf).filter(|buf| buf.len() == len);
+    let lease = source.ahead.map(|(ahead, _)| ahead.lease(len));
+    let mut buf = old.unwrap_or_else(|| IoBuf::zeroed(len));
+    source.object.read_at_priority(range.start, &mut buf, source.priority)?;
+    Ok(Chunk { start: range.start, buf, _lease: lease })
+}
+
+/// Pages that two chunks have in common: a record not much longer than this one fits in them.
+fn overlap_of(record: &Range<u64>) -> u64 {
+    (2 * (record.end - record.start)).next_multiple_of(ALIGN)
+}
+
+/// The chunk after `held`, with which it overlaps; within the object's pages.
+fn next_chunk(
+    way: Way,
+    held: &Range<u64>,
+    (len_bytes, chunk_bytes): (u64, u64),
+    overlap: u64,
+) -> Range<u64> {
+    let end_max = len_bytes.next_multiple_of(ALIGN);
+    match way {
+        Way::Forward => {
+            let start = held.end.next_multiple_of(ALIGN).min(end_max);
+            let start = start.saturating_sub(overlap).max(held.start);
+            start..(start + chunk_bytes).min(end_max)
+        }
+        Way::Backward => {
+            let end = (held.start + overlap).min(held.end.next_multiple_of(ALIGN));
+            end.saturating_sub(chunk_bytes)..end
         }
     }
 }
