@@ -1,7 +1,7 @@
 //! Short scans where much was deleted.
 
 use crate::{Arguments, metric};
-use kvs::{Database, Durability, Kvs, Range, Result, Snapshot};
+use kvs::{Advance, Database, Durability, Kvs, Range, Result, Snapshot};
 use std::time::{Duration, Instant};
 
 const KVS: &str = "heads";
@@ -10,28 +10,51 @@ fn key(number: u64) -> Vec<u8> {
     format!("item{number:016}").into_bytes()
 }
 
-/// How long scans of one key took.
-#[derive(Default)]
-struct Times(Vec<Duration>);
+/// What a scan of one key took: time, and dead keys looked at.
+#[derive(Clone, Copy)]
+struct Cost {
+    time: Duration,
+    steps: u64,
+}
 
-impl Times {
-    fn tell(mut self, what: &str) {
-        self.0.sort();
-        let at = |part: usize| self.0[(self.0.len() - 1) * part / 1000].as_secs_f64() * 1e6;
-        let (median, late, longest) = (at(500), at(990), at(1000));
+#[derive(Default)]
+struct Costs(Vec<Cost>);
+
+impl Costs {
+    fn tell(&self, what: &str) {
+        let mut times: Vec<_> = self.0.iter().map(|cost| cost.time).collect();
+        let mut steps: Vec<_> = self.0.iter().map(|cost| cost.steps).collect();
+        times.sort();
+        steps.sort_unstable();
+        let index = |part: usize| (self.0.len() - 1) * part / 1000;
+        let time = |part: usize| times[index(part)].as_secs_f64() * 1e6;
         println!(
-            "{what}: {} scans, p50 {median:.1} us, p99 {late:.1} us, max {longest:.1} us",
-            self.0.len()
+            "{what}: {} scans, p50 {:.1} us, p99 {:.1} us, max {:.1} us; \
+             dead keys walked over, in sixteens: p50 {}, p99 {}, max {}",
+            self.0.len(),
+            time(500),
+            time(990),
+            time(1000),
+            steps[index(500)],
+            steps[index(990)],
+            steps[index(1000)],
         );
     }
 }
 
-/// The first key of a scan, and how long it took with its snapshot.
-fn first(kvs: &Kvs, reverse: bool) -> Result<(Option<Vec<u8>>, Duration)> {
-    let start = Instant::now();
+/// The first key of a scan, and what it took with its snapshot.
+fn first(kvs: &Kvs, reverse: bool) -> Result<(Option<Vec<u8>>, Cost)> {
+    let (start, mut steps) = (Instant::now(), 0);
     let mut cursor = kvs.cursor(Range { reverse, ..Range::default() })?;
-    let first = cursor.next().transpose()?.map(|item| item.key.to_vec());
-    Ok((first, start.elapsed()))
+    let first = loop {
+        match cursor.advance(16)? {
+            Advance::Key => break Some((cursor.key().to_vec(), cursor.value()?)),
+            Advance::End => break None,
+            Advance::Paused => steps += 16,
+        }
+    };
+    let cost = Cost { time: start.elapsed(), steps };
+    Ok((first.map(|(key, _)| key), cost))
 }
 
 /// Keys that come at the tail and go at the head.
@@ -41,8 +64,8 @@ struct Moving {
     head: u64,
     tail: u64,
     value: Vec<u8>,
-    heads: Times,
-    tails: Times,
+    heads: Costs,
+    tails: Costs,
 }
 
 impl Moving {
@@ -50,7 +73,7 @@ impl Moving {
         let db = arguments.open()?;
         let kvs = db.create_kvs(KVS)?;
         let value = vec![b'v'; arguments.number("value", value) as usize];
-        let (heads, tails) = (Times::default(), Times::default());
+        let (heads, tails) = (Costs::default(), Costs::default());
         Ok(Self { db, kvs, head: 0, tail: 0, value, heads, tails })
     }
 
@@ -67,13 +90,13 @@ impl Moving {
     }
 
     fn look(&mut self) -> Result<()> {
-        let (shown, time) = first(&self.kvs, false)?;
+        let (shown, cost) = first(&self.kvs, false)?;
         assert_eq!(shown, Some(key(self.head)), "the head");
-        self.heads.0.push(time);
+        self.heads.0.push(cost);
         if self.heads.0.len().is_multiple_of(8) {
-            let (shown, time) = first(&self.kvs, true)?;
+            let (shown, cost) = first(&self.kvs, true)?;
             assert_eq!(shown, Some(key(self.tail - 1)), "the tail");
-            self.tails.0.push(time);
+            self.tails.0.push(cost);
         }
         Ok(())
     }
@@ -93,9 +116,9 @@ impl Moving {
         let writes = self.head + self.tail;
         println!("{writes} writes in {seconds:.1} s, {:.0} a second", writes as f64 / seconds);
         let (_, last) = first(&self.kvs, false)?;
-        println!("at the end: {:.1} us", last.as_secs_f64() * 1e6);
-        std::mem::take(&mut self.heads).tell("from the head");
-        std::mem::take(&mut self.tails).tell("from the tail");
+        println!("at the end: {:.1} us", last.time.as_secs_f64() * 1e6);
+        self.heads.tell("from the head");
+        self.tails.tell("from the tail");
         self.db.close()?;
         let expect = key(self.head);
         drop(self);
@@ -103,17 +126,17 @@ impl Moving {
         let db = arguments.open()?;
         println!("opened again in {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
         let kvs = db.open_kvs(KVS)?;
-        let mut times = Times::default();
+        let mut costs = Costs::default();
         for number in 0..100 {
-            let (shown, time) = first(&kvs, false)?;
+            let (shown, cost) = first(&kvs, false)?;
             assert_eq!(shown.as_deref(), Some(&expect[..]), "the head");
             if number == 0 {
-                println!("the first scan after it: {:.1} us", time.as_secs_f64() * 1e6);
+                println!("the first scan after it: {:.1} us", cost.time.as_secs_f64() * 1e6);
             } else {
-                times.0.push(time);
+                costs.0.push(cost);
             }
         }
-        times.tell("and then");
+        costs.tell("and then");
         db.close()
     }
 }
@@ -134,13 +157,13 @@ fn told_first(db: &Database, kvs: &Kvs, what: &str) -> Result<()> {
     println!("{what}: {} dead ranges are known", metric(db, "kvs_dead_ranges"));
     for reverse in [false, true] {
         let (_, once) = first(kvs, reverse)?;
-        let mut times = Times::default();
+        let mut costs = Costs::default();
         for _ in 0..100 {
-            times.0.push(first(kvs, reverse)?.1);
+            costs.0.push(first(kvs, reverse)?.1);
         }
         let way = if reverse { "reverse" } else { "forward" };
-        println!("{what}, {way}: at first {:.1} us", once.as_secs_f64() * 1e6);
-        times.tell("    then");
+        println!("{what}, {way}: at first {:.1} us", once.time.as_secs_f64() * 1e6);
+        costs.tell("    then");
     }
     Ok(())
 }
@@ -172,14 +195,14 @@ pub(crate) fn deleted(arguments: &Arguments) -> Result<()> {
 
 fn told_snapshot(kvs: &Kvs, snapshot: &Snapshot, what: &str) -> Result<()> {
     for reverse in [false, true] {
-        let mut times = Times::default();
+        let mut costs = Costs::default();
         for _ in 0..20 {
             let start = Instant::now();
             let cursor = snapshot.cursor(kvs, Range { reverse, ..Range::default() })?;
             assert_eq!(cursor.count(), 3);
-            times.0.push(start.elapsed());
+            costs.0.push(Cost { time: start.elapsed(), steps: 0 });
         }
-        times.tell(&format!("{what}, {}", if reverse { "reverse" } else { "forward" }));
+        costs.tell(&format!("{what}, {}", if reverse { "reverse" } else { "forward" }));
     }
     Ok(())
 }

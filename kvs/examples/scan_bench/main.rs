@@ -4,6 +4,7 @@
 //! cargo run --release -p millpond-kvs --example scan_bench -- COMMAND dir=DIR [NAME=NUMBER ...]
 //!
 //! load      fills a new database           keys=1000000 value=1000 random=1 flushes=16 compact=0
+//!           and scans it at once           rounds=0
 //! scan      whole scans, both ways         rounds=3 warm=1
 //! beside    a scan beside a writer         seconds=10 value=1000 warm=1
 //! queue     head scans of a queue          operations=1000000 live=1000 value=100 every=1000
@@ -92,7 +93,7 @@ impl Arguments {
             let mut before = u64::MAX;
             loop {
                 std::thread::sleep(Duration::from_secs(1));
-                let loaded = metric(&db, "mpool_preloaded_bytes_total");
+                let loaded = metric(&db, "mpool_mcache_preloaded_bytes_total");
                 if loaded == before {
                     break;
                 }

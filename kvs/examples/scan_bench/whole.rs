@@ -41,6 +41,7 @@ pub(crate) fn load(arguments: &Arguments) -> Result<()> {
     }
     println!("loaded {keys} keys of {bytes} bytes in {:.1} s", start.elapsed().as_secs_f64());
     tell_shape(&db);
+    scan_rounds(&db, &kvs, arguments.number("rounds", 0))?;
     db.close()
 }
 
@@ -77,15 +78,20 @@ fn told_walk(db: &Database, kvs: &Kvs, reverse: bool) -> Result<f64> {
     Ok(keys as f64 / seconds)
 }
 
+fn scan_rounds(db: &Database, kvs: &Kvs, rounds: u64) -> Result<()> {
+    for _ in 0..rounds {
+        for reverse in [false, true] {
+            told_walk(db, kvs, reverse)?;
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn scan(arguments: &Arguments) -> Result<()> {
     let db = arguments.open_filled()?;
     let kvs = db.open_kvs(KVS)?;
     tell_shape(&db);
-    for _ in 0..arguments.number("rounds", 3) {
-        for reverse in [false, true] {
-            told_walk(&db, &kvs, reverse)?;
-        }
-    }
+    scan_rounds(&db, &kvs, arguments.number("rounds", 3))?;
     db.close()
 }
 
