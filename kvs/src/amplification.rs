@@ -1,12 +1,11 @@
 //! What a KVS takes on the drive, and what of that is believed to live.
 //!
 //! The first is known: the bytes of the objects that its kvsets refer to. The second is an
-//! estimate: which keys of older kvsets newer ones shadow is known when a merge meets them.
+//! estimate: sketches tell how many keys of older kvsets newer ones shadow.
 
 use crate::kvset::KvsetMeta;
 use crate::metrics::{MetricKind, Sample, emit};
 use crate::tree::Tree;
-use crate::tree_info::vblock_lens;
 
 /// Bytes of one KVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +27,14 @@ pub(crate) fn visit(tree: &Tree, see: &mut dyn FnMut(Sample<'_>)) {
 fn bytes(tree: &Tree) -> Bytes {
     let sum = |of: fn(&KvsetMeta) -> u64| tree.kvsets().map(|kvset| of(kvset.meta())).sum::<u64>();
     let index_bytes = sum(|meta| meta.kblock_bytes);
-    let vblock_bytes: u64 = vblock_lens(tree).values().sum();
     let live = live_bytes(Stored {
         keys: sum(|meta| meta.keys),
+        distinct_keys: tree.distinct_keys(),
         tombstones: sum(|meta| meta.tombstones),
         index_bytes,
         value_bytes: sum(|meta| meta.value_bytes),
     });
-    let used = index_bytes + vblock_bytes;
+    let used = index_bytes + tree.vblock_bytes();
     Bytes { used, live: live.min(used) }
 }
 
@@ -43,16 +42,17 @@ fn bytes(tree: &Tree) -> Bytes {
 #[derive(Clone, Copy, Debug)]
 struct Stored {
     keys: u64,
+    /// Of those, about how many are different.
+    distinct_keys: u64,
     tombstones: u64,
     index_bytes: u64,
     value_bytes: u64,
 }
 
-/// What of it lives, if each delete hides one key and no key is overwritten: too much where some
-/// are, until they are merged.
+/// What of it lives, if each tombstone is of a key of its own.
 fn live_bytes(stored: Stored) -> u64 {
     let puts = stored.keys.saturating_sub(stored.tombstones);
-    let lives = puts.saturating_sub(stored.tombstones);
+    let lives = stored.distinct_keys.saturating_sub(stored.tombstones);
     let part = |bytes: u64, of: u64| {
         let part = u128::from(bytes) * u128::from(lives) / u128::from(of.max(1));
         u64::try_from(part).unwrap_or(bytes)
@@ -65,13 +65,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_deleted_is_not_believed_to_live() {
-        let live = |keys, tombstones| {
-            live_bytes(Stored { keys, tombstones, index_bytes: 1900, value_bytes: 10_000 })
+    fn what_is_deleted_or_shadowed_is_not_believed_to_live() {
+        let live = |keys, distinct_keys, tombstones| {
+            let (index_bytes, value_bytes) = (1900, 10_000);
+            live_bytes(Stored { keys, distinct_keys, tombstones, index_bytes, value_bytes })
         };
-        assert_eq!(live(100, 0), 11_900);
-        assert_eq!(live(190, 90), 1000 + 100, "a tenth of 100");
-        assert_eq!(live(100, 60), 0, "more deletes than there are keys to hide");
-        assert_eq!(live(0, 0), 0);
+        assert_eq!(live(100, 100, 0), 11_900);
+        assert_eq!(live(200, 100, 0), 5000 + 950, "each key twice");
+        assert_eq!(live(190, 100, 90), 1000 + 100, "a tenth of 100");
+        assert_eq!(live(60, 60, 60), 0);
+        assert_eq!(live(0, 0, 0), 0);
     }
 }

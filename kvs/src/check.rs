@@ -12,8 +12,8 @@ use crate::kvsets::{Kvsets, Unusable};
 use crate::manifest::Manifest;
 use crate::manifest::live::Live;
 use crate::recover::check_known;
+use crate::references::mblocks_of;
 use crate::salvage::WayOut;
-use crate::store::mblocks_of;
 use crate::wal;
 use mpool::{Class, Issue, MblockId, Pool, Severity};
 use std::collections::BTreeMap;
@@ -76,7 +76,7 @@ fn check_kvsets(pool: &Arc<Pool>, live: &Live, checked: &mut Checked) {
     for (kvs, _, kvset) in usable {
         let meta = kvset.meta();
         let name = live.kvs.get(&kvs).map_or("", |kvs| &kvs.name);
-        for mblock in mblocks_of(meta) {
+        for (mblock, _) in mblocks_of(meta) {
             let part = crate::scrub::part_of(meta, mblock).unwrap_or("mblock");
             let owner = format!("kvset {} of KVS {name}, {part}", meta.id.get());
             checked.owners.insert(mblock, owner);

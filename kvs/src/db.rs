@@ -18,7 +18,7 @@ use crate::recover;
 use crate::salvage::Loss;
 use crate::snapshot::Snapshot;
 use crate::space::{self, SpaceInfo};
-use crate::store::{Store, dereference};
+use crate::store::Store;
 use crate::tree::Tree;
 use crate::view::View;
 use crate::work;
@@ -171,10 +171,8 @@ impl Database {
             next.trees.remove(&kvs);
             next
         });
-        let dead: Vec<_> = tree
-            .kvsets()
-            .flat_map(|kvset| dereference(&mut versions.mblocks, kvset.meta()))
-            .collect();
+        let dead: Vec<_> =
+            tree.kvsets().flat_map(|kvset| versions.references.take(kvset.meta())).collect();
         drop(versions);
         store.delete(&dead)
     }
@@ -347,7 +345,7 @@ fn info(tree: &Tree) -> KvsInfo {
     };
     KvsInfo {
         name: tree.name.to_string(),
-        keys_estimate: sum(|meta| meta.keys - meta.tombstones),
+        keys_estimate: tree.distinct_keys().saturating_sub(sum(|meta| meta.tombstones)),
         value_bytes: sum(|meta| meta.value_bytes),
         index_bytes: sum(|meta| meta.kblock_bytes),
         kvsets: tree.kvsets().count() as u64,
@@ -411,13 +409,19 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
     gauge("read_only", "1 if the store is open for reading only.", &[], read_only);
     let help = "Damaged parts that the open has left out as asked.";
     gauge("left_out", help, &[], losses);
+    let (kvsets, vblocks) = store.left_alone();
+    let help = "Kvsets and vblocks that compaction leaves alone, because it cannot read them.";
+    gauge("left_alone", help, &[("part", "kvset")], kvsets);
+    gauge("left_alone", help, &[("part", "vblock")], vblocks);
     gauge("memtables_sealed", "Memtables waiting for flush.", &[], view.sealed.len() as u64);
     let bytes = view.memtables().map(|memtable| memtable.bytes() as u64).sum();
     gauge("memtable_bytes", "Bytes of all memtables.", &[], bytes);
     for tree in view.trees.values() {
         let info = info(tree);
         let labels = [("kvs", &*info.name)];
-        gauge("kvs_keys", "Keys in kvsets, shadowed ones included.", &labels, info.keys_estimate);
+        gauge("kvs_keys", "Keys that live in kvsets, about.", &labels, info.keys_estimate);
+        let tombstones = tree.kvsets().map(|kvset| kvset.meta().tombstones).sum();
+        gauge("kvs_tombstones", "Tombstones in kvsets.", &labels, tombstones);
         gauge("kvs_value_bytes", "Bytes of values that keys point at.", &labels, info.value_bytes);
         gauge("kvs_index_bytes", "Bytes of kblocks.", &labels, info.index_bytes);
         gauge("kvs_root_kvsets", "Kvsets in the root.", &labels, tree.root.len() as u64);

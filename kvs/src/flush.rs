@@ -69,8 +69,12 @@ fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<()>
 
 /// One KVS's newest versions as a kvset.
 fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<BuiltKvset>> {
-    // With nothing below there is nothing a tombstone could hide.
-    let keep_tombstones = store.tree(kvs).is_some_and(|tree| !tree.is_empty());
+    let tree = store.tree(kvs);
+    // All that is older lies in the tree.
+    let hides_something = |key: &[u8]| {
+        let hash = key_hash(kvs, key);
+        tree.iter().any(|tree| tree.sources(key).any(|kvset| kvset.may_contain(key, hash)))
+    };
     let inline_bytes_max = store.options.inline_bytes_max;
     let (mut index_bytes, mut value_bytes) = (0, 0);
     each_newest(memtable, kvs, |key, cursor| {
@@ -88,7 +92,7 @@ fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<B
         KvsetBuilder::new(&store.pool, options(store, kvs, (index_bytes, value_bytes)));
     each_newest(memtable, kvs, |key, cursor| {
         let value = match cursor.stored() {
-            Stored::Tombstone if keep_tombstones => BuildValue::Tombstone,
+            Stored::Tombstone if hides_something(key) => BuildValue::Tombstone,
             Stored::Tombstone => return Ok(()),
             Stored::Inline(value) => BuildValue::Bytes(value),
             Stored::Extern(_) => unreachable!("a memtable holds its values"),

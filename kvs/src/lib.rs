@@ -78,6 +78,7 @@ mod owner;
 mod placement;
 mod read;
 mod recover;
+mod references;
 mod room;
 mod salvage;
 mod scrub;

@@ -31,8 +31,9 @@ use crate::manifest::record::Item;
 use crate::manifest::{Manifest, UNKNOWN};
 use crate::memtable::Memtable;
 use crate::options::Options;
+use crate::references::References;
 use crate::salvage::{self, Loss, Salvage};
-use crate::store::{MblockUse, Store, Versions, delete, reference};
+use crate::store::{Store, Versions, delete};
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use crate::wal::{Replayed, Wal};
@@ -52,11 +53,11 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
         condemned.extend(crate::manifest::journal(&pool).map(ScrubTarget::Journal));
     }
     let kvsets = open_kvsets(&pool, &mut manifest, options.salvage, &mut losses)?;
-    let mut mblocks = BTreeMap::new();
+    let mut references = References::default();
     for (_, _, kvset) in &kvsets {
-        reference(&mut mblocks, &pool, kvset.meta())?;
+        references.add(&pool, kvset.meta())?;
     }
-    let orphans = orphans(&pool, &mblocks);
+    let orphans = orphans(&pool, &references);
     if !losses.is_empty() {
         condemned.extend(orphans.iter().copied().map(ScrubTarget::Mblock));
     }
@@ -74,9 +75,9 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
             usize::try_from(options.memtable_bytes).unwrap_or(usize::MAX),
         )),
         sealed: Vec::new(),
-        trees: trees(manifest.live(), kvsets),
+        trees: trees(manifest.live(), kvsets, &references),
     };
-    let store = Arc::new(Store::new(pool, options, Versions { manifest, mblocks }, view));
+    let store = Arc::new(Store::new(pool, options, Versions { manifest, references }, view));
     frequencies::restore(&store);
     let learner = dead::hints::start(&store);
     let floor = store.visible();
@@ -128,9 +129,9 @@ fn open_kvsets(
     Ok(usable)
 }
 
-fn orphans(pool: &Arc<Pool>, mblocks: &BTreeMap<MblockId, MblockUse>) -> Vec<MblockId> {
+fn orphans(pool: &Arc<Pool>, references: &References) -> Vec<MblockId> {
     let counts = frequencies::mblocks(pool);
-    let is_orphan = |id: &MblockId| !mblocks.contains_key(id) && !counts.contains(id);
+    let is_orphan = |id: &MblockId| !references.contains(*id) && !counts.contains(id);
     pool.mblock_ids().into_iter().filter(is_orphan).collect()
 }
 
@@ -142,7 +143,7 @@ fn delete_orphans(pool: &Arc<Pool>, orphans: &[MblockId]) {
     }
 }
 
-fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
+fn trees(live: &Live, kvsets: Opened, references: &References) -> BTreeMap<KvsId, Arc<Tree>> {
     let mut edits: BTreeMap<KvsId, TreeEdit> = BTreeMap::new();
     for (kvs, node, kvset) in kvsets {
         edits.entry(kvs).or_default().add.push((node, kvset));
@@ -150,7 +151,8 @@ fn trees(live: &Live, kvsets: Opened) -> BTreeMap<KvsId, Arc<Tree>> {
     let tree = |(id, kvs): (&KvsId, &crate::manifest::live::LiveKvs)| {
         let mut edit = edits.remove(id).unwrap_or_default();
         edit.leaves_add = kvs.leaves.iter().map(|(node, key)| (*node, key.clone())).collect();
-        (*id, Arc::new(Tree::new(*id, &kvs.name).edited(&edit)))
+        let tree = Tree::new(*id, &kvs.name).edited(&edit, references.vblock_bytes(*id));
+        (*id, Arc::new(tree))
     };
     live.kvs.iter().map(tree).collect()
 }

@@ -24,6 +24,7 @@ use crate::options::Options;
 use crate::owner::Owner;
 use crate::placement::{self, Level, Part};
 use crate::read::get::Lookup;
+use crate::references::References;
 use crate::room::Room;
 use crate::salvage::{self, Loss};
 use crate::space::Needs;
@@ -35,22 +36,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority, ScrubTarget};
 use parking_lot::{Condvar, Mutex};
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-
-/// An mblock in use.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MblockUse {
-    /// Kvsets that reference it.
-    pub(crate) kvsets: u32,
-    pub(crate) len_bytes: u64,
-}
 
 /// The durable shape: the manifest, and who references which mblock.
 pub(crate) struct Versions {
     pub(crate) manifest: Manifest,
-    pub(crate) mblocks: BTreeMap<MblockId, MblockUse>,
+    pub(crate) references: References,
 }
 
 /// The shared state of a database.
@@ -95,6 +87,8 @@ pub(crate) struct Change {
     pub(crate) kvs: Option<KvsId>,
     pub(crate) remove: Vec<KvsetId>,
     pub(crate) add: Vec<(NodeId, BuiltKvset)>,
+    /// Kvsets that are removed from one node and added to another.
+    pub(crate) moved: Vec<(NodeId, Arc<Kvset>)>,
     pub(crate) leaves_remove: Vec<NodeId>,
     pub(crate) leaves_add: Vec<(NodeId, Bytes)>,
 }
@@ -114,7 +108,7 @@ pub(crate) struct Flushed {
 impl Change {
     /// Splits it into writers to commit, manifest items, and what remains for the tree.
     fn plan(self, writers: &mut Vec<MblockWriter>, items: &mut Vec<Item>) -> Planned {
-        let Self { kvs, remove, add, leaves_remove, leaves_add } = self;
+        let Self { kvs, remove, add, moved, leaves_remove, leaves_add } = self;
         let kvs = kvs.expect("a change names its KVS");
         let mut metas = Vec::new();
         for (node, built) in add {
@@ -129,7 +123,11 @@ impl Change {
         for (node, meta) in &metas {
             items.push(Item::KvsetAdd { kvs, node: *node, kvset: meta.id, hblock: meta.hblock });
         }
-        (kvs, TreeEdit { remove, add: Vec::new(), leaves_remove, leaves_add }, metas)
+        for (node, kvset) in &moved {
+            let KvsetMeta { id: kvset, hblock, .. } = *kvset.meta();
+            items.push(Item::KvsetAdd { kvs, node: *node, kvset, hblock });
+        }
+        (kvs, TreeEdit { remove, add: moved, leaves_remove, leaves_add }, metas)
     }
 }
 
@@ -259,7 +257,7 @@ impl Store {
         self.append(&mut versions, &items)?;
         let dead = self.count_references(&mut versions, &edits)?;
         before_publish()?;
-        self.publish_trees(&edits, flushed);
+        self.publish_trees(&edits, &versions.references, flushed);
         // They were opened before the view had them, so a refresh may have passed them by.
         if edits.iter().flat_map(|(_, edit)| &edit.add).any(|(_, kvset)| kvset.has_moved()) {
             self.refresh_again();
@@ -277,12 +275,12 @@ impl Store {
     ) -> Result<Vec<MblockId>> {
         let mut dead = Vec::new();
         for (_, kvset) in edits.iter().flat_map(|(_, edit)| &edit.add) {
-            reference(&mut versions.mblocks, &self.pool, kvset.meta())?;
+            versions.references.add(&self.pool, kvset.meta())?;
         }
         for (kvs, edit) in edits {
             let tree = self.tree(*kvs).expect("the view knows every KVS of the manifest");
             for kvset in tree.kvsets().filter(|kvset| edit.remove.contains(&kvset.meta().id)) {
-                dead.extend(dereference(&mut versions.mblocks, kvset.meta()));
+                dead.extend(versions.references.take(kvset.meta()));
             }
         }
         Ok(dead)
@@ -335,12 +333,18 @@ impl Store {
     }
 
     /// The view after an edit, without the memtable it flushed.
-    fn publish_trees(&self, edits: &[(KvsId, TreeEdit)], flushed: Option<Flushed>) {
+    fn publish_trees(
+        &self,
+        edits: &[(KvsId, TreeEdit)],
+        references: &References,
+        flushed: Option<Flushed>,
+    ) {
         self.update_view(|view| {
             let mut next = view.clone();
             for (kvs, edit) in edits {
                 let tree = view.trees.get(kvs).expect("the view knows every KVS of the manifest");
-                next.trees.insert(*kvs, Arc::new(tree.edited(edit)));
+                let tree = tree.edited(edit, references.vblock_bytes(*kvs));
+                next.trees.insert(*kvs, Arc::new(tree));
             }
             if let Some(Flushed { last, epoch }) = flushed {
                 next.sealed.retain(|sealed| sealed.last > last);
@@ -418,44 +422,4 @@ pub(crate) fn delete(pool: &Arc<Pool>, dead: &[MblockId]) -> Result<()> {
         pool.commit(Vec::new(), some)?;
     }
     Ok(())
-}
-
-/// Every mblock a kvset needs.
-pub(crate) fn mblocks_of(meta: &KvsetMeta) -> impl Iterator<Item = MblockId> {
-    let vblocks = meta.vblocks.iter().map(|(id, _)| *id);
-    std::iter::once(meta.hblock).chain(meta.kblocks.iter().copied()).chain(vblocks)
-}
-
-/// Counts a kvset's references.
-pub(crate) fn reference(
-    mblocks: &mut BTreeMap<MblockId, MblockUse>,
-    pool: &Arc<Pool>,
-    meta: &KvsetMeta,
-) -> Result<()> {
-    for id in mblocks_of(meta) {
-        if let Some(mblock) = mblocks.get_mut(&id) {
-            mblock.kvsets += 1;
-        } else {
-            let len_bytes = pool.mblock(id)?.len_bytes();
-            mblocks.insert(id, MblockUse { kvsets: 1, len_bytes });
-        }
-    }
-    Ok(())
-}
-
-/// Takes a kvset's references back, and returns the mblocks nobody references any more.
-pub(crate) fn dereference(
-    mblocks: &mut BTreeMap<MblockId, MblockUse>,
-    meta: &KvsetMeta,
-) -> Vec<MblockId> {
-    let mut dead = Vec::new();
-    for id in mblocks_of(meta) {
-        let mblock = mblocks.get_mut(&id).expect("a kvset in a tree is counted");
-        mblock.kvsets -= 1;
-        if mblock.kvsets == 0 {
-            mblocks.remove(&id);
-            dead.push(id);
-        }
-    }
-    dead
 }

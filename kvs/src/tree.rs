@@ -12,10 +12,11 @@
 //! takes the root's oldest kvsets, and a leaf is compacted whole: so the newest version of a key is
 //! in the first kvset that knows it, and sorting by revision restores the order at recovery.
 
-use crate::compact::pick::{KvsetShape, NodeShape, TreeShape, VblockShape};
+use crate::compact::pick::{KvsetShape, Lands, NodeShape, TreeShape, VblockShape};
 use crate::dead::DeadRanges;
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::Kvset;
+use crate::kvset::sketch::{KeySet, union};
 use bytes::Bytes;
 use mpool::MblockId;
 use std::cmp::Reverse;
@@ -30,6 +31,8 @@ pub(crate) struct Leaf {
     pub(crate) first_key: Bytes,
     /// Newest first.
     pub(crate) kvsets: Vec<Arc<Kvset>>,
+    /// The keys of all of them.
+    keys: Arc<KeySet>,
 }
 
 /// The kvsets of one KVS.
@@ -44,6 +47,11 @@ pub(crate) struct Tree {
     /// In key order. Empty until the first spill; then the first leaf's range starts with the empty
     /// key.
     pub(crate) leaves: Vec<Leaf>,
+    /// Bytes of all its vblocks on the medium.
+    vblock_bytes: u64,
+    /// The keys of the root, and how many different ones root and leaves have together.
+    root_keys: Arc<KeySet>,
+    distinct_keys: u64,
 }
 
 /// What changes in a tree, by one edit of the manifest.
@@ -55,10 +63,41 @@ pub(crate) struct TreeEdit {
     pub(crate) leaves_add: Vec<(NodeId, Bytes)>,
 }
 
+/// What the picker leaves alone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aside {
+    /// Inputs of running jobs.
+    pub(crate) busy: BTreeSet<KvsetId>,
+    /// Kvsets whose keys cannot all be read, and vblocks with values that cannot.
+    pub(crate) unreadable: BTreeSet<KvsetId>,
+    pub(crate) unreadable_vblocks: BTreeSet<MblockId>,
+    /// Whether a job runs that changes which leaves there are.
+    pub(crate) reshaping: bool,
+}
+
+fn keys_of(kvsets: &[Arc<Kvset>]) -> Arc<KeySet> {
+    let metas = kvsets.iter().map(|kvset| kvset.meta());
+    Arc::new(union(metas.map(|meta| (meta.keys, meta.sketch.as_deref()))))
+}
+
+impl Leaf {
+    fn new(id: NodeId, first_key: Bytes) -> Self {
+        Self { id, first_key, kvsets: Vec::new(), keys: keys_of(&[]) }
+    }
+}
+
 impl Tree {
     pub(crate) fn new(kvs: KvsId, name: &str) -> Self {
-        let (name, dead) = (name.into(), Arc::default());
-        Self { kvs, name, dead, root: Vec::new(), leaves: Vec::new() }
+        Self {
+            kvs,
+            name: name.into(),
+            dead: Arc::default(),
+            root: Vec::new(),
+            leaves: Vec::new(),
+            vblock_bytes: 0,
+            root_keys: keys_of(&[]),
+            distinct_keys: 0,
+        }
     }
 
     /// The leaf whose range holds `key`.
@@ -76,21 +115,32 @@ impl Tree {
         self.root.iter().chain(self.leaves.iter().flat_map(|leaf| &leaf.kvsets))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.kvsets().next().is_none()
-    }
-
     pub(crate) fn leaf(&self, id: NodeId) -> Option<&Leaf> {
         self.leaves.iter().find(|leaf| leaf.id == id)
     }
 
-    /// The tree after an edit.
-    pub(crate) fn edited(&self, edit: &TreeEdit) -> Self {
-        let mut next = self.clone();
-        let gone = |kvset: &Arc<Kvset>| edit.remove.contains(&kvset.meta().id);
-        next.root.retain(|kvset| !gone(kvset));
-        for leaf in &mut next.leaves {
-            leaf.kvsets.retain(|kvset| !gone(kvset));
+    /// Bytes of all its vblocks on the medium.
+    pub(crate) const fn vblock_bytes(&self) -> u64 {
+        self.vblock_bytes
+    }
+
+    /// About how many different keys it has, tombstones among them.
+    pub(crate) const fn distinct_keys(&self) -> u64 {
+        self.distinct_keys
+    }
+
+    /// The tree after an edit that leaves it with so many bytes of vblocks.
+    pub(crate) fn edited(&self, edit: &TreeEdit, vblock_bytes: u64) -> Self {
+        let mut next = Self { vblock_bytes, ..self.clone() };
+        let removed: BTreeSet<KvsetId> = edit.remove.iter().copied().collect();
+        let is_left = |kvset: &Arc<Kvset>| !removed.contains(&kvset.meta().id);
+        let mut touched = BTreeSet::new();
+        for (id, kvsets) in next.nodes() {
+            let before = kvsets.len();
+            kvsets.retain(is_left);
+            if kvsets.len() < before {
+                touched.insert(id);
+            }
         }
         next.leaves.retain(|leaf| {
             let removed = edit.leaves_remove.contains(&leaf.id);
@@ -98,14 +148,22 @@ impl Tree {
             !removed
         });
         for (id, first_key) in &edit.leaves_add {
-            let leaf = Leaf { id: *id, first_key: first_key.clone(), kvsets: Vec::new() };
+            let leaf = Leaf::new(*id, first_key.clone());
             let at = next.leaves.partition_point(|other| other.first_key < leaf.first_key);
             next.leaves.insert(at, leaf);
         }
+        let mut added: BTreeMap<NodeId, Vec<Arc<Kvset>>> = BTreeMap::new();
         for (node, kvset) in &edit.add {
-            next.kvsets_of(*node).push(Arc::clone(kvset));
+            added.entry(*node).or_default().push(Arc::clone(kvset));
         }
-        next.sort();
+        for (id, kvsets) in next.nodes() {
+            if let Some(added) = added.remove(&id) {
+                kvsets.extend(added);
+                touched.insert(id);
+            }
+        }
+        assert!(added.is_empty(), "a kvset is added to a node that exists");
+        next.settle(&touched);
         next
     }
 
@@ -115,9 +173,7 @@ impl Tree {
         let in_place_of = |old: &Arc<Kvset>| kvsets.get(&old.meta().id);
         self.kvsets().find_map(in_place_of)?;
         let mut next = self.clone();
-        let nodes = std::iter::once(&mut next.root)
-            .chain(next.leaves.iter_mut().map(|leaf| &mut leaf.kvsets));
-        for kvset in nodes.flatten() {
+        for kvset in next.nodes().flat_map(|(_, kvsets)| kvsets) {
             if let Some(new) = in_place_of(kvset) {
                 *kvset = Arc::clone(new);
             }
@@ -125,19 +181,15 @@ impl Tree {
         Some(next)
     }
 
-    fn kvsets_of(&mut self, node: NodeId) -> &mut Vec<Arc<Kvset>> {
-        if node == NodeId::ROOT {
-            return &mut self.root;
-        }
-        let leaf = self.leaves.iter_mut().find(|leaf| leaf.id == node);
-        &mut leaf.expect("a kvset is added to a leaf that exists").kvsets
+    fn nodes(&mut self) -> impl Iterator<Item = (NodeId, &mut Vec<Arc<Kvset>>)> {
+        let leaves = self.leaves.iter_mut().map(|leaf| (leaf.id, &mut leaf.kvsets));
+        std::iter::once((NodeId::ROOT, &mut self.root)).chain(leaves)
     }
 
-    /// Restores the order that the module's description promises.
-    fn sort(&mut self) {
-        let nodes = std::iter::once(&mut self.root)
-            .chain(self.leaves.iter_mut().map(|leaf| &mut leaf.kvsets));
-        for kvsets in nodes {
+    /// Restores the order that the module's description promises, and what is known of the nodes
+    /// that an edit has touched.
+    fn settle(&mut self, touched: &BTreeSet<NodeId>) {
+        for (_, kvsets) in self.nodes().filter(|(id, _)| touched.contains(id)) {
             kvsets.sort_by_key(|kvset| Reverse(kvset.meta().max_revision));
             for pair in kvsets.windows(2) {
                 let (newer, older) = (pair[0].meta(), pair[1].meta());
@@ -151,15 +203,29 @@ impl Tree {
             self.leaves.first().is_none_or(|leaf| leaf.first_key.is_empty()),
             "every key has a leaf"
         );
+        if touched.contains(&NodeId::ROOT) {
+            self.root_keys = keys_of(&self.root);
+        }
+        for leaf in self.leaves.iter_mut().filter(|leaf| touched.contains(&leaf.id)) {
+            leaf.keys = keys_of(&leaf.kvsets);
+        }
+        self.distinct_keys = self.count_distinct();
     }
 
-    /// What the picker decides on. `busy` are the inputs of running jobs, `vblock_bytes` the sizes
-    /// of all vblocks.
-    pub(crate) fn shape(
-        &self,
-        busy: &BTreeSet<KvsetId>,
-        vblock_bytes: &BTreeMap<MblockId, u64>,
-    ) -> TreeShape {
+    /// Leaves have no key in common, so their numbers add up; only the root's keys may be theirs.
+    fn count_distinct(&self) -> u64 {
+        let in_leaves: u64 = self.leaves.iter().map(|leaf| leaf.keys.keys).sum();
+        if self.root.is_empty() || in_leaves == 0 {
+            return in_leaves + self.root_keys.keys;
+        }
+        let leaves = union(self.leaves.iter().map(|leaf| leaf.keys.as_pair()));
+        let leaves = (in_leaves, leaves.sketch.as_deref());
+        union([self.root_keys.as_pair(), leaves].into_iter()).keys
+    }
+
+    /// What the picker decides on, but for the vblocks.
+    pub(crate) fn shape(&self, aside: &Aside) -> TreeShape {
+        let oldest = self.root.last().map(|kvset| kvset.meta().id);
         let kvset = |kvset: &Arc<Kvset>| {
             let meta = kvset.meta();
             KvsetShape {
@@ -167,53 +233,73 @@ impl Tree {
                 keys: meta.keys,
                 tombstones: meta.tombstones,
                 kblock_bytes: meta.kblock_bytes,
-                value_bytes: meta.vblocks.iter().map(|(_, bytes)| bytes).sum(),
+                value_bytes: meta.value_bytes,
                 vblocks: meta.vblocks.len() as u64,
-                busy: busy.contains(&meta.id),
+                lands: if oldest == Some(meta.id) { self.lands(kvset) } else { Lands::Apart },
+                busy: aside.busy.contains(&meta.id),
+                unreadable: aside.unreadable.contains(&meta.id),
             }
         };
-        let node = |id, kvsets: &[Arc<Kvset>]| NodeShape {
+        let node = |id, kvsets: &[Arc<Kvset>], keys: &KeySet| NodeShape {
             id,
             kvsets: kvsets.iter().map(kvset).collect(),
+            distinct_keys: keys.keys,
         };
-        let referenced: BTreeSet<MblockId> = self
-            .kvsets()
-            .flat_map(|kvset| kvset.meta().vblocks.iter().map(|(id, _)| *id))
-            .collect();
-        let size = |id: &MblockId| vblock_bytes.get(id).copied().unwrap_or(0);
+        let leaf = |leaf: &Leaf| node(leaf.id, &leaf.kvsets, &leaf.keys);
         TreeShape {
-            root: node(NodeId::ROOT, &self.root),
-            leaves: self.leaves.iter().map(|leaf| node(leaf.id, &leaf.kvsets)).collect(),
+            root: node(NodeId::ROOT, &self.root, &self.root_keys),
+            leaves: self.leaves.iter().map(leaf).collect(),
             vblocks: Vec::new(),
-            vblock_bytes: referenced.iter().map(size).sum(),
-            value_bytes: self
-                .kvsets()
-                .flat_map(|kvset| &kvset.meta().vblocks)
-                .map(|(_, bytes)| bytes)
-                .sum(),
+            vblock_bytes: self.vblock_bytes,
+            value_bytes: self.kvsets().map(|kvset| kvset.meta().value_bytes).sum(),
+            distinct_keys: self.distinct_keys,
+            reshaping: aside.reshaping,
         }
     }
 
-    /// Each vblock with what refers to it: for the picker, when space is short.
-    pub(crate) fn vblock_shapes(&self, sizes: &BTreeMap<MblockId, u64>) -> Vec<VblockShape> {
-        let of = |at: Option<usize>, kvsets: &[Arc<Kvset>]| {
-            let vblocks = kvsets.iter().flat_map(|kvset| &kvset.meta().vblocks);
+    /// Where the keys of the root's oldest kvset belong.
+    fn lands(&self, kvset: &Kvset) -> Lands {
+        let meta = kvset.meta();
+        let is_after = |other: &Arc<Kvset>| other.meta().min_key > meta.max_key;
+        let Some(last) = self.leaves.last() else {
+            let newer = &self.root[..self.root.len() - 1];
+            return if newer.iter().all(is_after) { Lands::After } else { Lands::Apart };
+        };
+        let node = |key: &[u8]| self.route(key).map(|leaf| leaf.id);
+        let first = node(&meta.min_key);
+        if first != node(&meta.max_key) {
+            return Lands::Apart;
+        }
+        let is_before = |other: &Arc<Kvset>| other.meta().max_key < meta.min_key;
+        let after = first == Some(last.id) && last.kvsets.iter().all(is_before);
+        if after { Lands::After } else { Lands::InOne }
+    }
+
+    /// Each vblock that a leaf may free, with what refers to it. Those that the root or an
+    /// unreadable kvset refers to are held by those, and so are the unreadable ones.
+    pub(crate) fn vblock_shapes(&self, aside: &Aside) -> Vec<VblockShape> {
+        let lens: BTreeMap<MblockId, u64> =
+            self.kvsets().flat_map(|kvset| kvset.vblock_lens()).collect();
+        let of = |at: Option<usize>, kvset: &Kvset| {
+            let at = at.filter(|_| !aside.unreadable.contains(&kvset.meta().id));
+            let vblocks = kvset.meta().vblocks.iter();
             vblocks.map(|(id, bytes)| (*id, at, *bytes)).collect::<Vec<_>>()
         };
-        let mut references = of(None, &self.root);
+        let mut references: Vec<_> = self.root.iter().flat_map(|kvset| of(None, kvset)).collect();
         for (at, leaf) in self.leaves.iter().enumerate() {
-            references.extend(of(Some(at), &leaf.kvsets));
+            references.extend(leaf.kvsets.iter().flat_map(|kvset| of(Some(at), kvset)));
         }
         references.sort_unstable();
         let one = |references: &[(MblockId, Option<usize>, u64)]| {
             let id = references[0].0;
-            let len_bytes = sizes.get(&id).copied().unwrap_or(0);
-            let mut shape = VblockShape { id, len_bytes, root_bytes: 0, leaf_bytes: Vec::new() };
+            let mut shape =
+                VblockShape { id, len_bytes: lens[&id], held_bytes: 0, leaf_bytes: Vec::new() };
             for (_, at, bytes) in references {
+                let at = at.filter(|_| !aside.unreadable_vblocks.contains(&id));
                 match (at, shape.leaf_bytes.last_mut()) {
-                    (None, _) => shape.root_bytes += bytes,
-                    (Some(at), Some((last, sum))) if last == at => *sum += bytes,
-                    (Some(at), _) => shape.leaf_bytes.push((*at, *bytes)),
+                    (None, _) => shape.held_bytes += bytes,
+                    (Some(at), Some((last, sum))) if *last == at => *sum += bytes,
+                    (Some(at), _) => shape.leaf_bytes.push((at, *bytes)),
                 }
             }
             shape

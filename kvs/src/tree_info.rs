@@ -9,12 +9,11 @@ use crate::db::Database;
 use crate::error::{Error, Result};
 use crate::key::{KvsetId, NodeId, Revision};
 use crate::kvset::Kvset;
-use crate::tree::Tree;
+use crate::tree::{Aside, Tree};
 use crate::work::ledger::JobInfo;
 use crate::write::sink::{ROOT_SLOW, ROOT_STOP};
 use bytes::Bytes;
-use mpool::MblockId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Which part of a tree is shown.
@@ -146,21 +145,14 @@ pub struct DueInfo {
     pub reason: &'static str,
     /// How far over its limit, percent; 100 is at the limit.
     pub pressure_pct: u64,
-    /// What would be done; `None` if it has to wait for running jobs.
-    pub action: Option<&'static str>,
+    /// What would be done.
+    pub action: &'static str,
     /// The node that it would begin at; 0 is the root.
-    pub node: Option<u64>,
+    pub node: u64,
     /// Kvsets that it would replace.
     pub inputs: u64,
     /// Bytes that it may write.
     pub output_bytes: u64,
-}
-
-/// Kvsets that the picker does not touch now.
-#[derive(Default)]
-pub(crate) struct Aside {
-    pub(crate) busy: BTreeSet<KvsetId>,
-    pub(crate) quarantined: BTreeSet<KvsetId>,
 }
 
 impl Database {
@@ -170,7 +162,7 @@ impl Database {
         let store = self.store();
         let kvs = self.open_kvs(kvs)?;
         let tree = store.tree(kvs.id()).ok_or(Error::KvsDropped)?;
-        let aside = store.aside();
+        let aside = store.aside(tree.kvs);
         let (shape, limits) = store.picture(&tree, &aside);
         let sum = |of: fn(&Kvset) -> u64| tree.kvsets().map(|kvset| of(kvset)).sum();
         let among = |ids: &BTreeSet<KvsetId>| {
@@ -186,10 +178,10 @@ impl Database {
             tombstones: sum(|kvset| kvset.meta().tombstones),
             index_bytes: sum(|kvset| kvset.meta().kblock_bytes),
             value_bytes: shape.value_bytes,
-            vblocks: vblock_lens(&tree).len() as u64,
+            vblocks: vblocks(&tree),
             vblock_bytes: shape.vblock_bytes,
             busy: among(&aside.busy),
-            left_alone: among(&aside.quarantined),
+            left_alone: among(&aside.unreadable),
             nodes,
             next,
             debt: debt(&shape, limits),
@@ -203,24 +195,22 @@ impl Database {
     }
 }
 
-/// The lengths of a tree's vblocks.
-pub(crate) fn vblock_lens(tree: &Tree) -> BTreeMap<MblockId, u64> {
-    tree.kvsets().flat_map(|kvset| kvset.vblock_lens()).collect()
+/// How many there are.
+fn vblocks(tree: &Tree) -> u64 {
+    let ids = tree.kvsets().flat_map(|kvset| kvset.meta().vblocks.iter().map(|(id, _)| *id));
+    ids.collect::<BTreeSet<_>>().len() as u64
 }
 
 fn debt(shape: &TreeShape, limits: Limits) -> Debt {
     let garbage_bytes = shape.vblock_bytes.saturating_sub(shape.value_bytes);
     let pct = u128::from(garbage_bytes) * 100 / u128::from(shape.vblock_bytes.max(1));
-    let info = |due: DueWork| {
-        let plan = due.plan.as_ref();
-        DueInfo {
-            reason: due.why.as_str(),
-            pressure_pct: due.pressure,
-            action: plan.map(|plan| plan.action.as_str()),
-            node: plan.map(|plan| plan.node.get()),
-            inputs: plan.map_or(0, |plan| plan.inputs.len() as u64),
-            output_bytes: plan.map_or(0, |plan| plan.output_bytes),
-        }
+    let info = |due: DueWork| DueInfo {
+        reason: due.why.as_str(),
+        pressure_pct: due.pressure,
+        action: due.plan.action.as_str(),
+        node: due.plan.node.get(),
+        inputs: due.plan.inputs.len() as u64,
+        output_bytes: due.plan.output_bytes,
     };
     Debt {
         root_kvsets: shape.root.kvsets.len() as u64,
@@ -275,6 +265,6 @@ fn kvset_info(kvset: &Arc<Kvset>, aside: &Aside) -> KvsetInfo {
         min_revision: meta.min_revision,
         max_revision: meta.max_revision,
         busy: aside.busy.contains(&meta.id),
-        left_alone: aside.quarantined.contains(&meta.id),
+        left_alone: aside.unreadable.contains(&meta.id),
     }
 }

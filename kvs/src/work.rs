@@ -9,13 +9,14 @@
 
 pub(crate) mod ledger;
 mod plan;
+mod quiet;
 pub(crate) mod requested;
 mod setbacks;
+mod unreadable;
 mod watch;
 
 use crate::compact::job;
 use crate::compact::pick::Plan;
-use crate::damage::Met;
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, KvsetId};
@@ -23,6 +24,7 @@ use crate::moved;
 use crate::store::Store;
 use crate::tree::Tree;
 use ledger::{Ledger, Progress};
+use quiet::Quiet;
 use requested::Requested;
 use setbacks::{Cramp, Setbacks, What};
 use std::collections::BTreeSet;
@@ -30,6 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use unreadable::{Unreadable, is_about_inputs};
 
 /// How long an idle worker sleeps when nobody rings.
 const IDLE: Duration = Duration::from_secs(1);
@@ -57,8 +60,10 @@ pub(crate) struct Jobs {
     first_failure: Option<Instant>,
     /// Inputs of running compactions.
     busy: BTreeSet<KvsetId>,
-    /// Inputs of compactions that failed on what they read: left alone until the next open.
-    quarantined: BTreeSet<KvsetId>,
+    /// Trees whose leaves a job changes.
+    reshaping: BTreeSet<KvsId>,
+    unreadable: Unreadable,
+    quiet: Quiet,
     /// Where the picker starts, so that no KVS starves.
     turn: usize,
     /// Times the bell has rung.
@@ -138,7 +143,7 @@ impl Store {
                 Ok(true)
             }
             (Err(error), Job::Compact(kvs, plan)) if is_about_inputs(&error) => {
-                self.quarantine(*kvs, plan, &error);
+                self.leave_alone(*kvs, plan, &error);
                 Ok(true)
             }
             (Err(error), Job::Compact(..)) if is_full(&error) && self.try_smaller() => Ok(true),
@@ -218,23 +223,6 @@ impl Store {
         self.options.background_threads == 0 || jobs.setbacks.is_due(what, jobs.now())
     }
 
-    /// Leaves a plan's inputs alone from now on: reading them failed, and would again. What they
-    /// hold is still served as far as it can be read, and nothing acknowledged is at risk.
-    fn quarantine(&self, kvs: KvsId, plan: &Plan, error: &Error) {
-        let name = self.tree(kvs).map(|tree| tree.name.to_string());
-        let cause = error.with_sources();
-        tracing::error!(
-            kvs = name,
-            node = plan.node.get(),
-            cause,
-            "a compaction cannot read its inputs"
-        );
-        self.metrics.job_failures.add(1);
-        self.work_health.compaction_failed(error);
-        self.note_damage(Met::Compaction, error);
-        self.jobs.lock().quarantined.extend(&plan.inputs);
-    }
-
     fn take_job(&self, compactions_max: usize) -> Option<Running<'_>> {
         let has_sealed = !self.view.load().sealed.is_empty();
         let soon = self.options.background_threads == 0 || self.is_tight();
@@ -271,7 +259,10 @@ impl Store {
         jobs.requested.give_back(number);
         match job {
             Job::Flush => jobs.flushing = false,
-            Job::Compact(_, plan) => {
+            Job::Compact(kvs, plan) => {
+                if plan.action.reshapes() {
+                    jobs.reshaping.remove(kvs);
+                }
                 jobs.compactions -= plan.takes_turn();
                 jobs.admitted_bytes -= plan.output_bytes;
                 for kvset in &plan.inputs {
@@ -388,6 +379,7 @@ impl Store {
                     self.wait(rings, IDLE);
                     self.note_space(self.pool.free_space());
                     self.flush_deletes();
+                    self.flush_when_quiet();
                 }
                 Err(error) if error.scope() == Scope::Store => self.fail(&error),
                 // What failed waits for its turn; other work goes on.
@@ -442,13 +434,6 @@ impl Refresh {
 /// Whether a job found no room for what it wrote.
 fn is_full(error: &Error) -> bool {
     matches!(error, Error::Pool(mpool::Error::Full { .. }))
-}
-
-/// Whether a compaction failed because of what it read, not for want of space or time, nor because
-/// the drive refused what it wrote.
-fn is_about_inputs(error: &Error) -> bool {
-    let wrote = matches!(error, Error::Pool(mpool::Error::Io { op: "write", .. }));
-    matches!(error.scope(), Scope::Object | Scope::Call) && !wrote
 }
 
 /// Reads all values into the map if they fit, so that a data set that fits in memory is read from

@@ -54,7 +54,7 @@ fn a_tree_shows_its_kvsets_what_is_due_and_what_was_done() {
     assert_eq!((oldest.keys, oldest.min_revision.get(), oldest.max_revision.get()), (20, 1, 20));
     assert!(oldest.id < newest.id && !oldest.busy && !oldest.left_alone);
     let due = &tree.debt.due[0];
-    assert_eq!((due.reason, due.action, due.node), ("root_length", Some("spill"), Some(0)));
+    assert_eq!((due.reason, due.action, due.node), ("root_length", "spill", 0));
     assert_eq!((due.pressure_pct, due.inputs), (150, 6), "six of four");
     assert_eq!((tree.debt.root_kvsets, tree.debt.root_spill), (6, 4));
     assert!(tree.debt.root_slow < tree.debt.root_stop);
@@ -90,8 +90,8 @@ fn a_page_goes_on_where_the_last_one_ended() {
         flush_keys(&db, &kvs, round * 25_000..(round + 1) * 25_000, &value);
         db.compact().unwrap();
     }
-    let root = 3;
-    for n in 0..root {
+    let root = whole(&db).root_kvsets + 3;
+    for n in 0..3 {
         flush_keys(&db, &kvs, n..=n, &value);
     }
     let all = whole(&db);

@@ -155,6 +155,7 @@ pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/work.rs", "failed work waits out a pause before it is tried again"),
     ("kvs/src/work/requested.rs", "for how long a compaction runs is told to people"),
     ("kvs/src/work/watch.rs", "for how long jobs run is told to people"),
+    ("kvs/src/work/quiet.rs", "a database is quiet when for some time little was put"),
     ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),
     ("mpool/src/device/file_space.rs", "what a disk has left is asked for again after a second"),
     ("mpool/src/return_chore.rs", "what goes back to a disk has been free for a time"),

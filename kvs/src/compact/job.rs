@@ -5,16 +5,19 @@
 //! k-compaction and a spill leave values where they are and share their vblocks, so a value is
 //! written once by flush and again only when garbage is collected; or when it leaves the root, if
 //! the values of leaves belong on another class of volume (`placement`). Collecting rewrites the
-//! values of the plan's vblocks only.
+//! values of the plan's vblocks only. A value that cannot be read stays where it is.
+//!
+//! A tombstone goes when nothing older may hold its key: no kvset below the inputs, by key range
+//! and filter.
 //!
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
 
 use crate::compact::pick::{Action, Plan};
-use crate::error::Result;
+use crate::error::{Result, Scope};
 use crate::iter::merge::Merge;
-use crate::iter::{Stored, VersionCursor};
-use crate::key::{KvsId, KvsetId, NodeId};
+use crate::iter::{Stored, ValuePtr, VersionCursor};
+use crate::key::{KvsId, KvsetId, NodeId, Revision, key_hash};
 use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, ReadMode};
 use crate::metrics::Counter;
 use crate::placement::Level;
@@ -46,6 +49,9 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Resul
     let Some(tree) = store.tree(kvs) else { return Ok(()) };
     let inputs = inputs(&tree, &plan.inputs);
     progress.entries_total.add(inputs.iter().map(|kvset| kvset.meta().keys).sum());
+    if let Action::Move { new_leaf } = plan.action {
+        return relocate(store, &tree, plan, (&inputs[0], new_leaf));
+    }
     let mut job = Job::new(store, &tree, plan, &inputs);
     job.written_bytes = Some(&progress.written_bytes);
     let cursor = |kvset: &Arc<Kvset>| {
@@ -80,6 +86,31 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Resul
     Ok(())
 }
 
+/// Moves a root kvset to a leaf as it is.
+fn relocate(
+    store: &Store,
+    tree: &Tree,
+    plan: &Plan,
+    (kvset, new_leaf): (&Arc<Kvset>, bool),
+) -> Result<()> {
+    let min_key = &kvset.meta().min_key;
+    let mut change =
+        Change { kvs: Some(tree.kvs), remove: plan.inputs.clone(), ..Change::default() };
+    let node = if new_leaf {
+        let node = store.new_node_id();
+        // The first leaf has all keys from the start.
+        let first_key = if tree.leaves.is_empty() { Bytes::new() } else { min_key.clone() };
+        change.leaves_add.push((node, first_key));
+        node
+    } else {
+        tree.route(min_key).expect("a kvset that lands in a leaf has one").id
+    };
+    change.moved.push((node, Arc::clone(kvset)));
+    store.install(vec![change], Vec::new(), None, || Ok(()))?;
+    store.metrics.compactions.of(plan.action, plan.why).done.add(1);
+    Ok(())
+}
+
 fn inputs(tree: &Tree, ids: &[KvsetId]) -> Vec<Arc<Kvset>> {
     let find = |id: &KvsetId| tree.kvsets().find(|kvset| kvset.meta().id == *id).cloned();
     ids.iter().map(|id| find(id).expect("a busy kvset stays in its tree")).collect()
@@ -88,21 +119,21 @@ fn inputs(tree: &Tree, ids: &[KvsetId]) -> Vec<Arc<Kvset>> {
 /// Where the next keys go.
 struct Target {
     node: NodeId,
-    /// Tombstones may go: nothing older than the inputs lies below.
-    bottom: bool,
     /// First key of the next target, where this one ends.
     until: Option<Bytes>,
 }
 
 struct Job<'a> {
     store: &'a Store,
-    kvs: KvsId,
+    tree: &'a Tree,
+    /// Oldest revision of the inputs.
+    oldest: Revision,
     action: Action,
     /// Bytes of keys, and of values, that an output may come to.
     index_bytes_hint: u64,
     value_bytes_hint: u64,
-    /// Keys at which a split starts the next part.
-    part_keys: u64,
+    /// Keys at which the next new leaf begins; `None`: the leaves are given.
+    part_keys: Option<u64>,
     target: Target,
     /// Targets still to come, in key order (spill).
     targets: VecDeque<Target>,
@@ -115,30 +146,30 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(store: &'a Store, tree: &Tree, plan: &Plan, inputs: &[Arc<Kvset>]) -> Self {
-        let keys: u64 = inputs.iter().map(|kvset| kvset.meta().keys).sum();
+    fn new(store: &'a Store, tree: &'a Tree, plan: &Plan, inputs: &[Arc<Kvset>]) -> Self {
         let mut change =
             Change { kvs: Some(tree.kvs), remove: plan.inputs.clone(), ..Change::default() };
         let mut targets = match plan.action {
-            Action::Spill => spill_targets(store, tree, &mut change),
+            Action::Spill | Action::Move { .. } => spill_targets(store, tree, &mut change),
             Action::KCompact | Action::KvCompact | Action::Collect => {
-                VecDeque::from([Target { node: plan.node, bottom: true, until: None }])
+                VecDeque::from([Target { node: plan.node, until: None }])
             }
-            Action::Split { .. } => split_target(store, tree, plan.node, &mut change),
+            Action::Split { .. } => new_target(store, tree, &[plan.node], &mut change),
+            Action::Join { with } => new_target(store, tree, &[plan.node, with], &mut change),
         };
         let target = targets.pop_front().expect("every action has a target");
-        let parts = if let Action::Split { parts } = plan.action { parts as u64 } else { 1 };
         let index_bytes: u64 = inputs.iter().map(|kvset| kvset.meta().kblock_bytes).sum();
         // Spread over the outputs, with some to spare; a low hint costs a few more objects.
-        let outputs = (targets.len() as u64 + 1).max(parts);
+        let outputs = (targets.len() as u64 + 1).max(plan.new_leaves.unwrap_or(1));
         let share = |bytes: u64| if outputs == 1 { bytes } else { bytes / outputs * 2 };
         Self {
             store,
-            kvs: tree.kvs,
+            tree,
+            oldest: inputs.iter().map(|kvset| kvset.meta().min_revision).min().unwrap_or_default(),
             action: plan.action,
             index_bytes_hint: share(index_bytes) + INDEX_BYTES_MIN,
             value_bytes_hint: share(plan.output_bytes.saturating_sub(index_bytes)),
-            part_keys: keys.div_ceil(parts).max(1),
+            part_keys: plan.new_leaves.map(|leaves| plan.distinct_keys.div_ceil(leaves).max(1)),
             target,
             targets,
             rewritten: if plan.action == Action::Collect {
@@ -158,28 +189,55 @@ impl<'a> Job<'a> {
         while self.target.until.as_ref().is_some_and(|until| *key >= **until) {
             self.next_target()?;
         }
-        let full = self.builder.as_ref().is_some_and(|builder| builder.keys() >= self.part_keys);
-        if matches!(self.action, Action::Split { .. }) && full {
+        let written = self.builder.as_ref().map_or(0, KvsetBuilder::keys);
+        if self.part_keys.is_some_and(|keys| written >= keys) {
             self.next_part(key)?;
         }
         let bytes;
         let value = match merge.stored() {
-            Stored::Tombstone if self.target.bottom => return Ok(()),
+            Stored::Tombstone if !self.hides_something(key) => return Ok(()),
             Stored::Tombstone => BuildValue::Tombstone,
             Stored::Inline(value) => BuildValue::Bytes(value),
-            Stored::Extern(ptr) if self.is_rewritten(merge.vblock(ptr)) => {
-                bytes = merge.value()?;
-                BuildValue::Bytes(&bytes)
-            }
-            Stored::Extern(ptr) => {
-                BuildValue::Shared { vblock: merge.vblock(ptr), offset: ptr.offset, len: ptr.len }
-            }
+            Stored::Extern(ptr) => match self.moved(merge, ptr)? {
+                Some(value) => {
+                    bytes = value;
+                    BuildValue::Bytes(&bytes)
+                }
+                None => BuildValue::Shared {
+                    vblock: merge.vblock(ptr),
+                    offset: ptr.offset,
+                    len: ptr.len,
+                },
+            },
         };
         if self.builder.is_none() {
             self.builder = Some(KvsetBuilder::new(&self.store.pool, self.options()));
         }
         let builder = self.builder.as_mut().expect("made above");
         builder.add(key, merge.revision(), value)
+    }
+
+    /// Whether an older kvset may hold the key of a tombstone.
+    fn hides_something(&self, key: &[u8]) -> bool {
+        let hash = key_hash(self.tree.kvs, key);
+        let mut older =
+            self.tree.sources(key).filter(|kvset| kvset.meta().max_revision < self.oldest);
+        older.any(|kvset| kvset.may_contain(key, hash))
+    }
+
+    /// The value, if it is to be rewritten and can be read.
+    fn moved(&self, merge: &Merge<KvsetCursor>, ptr: ValuePtr) -> Result<Option<Bytes>> {
+        let vblock = merge.vblock(ptr);
+        if !self.is_rewritten(vblock) {
+            return Ok(None);
+        }
+        match merge.value() {
+            Err(error) if error.scope() == Scope::Object => {
+                self.store.leave_vblock(self.tree.kvs, vblock, &error);
+                Ok(None)
+            }
+            value => value.map(Some),
+        }
     }
 
     fn is_rewritten(&self, vblock: MblockId) -> bool {
@@ -190,7 +248,7 @@ impl<'a> Job<'a> {
         let (keys, values) = self.store.placements(Level::Leaf, Priority::Compaction);
         BuildOptions {
             id: self.store.new_kvset_id(),
-            kvs: self.kvs,
+            kvs: self.tree.kvs,
             keys,
             values,
             inline_bytes_max: usize::try_from(self.store.options.inline_bytes_max)
@@ -219,12 +277,12 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// A split's next part begins with `key`.
+    /// The next new leaf begins with `key`.
     fn next_part(&mut self, key: &[u8]) -> Result<()> {
         self.end_output()?;
         let node = self.store.new_node_id();
         self.change.leaves_add.push((node, Bytes::copy_from_slice(key)));
-        self.target = Target { node, bottom: true, until: None };
+        self.target = Target { node, until: None };
         Ok(())
     }
 
@@ -254,22 +312,41 @@ fn spill_targets(store: &Store, tree: &Tree, change: &mut Change) -> VecDeque<Ta
     if tree.leaves.is_empty() {
         let node = store.new_node_id();
         change.leaves_add.push((node, Bytes::new()));
-        return VecDeque::from([Target { node, bottom: true, until: None }]);
+        return VecDeque::from([Target { node, until: None }]);
     }
     let until = |next: usize| tree.leaves.get(next).map(|leaf| leaf.first_key.clone());
-    let target = |(n, leaf): (usize, &crate::tree::Leaf)| Target {
-        node: leaf.id,
-        bottom: leaf.kvsets.is_empty(),
-        until: until(n + 1),
-    };
+    let target =
+        |(n, leaf): (usize, &crate::tree::Leaf)| Target { node: leaf.id, until: until(n + 1) };
     tree.leaves.iter().enumerate().map(target).collect()
 }
 
-/// The first part of a split keeps the range's first key under a new id.
-fn split_target(store: &Store, tree: &Tree, leaf: NodeId, change: &mut Change) -> VecDeque<Target> {
-    let first_key = tree.leaf(leaf).expect("a busy leaf stays in its tree").first_key.clone();
+/// A new leaf for the range that these have, which goes on where the first of them began.
+fn new_target(
+    store: &Store,
+    tree: &Tree,
+    leaves: &[NodeId],
+    change: &mut Change,
+) -> VecDeque<Target> {
+    let first = tree.leaf(leaves[0]).expect("a busy leaf stays in its tree");
     let node = store.new_node_id();
-    change.leaves_remove.push(leaf);
-    change.leaves_add.push((node, first_key));
-    VecDeque::from([Target { node, bottom: true, until: None }])
+    change.leaves_remove.extend(leaves);
+    change.leaves_add.push((node, first.first_key.clone()));
+    VecDeque::from([Target { node, until: None }])
+}
+
+/// Those of a plan's inputs whose keys cannot all be read; all of them, if each can be now.
+pub(crate) fn unreadable(store: &Store, kvs: KvsId, plan: &Plan) -> Vec<KvsetId> {
+    let Some(tree) = store.tree(kvs) else { return Vec::new() };
+    let can_be_read = |kvset: &Arc<Kvset>| -> Result<()> {
+        let mut cursor = kvset.cursor(ReadMode::Direct);
+        cursor.seek_first()?;
+        while cursor.valid() && !store.is_closed() {
+            cursor.next()?;
+        }
+        Ok(())
+    };
+    let inputs = tree.kvsets().filter(|kvset| plan.inputs.contains(&kvset.meta().id));
+    let bad: Vec<KvsetId> =
+        inputs.filter(|kvset| can_be_read(kvset).is_err()).map(|kvset| kvset.meta().id).collect();
+    if bad.is_empty() { plan.inputs.clone() } else { bad }
 }

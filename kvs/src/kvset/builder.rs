@@ -15,6 +15,7 @@ use super::kblock::build::{Belongs, KblockBuilder, NewEntry, PAGES_MIN};
 use super::kblock::format::Footer;
 use super::lookup::object_of;
 use super::page::PAGE_BYTES;
+use super::sketch::Sketch;
 use super::vblock::build::{VblockBuilder, bytes_for};
 use super::vblock::format::{RECORD_HEAD_BYTES, VblockHead};
 use crate::error::Result;
@@ -100,6 +101,7 @@ pub(crate) struct KvsetBuilder {
     vblocks: Vec<(MblockId, u64)>,
     vblock_index: HashMap<MblockId, u32>,
     keys: u64,
+    sketch: Sketch,
     last_key: Vec<u8>,
     min_revision: Revision,
     max_revision: Revision,
@@ -127,6 +129,7 @@ impl KvsetBuilder {
             vblocks: Vec::new(),
             vblock_index: HashMap::new(),
             keys: 0,
+            sketch: Sketch::default(),
             last_key: Vec::new(),
             min_revision: Revision::MAX,
             max_revision: Revision::ZERO,
@@ -162,6 +165,7 @@ impl KvsetBuilder {
             self.vblocks[object_of(ptr)].1 += record;
         }
         let hash = key_hash(self.options.kvs, key);
+        self.sketch.add(hash);
         self.write_entry(NewEntry { key, hash, revision, stored })?;
         self.last_key.clear();
         self.last_key.extend_from_slice(key);
@@ -189,7 +193,7 @@ impl KvsetBuilder {
                 max_key: Bytes::copy_from_slice(&footer.max_key),
             })
             .collect();
-        let len_bytes = Hblock::len_bytes(&kblocks, self.vblocks.len()) as u64;
+        let len_bytes = Hblock::len_bytes(&kblocks, self.vblocks.len(), true) as u64;
         let mut writer = self.pool.allocate(len_bytes, self.options.keys)?;
         let meta = self.meta(writer.id(), &kblocks);
         let hblock = Hblock { meta, kblocks };
@@ -216,6 +220,7 @@ impl KvsetBuilder {
             max_revision: self.max_revision,
             kblock_bytes: self.kblock_bytes,
             value_bytes: self.vblocks.iter().map(|(_, referenced)| referenced).sum(),
+            sketch: Some(Arc::new(self.sketch.clone())),
         }
     }
 

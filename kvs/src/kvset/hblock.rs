@@ -4,7 +4,7 @@
 //! offset  size  field
 //!      0     4  magic         "MPHB"
 //!      4     2  version       1
-//!      6     2  flags         0; a bit that is not known is refused
+//!      6     2  flags         bit 0: a sketch ends the body; a bit that is not known is refused
 //!      8     8  hblock        its mblock id
 //!     16     8  kvset
 //!     24     4  kvs
@@ -19,10 +19,12 @@
 //!     80     8  value_bytes   sum of the referenced bytes
 //!     88     4  body_crc      CRC-32C of the body
 //!     92     4  head_crc      CRC-32C of bytes 0..92
-//!     96     -  body:  kblock entries in key order, then vblock entries by their index
+//!     96     -  body:  kblock entries in key order, then vblock entries by their index, then the
+//!                     sketch
 //!
 //! kblock entry:  id 8 | min_key_len 2 | max_key_len 2 | min_key | max_key
 //! vblock entry:  id 8 | referenced bytes 8
+//! sketch:        1,024 registers of a byte (`sketch`)
 //! ```
 //!
 //! Integers are little-endian. The object is padded with zeros to whole pages. Key ranges ascend
@@ -30,14 +32,18 @@
 
 use super::KvsetMeta;
 use super::page::{Decode, PAGE_BYTES};
+use super::sketch::{SKETCH_BYTES, Sketch};
 use crate::key::{KEY_BYTES_MAX, KvsId, KvsetId, Revision};
 use bytes::Bytes;
 use mpool::MblockId;
+use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 4] = *b"MPHB";
 const VERSION: u16 = 1;
+/// Flag: a sketch of the keys ends the body.
+const SKETCH: u16 = 1;
 /// Bytes of the head.
 pub(crate) const HEAD_BYTES: usize = 96;
 /// More keys and bytes than any pool holds, so that sums over kvsets never overflow.
@@ -89,17 +95,19 @@ pub(crate) struct Hblock {
 
 impl Hblock {
     /// Bytes of the encoded form.
-    pub(crate) fn len_bytes(kblocks: &[KblockRange], vblocks: usize) -> usize {
+    pub(crate) fn len_bytes(kblocks: &[KblockRange], vblocks: usize, sketched: bool) -> usize {
         let keys = |kblock: &KblockRange| kblock.min_key.len() + kblock.max_key.len();
         let entries: usize = kblocks.iter().map(|kblock| KBLOCK_ENTRY_BYTES + keys(kblock)).sum();
-        (HEAD_BYTES + entries + vblocks * VBLOCK_ENTRY_BYTES).next_multiple_of(PAGE_BYTES)
+        let sketch = if sketched { SKETCH_BYTES } else { 0 };
+        (HEAD_BYTES + entries + vblocks * VBLOCK_ENTRY_BYTES + sketch).next_multiple_of(PAGE_BYTES)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let meta = &self.meta;
         assert_eq!(meta.kblocks.len(), self.kblocks.len());
         let count = |len: usize| U32::from(u32::try_from(len).expect("a kvset has few objects"));
-        let len_bytes = Self::len_bytes(&self.kblocks, meta.vblocks.len());
+        let sketched = meta.sketch.is_some();
+        let len_bytes = Self::len_bytes(&self.kblocks, meta.vblocks.len(), sketched);
         let mut out = Vec::with_capacity(len_bytes);
         out.resize(HEAD_BYTES, 0);
         for kblock in &self.kblocks {
@@ -109,11 +117,14 @@ impl Hblock {
             out.extend_from_slice(&id.get().to_le_bytes());
             out.extend_from_slice(&referenced.to_le_bytes());
         }
+        if let Some(sketch) = &meta.sketch {
+            out.extend_from_slice(sketch.as_bytes());
+        }
         let body = &out[HEAD_BYTES..];
         let mut raw = RawHead {
             magic: MAGIC,
             version: VERSION.into(),
-            flags: U16::ZERO,
+            flags: if sketched { SKETCH.into() } else { U16::ZERO },
             hblock: meta.hblock.get().into(),
             kvset: meta.id.get().into(),
             kvs: meta.kvs.get().into(),
@@ -147,7 +158,7 @@ impl Hblock {
         if raw.head_crc.get() != crc32c::crc32c(&raw.as_bytes()[..HEAD_CRC_OFFSET]) {
             return Err("head has a wrong checksum");
         }
-        if raw.version.get() != VERSION || raw.flags.get() != 0 {
+        if raw.version.get() != VERSION || raw.flags.get() & !SKETCH != 0 {
             return Err("hblock uses a newer format");
         }
         if raw.hblock.get() != id.get() {
@@ -161,10 +172,14 @@ impl Hblock {
         let mut body = Body { rest: body };
         let kblocks = (0..raw.kblocks.get()).map(|_| body.kblock()).collect::<Decode<Vec<_>>>()?;
         let vblocks = (0..raw.vblocks.get()).map(|_| body.vblock()).collect::<Decode<Vec<_>>>()?;
+        let sketched = raw.flags.get() & SKETCH != 0;
+        let sketch = sketched.then(|| body.sketch()).transpose()?;
         if !body.rest.is_empty() {
             return Err("body is too long");
         }
-        assemble(raw, id, kblocks, vblocks)
+        let mut hblock = assemble(raw, id, kblocks, vblocks)?;
+        hblock.meta.sketch = sketch;
+        Ok(hblock)
     }
 }
 
@@ -217,6 +232,11 @@ impl<'a> Body<'a> {
     fn vblock(&mut self) -> Decode<(MblockId, u64)> {
         Ok((self.id()?, u64::from_le_bytes(self.array()?)))
     }
+
+    fn sketch(&mut self) -> Decode<Arc<Sketch>> {
+        let sketch = Sketch::from_bytes(self.take(SKETCH_BYTES)?);
+        sketch.map(Arc::new).ok_or("sketch has a register that no key makes")
+    }
 }
 
 fn assemble(
@@ -260,6 +280,7 @@ fn assemble(
         max_revision: Revision::new(raw.max_revision.get()),
         kblock_bytes: raw.kblock_bytes.get(),
         value_bytes: raw.value_bytes.get(),
+        sketch: None,
     };
     Ok(Hblock { meta, kblocks })
 }
@@ -294,6 +315,7 @@ mod tests {
             max_revision: Revision::new(4),
             kblock_bytes: 8192,
             value_bytes: 107,
+            sketch: None,
         };
         Hblock { meta, kblocks }
     }
@@ -308,6 +330,28 @@ mod tests {
         assert_eq!(bytes.len(), 32_768, "spans pages");
         assert_eq!(Hblock::decode(&bytes, id(1)), Ok(large));
         assert!(Hblock::decode(&sample().encode(), id(2)).is_err());
+    }
+
+    #[test]
+    fn a_sketch_ends_the_body() {
+        let mut sketched = sample();
+        let mut sketch = Sketch::default();
+        sketch.add(0xFFFF_0000_0000_0005);
+        sketched.meta.sketch = Some(Arc::new(sketch));
+        let bytes = sketched.encode();
+        assert_eq!(bytes[6..8], [1, 0]);
+        let at = HEAD_BYTES + 61;
+        assert_eq!(bytes[at..at + 7], [0, 0, 0, 0, 0, 1, 0]);
+        assert!(bytes[at + SKETCH_BYTES..].iter().all(|byte| *byte == 0));
+        assert_eq!(Hblock::decode(&bytes, id(1)), Ok(sketched.clone()));
+        let mut wrong = bytes;
+        wrong[at] = 200;
+        let body_len = 61 + SKETCH_BYTES;
+        let crc = crc32c::crc32c(&wrong[HEAD_BYTES..HEAD_BYTES + body_len]);
+        wrong[88..92].copy_from_slice(&crc.to_le_bytes());
+        let crc = crc32c::crc32c(&wrong[..HEAD_CRC_OFFSET]);
+        wrong[HEAD_CRC_OFFSET..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Hblock::decode(&wrong, id(1)), Err("sketch has a register that no key makes"));
     }
 
     #[test]

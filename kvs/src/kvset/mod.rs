@@ -28,6 +28,7 @@ mod lookup;
 mod open;
 mod page;
 mod places;
+pub(crate) mod sketch;
 #[cfg(test)]
 mod tests;
 mod varint;
@@ -44,6 +45,8 @@ use crate::error::Error;
 use crate::key::{KvsId, KvsetId, Revision};
 use bytes::Bytes;
 use mpool::MblockId;
+use sketch::Sketch;
+use std::sync::Arc;
 
 /// What a kvset is made of. Kept in its hblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub(crate) struct KvsetMeta {
     pub(crate) kblock_bytes: u64,
     /// Sum of the referenced bytes of all vblocks.
     pub(crate) value_bytes: u64,
+    /// Which keys it has, roughly; `None` in kvsets of before there were sketches.
+    pub(crate) sketch: Option<Arc<Sketch>>,
 }
 
 /// The error for bytes that are not what they must be.

@@ -93,6 +93,7 @@ mod tests {
             min_revision: Revision::new(3),
             max_revision: Revision::new(5),
             kblock_bytes: 4096,
+            sketch: None,
             value_bytes: 0,
         }
     }

@@ -1,31 +1,23 @@
 //! The next compaction: the shapes of the trees, and the room there is, for the picker.
 
 use super::requested::Take;
-use super::{Job, Running};
+use super::{Job, Jobs, Running};
 use crate::compact::pick::{self, Limits, Plan, Shortage, TreeShape};
 use crate::key::{KvsId, NodeId};
 use crate::store::Store;
-use crate::tree::Tree;
-use mpool::MblockId;
-use std::collections::BTreeMap;
+use crate::tree::{Aside, Tree};
 use std::time::Duration;
 
 impl Store {
     /// Takes the most pressing plan that fits what is free, of the first KVS that has one.
     pub(super) fn take_plan(&self) -> Option<Running<'_>> {
-        let vblock_bytes = self
-            .versions
-            .lock()
-            .mblocks
-            .iter()
-            .map(|(id, mblock)| (*id, mblock.len_bytes))
-            .collect();
         let free = self.pool.free_space();
         self.note_space(free);
         let mut jobs = self.jobs.lock();
         let room_bytes = self.job_room(free, jobs.admitted_bytes);
         let room_bytes = jobs.cramp.room(room_bytes, free.object_bytes, self.needs.object_bytes);
-        let limits = self.limits(room_bytes);
+        let is_quiet = jobs.is_quiet(self);
+        let limits = self.limits(room_bytes, is_quiet);
         let view = self.view.load();
         let count = view.trees.len();
         let rested = jobs.requested.rests;
@@ -41,20 +33,18 @@ impl Store {
         // What the least of the plans for which there is no room would need.
         let mut least: Option<u64> = None;
         for (kvs, tree) in view.trees.iter().cycle().skip(turn % count.max(1)).take(count) {
-            let mut limits = limits;
-            let mut aside = jobs.busy.union(&jobs.quarantined).copied().collect();
+            let (mut limits, mut aside) = (limits, jobs.aside(*kvs));
             for node in self.waiting(&jobs, *kvs, now) {
                 match tree.leaf(node) {
-                    Some(leaf) => extend(&mut aside, leaf.kvsets.iter()),
+                    Some(leaf) => {
+                        aside.busy.extend(leaf.kvsets.iter().map(|kvset| kvset.meta().id));
+                    }
                     // Spills wait; what goes on below the root does not.
-                    None => limits.spill_min = usize::MAX,
+                    None => limits.spill_max = 0,
                 }
             }
-            let shape = shape(tree, &aside, &vblock_bytes, limits);
+            let shape = shape(tree, &aside, limits);
             if let Some(plan) = pick::pick(&shape, limits) {
-                tracing::debug!(%kvs, node = plan.node.get(), action = plan.action.as_str(),
-                    why = plan.why.as_str(), inputs = plan.inputs.len(),
-                    output_bytes = plan.output_bytes, room_bytes = limits.room_bytes, "compaction");
                 jobs.turn = turn.wrapping_add(1);
                 jobs.requested.rests = false;
                 self.note_stuck(0);
@@ -73,15 +63,21 @@ impl Store {
     }
 
     /// Makes a plan a job that runs.
-    pub(super) fn admit(&self, jobs: &mut super::Jobs, kvs: KvsId, plan: Plan) -> Running<'_> {
+    pub(super) fn admit(&self, jobs: &mut Jobs, kvs: KvsId, plan: Plan) -> Running<'_> {
+        tracing::debug!(%kvs, node = plan.node.get(), action = plan.action.as_str(),
+            why = plan.why.as_str(), inputs = plan.inputs.len(),
+            output_bytes = plan.output_bytes, "compaction");
         jobs.compactions += plan.takes_turn();
         jobs.admitted_bytes += plan.output_bytes;
         jobs.busy.extend(&plan.inputs);
+        if plan.action.reshapes() {
+            jobs.reshaping.insert(kvs);
+        }
         self.running(jobs, Job::Compact(kvs, plan))
     }
 
     /// The nodes that wait after a failure. Without threads nobody waits: the caller decides when.
-    fn waiting(&self, jobs: &super::Jobs, kvs: KvsId, now: Duration) -> Vec<NodeId> {
+    fn waiting(&self, jobs: &Jobs, kvs: KvsId, now: Duration) -> Vec<NodeId> {
         if self.options.background_threads == 0 {
             return Vec::new();
         }
@@ -89,8 +85,14 @@ impl Store {
     }
 
     /// What is due, with so much room for a job.
-    pub(super) fn limits(&self, room_bytes: u64) -> Limits {
-        let base = if self.is_emptying() { Limits::SHORT } else { Limits::DEFAULT };
+    pub(super) fn limits(&self, room_bytes: u64, is_quiet: bool) -> Limits {
+        let base = if self.is_emptying() {
+            Limits::SHORT
+        } else if is_quiet {
+            Limits::QUIET
+        } else {
+            Limits::DEFAULT
+        };
         let free = self.pool.free_space();
         Limits {
             leaf_bytes_max: self.needs.leaf_bytes_max(free),
@@ -104,25 +106,23 @@ impl Store {
     }
 }
 
-type Ids = std::collections::BTreeSet<crate::key::KvsetId>;
-
-fn extend<'a>(
-    aside: &mut Ids,
-    kvsets: impl Iterator<Item = &'a std::sync::Arc<crate::kvset::Kvset>>,
-) {
-    aside.extend(kvsets.map(|kvset| kvset.meta().id));
+impl Jobs {
+    /// What the picker leaves alone in a tree.
+    pub(super) fn aside(&self, kvs: KvsId) -> Aside {
+        Aside {
+            busy: self.busy.clone(),
+            unreadable: self.unreadable.kvsets.clone(),
+            unreadable_vblocks: self.unreadable.vblocks.clone(),
+            reshaping: self.reshaping.contains(&kvs),
+        }
+    }
 }
 
 /// The picker's picture of a tree; its vblocks only where they are asked for.
-pub(super) fn shape(
-    tree: &Tree,
-    aside: &Ids,
-    vblock_bytes: &BTreeMap<MblockId, u64>,
-    limits: Limits,
-) -> TreeShape {
-    let mut shape = tree.shape(aside, vblock_bytes);
-    if limits.shortage.is_some() {
-        shape.vblocks = tree.vblock_shapes(vblock_bytes);
+pub(super) fn shape(tree: &Tree, aside: &Aside, limits: Limits) -> TreeShape {
+    let mut shape = tree.shape(aside);
+    if pick::needs_vblocks(&shape, limits) {
+        shape.vblocks = tree.vblock_shapes(aside);
     }
     shape
 }

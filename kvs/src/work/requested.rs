@@ -19,7 +19,7 @@ use crate::tree::{Leaf, Tree};
 use crate::view::View;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -165,7 +165,8 @@ impl Store {
         while errand.lock().end.is_none() && self.check_writable().is_ok() {
             let free = self.pool.free_space();
             let mut jobs = self.jobs.lock();
-            let limits = self.limits(self.job_room(free, jobs.admitted_bytes));
+            let is_quiet = jobs.is_quiet(self);
+            let limits = self.limits(self.job_room(free, jobs.admitted_bytes), is_quiet);
             let take = self.take_requested(&mut jobs, &self.view.load(), limits);
             jobs.requested.holds = matches!(take, Take::Hold);
             let Take::Job(running) = take else {
@@ -200,12 +201,11 @@ impl Store {
             return Take::Nothing;
         }
         errand.measure(view);
-        let aside = jobs.busy.union(&jobs.quarantined).copied().collect();
         while let Some((kvs, _)) = errand.todo.front().cloned() {
             // One that was dropped is done.
             if let Some(tree) = view.trees.get(&kvs) {
-                let shape = tree.shape(&aside, &BTreeMap::new());
-                match errand.next_in(tree, &shape, limits, &jobs.quarantined) {
+                let aside = jobs.aside(kvs);
+                match errand.next_in(tree, &tree.shape(&aside), limits, &aside.unreadable) {
                     Next::Job(plan) => {
                         let about = About::of(tree, &plan);
                         let running = self.admit(jobs, kvs, plan);

@@ -3,9 +3,9 @@
 use super::ledger::JobInfo;
 use super::plan::shape;
 use crate::compact::pick::{Limits, TreeShape};
+use crate::key::KvsId;
 use crate::store::Store;
-use crate::tree::Tree;
-use crate::tree_info::{Aside, vblock_lens};
+use crate::tree::{Aside, Tree};
 use std::time::Instant;
 
 impl Store {
@@ -14,17 +14,19 @@ impl Store {
         self.jobs.lock().ledger.jobs(Instant::now())
     }
 
-    /// The kvsets that the picker does not touch now.
-    pub(crate) fn aside(&self) -> Aside {
-        let jobs = self.jobs.lock();
-        Aside { busy: jobs.busy.clone(), quarantined: jobs.quarantined.clone() }
+    /// What the picker does not touch now in a tree.
+    pub(crate) fn aside(&self, kvs: KvsId) -> Aside {
+        self.jobs.lock().aside(kvs)
     }
 
     /// What the picker would decide on, were it asked now.
     pub(crate) fn picture(&self, tree: &Tree, aside: &Aside) -> (TreeShape, Limits) {
-        let admitted_bytes = self.jobs.lock().admitted_bytes;
-        let limits = self.limits(self.job_room(self.pool.free_space(), admitted_bytes));
-        let aside = aside.busy.union(&aside.quarantined).copied().collect();
-        (shape(tree, &aside, &vblock_lens(tree), limits), limits)
+        let (admitted_bytes, is_quiet) = {
+            let mut jobs = self.jobs.lock();
+            (jobs.admitted_bytes, jobs.is_quiet(self))
+        };
+        let room_bytes = self.job_room(self.pool.free_space(), admitted_bytes);
+        let limits = self.limits(room_bytes, is_quiet);
+        (shape(tree, aside, limits), limits)
     }
 }

@@ -1,10 +1,9 @@
-//! PURE: garbage collected in pieces that fit what is free, for when space is short.
+//! PURE: garbage collected by the vblock.
 //!
-//! A vblock is freed when no kvset refers to it any more. To rewrite a whole leaf takes room for
-//! all of its values before the first byte comes back, and a flush's vblock waits for every leaf.
-//! So the unit here is the vblock: of those with the most garbage, as many are chosen as have their
-//! live values, from all leaves, fit the room; then one leaf rewrites those of its values that lie
-//! in them, and shares the others as before.
+//! To rewrite a whole leaf takes room for all of its values before the first byte comes back, and a
+//! flush's vblock waits for every leaf. So the unit here is the vblock: those with the most garbage
+//! are chosen, as many as make a batch and fit the room; then one leaf after the other rewrites
+//! those of its values that lie in them, and shares the others as before.
 //!
 //! ```text
 //!   room for 5        v1 a...b     v2 aab.b     v3 aaabb        a, b: live, of two leaves
@@ -13,91 +12,194 @@
 //! ```
 //!
 //! The choice is stable without being remembered: when the first leaf has done its part, less of
-//! the chosen ones lives and the room has shrunk by as much, so they are chosen first again. Every
-//! live value moves at most once, into a vblock without garbage, so it ends.
+//! the chosen ones lives, so they are chosen first again; a batch is measured in bytes of vblocks,
+//! which do not change. Every live value moves at most once, into a vblock without garbage, so it
+//! ends.
+//!
+//! The leaf that frees most for what it writes goes first; a leaf that has a small part only waits
+//! until it has more.
+//!
+//! A vblock that only one leaf refers to needs a merge of that leaf only, one that many refer to a
+//! merge of each. So the batch is one of shared vblocks or of one leaf's own, whichever frees more
+//! for what it writes.
 
-use super::{Action, Due, Limits, NodeShape, TreeShape, Why, fits, percent};
+use super::shape::{NodeShape, TreeShape, VblockShape};
+use super::{Action, Due, Limits, Plan, Why, fits, percent};
 use mpool::MblockId;
 
 /// Garbage of a vblock, in bytes, below which rewriting its values is not worth a job: its head and
 /// the rest of its last unit look like garbage, and stay.
 const GARBAGE_BYTES_MIN: u64 = 64 << 10;
 
-/// One vblock, with what refers to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct VblockShape {
-    pub(crate) id: MblockId,
-    pub(crate) len_bytes: u64,
-    /// Bytes that kvsets of the root refer to: while there are any, no leaf can free it.
-    pub(crate) root_bytes: u64,
-    /// Bytes that kvsets of leaves refer to, by the leaf's place in the tree, ascending.
-    pub(crate) leaf_bytes: Vec<(usize, u64)>,
+/// What is collected together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// Garbage in percent of a vblock from which it is worth collecting.
+    pub(super) least_pct: u64,
+    /// vblocks of so many bytes.
+    pub(super) len_bytes: u64,
 }
 
-impl VblockShape {
-    fn live_bytes(&self) -> u64 {
-        self.leaf_bytes.iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    fn garbage_bytes(&self) -> u64 {
-        self.len_bytes.saturating_sub(self.live_bytes())
-    }
-
-    fn of_leaf(&self, leaf: usize) -> u64 {
-        self.leaf_bytes.iter().find(|(at, _)| *at == leaf).map_or(0, |(_, bytes)| *bytes)
+impl Batch {
+    /// As many as there is room for.
+    pub(super) const fn that_fits(least_pct: u64) -> Self {
+        Self { least_pct, len_bytes: u64::MAX }
     }
 }
 
-/// The leaf that does its part of the vblocks that are chosen.
+/// Gains of fewer times the keys that are written for them come last.
+const WORTH: u64 = 3;
+
+/// What work comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gain {
+    pub(super) bytes: u64,
+    /// Keys and values, and keys alone.
+    pub(super) written_bytes: u64,
+    pub(super) keys_bytes: u64,
+}
+
+impl Gain {
+    /// Greater is better: whether it is worth the keys, and bytes gained for a thousand written.
+    pub(super) fn rank(self) -> (bool, u64) {
+        let is_worth_it = self.bytes >= self.keys_bytes.saturating_mul(WORTH);
+        (is_worth_it, percent(self.bytes.saturating_mul(10), self.written_bytes))
+    }
+}
+
+/// vblocks that are collected together.
+struct Chosen<'a> {
+    vblocks: Vec<&'a VblockShape>,
+    /// Their values, and the keys of the leaves that refer to them.
+    live_bytes: u64,
+    keys_bytes: u64,
+}
+
+impl Chosen<'_> {
+    fn gain(&self) -> Gain {
+        let Self { live_bytes, keys_bytes, .. } = *self;
+        let bytes = self.vblocks.iter().map(|vblock| vblock.garbage_bytes()).sum();
+        Gain { bytes, written_bytes: live_bytes + keys_bytes, keys_bytes }
+    }
+
+    /// Those that a leaf refers to, sorted.
+    fn ids_of(&self, leaf: usize) -> Vec<MblockId> {
+        let has = self.vblocks.iter().filter(|vblock| vblock.of_leaf(leaf) > 0);
+        let mut ids: Vec<MblockId> = has.map(|vblock| vblock.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// What a leaf has in them, and its part of what is freed when all leaves have done theirs.
+    fn of_leaf(&self, leaf: usize) -> (u64, u64) {
+        let has = self.vblocks.iter().filter(|vblock| vblock.of_leaf(leaf) > 0);
+        has.fold((0, 0), |(bytes, gained), vblock| {
+            let part = vblock.garbage_bytes() / vblock.leaf_bytes.len() as u64;
+            (bytes + vblock.of_leaf(leaf), gained + part)
+        })
+    }
+}
+
+/// For when space is short.
 pub(super) fn collect(tree: &TreeShape, limits: Limits, least_pct: u64) -> Option<Due> {
-    let chosen = choose(tree, limits, least_pct);
-    let best = chosen.first().map(|vblock| share(vblock))?;
-    let idle = tree.leaves.iter().enumerate().filter(|(_, leaf)| !leaf.is_busy());
-    let bytes = |leaf: usize| chosen.iter().map(|vblock| vblock.of_leaf(leaf)).sum::<u64>();
-    // Few bytes first: the vblocks that wait for one leaf alone are freed at once.
-    let parts = idle.map(|(at, leaf)| (bytes(at), leaf, at)).filter(|(bytes, ..)| *bytes > 0);
-    let (value_bytes, leaf, at) = parts.min_by_key(|(bytes, _, at)| (*bytes, *at))?;
-    if !fits(limits.room_bytes, leaf.index_bytes() + value_bytes) {
-        return None;
-    }
-    let vblocks = chosen.iter().filter(|vblock| vblock.of_leaf(at) > 0).map(|vblock| vblock.id);
-    let mut plan = leaf.plan(Action::Collect, Why::Garbage);
-    plan.vblocks = vblocks.collect();
-    plan.vblocks.sort_unstable();
-    plan.output_bytes = leaf.index_bytes() + value_bytes;
-    Some(Due { pressure: percent(best, least_pct), plan: Some(plan) })
+    let chosen_pct = worth(tree, least_pct).first()?.share();
+    let (_, plan) = collect_by(tree, limits, Batch::that_fits(least_pct))?;
+    Some(Due { pressure: percent(chosen_pct, least_pct), plan })
 }
 
-/// Those with the most garbage, as many as fit; the ones that running jobs may free are left out.
-fn choose(tree: &TreeShape, limits: Limits, least_pct: u64) -> Vec<&VblockShape> {
+/// The leaf that does its part of the vblocks that are chosen, and what all leaves' parts gain.
+pub(super) fn collect_by(tree: &TreeShape, limits: Limits, batch: Batch) -> Option<(Gain, Plan)> {
+    let worth = worth(tree, batch.least_pct);
+    let own = |leaf: usize| {
+        let of_it =
+            |vblock: &&&VblockShape| matches!(vblock.leaf_bytes[..], [(at, _)] if at == leaf);
+        choose(tree, worth.iter().filter(of_it).copied(), limits, batch)
+    };
+    // The last one of equals is taken: the shared ones, in a round that has begun.
+    let mut owned: Vec<usize> = worth
+        .iter()
+        .filter(|vblock| vblock.leaf_bytes.len() == 1)
+        .map(|vblock| vblock.leaf_bytes[0].0)
+        .collect();
+    owned.sort_unstable();
+    owned.dedup();
+    let batches = owned.into_iter().map(own);
+    let shared = choose(tree, worth.iter().copied(), limits, batch);
+    let chosen = batches.chain([shared]).max_by_key(|chosen| chosen.gain().rank())?;
+    let idle = tree.leaves.iter().enumerate().filter(|(_, leaf)| !leaf.is_busy());
+    let parts = idle.filter_map(|(at, leaf)| {
+        let (value_bytes, gained) = chosen.of_leaf(at);
+        let output_bytes = leaf.index_bytes() + value_bytes;
+        let can_do = value_bytes > 0 && fits(limits.room_bytes, output_bytes);
+        can_do.then(|| (percent(gained.saturating_mul(10), output_bytes), output_bytes, at))
+    });
+    let best = parts.max_by_key(|(yields, _, at)| (*yields, std::cmp::Reverse(*at)));
+    let (_, output_bytes, at) = best?;
+    let leaf = &tree.leaves[at];
+    let vblocks = chosen.ids_of(at);
+    let plan = Plan { vblocks, output_bytes, ..leaf.plan(Action::Collect, Why::Garbage) };
+    Some((chosen.gain(), plan))
+}
+
+/// A merge of a leaf that does the leaf's part of the shared batch on the way, as far as there is
+/// room.
+pub(super) fn along(plan: Plan, tree: &TreeShape, limits: Limits, batch: Batch) -> Plan {
+    let Some(at) = tree.leaves.iter().position(|leaf| leaf.id == plan.node) else { return plan };
+    let chosen = choose(tree, worth(tree, batch.least_pct).into_iter(), limits, batch);
+    let (value_bytes, _) = chosen.of_leaf(at);
+    let output_bytes = plan.output_bytes + value_bytes;
+    if value_bytes == 0 || !fits(limits.room_bytes, output_bytes) {
+        return plan;
+    }
+    Plan { action: Action::Collect, vblocks: chosen.ids_of(at), output_bytes, ..plan }
+}
+
+/// Those worth collecting, with the most garbage first. The ones that running jobs may free, or
+/// that no leaf can, are left out.
+fn worth(tree: &TreeShape, least_pct: u64) -> Vec<&VblockShape> {
     let is_idle = |(at, _): &(usize, u64)| !tree.leaves[*at].is_busy();
     let mut worth: Vec<&VblockShape> = tree
         .vblocks
         .iter()
-        .filter(|vblock| vblock.root_bytes == 0 && vblock.garbage_bytes() >= GARBAGE_BYTES_MIN)
-        .filter(|vblock| share(vblock) >= least_pct && vblock.leaf_bytes.iter().all(is_idle))
+        .filter(|vblock| vblock.held_bytes == 0 && vblock.garbage_bytes() >= GARBAGE_BYTES_MIN)
+        .filter(|vblock| vblock.share() >= least_pct && vblock.leaf_bytes.iter().all(is_idle))
         .collect();
-    worth.sort_by_key(|vblock| (std::cmp::Reverse(share(vblock)), vblock.id));
-    let index_bytes = tree.leaves.iter().map(NodeShape::index_bytes).max().unwrap_or(0);
-    let mut chosen_bytes = index_bytes;
-    worth.retain(|vblock| {
-        let taken = fits(limits.room_bytes, chosen_bytes + vblock.live_bytes());
-        if taken {
-            chosen_bytes += vblock.live_bytes();
-        }
-        taken
-    });
+    worth.sort_by_key(|vblock| (std::cmp::Reverse(vblock.share()), vblock.id));
     worth
 }
 
-/// Garbage in percent of the vblock.
-fn share(vblock: &VblockShape) -> u64 {
-    percent(vblock.garbage_bytes(), vblock.len_bytes)
+/// As many as make a batch and fit.
+fn choose<'a>(
+    tree: &TreeShape,
+    worth: impl Iterator<Item = &'a VblockShape>,
+    limits: Limits,
+    batch: Batch,
+) -> Chosen<'a> {
+    let longest_index = tree.leaves.iter().map(NodeShape::index_bytes).max().unwrap_or(0);
+    let (mut len_bytes, mut live_bytes) = (0_u64, 0);
+    let mut vblocks = Vec::new();
+    for vblock in worth {
+        let more_bytes = live_bytes + vblock.live_bytes();
+        if len_bytes >= batch.len_bytes {
+            break;
+        }
+        if fits(limits.room_bytes, longest_index + more_bytes) {
+            (len_bytes, live_bytes) = (len_bytes.saturating_add(vblock.len_bytes), more_bytes);
+            vblocks.push(vblock);
+        }
+    }
+    let mut leaves: Vec<usize> =
+        vblocks.iter().flat_map(|vblock| &vblock.leaf_bytes).map(|(at, _)| *at).collect();
+    leaves.sort_unstable();
+    leaves.dedup();
+    let keys_bytes = leaves.iter().map(|at| tree.leaves[*at].index_bytes()).sum();
+    Chosen { vblocks, live_bytes, keys_bytes }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{KvsetShape, NodeShape, Shortage, pick};
+    use super::super::shape::{KvsetShape, Lands};
+    use super::super::{Shortage, pick};
     use super::*;
     use crate::key::{KvsetId, NodeId};
 
@@ -119,28 +221,39 @@ mod tests {
                 kblock_bytes: INDEX_BYTES,
                 value_bytes,
                 vblocks: refers,
+                lands: Lands::Apart,
                 busy: false,
+                unreadable: false,
             };
-            NodeShape { id: NodeId::new(at as u64 + 1), kvsets: vec![kvset] }
+            NodeShape { id: NodeId::new(at as u64 + 1), kvsets: vec![kvset], distinct_keys: 1000 }
         };
         let shape = |(id, (len_bytes, live)): (usize, &(u64, Vec<u64>))| VblockShape {
             id: MblockId::new(id as u64 + 1).unwrap(),
             len_bytes: *len_bytes,
-            root_bytes: 0,
+            held_bytes: 0,
             leaf_bytes: live.iter().copied().enumerate().filter(|(_, bytes)| *bytes > 0).collect(),
         };
         let leaves: Vec<NodeShape> = (0..leaves).map(leaf).collect();
         TreeShape {
-            root: NodeShape { id: NodeId::ROOT, kvsets: Vec::new() },
+            root: NodeShape { id: NodeId::ROOT, kvsets: Vec::new(), distinct_keys: 0 },
             vblock_bytes: vblocks.iter().map(|(len, _)| len).sum(),
             value_bytes: leaves.iter().map(NodeShape::value_bytes).sum(),
             leaves,
             vblocks: vblocks.iter().enumerate().map(shape).collect(),
+            distinct_keys: 1000 * vblocks.first().map_or(0, |(_, live)| live.len() as u64),
+            reshaping: false,
         }
     }
 
     fn limits(room_bytes: u64, shortage: Shortage) -> Limits {
-        Limits { room_bytes, shortage: Some(shortage), object_bytes: 8 * MIB, ..Limits::SHORT }
+        Limits {
+            // No leaf is so small that it would be joined.
+            leaf_keys_max: 4000,
+            shortage: Some(shortage),
+            object_bytes: 8 * MIB,
+            room_bytes,
+            ..Limits::SHORT
+        }
     }
 
     /// Leaf and vblocks of the plan, or nothing.
@@ -167,8 +280,8 @@ mod tests {
         assert_eq!(full(3), (0, vec![]), "the first takes 3 and the keys of a leaf");
         assert_eq!(full(4), (1, vec![1]), "the leaf with less to do first");
         assert_eq!(full(10), (2, vec![1]), "with the third, the other has less to do");
-        assert_eq!(full(16), (2, vec![1, 2]));
-        assert_eq!(full(30), (2, vec![1, 2]), "the fourth has no part in it");
+        assert_eq!(full(16), (1, vec![1, 2, 3]), "it frees more for what it writes");
+        assert_eq!(full(30), (2, vec![1, 2]), "the other one would move the fourth, too");
         // A tenth is not worth it before puts are refused.
         let only = tree(&vec![(10 * MIB, m([9, 0]))], 2);
         assert_eq!(told(&only, 30, Shortage::Tight), (0, vec![]));
@@ -179,7 +292,7 @@ mod tests {
     fn what_no_leaf_can_free_is_left_alone() {
         let vblocks = vec![(10 * MIB, vec![MIB, MIB]), (10 * MIB, vec![0, MIB])];
         let mut root = tree(&vblocks, 2);
-        root.vblocks[1].root_bytes = 1;
+        root.vblocks[1].held_bytes = 1;
         assert_eq!(told(&root, 30, Shortage::Full), (1, vec![1]));
         root.leaves[0].kvsets[0].busy = true;
         assert_eq!(told(&root, 30, Shortage::Full), (0, vec![]));

@@ -3,8 +3,17 @@
 use super::{Limits, Plan, RULES, TreeShape, Why};
 
 /// The reasons of [`RULES`], in their order.
-const REASONS: [Why; RULES.len()] =
-    [Why::RootLength, Why::LeafKeys, Why::LeafLength, Why::Tombstones, Why::Scatter, Why::Garbage];
+const REASONS: [Why; RULES.len()] = [
+    Why::RootLength,
+    Why::RootBlocked,
+    Why::LeafKeys,
+    Why::LeafLength,
+    Why::Tombstones,
+    Why::Tombstones,
+    Why::Scatter,
+    Why::Garbage,
+    Why::LeafKeys,
+];
 
 /// Work that is due by one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +21,8 @@ pub(crate) struct DueWork {
     pub(crate) why: Why,
     /// How far over its limit, percent; 100 is at the limit.
     pub(crate) pressure: u64,
-    /// What would be done; `None` if it has to wait for running jobs.
-    pub(crate) plan: Option<Plan>,
+    /// What would be done.
+    pub(crate) plan: Plan,
 }
 
 /// The most pressing work of each rule, the most pressing first; of equals, as the rules stand.

@@ -9,7 +9,11 @@ pub(crate) enum Action {
     /// Root kvsets (a run that ends at the oldest) into the leaves, keys only; values stay in their
     /// vblocks.
     Spill,
-    /// All kvsets of a leaf into one, keys only.
+    /// The oldest kvset of the root, as it is, into the leaf that has its range, or into a new one
+    /// after all others. Nothing is written but the manifest.
+    Move { new_leaf: bool },
+    /// The kvsets of a node into one, keys only: all of a leaf, or those above one that cannot be
+    /// read.
     KCompact,
     /// All kvsets of a leaf into one, values rewritten in key order.
     KvCompact,
@@ -17,6 +21,8 @@ pub(crate) enum Action {
     Collect,
     /// All kvsets of a leaf, keys only, into `parts` new leaves.
     Split { parts: usize },
+    /// All kvsets of a leaf and of the next one into one new leaf, keys only.
+    Join { with: NodeId },
 }
 
 /// For the log line and the metric; never branched on.
@@ -30,6 +36,8 @@ pub(crate) enum Why {
     Tombstones,
     /// Somebody has asked for it.
     Requested,
+    /// Something in the root cannot be read, so what is newer cannot leave it.
+    RootBlocked,
 }
 
 /// One job.
@@ -42,6 +50,10 @@ pub(crate) struct Plan {
     pub(crate) why: Why,
     /// Those whose values `Collect` rewrites; sorted.
     pub(crate) vblocks: Vec<MblockId>,
+    /// About how many different keys the inputs have.
+    pub(crate) distinct_keys: u64,
+    /// New leaves that the keys are divided into; `None` if they go where there are leaves.
+    pub(crate) new_leaves: Option<u64>,
     /// What it may write, keys and values.
     pub(crate) output_bytes: u64,
 }
@@ -56,7 +68,7 @@ impl Plan {
 
 impl Why {
     /// All of them, in the order of [`Why::index`].
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::RootLength,
         Self::LeafLength,
         Self::LeafKeys,
@@ -64,6 +76,7 @@ impl Why {
         Self::Scatter,
         Self::Tombstones,
         Self::Requested,
+        Self::RootBlocked,
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -75,6 +88,7 @@ impl Why {
             Self::Scatter => 4,
             Self::Tombstones => 5,
             Self::Requested => 6,
+            Self::RootBlocked => 7,
         }
     }
 
@@ -88,14 +102,15 @@ impl Why {
             Self::Scatter => "scatter",
             Self::Tombstones => "tombstones",
             Self::Requested => "requested",
+            Self::RootBlocked => "root_blocked",
         }
     }
 }
 
 impl Action {
     /// Names in metrics and logs, in the order of [`Action::index`].
-    pub(crate) const NAMES: [&'static str; 5] =
-        ["spill", "k_compact", "kv_compact", "split", "collect"];
+    pub(crate) const NAMES: [&'static str; 7] =
+        ["spill", "k_compact", "kv_compact", "split", "collect", "join", "move"];
 
     pub(crate) fn index(self) -> usize {
         match self {
@@ -104,7 +119,14 @@ impl Action {
             Self::KvCompact => 2,
             Self::Split { .. } => 3,
             Self::Collect => 4,
+            Self::Join { .. } => 5,
+            Self::Move { .. } => 6,
         }
+    }
+
+    /// Whether it changes which leaves there are.
+    pub(crate) const fn reshapes(self) -> bool {
+        matches!(self, Self::Split { .. } | Self::Join { .. })
     }
 
     /// Its name in metrics and logs.

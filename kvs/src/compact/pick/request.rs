@@ -15,8 +15,8 @@
 //! that is done. So it comes to an end whatever is written, split or joined meanwhile. A leaf that
 //! rewriting would not change is passed by. What cannot be done is passed by, too, and told.
 
-use super::{Action, KVSET_BYTES, KvsetShape, Limits, NodeShape, Plan, TreeShape, Why};
-use super::{fits, is_dense, length};
+use super::rules::{is_dense, spill_of};
+use super::{Action, KvsetShape, Limits, NodeShape, Plan, TreeShape, Why, fits};
 use crate::key::KvsetId;
 use std::collections::BTreeSet;
 
@@ -98,34 +98,18 @@ fn spill(tree: &TreeShape, limits: Limits, asked: Asked<'_>) -> Next {
     if let (0, Some(damaged)) = (readable, oldest().next()) {
         return Next::GiveUpRoot(Obstacle::Damaged(damaged.id));
     }
-    if std::iter::once(&tree.root).chain(&tree.leaves).any(|node| is_at_work(node, asked)) {
+    if tree.root.is_busy() || tree.reshaping {
         return Next::WaitForAll;
     }
-    let writes = |count: usize| {
-        let bytes = tree.root.kvsets[len - count..].iter().map(|kvset| {
-            kvset.kblock_bytes + if limits.spill_moves_values { kvset.value_bytes } else { 0 }
-        });
-        bytes.sum::<u64>() + length(tree.leaves.len().max(1)) * KVSET_BYTES
-    };
+    let plan =
+        |count: usize| spill_of(tree, &tree.root.kvsets[len - count..], limits, Why::Requested);
+    let writes = |count| plan(count).output_bytes;
     let most = asked.root.min(readable).min(limits.spill_max.max(1));
     let Some(count) = (1..=most).rev().find(|count| fits(limits.room_bytes, writes(*count))) else {
         let (need_bytes, room_bytes) = (writes(1), limits.room_bytes);
         return Next::GiveUpRoot(Obstacle::NoRoom { need_bytes, room_bytes });
     };
-    let inputs = tree.root.kvsets[len - count..].iter().map(|kvset| kvset.id).collect();
-    Next::Job(Plan {
-        node: tree.root.id,
-        inputs,
-        action: Action::Spill,
-        why: Why::Requested,
-        vblocks: Vec::new(),
-        output_bytes: writes(count),
-    })
-}
-
-/// Whether a running job has the node: what cannot be read is aside, but nobody works on it.
-fn is_at_work(node: &NodeShape, asked: Asked<'_>) -> bool {
-    node.kvsets.iter().any(|kvset| kvset.busy && !asked.damaged.contains(&kvset.id))
+    Next::Job(plan(count))
 }
 
 fn damaged_of(node: &NodeShape, asked: Asked<'_>) -> Option<KvsetId> {
@@ -141,6 +125,8 @@ fn is_clean(leaf: &NodeShape, limits: Limits, vblock_bytes: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Lands;
+    use super::super::shape::KVSET_BYTES;
     use super::*;
     use crate::key::NodeId;
 
@@ -156,7 +142,9 @@ mod tests {
             kblock_bytes: MIB,
             value_bytes: 8 * MIB,
             vblocks: 1,
+            lands: Lands::Apart,
             busy: false,
+            unreadable: false,
         }
     }
 
@@ -165,10 +153,18 @@ mod tests {
         let node = |id, ids: &[u64]| NodeShape {
             id: NodeId::new(id),
             kvsets: ids.iter().map(|id| kvset(*id)).collect(),
+            distinct_keys: 1000 * ids.len() as u64,
         };
         let leaves = (1..).zip(leaves).map(|(id, ids)| node(id, ids)).collect();
-        let (root, vblocks) = (node(0, root), Vec::new());
-        TreeShape { root, leaves, vblocks, vblock_bytes: 0, value_bytes: 0 }
+        TreeShape {
+            root: node(0, root),
+            leaves,
+            vblocks: Vec::new(),
+            vblock_bytes: 0,
+            value_bytes: 0,
+            distinct_keys: 0,
+            reshaping: false,
+        }
     }
 
     fn asked(root: usize, leaf: Option<usize>) -> Asked<'static> {
@@ -220,8 +216,11 @@ mod tests {
     fn what_is_busy_is_waited_for_and_what_cannot_be_done_is_given_up() {
         let mut tree = tree(&[9, 8], &[&[4, 3], &[6, 5]]);
         let step = |tree: &TreeShape, asked| next(tree, Limits::DEFAULT, asked);
+        tree.root.kvsets[0].busy = true;
+        assert_eq!(step(&tree, asked(1, Some(0))), Next::WaitForAll, "one spill at a time");
+        tree.root.kvsets[0].busy = false;
         tree.leaves[0].kvsets[0].busy = true;
-        assert_eq!(step(&tree, asked(1, Some(0))), Next::WaitForAll);
+        assert_eq!(job(step(&tree, asked(1, Some(0)))).2, [8], "on top of what is busy");
         assert_eq!(step(&tree, asked(0, Some(0))), Next::WaitForLeaf);
         assert_eq!(job(step(&tree, asked(0, Some(1)))).1, 2, "another leaf is not");
         let damaged = BTreeSet::from([KvsetId::new(4)]);

@@ -1,6 +1,8 @@
 //! The rules of the picker, one row each, on pictures of trees.
 
+use super::shape::KVSET_BYTES;
 use super::*;
+use crate::key::{KvsetId, NodeId};
 
 /// With the room that `least_room` names a compaction can begin, with less none can. A split frees
 /// nothing and does not count.
@@ -30,41 +32,58 @@ const LIMITS: Limits = Limits {
 };
 
 /// Reads a tree from a picture: one line a node, one word a kvset, newest first:
-/// `keys[/tombstones][@vblocks][*]`, where `*` marks a busy one. Kvsets are numbered from 1 in
-/// reading order, leaves too. A line `garbage: 40` sets the percentage; every key has a value of 1
-/// KiB.
+/// `keys[/tombstones][@vblocks][*|!|~|>]`, where `*` marks a busy one, `!` an unreadable one, `~`
+/// one whose keys belong in one leaf, `>` one whose keys come after all leaves. A line may end with
+/// `= n`, the different keys of the node; without it all are different. Kvsets are numbered from 1
+/// in reading order, leaves too. A line `root shadows: 9` says how many keys of the leaves are in
+/// the root, too. Every key has a value of 1 KiB.
 fn tree(picture: &str) -> TreeShape {
     let mut tree = TreeShape {
-        root: NodeShape { id: NodeId::ROOT, kvsets: Vec::new() },
+        root: NodeShape { id: NodeId::ROOT, kvsets: Vec::new(), distinct_keys: 0 },
         leaves: Vec::new(),
         vblocks: Vec::new(),
         vblock_bytes: 0,
         value_bytes: 0,
+        distinct_keys: 0,
+        reshaping: false,
     };
-    let (mut pct, mut next) = (0, 0);
+    let (mut shadows, mut next) = (0_u64, 0);
     for line in picture.trim().lines() {
         let (kind, rest) = line.trim().split_once(':').unwrap();
-        let kvsets = rest.split_whitespace().map(|word| {
+        if kind == "root shadows" {
+            shadows = rest.trim().parse().unwrap();
+            continue;
+        }
+        let (words, distinct) = rest.split_once('=').unwrap_or((rest, ""));
+        let kvset = |word| {
             next += 1;
             kvset(next, word)
-        });
-        match kind {
-            "garbage" => pct = rest.trim().parse().unwrap(),
-            "root" => tree.root.kvsets = kvsets.collect(),
-            _ => {
-                let id = NodeId::new(tree.leaves.len() as u64 + 1);
-                tree.leaves.push(NodeShape { id, kvsets: kvsets.collect() });
-            }
+        };
+        let kvsets: Vec<_> = words.split_whitespace().map(kvset).collect();
+        let all = kvsets.iter().map(|kvset| kvset.keys).sum();
+        let distinct_keys = distinct.trim().parse().unwrap_or(all);
+        if kind == "root" {
+            tree.root = NodeShape { id: NodeId::ROOT, kvsets, distinct_keys };
+        } else {
+            let id = NodeId::new(tree.leaves.len() as u64 + 1);
+            tree.leaves.push(NodeShape { id, kvsets, distinct_keys });
         }
     }
     let nodes = || tree.leaves.iter().chain([&tree.root]);
     tree.value_bytes = nodes().map(NodeShape::value_bytes).sum();
-    tree.vblock_bytes = (tree.value_bytes * 100).div_ceil(100 - pct);
+    tree.vblock_bytes = tree.value_bytes;
+    tree.distinct_keys = nodes().map(|node| node.distinct_keys).sum::<u64>() - shadows;
     tree
 }
 
 fn kvset(id: u64, word: &str) -> KvsetShape {
-    let (word, busy) = word.strip_suffix('*').map_or((word, false), |word| (word, true));
+    let (busy, unreadable) = (word.ends_with('*'), word.ends_with('!'));
+    let lands = match word.chars().last() {
+        Some('>') => Lands::After,
+        Some('~') => Lands::InOne,
+        _ => Lands::Apart,
+    };
+    let word = word.trim_end_matches(['*', '!', '>', '~']);
     let (word, vblocks) = word.split_once('@').unwrap_or((word, "1"));
     let (keys, tombstones) = word.split_once('/').unwrap_or((word, "0"));
     let keys = keys.parse().unwrap();
@@ -75,15 +94,20 @@ fn kvset(id: u64, word: &str) -> KvsetShape {
         kblock_bytes: keys * 40,
         value_bytes: keys << 10,
         vblocks: vblocks.parse().unwrap(),
+        lands,
         busy,
+        unreadable,
     }
 }
 
 /// `action why node: inputs`, or `-`.
 fn told(plan: Option<Plan>) -> String {
     let Some(plan) = plan else { return "-".into() };
-    let parts =
-        if let Action::Split { parts } = plan.action { format!("/{parts}") } else { String::new() };
+    let parts = match plan.action {
+        Action::Split { parts } => format!("/{parts}"),
+        Action::Move { new_leaf: true } => "/new".into(),
+        _ => String::new(),
+    };
     let inputs: Vec<_> = plan.inputs.iter().map(|id| id.get().to_string()).collect();
     let (action, why) = (plan.action.as_str(), plan.why.as_str());
     format!("{action}{parts} {why} {}: {}", plan.node.get(), inputs.join(" "))
@@ -103,6 +127,12 @@ fn each_rule_has_its_plan() {
         // 1
         ("root: 9 9 9", "spill root_length 0: 1 2 3"),
         ("root: 9 9 9 9 9 9", "spill root_length 0: 3 4 5 6"),
+        ("root: 9 9 9~\n leaf: 9", "move root_length 0: 3"),
+        ("root: 9 9~ 9\n leaf: 9", "spill root_length 0: 1 2 3"),
+        ("root: 9 9 9>", "move/new root_length 0: 3"),
+        ("root: 9 9 9>\n leaf: 249", "move root_length 0: 3"),
+        ("root: 9 9 9>\n leaf: 9\n leaf: 250", "move/new root_length 0: 3"),
+        ("root: 9 9~", "-"),
         // 2
         ("leaf: 999", "-"),
         ("leaf: 1000", "split/2 leaf_keys 1: 1"),
@@ -115,16 +145,18 @@ fn each_rule_has_its_plan() {
         ("leaf: 1 1 1 1 90", "-"),
         ("leaf: 1 1 1 1 1 90", "k_compact leaf_length 1: 1 2 3 4 5 6"),
         // 4
-        ("leaf: 9/4", "-"),
-        ("leaf: 9/5", "k_compact tombstones 1: 1"),
-        ("leaf: 10/10 10", "k_compact tombstones 1: 1 2"),
+        ("leaf: 10/3", "-"),
+        ("leaf: 9/3", "k_compact tombstones 1: 1"),
+        ("leaf: 10/10 10 = 10", "k_compact tombstones 1: 1 2"),
+        ("root: 9/4\n leaf: 9", "-"),
+        ("root: 9/6\n leaf: 9", "spill tombstones 0: 1"),
         // 5
         ("leaf: 9@100", "-"),
         ("leaf: 9@101", "kv_compact scatter 1: 1"),
-        // 6
-        ("garbage: 39\n leaf: 9@9", "-"),
-        ("garbage: 40\n leaf: 9@9", "kv_compact garbage 1: 1"),
-        ("garbage: 40\n leaf: 9@2\n leaf: 9@5\n leaf: 9@5", "kv_compact garbage 2: 2"),
+        // 7
+        ("leaf: 124\n leaf: 124", "join leaf_keys 1: 1 2"),
+        ("leaf: 500\n leaf:\n leaf: 249", "join leaf_keys 2: 2"),
+        ("leaf: 125\n leaf: 125", "-"),
     ]);
 }
 
@@ -136,31 +168,93 @@ fn the_work_furthest_over_its_limit_goes_first() {
         ("root: 9 9 9 9\n leaf: 9 9 9 9", "spill root_length 0: 1 2 3 4"),
         ("leaf: 9 9 9\n leaf: 9 9 9 9", "k_compact leaf_length 2: 4 5 6 7"),
         ("leaf: 9 9 9\n leaf: 1200", "split/3 leaf_keys 2: 4"),
-        ("garbage: 80\n root: 9 9 9 9\n leaf: 9@9", "kv_compact garbage 1: 5"),
     ]);
 }
 
 #[test]
 fn running_jobs_are_left_alone() {
     check(&[
-        // A spill runs: nothing else.
-        ("root: 9 9 9* 9*\n leaf: 9 9 9 9 9", "-"),
-        // A leaf job runs: its leaf is left alone, others are not.
+        // A spill runs: no other, no split, no join; leaves are merged.
+        ("root: 9 9 9* 9* 9 9\n leaf: 9 9 9 9 9", "k_compact leaf_length 1: 7 8 9 10 11"),
+        ("root: 9 9*\n leaf: 2000\n leaf: 1\n leaf: 1", "-"),
+        // A leaf job runs: its leaf is left alone, others are not, nor is the root.
         ("leaf: 9* 9* 9*\n leaf: 9 9 9", "k_compact leaf_length 2: 4 5 6"),
         ("leaf: 9 9* 9* 9*", "-"),
-        // A spill waits for leaf jobs, and less pressing work waits with it.
-        ("root: 9 9 9 9\n leaf: 9*\n leaf: 9 9 9", "-"),
-        ("root: 9 9 9\n leaf: 9*\n leaf: 9 9 9 9", "k_compact leaf_length 2: 5 6 7 8"),
+        ("root: 9 9 9 9\n leaf: 9*\n leaf: 9 9 9", "spill root_length 0: 1 2 3 4"),
+        // A long root goes before a split.
+        ("root: 9 9 9 9 9\n leaf: 2000", "split/4 leaf_keys 1: 6"),
+        ("root: 9 9 9 9 9 9\n leaf: 2000", "spill root_length 0: 3 4 5 6"),
     ]);
+    let mut splitting = tree("root: 9 9 9\n leaf: 9*\n leaf: 2000\n leaf: 9\n leaf: 9");
+    splitting.reshaping = true;
+    assert_eq!(
+        told(pick(&splitting, LIMITS)),
+        "-",
+        "a split runs: no spill, no other split, no join"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_worked_around() {
+    check(&[
+        // In a leaf, what lies above is merged.
+        ("leaf: 9 9 9 9! 9 9", "k_compact leaf_length 1: 1 2 3"),
+        ("leaf: 9 9 9! 9 9 9 9", "-"),
+        ("leaf: 2000!", "-"),
+        ("leaf: 9!\n leaf: 9", "-"),
+        // Tombstones above it must stay.
+        ("leaf: 10/10 10!", "-"),
+        // In the root, what lies below goes down, and what lies above is merged by size.
+        ("root: 9 9! 9 9 9", "spill root_length 0: 3 4 5"),
+        ("root: 9 9! 9 9", "-"),
+        ("root: 9 9 9 9!", "k_compact root_blocked 0: 1 2 3"),
+        ("root: 9 9 9 27 90 9!", "k_compact root_blocked 0: 1 2 3 4"),
+        ("root: 9 9 90 9!", "-"),
+        ("root: 9 9 9!", "-"),
+    ]);
+}
+
+#[test]
+fn garbage_is_taken_down_from_where_most_of_it_lies() {
+    check(&[
+        // Shadowed in a leaf, and by the root: 40 % of 1000 keys, but for what jobs are worth.
+        ("leaf: 500 500 = 601", "-"),
+        ("leaf: 500 500 = 600", "k_compact garbage 1: 1 2"),
+        ("leaf: 50 50 = 60\n leaf: 600 600 = 700", "k_compact garbage 2: 3 4"),
+        ("root: 500\n leaf: 600\n root shadows: 430", "-"),
+        ("root: 500\n leaf: 600\n root shadows: 450", "spill garbage 0: 1"),
+        ("root: 500 500 = 500\n leaf: 100", "spill garbage 0: 1 2"),
+        ("root: 400\n leaf: 400 400 = 450\n root shadows: 150", "k_compact garbage 1: 2 3"),
+        ("root: 400\n leaf: 400 400 = 600\n root shadows: 400", "spill garbage 0: 1"),
+        // The next place, where nothing can be done in the first.
+        ("root: 500*\n leaf: 600 600 = 900\n root shadows: 500", "k_compact garbage 1: 2 3"),
+        // Too little.
+        ("leaf: 100 100 = 110", "-"),
+    ]);
+    // A vblock without anything to move, one of two leaves, and one of the root.
+    let mut collected = tree("root: 10\n leaf: 400\n leaf: 400");
+    let vblock = |id, len_kib: u64, held_kib: u64, leaf_kib: &[(usize, u64)]| VblockShape {
+        id: mpool::MblockId::new(id).unwrap(),
+        len_bytes: len_kib << 10,
+        held_bytes: held_kib << 10,
+        leaf_bytes: leaf_kib.iter().map(|(at, kib)| (*at, kib << 10)).collect(),
+    };
+    collected.vblocks = vec![
+        vblock(1, 1000, 0, &[(0, 100), (1, 100)]),
+        vblock(2, 600, 10, &[(0, 300)]),
+        vblock(3, 300, 0, &[(1, 290)]),
+    ];
+    collected.vblock_bytes = 1900 << 10;
+    let plan = pick(&collected, LIMITS).unwrap();
+    assert_eq!(plan.vblocks, [mpool::MblockId::new(1).unwrap()]);
+    assert_eq!(told(Some(plan)), "collect garbage 1: 2");
+    assert!(needs_vblocks(&collected, LIMITS));
+    assert!(!needs_vblocks(&tree("root: 10\n leaf: 400"), LIMITS));
 }
 
 #[test]
 fn a_plan_that_would_change_nothing_is_not_made() {
     check(&[
-        // Garbage that no rewriting reaches: each leaf is dense, or there is none.
-        ("garbage: 90\n leaf: 9@1\n leaf: 9@2", "-"),
-        ("garbage: 90\n root: 9 9", "-"),
-        ("garbage: 90\n leaf:", "-"),
         // As many vblocks as its values fill: 101 of 16 MiB.
         ("leaf: 999@101\n leaf: 1@1", "kv_compact scatter 1: 1"),
     ]);
@@ -179,7 +273,8 @@ fn a_plan_that_would_change_nothing_is_not_made() {
         ..Limits::DEFAULT
     };
     assert_eq!(pick(&tree("leaf: 1@1"), none), None);
-    assert_eq!(pick(&tree("root: 1"), none).unwrap().inputs.len(), 1);
+    assert_eq!(pick(&tree("root: 1"), none), None);
+    assert_eq!(pick(&tree("root: 1"), Limits { spill_max: 1, ..none }).unwrap().inputs.len(), 1);
 }
 
 /// A kvset without anything, as `fits` sees it.
@@ -200,7 +295,6 @@ fn nothing_is_begun_that_has_no_room() {
         ("leaf: 9 9 9", KVSET + 1200, "k_compact leaf_length 1: 1 2 3"),
         ("leaf: 9/5", KVSET + 400, "k_compact tombstones 1: 1"),
         ("leaf: 9@101", KVSET + 12_000, "kv_compact scatter 1: 1"),
-        ("garbage: 40\n leaf: 9@9", KVSET + 12_000, "kv_compact garbage 1: 1"),
         // A smaller leaf, where the one that is first in turn does not fit.
         ("leaf: 900 900 900\nleaf: 9 9 9", KVSET + 1200, "k_compact leaf_length 2: 4 5 6"),
     ] {

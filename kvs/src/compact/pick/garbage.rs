@@ -1,0 +1,113 @@
+//! PURE: when garbage is due, and where most of it comes back for the bytes that are written.
+//!
+//! Garbage lies in three places, and goes down from one to the next:
+//!
+//! ```text
+//!   shadowed by the root        a spill brings the newer keys to the older ones
+//!   shadowed within a leaf      a merge of the leaf lets go of the older ones
+//!   in vblocks, unreferenced    what still lives there is moved, and the vblock dies (`collect`)
+//! ```
+//!
+//! The first two are estimates (`KeySet`), the last is exact. What is taken down one place counts
+//! half of what is freed. Of the ways there are, the one that gains most for a byte that it writes
+//! is taken; but first of those that gain a few times the keys that they write, because the keys of
+//! a leaf are written whole for whatever little is gained in it.
+
+use super::collect::{self, Batch, Gain};
+use super::rules::spill;
+use super::{
+    Action, Due, Limits, NodeShape, Plan, TreeShape, Why, fits, greatest, length, percent,
+};
+
+/// Garbage of a tree, in bytes, below which no job is worth it: the units that objects end with
+/// look like garbage, too.
+const GARBAGE_BYTES_MIN: u64 = 256 << 10;
+/// Part of a tree's vblocks that is collected together.
+const BATCH_SHARE: u64 = 6;
+/// Least garbage of a vblock that is collected, in percent of what a tree may have.
+const LEAST_PCT: u64 = 60;
+
+/// Bytes that are of no use, by where they lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Garbage {
+    by_root: u64,
+    in_leaves: u64,
+    unreferenced: u64,
+}
+
+impl Garbage {
+    fn of(tree: &TreeShape) -> Self {
+        Self {
+            by_root: tree.shadowed_by_root(),
+            in_leaves: tree.shadowed_in_leaves(),
+            unreferenced: tree.unreferenced_bytes(),
+        }
+    }
+
+    fn total(self) -> u64 {
+        self.by_root + self.in_leaves + self.unreferenced
+    }
+
+    /// In percent of all that the tree has on the medium, if it is due.
+    fn due(self, tree: &TreeShape, limits: Limits) -> Option<u64> {
+        let pct = percent(self.total(), tree.bytes());
+        let is_due = self.total() >= GARBAGE_BYTES_MIN && pct >= limits.garbage_pct_max;
+        is_due.then(|| percent(pct, limits.garbage_pct_max))
+    }
+}
+
+/// Whether the picker looks at vblocks one by one.
+pub(crate) fn needs_vblocks(tree: &TreeShape, limits: Limits) -> bool {
+    limits.shortage.is_some() || Garbage::of(tree).due(tree, limits).is_some()
+}
+
+fn batch(tree: &TreeShape, limits: Limits) -> Batch {
+    Batch {
+        least_pct: limits.garbage_pct_max * LEAST_PCT / 100,
+        len_bytes: (tree.vblock_bytes / BATCH_SHARE).max(2 * limits.object_bytes),
+    }
+}
+
+/// The same merge of a leaf, but that it collects on the way, if garbage is due: the keys are
+/// written either way.
+pub(super) fn along(plan: Plan, tree: &TreeShape, limits: Limits) -> Plan {
+    let is_due = !limits.is_short() && Garbage::of(tree).due(tree, limits).is_some();
+    if !is_due || plan.action != Action::KCompact || plan.node == tree.root.id {
+        return plan;
+    }
+    collect::along(plan, tree, limits, batch(tree, limits))
+}
+
+/// Rule 6.
+pub(super) fn garbage(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    if let Some(shortage) = limits.shortage {
+        return collect::collect(tree, limits, shortage.collect_pct());
+    }
+    let garbage = Garbage::of(tree);
+    let pressure = garbage.due(tree, limits)?;
+    let ways = [
+        collect::collect_by(tree, limits, batch(tree, limits)),
+        merge(tree, limits),
+        spill(tree, limits, Why::Garbage).map(|plan| {
+            // It lengthens each leaf by one, and so brings their next merges nearer.
+            let merges_bytes = tree.leaf_index_bytes() / (2 * length(limits.leaf_len_max)).max(1);
+            let keys_bytes = plan.output_bytes + merges_bytes;
+            (Gain { bytes: garbage.by_root / 4, written_bytes: keys_bytes, keys_bytes }, plan)
+        }),
+    ];
+    let (gain, plan) = ways.into_iter().flatten().max_by_key(|(gain, _)| gain.rank())?;
+    (gain.bytes > 0).then_some(Due { pressure, plan })
+}
+
+/// The leaf that lets go of most for what its merge writes.
+fn merge(tree: &TreeShape, limits: Limits) -> Option<(Gain, Plan)> {
+    let gain = |leaf: &NodeShape| {
+        let keys_bytes = leaf.index_bytes();
+        Gain { bytes: leaf.shadowed_bytes() / 2, written_bytes: keys_bytes, keys_bytes }
+    };
+    let leaf = greatest(tree, |leaf| {
+        let worth = leaf.run().kvsets.len() > 1 && leaf.shadowed_bytes() > 0;
+        (worth && fits(limits.room_bytes, leaf.index_bytes())).then(|| gain(leaf).rank())
+    })?;
+    Some((gain(leaf), leaf.plan(Action::KCompact, Why::Garbage)))
+}

@@ -1,0 +1,255 @@
+//! PURE: the rules of the picker but for garbage, each with its limit.
+
+use super::shape::{KVSET_BYTES, KvsetShape, Lands, NodeShape, Run, TreeShape};
+use super::{Action, Due, Limits, Plan, Shortage, Why, fits, greatest, length, percent};
+use crate::key::NodeId;
+
+/// A root that is so many times over its limit goes before leaves are split: a spill and a split
+/// wait for each other.
+const ROOT_FIRST: usize = 2;
+/// Leaves are joined when they have less than this part of what a leaf may have.
+const JOIN_SHARE: u64 = 4;
+
+/// Rule 1.
+pub(super) fn root_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    let len = tree.root.spillable().len();
+    if len == 0 || len < limits.spill_min {
+        return None;
+    }
+    let plan = spill(tree, limits, Why::RootLength)?;
+    Some(Due { pressure: percent(length(len), length(limits.spill_min)), plan })
+}
+
+/// The oldest kvsets of the root into the leaves, as many as there is room for; not while the
+/// leaves they would go to change.
+pub(super) fn spill(tree: &TreeShape, limits: Limits, why: Why) -> Option<Plan> {
+    let root = tree.root.spillable();
+    if root.is_empty() || tree.root.is_busy() || tree.reshaping || limits.spill_max == 0 {
+        return None;
+    }
+    if let Some(plan) = relocate(tree, root, (limits, why)) {
+        return Some(plan);
+    }
+    let oldest = |count: usize| &root[root.len() - count..];
+    let plan = |inputs| spill_of(tree, inputs, limits, why);
+    let writes = |inputs| plan(inputs).output_bytes;
+    let counts = (1..=root.len().min(limits.spill_max)).rev();
+    let inputs = counts.map(oldest).find(|inputs| fits(limits.room_bytes, writes(inputs)))?;
+    let pays = || tree.pays(killers(inputs, limits), writes(inputs));
+    if limits.is_short() && root.len() < Limits::DEFAULT.spill_min && !pays() {
+        return None;
+    }
+    Some(plan(inputs))
+}
+
+/// A spill of these.
+pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, why: Why) -> Plan {
+    let bytes = |kvset: &KvsetShape| {
+        kvset.kblock_bytes + if limits.spill_moves_values { kvset.value_bytes } else { 0 }
+    };
+    let kvsets = length(tree.leaves.len().max(1));
+    Plan {
+        node: tree.root.id,
+        inputs: inputs.iter().map(|kvset| kvset.id).collect(),
+        action: Action::Spill,
+        why,
+        vblocks: Vec::new(),
+        distinct_keys: keys(inputs).min(tree.root.distinct_keys),
+        new_leaves: tree.leaves.is_empty().then(|| leaves_for(inputs, limits)),
+        output_bytes: inputs.iter().map(bytes).sum::<u64>() + kvsets * KVSET_BYTES,
+    }
+}
+
+/// The oldest kvset of the root, if it may go down as it is. What comes after all leaves makes a
+/// leaf of its own once the last one is not small.
+fn relocate(tree: &TreeShape, root: &[KvsetShape], (limits, why): (Limits, Why)) -> Option<Plan> {
+    let oldest = root.last().filter(|kvset| kvset.lands != Lands::Apart)?;
+    if limits.spill_moves_values {
+        return None;
+    }
+    let is_small = |leaf: &NodeShape| size([leaf], limits) < 100 / JOIN_SHARE;
+    let new_leaf = oldest.lands == Lands::After && !tree.leaves.last().is_some_and(is_small);
+    Some(Plan {
+        node: NodeId::ROOT,
+        inputs: vec![oldest.id],
+        action: Action::Move { new_leaf },
+        why,
+        vblocks: Vec::new(),
+        distinct_keys: oldest.keys,
+        new_leaves: None,
+        output_bytes: 0,
+    })
+}
+
+fn keys(kvsets: &[KvsetShape]) -> u64 {
+    kvsets.iter().map(|kvset| kvset.keys).sum()
+}
+
+/// Leaves that the first spill of a tree makes: as many as a split would.
+fn leaves_for(inputs: &[KvsetShape], limits: Limits) -> u64 {
+    let bytes: u64 = inputs.iter().map(|kvset| kvset.kblock_bytes).sum();
+    let by_keys = keys(inputs).div_ceil((limits.leaf_keys_max / 2).max(1));
+    by_keys.max(bytes.div_ceil((limits.leaf_bytes_max / 2).max(1))).clamp(1, keys(inputs).max(1))
+}
+
+/// Rule 1, where something that cannot be read lies in the root: what is newer cannot go past it,
+/// and is merged where it is. Of kvsets that double in size the newest ones are taken, so that a
+/// key is written once for each doubling, and the root stays short.
+pub(super) fn root_blocked(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    if tree.root.is_readable() || tree.root.is_busy() || limits.spill_max == 0 {
+        return None;
+    }
+    let run = tree.root.run().kvsets;
+    let mut taken = run.len().min(1);
+    while taken < run.len() && run[taken].keys <= keys(&run[..taken]) {
+        taken += 1;
+    }
+    if taken < limits.spill_min.max(2) {
+        return None;
+    }
+    let inputs = &run[..taken];
+    let output_bytes = inputs.iter().map(|kvset| kvset.kblock_bytes).sum::<u64>() + KVSET_BYTES;
+    let plan = Plan {
+        node: NodeId::ROOT,
+        inputs: inputs.iter().map(|kvset| kvset.id).collect(),
+        action: Action::KCompact,
+        why: Why::RootBlocked,
+        vblocks: Vec::new(),
+        distinct_keys: keys(inputs),
+        new_leaves: None,
+        output_bytes,
+    };
+    let pressure = percent(length(run.len()), length(limits.spill_min));
+    fits(limits.room_bytes, output_bytes).then_some(Due { pressure, plan })
+}
+
+/// Rule 2. Under two keys there is nothing to split, whatever the limit.
+pub(super) fn leaf_keys(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    let is_long = tree.root.kvsets.len() >= limits.spill_min.saturating_mul(ROOT_FIRST);
+    if tree.reshaping || tree.root.is_busy() || is_long && !tree.root.spillable().is_empty() {
+        return None;
+    }
+    let leaf = greatest(tree, |leaf| {
+        let due = size([leaf], limits) >= 100 && leaf.distinct_keys >= 2 && leaf.is_readable();
+        (due && fits(limits.room_bytes, leaf.index_bytes())).then(|| size([leaf], limits))
+    })?;
+    let size = size([leaf], limits);
+    let parts = size.saturating_mul(2).div_ceil(100).clamp(2, leaf.distinct_keys);
+    let parts = usize::try_from(parts).unwrap_or(usize::MAX);
+    Some(Due { pressure: size, plan: leaf.plan(Action::Split { parts }, Why::LeafKeys) })
+}
+
+/// How far leaves, taken as one, are over the limit, in percent, by keys or by bytes.
+fn size<'a>(leaves: impl IntoIterator<Item = &'a NodeShape>, limits: Limits) -> u64 {
+    let sum =
+        |(keys, bytes), leaf: &NodeShape| (keys + leaf.distinct_keys, bytes + leaf.kblock_bytes());
+    let (keys, bytes) = leaves.into_iter().fold((0, 0), sum);
+    let bytes = percent(bytes, limits.leaf_bytes_max.max(1));
+    percent(keys, limits.leaf_keys_max.max(2)).max(bytes)
+}
+
+/// Rule 7. Two neighbours that are small together become one leaf, so that what was deleted does
+/// not leave leaves behind.
+pub(super) fn join(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    if tree.reshaping || tree.root.is_busy() {
+        return None;
+    }
+    let are_small = |pair: &&[NodeShape]| {
+        size(*pair, limits) < 100 / JOIN_SHARE
+            && pair.iter().all(|leaf| leaf.is_readable() && !leaf.is_busy())
+    };
+    let pair = tree.leaves.windows(2).find(are_small)?;
+    let inputs = pair.iter().flat_map(|leaf| &leaf.kvsets).map(|kvset| kvset.id).collect();
+    let output_bytes = pair[0].kblock_bytes() + pair[1].index_bytes();
+    let plan = Plan {
+        inputs,
+        distinct_keys: pair[0].distinct_keys + pair[1].distinct_keys,
+        output_bytes,
+        ..pair[0].plan(Action::Join { with: pair[1].id }, Why::LeafKeys)
+    };
+    fits(limits.room_bytes, output_bytes).then_some(Due { pressure: 100, plan })
+}
+
+/// Rule 3. A single kvset cannot get shorter.
+pub(super) fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    let leaf = greatest(tree, |leaf| {
+        let (oldest, newer) = leaf.run().kvsets.split_last()?;
+        let newer_keys: u64 = newer.iter().map(|kvset| kvset.keys).sum();
+        let len = newer.len() + 1;
+        let due = len >= limits.leaf_len_max && !newer.is_empty();
+        let worth = newer_keys.saturating_mul(2) >= oldest.keys
+            || if limits.is_short() {
+                len >= Limits::DEFAULT.leaf_len_max * 2
+                    || tree.pays(killers(newer, limits), leaf.index_bytes())
+            } else {
+                len >= limits.leaf_len_max.saturating_mul(2)
+            };
+        (due && worth && fits(limits.room_bytes, leaf.index_bytes())).then_some(length(len))
+    })?;
+    let len = length(leaf.run().kvsets.len());
+    let pressure = percent(len, length(limits.leaf_len_max));
+    Some(Due { pressure, plan: leaf.plan(Action::KCompact, Why::LeafLength) })
+}
+
+/// Rule 4, for the root: deletes are taken to what they delete when there are many of them for what
+/// lives.
+pub(super) fn root_tombstones(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    let spillable = tree.root.spillable();
+    let tombstones = spillable.iter().map(|kvset| kvset.tombstones).sum();
+    let limit = limits.tombstone_pct_max.max(1);
+    let share = percent(tombstones, tree.live_keys());
+    if tombstones == 0 || share < limit {
+        return None;
+    }
+    let plan = spill(tree, limits, Why::Tombstones)?;
+    Some(Due { pressure: percent(share, limit).min(pressure_max(limits)), plan })
+}
+
+/// Deletes weigh no more than this, however little lives, unless space is short: writers wait for
+/// other work, not for them.
+fn pressure_max(limits: Limits) -> u64 {
+    if limits.is_short() { u64::MAX } else { 200 }
+}
+
+/// Rule 4. Where something older cannot be read below, tombstones must stay.
+pub(super) fn leaf_tombstones(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    let limit = limits.tombstone_pct_max.max(1);
+    let share = |leaf: &NodeShape| percent(leaf.tombstones(), leaf.live_keys());
+    let leaf = greatest(tree, |leaf| {
+        let Run { bottom, .. } = leaf.run();
+        let due = leaf.tombstones() > 0 && share(leaf) >= limit && bottom;
+        (due && fits(limits.room_bytes, leaf.index_bytes())).then(|| share(leaf))
+    })?;
+    let pressure = percent(share(leaf), limit).min(pressure_max(limits));
+    Some(Due { pressure, plan: leaf.plan(Action::KCompact, Why::Tombstones) })
+}
+
+/// Rule 5.
+pub(super) fn scatter(tree: &TreeShape, limits: Limits) -> Option<Due> {
+    let vblocks = |leaf: &NodeShape| leaf.kvsets.iter().map(|kvset| kvset.vblocks).max();
+    let leaf = greatest(tree, |leaf| {
+        let due = !is_dense(leaf, limits) && leaf.can_be_rewritten(limits) && leaf.is_readable();
+        vblocks(leaf).filter(|&vblocks| vblocks > limits.scatter_max && due)
+    })?;
+    let pressure = percent(vblocks(leaf).unwrap_or(0), limits.scatter_max);
+    Some(Due { pressure, plan: leaf.plan(Action::KvCompact, Why::Scatter) })
+}
+
+/// Whether rewriting the leaf's values would change nothing: one kvset that touches no more vblocks
+/// than a rewriting could leave.
+pub(super) fn is_dense(leaf: &NodeShape, limits: Limits) -> bool {
+    match &leaf.kvsets[..] {
+        [] => true,
+        [only] => only.vblocks <= 2 + only.value_bytes / limits.vblock_fill_bytes(),
+        _ => false,
+    }
+}
+
+/// Keys that kill something below, as far as is known: deletes; while puts are refused any key may.
+fn killers(kvsets: &[KvsetShape], limits: Limits) -> u64 {
+    let count = |kvset: &KvsetShape| match limits.shortage {
+        Some(Shortage::Full) => kvset.keys,
+        _ => kvset.tombstones,
+    };
+    kvsets.iter().map(count).sum()
+}

@@ -1,0 +1,57 @@
+//! Whether the database is quiet: then memory and garbage are tidied up that busy times leave.
+
+use super::Jobs;
+use crate::store::Store;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+/// A database is quiet when this long less than this part of a memtable was put.
+const QUIET_AFTER: Duration = Duration::from_secs(2);
+const QUIET_SHARE: u64 = 64;
+/// A quiet database flushes a memtable that is filled to this part.
+const QUIET_FLUSH_SHARE: u64 = 16;
+
+/// Since when hardly anything was put.
+#[derive(Default)]
+pub(super) struct Quiet {
+    /// Bytes put when it last was more than a little, and when that was.
+    put_bytes: u64,
+    since: Option<Instant>,
+}
+
+impl Quiet {
+    /// How long not more than a little was put, when now so many bytes have been.
+    fn lasts(&mut self, put_bytes: u64, little_bytes: u64) -> Duration {
+        if put_bytes > self.put_bytes.saturating_add(little_bytes) {
+            *self = Self { put_bytes, since: None };
+        }
+        self.since.get_or_insert_with(Instant::now).elapsed()
+    }
+}
+
+impl Jobs {
+    /// Whether hardly anything has been put for some time.
+    pub(super) fn is_quiet(&mut self, store: &Store) -> bool {
+        let little_bytes = store.options.memtable_bytes / QUIET_SHARE;
+        self.quiet.lasts(store.metrics.put_bytes.get(), little_bytes) >= QUIET_AFTER
+    }
+}
+
+impl Store {
+    /// When hardly anything is put any more, takes what is in the active memtable to the root,
+    /// unless it is little: older versions of its keys are garbage, and the log holds it until
+    /// then.
+    pub(super) fn flush_when_quiet(&self) {
+        let active_bytes = self.view.load().active.bytes() as u64;
+        if active_bytes < self.options.memtable_bytes / QUIET_FLUSH_SHARE || !self.is_quiet() {
+            return;
+        }
+        if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
+            commits.exclusive(|| self.seal());
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.jobs.lock().is_quiet(self)
+    }
+}

@@ -1,0 +1,73 @@
+//! What compactions could not read: it is left alone until the next open, and work goes on around
+//! it.
+//!
+//! A kvset whose keys cannot all be read stays in its place: what it holds is still served as far
+//! as it can be read, and nothing acknowledged is at risk. The picker works around it. A value that
+//! cannot be read stays in its vblock, which is not collected any more.
+
+use crate::compact::job;
+use crate::compact::pick::Plan;
+use crate::damage::Met;
+use crate::error::{Error, Scope};
+use crate::key::{KvsId, KvsetId};
+use crate::store::Store;
+use mpool::MblockId;
+use std::collections::BTreeSet;
+
+/// What is left alone.
+#[derive(Default)]
+pub(super) struct Unreadable {
+    pub(super) kvsets: BTreeSet<KvsetId>,
+    pub(super) vblocks: BTreeSet<MblockId>,
+}
+
+impl Store {
+    /// Leaves those of a plan's inputs alone that cannot be read: reading them would fail again.
+    pub(super) fn leave_alone(&self, kvs: KvsId, plan: &Plan, error: &Error) {
+        let kvsets = job::unreadable(self, kvs, plan);
+        let ids: Vec<u64> = kvsets.iter().map(|kvset| kvset.get()).collect();
+        let (name, cause) = (self.name_of(kvs), error.with_sources());
+        tracing::error!(kvs = name, node = plan.node.get(), kvsets = ?ids, cause,
+            "a compaction cannot read its inputs: they stay where they are");
+        self.note_unreadable(error);
+        self.jobs.lock().unreadable.kvsets.extend(kvsets);
+    }
+
+    /// Leaves a vblock alone in which a value cannot be read.
+    pub(crate) fn leave_vblock(&self, kvs: KvsId, vblock: MblockId, error: &Error) {
+        if !self.jobs.lock().unreadable.vblocks.insert(vblock) {
+            return;
+        }
+        let (name, cause) = (self.name_of(kvs), error.with_sources());
+        tracing::error!(
+            kvs = name,
+            vblock = vblock.get(),
+            cause,
+            "a compaction cannot read a value: it stays where it is"
+        );
+        self.note_unreadable(error);
+    }
+
+    /// Kvsets and vblocks that are left alone.
+    pub(crate) fn left_alone(&self) -> (u64, u64) {
+        let jobs = self.jobs.lock();
+        (jobs.unreadable.kvsets.len() as u64, jobs.unreadable.vblocks.len() as u64)
+    }
+
+    fn note_unreadable(&self, error: &Error) {
+        self.metrics.job_failures.add(1);
+        self.work_health.compaction_failed(error);
+        self.note_damage(Met::Compaction, error);
+    }
+
+    fn name_of(&self, kvs: KvsId) -> Option<String> {
+        self.tree(kvs).map(|tree| tree.name.to_string())
+    }
+}
+
+/// Whether a compaction failed because of what it read, not for want of space or time, nor because
+/// the drive refused what it wrote.
+pub(super) fn is_about_inputs(error: &Error) -> bool {
+    let wrote = matches!(error, Error::Pool(mpool::Error::Io { op: "write", .. }));
+    matches!(error.scope(), Scope::Object | Scope::Call) && !wrote
+}

@@ -1,0 +1,150 @@
+//! What is overwritten or deleted comes back: the space that a store takes is a bounded multiple of
+//! what lives in it, on the way and afterwards, and leaves that have emptied are joined.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and prints its seed")]
+
+mod support;
+
+use kvs::{Database, Durability, Kvs, Options, Range};
+use mpool::SimDevice;
+use support::{Rng, seeds};
+
+const KEYS: u64 = 12_000;
+const VALUE_BYTES: usize = 1000;
+
+fn key(n: u64) -> Vec<u8> {
+    format!("{n:08}").into_bytes()
+}
+
+fn value(n: u64, round: u64) -> Vec<u8> {
+    let mut value = [n.to_le_bytes(), round.to_le_bytes()].concat();
+    value.resize(VALUE_BYTES, b's');
+    value
+}
+
+/// Bytes of all objects.
+fn used_bytes(db: &Database) -> u64 {
+    let free = db.pool().free_space();
+    free.total_bytes - free.object_bytes - free.segment_bytes
+}
+
+fn gauge(db: &Database, name: &str) -> f64 {
+    let mut found = 0.0;
+    db.visit_metrics(&mut |sample| {
+        if sample.name == name {
+            found = sample.value.number().unwrap();
+        }
+    });
+    found
+}
+
+struct Store {
+    db: Database,
+    kvs: Kvs,
+    empty_bytes: u64,
+}
+
+fn store() -> Store {
+    let options = Options { value_cache_bytes: Some(0), ..support::options() };
+    let db = support::create(&SimDevice::new(1 << 30), &options).unwrap();
+    let kvs = db.kvs("k").unwrap();
+    let empty_bytes = used_bytes(&db);
+    Store { db, kvs, empty_bytes }
+}
+
+impl Store {
+    fn pct_of(&self, keys: u64) -> u64 {
+        let live = keys * (VALUE_BYTES as u64 + 8);
+        (used_bytes(&self.db) - self.empty_bytes) * 100 / live
+    }
+
+    /// Puts a key; when a memtable is full it is flushed, and all that is due is done.
+    fn put(&self, n: u64, round: u64) {
+        self.kvs.put(&key(n), &value(n, round), Durability::Off).unwrap();
+        if gauge(&self.db, "memtables_sealed") > 0.0 {
+            self.db.flush().unwrap();
+            self.db.compact().unwrap();
+        }
+    }
+
+    fn settle(&self) {
+        self.db.flush().unwrap();
+        self.db.compact().unwrap();
+    }
+}
+
+#[test]
+fn overwriting_takes_a_bounded_multiple_of_what_lives() {
+    for seed in seeds(0..2) {
+        let (store, mut rng) = (store(), Rng(seed));
+        let mut rounds = std::collections::BTreeMap::new();
+        (0..KEYS).for_each(|n| store.put(n, 0));
+        store.settle();
+        assert!(store.pct_of(KEYS) <= 125, "seed {seed}: {} % after the load", store.pct_of(KEYS));
+        let mut most = 0;
+        for round in 1..10 * KEYS {
+            let n = rng.below(KEYS);
+            rounds.insert(n, round);
+            store.put(n, round);
+            if round.is_multiple_of(256) {
+                most = most.max(store.pct_of(KEYS));
+            }
+        }
+        store.settle();
+        let last = store.pct_of(KEYS);
+        assert!(most <= 175, "seed {seed}: {most} % on the way");
+        assert!(last <= 150, "seed {seed}: {last} % at the end");
+        for n in 0..KEYS {
+            let read = store.kvs.get(&key(n)).unwrap().unwrap().value;
+            assert_eq!(
+                read,
+                value(n, rounds.get(&n).copied().unwrap_or(0)),
+                "seed {seed}, key {n}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_deleted_comes_back() {
+    let store = store();
+    (0..KEYS).for_each(|n| store.put(n, 0));
+    store.settle();
+    let live = |n: &u64| n.is_multiple_of(10);
+    for n in (0..KEYS).filter(|n| !live(n)) {
+        store.kvs.delete(&key(n), Durability::Off).unwrap();
+    }
+    store.settle();
+    let pct = store.pct_of(KEYS / 10);
+    assert!(pct <= 150, "{pct} % of what lives");
+    let keys: Vec<_> =
+        store.kvs.cursor(Range::default()).unwrap().map(|item| item.unwrap().key).collect();
+    let expect: Vec<_> = (0..KEYS).filter(live).map(|n| bytes::Bytes::from(key(n))).collect();
+    assert_eq!(keys, expect);
+    for n in (0..KEYS).filter(live) {
+        store.kvs.delete(&key(n), Durability::Off).unwrap();
+    }
+    store.settle();
+    assert!(gauge(&store.db, "kvs_keys") < 1.0);
+    assert!(gauge(&store.db, "kvs_kvsets") < 1.0, "tombstones that hide nothing are not kept");
+    assert!(used_bytes(&store.db) - store.empty_bytes < 1 << 20);
+}
+
+/// A tombstone of a key that no kvset holds is not written at all.
+#[test]
+fn what_lived_in_memory_only_leaves_no_tombstone() {
+    let store = store();
+    (0..KEYS).for_each(|n| store.put(n, 0));
+    store.settle();
+    let kvsets = gauge(&store.db, "kvs_kvsets");
+    for n in 0..1000_u64 {
+        let key = format!("queue{n}").into_bytes();
+        store.kvs.put(&key, b"short", Durability::Off).unwrap();
+        store.kvs.delete(&key, Durability::Off).unwrap();
+    }
+    store.db.flush().unwrap();
+    // A filter is wrong about one key in a hundred.
+    let tombstones = gauge(&store.db, "kvs_tombstones");
+    assert!(tombstones <= 50.0, "{tombstones}");
+    assert!(gauge(&store.db, "kvs_kvsets") <= kvsets + 1.0);
+}

@@ -1,0 +1,112 @@
+//! A page of keys that cannot be read stops one kvset, and nothing else: writes go on for ever, to
+//! the same KVS and to others, and so do compaction and space.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use kvs::{Database, Durability, Kvs, Options};
+use mpool::{Device, IoBuf, SimDevice};
+use std::collections::BTreeSet;
+
+const LEAF: u8 = 1;
+const KEYS: u64 = 40;
+
+fn key(n: u64) -> Vec<u8> {
+    format!("key{n:04}").into_bytes()
+}
+
+fn value(n: u64, round: u64) -> Vec<u8> {
+    let mut value = format!("{n} in round {round} ").into_bytes();
+    value.resize(400, b'v');
+    value
+}
+
+/// Pages of keys on the device, with what is in them.
+fn leaf_pages(device: &SimDevice) -> BTreeSet<(u64, Vec<u8>)> {
+    let mut page = IoBuf::zeroed(4096);
+    let mut leaf = |at: u64| {
+        let is_read = device.read_at(at, &mut page).is_ok();
+        let is_leaf = is_read && page[4076] == LEAF && page[..62].iter().any(|byte| *byte != 0);
+        is_leaf.then(|| (at, page.to_vec()))
+    };
+    (0..device.geometry().len_bytes).step_by(4096).filter_map(&mut leaf).collect()
+}
+
+fn gauge(db: &Database, name: &str, label: &str) -> f64 {
+    let mut found = 0.0;
+    db.visit_metrics(&mut |sample| {
+        if sample.name == name && sample.labels.iter().any(|(_, value)| *value == label) {
+            found = sample.value.number().unwrap();
+        }
+    });
+    found
+}
+
+fn put_round(db: &Database, kvs: &[Kvs], round: u64) {
+    for kvs in kvs {
+        for n in 0..KEYS {
+            kvs.put(&key(n), &value(n, round), Durability::Off).unwrap();
+        }
+    }
+    db.flush().unwrap();
+}
+
+/// Spoils the keys of the kvset that a round in `bad` writes.
+fn spoil(device: &SimDevice, db: &Database, bad: &Kvs, round: u64) {
+    let before = leaf_pages(device);
+    put_round(db, std::slice::from_ref(bad), round);
+    let after = leaf_pages(device);
+    let mut fresh = after.difference(&before).peekable();
+    assert!(fresh.peek().is_some());
+    for (at, _) in fresh {
+        device.flip_bit(at + 9, 2);
+    }
+}
+
+/// Whether `compact` brings the spoiled kvset to a leaf first does not matter to what must hold.
+fn goes_on(compacted_first: bool) {
+    let device = SimDevice::new(512 << 20);
+    let options = Options { value_cache_bytes: Some(0), ..support::options() };
+    let db = support::create(&device, &options).unwrap();
+    let kvs = [db.kvs("bad").unwrap(), db.kvs("good").unwrap()];
+    for round in 0..4 {
+        put_round(&db, &kvs, round);
+    }
+    if compacted_first {
+        db.compact().unwrap();
+    }
+    spoil(&device, &db, &kvs[0], 4);
+    // Beyond the 40 kvsets of a root at which writers stop.
+    for round in 5..120 {
+        put_round(&db, &kvs, round);
+        db.compact().unwrap();
+    }
+    let left_alone = gauge(&db, "left_alone", "kvset");
+    assert!((0.5..1.5).contains(&left_alone), "the one that cannot be read");
+    assert!(gauge(&db, "kvs_kvsets", "bad") <= 16.0);
+    assert!(gauge(&db, "kvs_kvsets", "good") <= 8.0);
+    for kvs in &kvs {
+        for n in 0..KEYS {
+            assert_eq!(kvs.get(&key(n)).unwrap().unwrap().value, value(n, 119));
+        }
+    }
+    let live = 2.0 * 40.0 * 500.0;
+    let values = gauge(&db, "kvs_value_bytes", "bad") + gauge(&db, "kvs_value_bytes", "good");
+    assert!(values <= 16.0 * live, "{values} bytes of values for {live}");
+    db.close().unwrap();
+    drop((kvs, db));
+    let db = support::open(&device, &options).unwrap();
+    let kvs = db.kvs("bad").unwrap();
+    assert_eq!(kvs.get(&key(7)).unwrap().unwrap().value, value(7, 119));
+}
+
+#[test]
+fn a_page_that_rots_in_the_root_stops_no_writes() {
+    goes_on(false);
+}
+
+#[test]
+fn a_page_that_rots_above_a_leaf_stops_no_writes() {
+    goes_on(true);
+}
