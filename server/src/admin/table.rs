@@ -47,7 +47,7 @@ fn due_text(due: &Value) -> String {
 pub(crate) fn tree(value: &Value) -> String {
     let debt = &value["debt"];
     let mut out = format!(
-        "kvs       {}\nkvsets    {} in the root and {} leaves: {} keys, {} tombstones\n\
+        "kvs       {}\nkvsets    {}, of {} leaves and the root: {} keys, {} tombstones\n\
          space     {} keys, {} values in {} vblocks of {}\n\
          root      {} kvsets: spilled from {}, writers slow down at {} and stop at {}\n\
          garbage   {} of vblocks ({} %), rewritten from {} %\n",
@@ -102,31 +102,31 @@ fn jobs(value: &Value) -> String {
     let lines = rows(value, "jobs").map(|job| {
         let outcome = job["outcome"].as_str();
         let when = match (outcome, job["ended_seconds_ago"].as_f64()) {
-            (Some(outcome), Some(ago)) => format!("{outcome} {ago:.1} s ago"),
+            (Some(outcome), Some(ago)) => {
+                let why = job["error"].as_str().map_or_else(String::new, |why| format!(": {why}"));
+                format!("{outcome} {ago:.1} s ago{why}")
+            }
             _ => "running".to_owned(),
         };
         let node = job["node"].as_u64().map_or_else(|| "-".to_owned(), |_| node_text(&job["node"]));
-        let total = number(&job["entries_total"]).max(1);
-        let part = number(&job["entries"]).saturating_mul(100) / total;
+        let part = number(&job["entries"]).saturating_mul(100);
+        let part = part.checked_div(number(&job["entries_total"]));
         vec![
             text(&job["number"]),
             text(&job["action"]),
             text(&job["reason"]),
             node,
             when,
-            job["error"].as_str().unwrap_or_default().to_owned(),
             text(&job["inputs_total"]),
-            format!("{part} %"),
+            part.map_or_else(|| "-".to_owned(), |part| format!("{part} %")),
             format!("{:.1} s", job["seconds"].as_f64().unwrap_or(0.0)),
             bytes(&job["read_bytes"]),
             bytes(&job["written_bytes"]),
         ]
     });
-    let titles = [
-        "JOB", "ACTION", "REASON", "NODE", "STATE", "ERROR", "INPUTS", "PAST", "TOOK", "READ",
-        "WRITTEN",
-    ];
-    columns(&titles, 6, lines.collect())
+    let titles =
+        ["JOB", "ACTION", "REASON", "NODE", "STATE", "INPUTS", "PAST", "TOOK", "READ", "WRITTEN"];
+    columns(&titles, 5, lines.collect())
 }
 
 fn nodes(value: &Value) -> String {
