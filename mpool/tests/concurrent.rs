@@ -4,9 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, IO_ALIGN, IoBackend, IoBuf, Mblock, Options, Pool, Priority, SimDevice, sim::Seeded,
+    ALLOC_UNIT, IO_ALIGN, IoBackend, IoBuf, Mblock, Options, Pool, Priority, ReturnOptions,
+    SimDevice, sim::Seeded,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 const THREADS: u64 = 4;
 const ROUNDS: u64 = 120;
@@ -117,6 +124,48 @@ fn nobody_gets_anothers_bytes_on_a_file() {
             check(&pool.mblock(id).unwrap());
         }
     }
+}
+
+/// Says that the work is done, when it is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Housekeeping gives back what is free between two allocations of it, as fast as it can. The
+/// simulated device refuses writes into holes and beyond its end.
+#[test]
+fn nobody_gets_anothers_bytes_while_what_is_free_goes_back() {
+    let eager = |io| {
+        let returning = Some(ReturnOptions { after_s: 0, ..ReturnOptions::default() });
+        Options { background: false, returning, ..options(io) }
+    };
+    let beside_housekeeping = |pool: &Arc<Pool>, seed| {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    pool.tidy();
+                }
+            });
+            // Also where it fails.
+            let _ends = Ends(&done);
+            run(pool, seed)
+        })
+    };
+    let device = SimDevice::new(64 << 20);
+    let pool = Pool::create(Arc::new(device.clone()), &eager(IoBackend::Threads)).unwrap();
+    let all = beside_housekeeping(&pool, 5);
+    let again = Pool::open(Arc::new(device.after_crash(5)), &eager(IoBackend::Threads)).unwrap();
+    for id in all.keys() {
+        check(&again.mblock(*id).unwrap());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Pool::open_or_create(dir.path(), &eager(IoBackend::Auto)).unwrap();
+    beside_housekeeping(&pool, 6).values().for_each(check);
 }
 
 #[test]

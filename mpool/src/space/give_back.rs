@@ -61,6 +61,11 @@ impl VolumeSpace {
     }
 
     fn cut(&self) -> Result<u64> {
+        if self.zones().is_some() {
+            // Zones follow the part that can be overwritten.
+            self.gives_back.no_cut.store(true, Relaxed);
+            return Ok(0);
+        }
         let mut free = self.free.lock();
         let tail = free.idle_tail(CUT_BYTES).filter(|tail| tail.len >= RETURN_MIN);
         let Some(tail) = tail.filter(|_| !self.gives_back.no_cut.load(Relaxed)) else {
@@ -308,6 +313,25 @@ mod tests {
         fn kind(&self) -> &'static str {
             "slow"
         }
+    }
+
+    #[test]
+    fn a_device_that_takes_nothing_back_is_asked_once() {
+        let inner = SimDevice::zoned(crate::ZoneLimits {
+            zones: 16,
+            zone_bytes: 2 * MIB,
+            conventional_zones: 8,
+            open_max: 4,
+            active_max: 5,
+            append_bytes_max: 64 << 10,
+            block_bytes: 4096,
+        });
+        let space = space_on(Arc::new(inner.clone()));
+        assert!(root(&space).gives_back());
+        let (calls, free) = (inner.calls(), space.free_bytes());
+        assert_eq!(give_all(&space), 0);
+        assert!(!root(&space).gives_back());
+        assert_eq!((inner.calls(), space.free_bytes()), (calls, free), "nothing has changed");
     }
 
     /// Somebody needs room just before, and just after, the device is made shorter.
