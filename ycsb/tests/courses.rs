@@ -44,7 +44,8 @@ fn names(report: &Value) -> Vec<&str> {
 fn check_figures(report: &Value, live_bytes: std::ops::RangeInclusive<u64>) {
     for stage in report["stages"].as_array().expect("stages") {
         let space = &stage["space"];
-        assert!(space["used_bytes"].as_u64() > Some(0), "{stage}");
+        assert!(space["used_bytes"].as_u64() > space["data_bytes"].as_u64(), "{stage}");
+        assert!(space["data_bytes"].is_u64(), "{stage}");
         assert!(space["file_bytes"].as_u64() >= space["used_bytes"].as_u64(), "{stage}");
         assert!(space["file_per_used"].as_f64() >= Some(1.0), "{stage}");
         assert!(stage["samples"].as_array().is_some_and(|all| !all.is_empty()), "{stage}");
@@ -245,6 +246,8 @@ fn wrong_usage_names_the_way_out() {
         ("open --target embedded", 1, "needs --data DIR"),
         ("open --target embedded --data /x --opens 0", 2, "not in 1..=1000"),
         ("open --target embedded --data /x --memory 1GiB", 1, "leave them away"),
+        ("compare --a memory --b memory --workloads load,overwrite", 1, "run it on each side"),
+        ("reaper --workloads queue --warmup 0", 1, "courses have no policies to compare"),
         ("run --target memory -P delete-most --seconds 5", 1, "leave --seconds away"),
         ("run --target http -P delete-most -p deletethen=settle", 1, "deletethen=compact or quiet"),
         ("run --target embedded --data /x -P scans --hold-snapshot", 1, "not for course=scans"),

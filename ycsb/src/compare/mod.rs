@@ -178,6 +178,13 @@ fn check_run(args: &CompareArgs, turn: Turn<'_>) -> Result<u64> {
         Command::Run(run) => session::check(Phase::Run, run)?,
         _ => unreachable!("a turn is a load or a run"),
     };
+    if let Some(course) = &checked.workload.course {
+        bail!(
+            "course={} begins with an empty table of its own: run it on each side by itself, with \
+             `ycsb run`",
+            course.name()
+        );
+    }
     Ok(checked.workload.dataset_bytes())
 }
 

@@ -180,6 +180,7 @@ impl Runner<'_> {
         if plan.phase == Phase::Load {
             // While they come, what lives is hardly anything.
             report.space.used_per_live_highest = None;
+            report.space.data_per_live_highest = None;
         }
         self.ran.stages.push(report);
         self.interrupted = outcome.interrupted;

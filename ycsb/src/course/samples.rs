@@ -131,6 +131,7 @@ impl<'a> Sampler<'a> {
             stall_seconds: (!stalls.is_empty()).then(|| stalls.values().sum()),
             live_bytes: self.ledger.alive().bytes,
             used_bytes: space.used,
+            data_bytes: space.data,
             file_bytes: space.file,
             allocated_bytes: space.allocated,
         });
@@ -173,14 +174,18 @@ fn space(samples: &[Sample]) -> SpaceReport {
         Some(ratio(float(part), float(whole)))
     };
     let amplification = |sample: &Sample| over(sample.used_bytes, Some(sample.live_bytes));
+    let of_data = |sample: &Sample| over(sample.data_bytes, Some(sample.live_bytes));
     let Some(end) = samples.last() else { return SpaceReport::default() };
     SpaceReport {
         live_bytes: end.live_bytes,
         used_bytes: end.used_bytes,
+        data_bytes: end.data_bytes,
         file_bytes: end.file_bytes,
         allocated_bytes: end.allocated_bytes,
         used_per_live: amplification(end),
         used_per_live_highest: samples.iter().filter_map(amplification).max_by(f64::total_cmp),
+        data_per_live: of_data(end),
+        data_per_live_highest: samples.iter().filter_map(of_data).max_by(f64::total_cmp),
         file_per_used: over(end.file_bytes, end.used_bytes),
         allocated_per_used: over(end.allocated_bytes, end.used_bytes),
     }
@@ -196,6 +201,7 @@ mod tests {
             seconds,
             ops,
             used_bytes: Some(used),
+            data_bytes: Some(used / 2),
             file_bytes: Some(2 * used),
             live_bytes: live,
             ..Sample::default()
@@ -223,6 +229,7 @@ mod tests {
     fn space_is_measured_against_what_lives() {
         let got = space(&[sample(1.0, 0, 50, 10), sample(1.0, 0, 30, 20)]);
         assert_eq!((got.used_per_live, got.used_per_live_highest), (Some(1.5), Some(5.0)));
+        assert_eq!((got.data_per_live, got.data_per_live_highest), (Some(0.75), Some(2.5)));
         assert_eq!((got.file_per_used, got.allocated_per_used), (Some(2.0), None));
         let nothing = space(&[sample(1.0, 0, 50, 0)]);
         assert_eq!(nothing.used_per_live, None, "nothing lives: there is no ratio");

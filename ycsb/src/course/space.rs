@@ -3,6 +3,7 @@
 //! | fact | from |
 //! |---|---|
 //! | used | the pool's own count; where a store has none (RocksDB), the lengths of its files |
+//! | data | `kvs_used_bytes` of all KVSs, or `rocksdb_sst_bytes`: without logs and journals |
 //! | file | `st_size` of all files below the data directory |
 //! | allocated | their `st_blocks`, of 512 bytes: without holes |
 
@@ -18,6 +19,7 @@ const BLOCK_BYTES: u64 = 512;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Space {
     pub(crate) used: Option<u64>,
+    pub(crate) data: Option<u64>,
     pub(crate) file: Option<u64>,
     pub(crate) allocated: Option<u64>,
 }
@@ -28,10 +30,21 @@ impl Space {
         let said = counters.iter().find(|c| own_name(&c.name) == "mpool_space_used_bytes");
         Self {
             used: said.map(|c| floor(c.value)).or(files.map(|(len, _)| len)),
+            data: data(counters),
             file: files.map(|(len, _)| len),
             allocated: files.map(|(_, allocated)| allocated),
         }
     }
+}
+
+/// What records take, current ones and old ones, where the store says so.
+fn data(counters: &[Counted]) -> Option<u64> {
+    let is_data = |counted: &&Counted| {
+        let name = own_name(&counted.name);
+        name.starts_with("kvs_used_bytes{") || name == "rocksdb_sst_bytes"
+    };
+    let bytes = counters.iter().filter(is_data).map(|counted| floor(counted.value));
+    bytes.reduce(|sum, bytes| sum + bytes)
 }
 
 /// Length of all files below `dir`, and what is allocated for them. A file that goes while it is
@@ -63,6 +76,19 @@ mod tests {
         assert_eq!(space.file, Some((1 << 30) + 10_000));
         assert_eq!(space.used, space.file, "nothing else is known");
         assert!(space.allocated < Some(1 << 20), "{space:?}");
+    }
+
+    #[test]
+    fn data_is_that_of_all_kvss() {
+        let counted = |name: &str, value| Counted { name: name.into(), grows: false, value };
+        let counters = [
+            counted("kvs_used_bytes{kvs=\"a\"}", 100.0),
+            counted("millpond_kvs_used_bytes{kvs=\"b\"}", 20.0),
+            counted("kvs_live_bytes{kvs=\"a\"}", 7.0),
+        ];
+        assert_eq!(Space::look(None, &counters).data, Some(120));
+        assert_eq!(Space::look(None, &counters[2..]).data, None);
+        assert_eq!(Space::look(None, &[counted("rocksdb_sst_bytes", 9.0)]).data, Some(9));
     }
 
     #[test]

@@ -145,8 +145,15 @@ fn check_runs(args: &ReaperArgs, sides: &[Side], turns: &[Turn]) -> Result<()> {
         let cli = Cli::try_parse_from(std::iter::once("ycsb".to_owned()).chain(words))
             .map_err(|error| anyhow!("{}", error.to_string().trim()))?;
         let Command::Run(run) = &cli.command else { unreachable!("a turn is a run") };
-        session::check(Phase::Run, run)
+        let checked = session::check(Phase::Run, run)
             .with_context(|| format!("{} with {}", args.workloads[turn.workload], turn.threads))?;
+        if let Some(course) = &checked.workload.course {
+            bail!(
+                "course={} changes its data set, which all policies share: courses have no \
+                 policies to compare",
+                course.name()
+            );
+        }
     }
     Ok(())
 }

@@ -58,11 +58,15 @@ pub(crate) struct Throughput {
 pub(crate) struct SpaceReport {
     pub(crate) live_bytes: u64,
     pub(crate) used_bytes: Option<u64>,
+    /// Of these, what records take, current ones and old ones: without logs and journals.
+    pub(crate) data_bytes: Option<u64>,
     pub(crate) file_bytes: Option<u64>,
     pub(crate) allocated_bytes: Option<u64>,
     pub(crate) used_per_live: Option<f64>,
     /// Of all its seconds.
     pub(crate) used_per_live_highest: Option<f64>,
+    pub(crate) data_per_live: Option<f64>,
+    pub(crate) data_per_live_highest: Option<f64>,
     pub(crate) file_per_used: Option<f64>,
     pub(crate) allocated_per_used: Option<f64>,
 }
@@ -91,6 +95,7 @@ pub(crate) struct Sample {
     /// Levels, at the later look.
     pub(crate) live_bytes: u64,
     pub(crate) used_bytes: Option<u64>,
+    pub(crate) data_bytes: Option<u64>,
     pub(crate) file_bytes: Option<u64>,
     pub(crate) allocated_bytes: Option<u64>,
 }
@@ -236,6 +241,9 @@ impl Report {
             "used",
             "used/live",
             "highest",
+            "data",
+            "data/live",
+            "highest",
             "file",
             "file/used",
             "allocated/used",
@@ -248,6 +256,9 @@ impl Report {
                 size(s.used_bytes),
                 times(s.used_per_live),
                 times(s.used_per_live_highest),
+                size(s.data_bytes),
+                times(s.data_per_live),
+                times(s.data_per_live_highest),
                 size(s.file_bytes),
                 times(s.file_per_used),
                 times(s.allocated_per_used),

@@ -16,7 +16,7 @@
 //! `--engine` changes: `block_cache`, `memtable_bytes`, `memtables_max`, `background_jobs`,
 //! `cache=lru|hyper`, `reads=direct|buffered`.
 
-use super::{Failure, Hold, Rows, See, Session, Target, Way};
+use super::{Counted, Failure, Hold, Rows, See, Session, Target, Way};
 use crate::cli::{DurabilityArg, parse_bytes};
 use crate::machine;
 use ::rocksdb::{
@@ -226,6 +226,16 @@ impl Target for Rocks {
             facts.extend(property(name).map(|value| (name.to_owned(), value)));
         }
         facts
+    }
+
+    fn counters(&self) -> Vec<Counted> {
+        let bytes = self.db.property_int_value("rocksdb.total-sst-files-size").ok().flatten();
+        let counted = |bytes: u64| Counted {
+            name: "rocksdb_sst_bytes".into(),
+            grows: false,
+            value: crate::number::float(bytes),
+        };
+        bytes.map(counted).into_iter().collect()
     }
 
     fn flush(&self) -> Result<()> {
