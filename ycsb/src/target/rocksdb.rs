@@ -20,8 +20,8 @@ use super::{Counted, Failure, Hold, Rows, See, Session, Target, Way};
 use crate::cli::{DurabilityArg, parse_bytes};
 use crate::machine;
 use ::rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Error, ErrorKind, Options, ReadOptions,
-    WaitForCompactOptions, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB, DBCompressionType,
+    Error, ErrorKind, Options, ReadOptions, WaitForCompactOptions, WriteOptions,
 };
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -250,7 +250,10 @@ impl Target for Rocks {
 
     fn compact(&self) -> Result<()> {
         self.flush()?;
-        self.db.compact_range::<&[u8], &[u8]>(None, None);
+        let mut options = CompactOptions::default();
+        // Without this a file that lies lowest is left as it is, with its tombstones.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db.compact_range_opt::<&[u8], &[u8]>(None, None, &options);
         Ok(())
     }
 
