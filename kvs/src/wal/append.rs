@@ -108,7 +108,8 @@ impl Tail {
             self.filled += count;
             bytes = later;
             if self.filled == self.buffer.len() {
-                self.segment.write_at(self.offset, &self.buffer)?;
+                let (metrics, offset) = (Arc::clone(&self.metrics), self.offset);
+                metrics.write_times.time(|| self.segment.write_at(offset, &self.buffer))?;
                 self.unflushed = true;
                 self.advance();
             }

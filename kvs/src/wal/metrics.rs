@@ -12,6 +12,10 @@ pub(crate) struct WalMetrics {
     pub(super) syncs: Counter,
     /// Of each sync that had something to do.
     pub(super) sync_times: Histogram,
+    /// Of each write of a full buffer, which the put that fills it waits for.
+    pub(super) write_times: Histogram,
+    /// Of each beginning of another segment, which the put that finds no room waits for.
+    pub(super) rotation_times: Histogram,
     pub(super) replay_bytes: Counter,
     pub(super) segments_created: Counter,
     pub(super) segments_recycled: Counter,
@@ -39,11 +43,24 @@ impl WalMetrics {
         for (name, help, counter) in counters {
             emit(see, MetricKind::Counter, (name, help), &[], counter.get());
         }
-        see(Sample {
-            name: "wal_sync_duration_seconds",
-            help: "How long durable writes and flushes of the log took.",
-            labels: &[],
-            value: Value::Histogram(self.sync_times.counts()),
-        });
+        for (name, help, times) in [
+            (
+                "wal_sync_duration_seconds",
+                "How long durable writes and flushes of the log took.",
+                &self.sync_times,
+            ),
+            (
+                "wal_write_duration_seconds",
+                "How long puts that filled the log's buffer took to write it.",
+                &self.write_times,
+            ),
+            (
+                "wal_rotation_duration_seconds",
+                "How long puts that found a segment full took to begin the next one.",
+                &self.rotation_times,
+            ),
+        ] {
+            see(Sample { name, help, labels: &[], value: Value::Histogram(times.counts()) });
+        }
     }
 }

@@ -252,8 +252,14 @@ impl Wal {
         Ok(())
     }
 
-    /// Closes the tail, if there is one, and starts the next segment, with room for `len`.
+    /// As [`rotate_now`](Self::rotate_now), and counts how long the writer waits.
     fn rotate(&mut self, tail: Option<Tail>, len: u64) -> Result<Tail> {
+        let metrics = Arc::clone(&self.metrics);
+        metrics.rotation_times.time(|| self.rotate_now(tail, len))
+    }
+
+    /// Closes the tail, if there is one, and starts the next segment, with room for `len`.
+    fn rotate_now(&mut self, tail: Option<Tail>, len: u64) -> Result<Tail> {
         assert!(len <= self.least_bytes - PAGE_BYTES, "a group fits in a segment");
         let segment = match self.spare() {
             Ok(segment) => segment,
