@@ -73,7 +73,7 @@ impl Database {
     pub fn settle(&self) -> Result<()> {
         self.store().check_writable()?;
         self.flush()?;
-        self.forget_log()
+        self.open_database().forget_log()
     }
 
     /// Takes the log off volumes that are being emptied: it goes on elsewhere, and what it holds is
@@ -81,19 +81,7 @@ impl Database {
     fn empty_log(&self) -> Result<()> {
         self.commits().leave_volumes()?;
         self.flush()?;
-        self.forget_log()
-    }
-
-    /// After a flush: the log's segments are free.
-    fn forget_log(&self) -> Result<()> {
-        let store = self.store();
-        // A log may hold nothing but entries of dropped KVSs: then there was nothing to flush.
-        let settled = self.commits().exclusive(|| {
-            let view = store.view.load();
-            (view.active.is_empty() && view.sealed.is_empty()).then(|| store.visible())
-        });
-        let floor = store.raise_floor(settled)?;
-        self.commits().release_wal(floor)
+        self.open_database().forget_log()
     }
 }
 

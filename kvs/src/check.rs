@@ -1,9 +1,9 @@
 //! Checking a database that nobody has open: whether it would open, and what would stop it.
 //!
 //! The pool checks its own structures ([`Pool::check_dir`]); what is the database's is looked at
-//! here, on a pool that is open for reading only: every edit of the manifest, every kvset's hblock
-//! and footers, every frame of the write-ahead log that an open needs. Names are those that a scrub
-//! and the errors of an open give.
+//! here, on a pool that is open for reading only: every edit of the manifest, every kvset's hblock,
+//! footers and heads of vblocks, every frame of the write-ahead log that an open needs. Names are
+//! those that a scrub and the errors of an open give.
 
 use crate::batch::WriteBatch;
 use crate::db::Database;
@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::kvsets::{Kvsets, Unusable};
 use crate::manifest::Manifest;
 use crate::manifest::live::Live;
+use crate::progress::OpenProgress;
 use crate::recover::check_known;
 use crate::references::mblocks_of;
 use crate::salvage::WayOut;
@@ -36,6 +37,14 @@ impl Checked {
     fn note(&mut self, what: String, text: String, way_out: &str) {
         let way_out = way_out.to_owned();
         self.issues.push(Issue { severity: Severity::Error, what, text, way_out });
+    }
+
+    /// Damage that loses nothing.
+    fn warn(&mut self, error: &Error, owner: &str) {
+        let text = format!("{error}; its values carry checks of their own and are served");
+        let way_out = "nothing needs to be done: it goes when its values are rewritten".to_owned();
+        let what = owner.to_owned();
+        self.issues.push(Issue { severity: Severity::Warning, what, text, way_out });
     }
 
     fn fail(&mut self, error: Error, otherwise: &str) {
@@ -69,13 +78,17 @@ impl Database {
 }
 
 fn check_kvsets(pool: &Arc<Pool>, live: &Live, checked: &mut Checked) {
-    let Kvsets { usable, unusable } = match Kvsets::open(pool, live, Class::Cold) {
-        Ok(kvsets) => kvsets,
-        Err(error) => return checked.fail(error, "kvset"),
-    };
+    let Kvsets { usable, unusable } =
+        match Kvsets::open(pool, live, Class::Cold, &OpenProgress::default()) {
+            Ok(kvsets) => kvsets,
+            Err(error) => return checked.fail(error, "kvset"),
+        };
     for (kvs, _, kvset) in usable {
         let meta = kvset.meta();
         let name = live.kvs.get(&kvs).map_or("", |kvs| &kvs.name);
+        for error in kvset.damaged_heads() {
+            checked.warn(&error, &format!("kvset {} of KVS {name}", meta.id.get()));
+        }
         for (mblock, _) in mblocks_of(meta) {
             let part = crate::scrub::part_of(meta, mblock).unwrap_or("mblock");
             let owner = format!("kvset {} of KVS {name}, {part}", meta.id.get());

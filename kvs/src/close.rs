@@ -2,16 +2,21 @@
 //!
 //! 1. Nothing new is accepted; what is queued is committed and synced.
 //! 2. Background work ends; what a job has not installed is done again after the next open.
-//! 3. What the value cache has learned is kept.
-//! 4. The mark of a clean close is left, last of all: nothing is written after it.
+//! 3. What is in memory only is flushed, so that the next open has nothing to replay.
+//! 4. What the value cache has learned is kept.
+//! 5. The mark of a clean close is left, last of all: nothing is written after it.
 //!
-//! A close that fails leaves what a crash would leave.
+//! A close that fails, or is cut off, leaves what a crash would leave. A flush that fails fails no
+//! close: what it would have written stays in the log, and the mark says where that ends. It takes
+//! as long as the drive needs for what memtables hold, which is `memtables_max` and one more of
+//! them.
 
 use crate::db::Open;
 use crate::error::{Result, Scope};
 use crate::frequencies;
 use crate::mark::Mark;
 use crate::scrub;
+use std::time::Instant;
 
 impl Open {
     /// A second call does nothing.
@@ -37,8 +42,43 @@ impl Open {
         if self.store.pool.is_read_only() {
             return Ok(());
         }
+        self.empty_log();
         frequencies::keep(&self.store);
         self.leave_mark()
+    }
+
+    /// Flushes what is in memory only. What cannot be flushed is left to the log.
+    fn empty_log(&self) {
+        // Batches may still come, or the drive has refused the last ones.
+        if !self.commits.is_over() || self.store.failure().is_some() {
+            return;
+        }
+        let begun = Instant::now();
+        match self.store.flush_all().and_then(|bytes| self.forget_log().map(|()| bytes)) {
+            Ok(0) => {}
+            Ok(bytes) => {
+                tracing::info!(bytes, elapsed = ?begun.elapsed(), "what was in memory is flushed");
+            }
+            Err(error) => {
+                let cause = error.with_sources();
+                tracing::warn!(
+                    cause,
+                    "what is in memory stays in the log, which the next open replays"
+                );
+            }
+        }
+    }
+
+    /// Gives the log's segments back if kvsets have everything that it holds.
+    pub(crate) fn forget_log(&self) -> Result<()> {
+        let store = &self.store;
+        // A log may hold nothing but entries of dropped KVSs: then there was nothing to flush.
+        let settled = self.commits.exclusive(|| {
+            let view = store.view.load();
+            (view.active.is_empty() && view.sealed.is_empty()).then(|| store.visible())
+        });
+        let floor = store.raise_floor(settled)?;
+        self.commits.release_wal(floor)
     }
 
     fn leave_mark(&self) -> Result<()> {

@@ -14,6 +14,7 @@ use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
+use crate::progress::OpenProgress;
 use crate::recover;
 use crate::salvage::Loss;
 use crate::snapshot::Snapshot;
@@ -26,6 +27,7 @@ use crate::write::group::{CommitQueue, Done};
 use mpool::{MemoryConsumer, Pool, ScrubTarget};
 use parking_lot::Mutex;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -84,16 +86,30 @@ impl Database {
     /// Recovery runs here: it replays at most [`Options::wal_bytes_max`] bytes of log and reports
     /// its steps by `tracing`.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
+        Self::open_watched(dir, options, &OpenProgress::default())
+    }
+
+    /// As [`Database::open`]; others see by `progress` how far it is.
+    pub fn open_watched(dir: &Path, options: Options, progress: &OpenProgress) -> Result<Self> {
         options.validate()?;
         let pool = Pool::open_or_create(dir, &options.pool)?;
-        Self::open_pool(pool, options)
+        Self::open_pool_watched(pool, options, progress)
     }
 
     /// Opens the database on a pool of the caller's.
     pub fn open_pool(pool: Arc<Pool>, options: Options) -> Result<Self> {
+        Self::open_pool_watched(pool, options, &OpenProgress::default())
+    }
+
+    /// As [`Database::open_pool`]; others see by `progress` how far it is.
+    pub fn open_pool_watched(
+        pool: Arc<Pool>,
+        options: Options,
+        progress: &OpenProgress,
+    ) -> Result<Self> {
         options.validate()?;
         let options = space::fitted(options, pool.free_space().total_bytes);
-        let (store, wal, _) = recover::recover(pool, options)?;
+        let (store, wal) = recover::recover(pool, options, progress)?;
         let commits = CommitQueue::new(wal, Arc::clone(&store), &store.options, store.visible());
         assert!(store.commits.set(Arc::downgrade(&commits)).is_ok(), "set once, here");
         let consumers = register_consumers(&store);
@@ -101,6 +117,10 @@ impl Database {
         workers.extend(store.hints.take_thread());
         let workers = Mutex::new(workers);
         Ok(Self { open: Arc::new(Open { store, commits, workers, consumers }) })
+    }
+
+    pub(crate) fn open_database(&self) -> &Open {
+        &self.open
     }
 
     pub(crate) fn store(&self) -> &Arc<Store> {
@@ -314,8 +334,10 @@ impl Database {
         visit_pool(&store.pool, see);
     }
 
-    /// Syncs, stops all background work, and refuses everything from then on. A second call does
-    /// nothing. What the value cache has learned is kept for the next open, at most 256 MiB of it.
+    /// Syncs, stops all background work, flushes what is in memory, and refuses everything from the
+    /// beginning on; the next open replays nothing. A second call does nothing. What cannot be
+    /// flushed, on a full volume say, stays in the log. What the value cache has learned is kept
+    /// for the next open, at most 256 MiB of it.
     pub fn close(&self) -> Result<()> {
         self.open.close()
     }
@@ -401,6 +423,7 @@ fn visit_health(health: &Health, see: &mut dyn FnMut(Sample<'_>)) {
 fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
     let view = store.view.load();
     let losses = store.losses.get().map_or(0, Vec::len) as u64;
+    let log_bytes_max = store.log_bytes_max.load(Ordering::Relaxed);
     let mut gauge = |name, help, labels: &[(&'static str, &str)], value: u64| {
         emit(see, MetricKind::Gauge, (name, help), labels, value);
     };
@@ -413,6 +436,8 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
     let help = "Kvsets and vblocks that compaction leaves alone, because it cannot read them.";
     gauge("left_alone", help, &[("part", "kvset")], kvsets);
     gauge("left_alone", help, &[("part", "vblock")], vblocks);
+    let help = "Bytes of log at which a memtable is sealed early, to bound recovery.";
+    gauge("wal_live_limit_bytes", help, &[], log_bytes_max);
     gauge("memtables_sealed", "Memtables waiting for flush.", &[], view.sealed.len() as u64);
     let bytes = view.memtables().map(|memtable| memtable.bytes() as u64).sum();
     gauge("memtable_bytes", "Bytes of all memtables.", &[], bytes);

@@ -9,11 +9,16 @@ use crate::key::{KeyText, KvsId, KvsetId, NodeId};
 use crate::kvset::{Kvset, KvsetMeta};
 use crate::manifest::fit::{Span, misfit, overlaps};
 use crate::manifest::live::{Live, LiveKvset};
+use crate::progress::OpenProgress;
 use bytes::Bytes;
-use mpool::{Class, MblockId, Pool};
+use mpool::{Class, MblockId, Pool, Priority};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+
+/// Kvsets opened at a time, at most: as many as the pool has threads for blocking calls, and some
+/// that wait for one.
+const OPEN_AT_ONCE: usize = 64;
 
 /// What the manifest names.
 pub(crate) struct Kvsets {
@@ -41,11 +46,21 @@ pub(crate) struct Holds {
 }
 
 impl Kvsets {
-    /// Opens all of them. `Err` if one is of a newer format, or the pool itself fails.
-    pub(crate) fn open(pool: &Arc<Pool>, live: &Live, index: Class) -> Result<Self> {
+    /// Opens all of them, several at a time. `Err` if one is of a newer format, or the pool itself
+    /// fails.
+    pub(crate) fn open(
+        pool: &Arc<Pool>,
+        live: &Live,
+        index: Class,
+        progress: &OpenProgress,
+    ) -> Result<Self> {
+        progress.expect_kvsets(live.kvsets.len() as u64);
         let (mut usable, mut unusable) = (Vec::new(), Vec::new());
-        for (id, place) in &live.kvsets {
-            match open(pool, *id, place, live, index) {
+        let hblocks: Vec<MblockId> = live.kvsets.values().map(|place| place.hblock).collect();
+        for ((id, place), opened) in
+            live.kvsets.iter().zip(open_all(pool, &hblocks, index, progress))
+        {
+            match opened.and_then(|kvset| fitting(*id, place, kvset, live)) {
                 Ok(kvset) => usable.push((place.kvs, place.node, kvset)),
                 Err(error @ Error::Format { .. }) => return Err(error),
                 Err(error) => {
@@ -86,14 +101,56 @@ impl Kvsets {
     }
 }
 
-fn open(
+/// Opens kvsets on the pool's threads; what comes of each, in their order. Their reads are small,
+/// and one after the other would wait for the drive tens of thousands of times.
+fn open_all(
     pool: &Arc<Pool>,
-    id: KvsetId,
-    place: &LiveKvset,
-    live: &Live,
+    hblocks: &[MblockId],
     index: Class,
-) -> Result<Arc<Kvset>> {
-    let kvset = Kvset::open(pool, place.hblock, index, Class::Cold)?;
+    progress: &OpenProgress,
+) -> Vec<Result<Arc<Kvset>>> {
+    let (tell, told) = mpsc::channel();
+    let mut opened: Vec<Option<Result<Arc<Kvset>>>> = hblocks.iter().map(|_| None).collect();
+    let mut take = || {
+        let (at, found): (usize, _) = told.recv().expect("each job answers");
+        opened[at] = Some(found);
+        progress.opened_kvset();
+    };
+    for (at, hblock) in hblocks.iter().copied().enumerate() {
+        if at >= OPEN_AT_ONCE {
+            take();
+        }
+        let (answer, its_pool) = (Answer { tell: tell.clone(), at, found: None }, Arc::clone(pool));
+        let job = move || {
+            let mut answer = answer;
+            answer.found = Some(Kvset::open(&its_pool, hblock, index, Class::Cold));
+            // Before the answer, so that the pool never ends on a thread of its own.
+            drop(its_pool);
+        };
+        pool.queue().run_blocking(Priority::Read, Box::new(job));
+    }
+    (0..hblocks.len().min(OPEN_AT_ONCE)).for_each(|_| take());
+    opened.into_iter().map(|found| found.expect("all are taken")).collect()
+}
+
+/// What a job has found; told when it ends, however it ends.
+struct Answer {
+    tell: mpsc::Sender<(usize, Result<Arc<Kvset>>)>,
+    at: usize,
+    found: Option<Result<Arc<Kvset>>>,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let panicked = || Err(Error::Poisoned { cause: "opening a kvset panicked".to_owned() });
+        let found = self.found.take().unwrap_or_else(panicked);
+        // Whoever asked waits for every answer.
+        let _ = self.tell.send((self.at, found));
+    }
+}
+
+/// Whether it is what the manifest says.
+fn fitting(id: KvsetId, place: &LiveKvset, kvset: Arc<Kvset>, live: &Live) -> Result<Arc<Kvset>> {
     match misfit(id, place, kvset.meta(), live) {
         None => Ok(kvset),
         Some(reason) => Err(Error::Corrupt { what: "manifest".into(), reason }),

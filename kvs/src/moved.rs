@@ -18,6 +18,7 @@ use crate::key::KvsetId;
 use crate::kvset::Kvset;
 use crate::store::Store;
 use crate::view::View;
+use crate::warm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ pub(crate) fn renew(store: &Store) -> Result<u64> {
         }
         count += renewed.len() as u64;
         store.update_view(|view| exchanged(view, &renewed));
+        let leaving_bytes = some.iter().map(|kvset| kvset.resident_index_bytes()).sum();
+        warm::want(store, renewed.values(), leaving_bytes);
     }
     Ok(count)
 }

@@ -2,13 +2,13 @@
 //!
 //! 1. The pool has recovered itself: uncommitted mblocks are gone.
 //! 2. The manifest is replayed: KVSs, leaves, kvsets, and the floor of the WAL.
-//! 3. Every kvset it names is opened; index pages become resident.
+//! 3. Every kvset it names is opened, many at a time; their indexes come later (`warm`).
 //! 4. Mblocks that no kvset names are orphans of jobs that a crash cut off; they are deleted, but
 //!    for the request counts that the last clean close has kept.
 //! 5. The value cache gets those counts ([`frequencies`]); dead ranges are looked for from here on
 //!    ([`dead`]), beside the replay, so that the first scan finds them.
-//! 6. The WAL is replayed after the floor into memtables. A full memtable is flushed on the way, so
-//!    replay needs no more memory than normal work.
+//! 6. The WAL is replayed after the floor into memtables (`replay`). Full memtables are flushed on
+//!    the way, so replay needs no more memory than normal work.
 //! 7. Commits and background work start.
 //!
 //! Damage in steps 2, 3 and 6 is an error that names what is damaged, or, if the options ask for
@@ -20,8 +20,7 @@
 
 use crate::batch::{Op, WriteBatch};
 use crate::dead;
-use crate::error::{Error, Result, Scope};
-use crate::flush;
+use crate::error::{Error, Result};
 use crate::frequencies;
 use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::Kvset;
@@ -31,20 +30,27 @@ use crate::manifest::record::Item;
 use crate::manifest::{Manifest, UNKNOWN};
 use crate::memtable::Memtable;
 use crate::options::Options;
+use crate::progress::OpenProgress;
+use crate::recovery;
 use crate::references::References;
+use crate::replay::{Flusher, Over, Replay};
 use crate::salvage::{self, Loss, Salvage};
 use crate::store::{Store, Versions, delete};
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use crate::wal::{Replayed, Wal};
-use crate::work::ledger::Progress;
 use mpool::{Class, MblockId, Pool, ScrubTarget};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Steps 2 to 6.
-pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, Wal, Replayed)> {
+pub(crate) fn recover(
+    pool: Arc<Pool>,
+    options: Options,
+    progress: &OpenProgress,
+) -> Result<(Arc<Store>, Wal)> {
     let mut losses = Vec::new();
     let cut = options.salvage.cut_manifest.then_some(&mut losses);
     let mut manifest = Manifest::open(&pool, &options.initial_kvs, cut)?;
@@ -52,7 +58,7 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     if !losses.is_empty() {
         condemned.extend(crate::manifest::journal(&pool).map(ScrubTarget::Journal));
     }
-    let kvsets = open_kvsets(&pool, &mut manifest, options.salvage, &mut losses)?;
+    let kvsets = open_kvsets((&pool, progress), &mut manifest, options.salvage, &mut losses)?;
     let mut references = References::default();
     for (_, _, kvset) in &kvsets {
         references.add(&pool, kvset.meta())?;
@@ -82,11 +88,13 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     let learner = dead::hints::start(&store);
     let floor = store.visible();
     let segments = store.pool.segment_ids();
-    let (wal, mut replayed) =
-        Wal::open(&store.pool, &store.options, floor, &mut |revision, batch| {
-            make_again(&store, revision, batch, &mut losses)?;
-            replay(&store, revision, batch)
-        })?;
+    let begun = Instant::now();
+    let (mut wal, mut replayed) = replay_log(&store, floor, &mut losses, progress)?;
+    // What was flushed on the way is not needed any more.
+    let floor = store.versions.lock().manifest.live().floor;
+    if let Err(error) = wal.release(floor) {
+        tracing::warn!(%error, "segments that are not needed stay until the next release");
+    }
     let holes = std::mem::take(&mut replayed.holes);
     if !holes.is_empty() {
         condemned.extend(segments.into_iter().map(ScrubTarget::Segment));
@@ -100,8 +108,39 @@ pub(crate) fn recover(pool: Arc<Pool>, options: Options) -> Result<(Arc<Store>, 
     // Before anybody looks: what is skipped was given out.
     store.visible.store(replayed.last.get(), Ordering::Release);
     learner.keep();
-    tracing::info!(frames = replayed.frames, bytes = replayed.bytes, last = %store.visible(), "WAL replayed");
-    Ok((store, wal, replayed))
+    let Replayed { frames, bytes, log_bytes, .. } = replayed;
+    let (elapsed, last) = (begun.elapsed(), store.visible());
+    tracing::info!(frames, bytes, log_bytes, %last, ?elapsed, "WAL replayed");
+    store.bound_log(recovery::note(&store.pool, log_bytes, elapsed));
+    Ok((store, wal))
+}
+
+/// Step 6, with flushes on a thread beside it.
+fn replay_log(
+    store: &Store,
+    floor: Revision,
+    losses: &mut Vec<Loss>,
+    progress: &OpenProgress,
+) -> Result<(Wal, Replayed)> {
+    let flusher = Flusher::new(store);
+    let is_alone = store.options.background_threads == 0 || store.pool.is_read_only();
+    let opened: Result<_> = std::thread::scope(|scope| {
+        let _over = Over(&flusher);
+        if !is_alone {
+            let builder = std::thread::Builder::new().name("db-replay-flush".to_owned());
+            builder
+                .spawn_scoped(scope, || flusher.run())
+                .expect("the system gives us a thread at start");
+        }
+        let mut replay = Replay::new(store, losses, (!is_alone).then_some(&flusher), progress);
+        let opened =
+            Wal::open(&store.pool, &store.options, floor, progress, &mut |revision, batch| {
+                replay.frame(revision, batch)
+            })?;
+        replay.end();
+        Ok(opened)
+    });
+    flusher.outcome().and(opened)
 }
 
 type Opened = Vec<(KvsId, NodeId, Arc<Kvset>)>;
@@ -109,12 +148,12 @@ type Opened = Vec<(KvsId, NodeId, Arc<Kvset>)>;
 /// Those that cannot be used are an error, or leave the manifest before anything of theirs is
 /// deleted.
 fn open_kvsets(
-    pool: &Arc<Pool>,
+    (pool, progress): (&Arc<Pool>, &OpenProgress),
     manifest: &mut Manifest,
     salvage: Salvage,
     losses: &mut Vec<Loss>,
 ) -> Result<Opened> {
-    let Kvsets { usable, unusable } = Kvsets::open(pool, manifest.live(), Class::Hot)?;
+    let Kvsets { usable, unusable } = Kvsets::open(pool, manifest.live(), Class::Hot, progress)?;
     let mut removed = Vec::new();
     for unusable in unusable {
         if !salvage.skip_kvsets {
@@ -159,7 +198,7 @@ fn trees(live: &Live, kvsets: Opened, references: &References) -> BTreeMap<KvsId
 
 /// A manifest whose last edits are lost may not know a KVS that the log writes to: one with an id
 /// that it has not given yet. Its name is lost; what was written to it need not be.
-fn make_again(
+pub(crate) fn make_again(
     store: &Store,
     revision: Revision,
     batch: &WriteBatch,
@@ -189,36 +228,6 @@ pub(crate) fn check_known(revision: Revision, kvs: KvsId, live: &Live) -> Result
     Err(Error::Corrupt { what, reason })
 }
 
-/// Applies one frame of the WAL, flushing what no longer fits.
-fn replay(store: &Store, revision: Revision, batch: &WriteBatch) -> Result<()> {
-    if store.view.load().active.bytes() as u64 >= store.options.memtable_bytes {
-        store.seal();
-        if store.pool.is_read_only() {
-            // It would be written to memory all the same.
-            apply_replayed(store, revision, batch);
-            return Ok(());
-        }
-        match flush::flush_oldest(store, &Progress::default()) {
-            // A full volume: the memtables stay, as they would at run time, and the database opens,
-            // so that it can be read and deleted from. There may be more of them than
-            // `memtables_max` if they were larger before; the log bounds them.
-            Err(error) if error.scope() == Scope::Moment => {
-                tracing::warn!(%error, "a flush during replay is put off");
-            }
-            done => {
-                done?;
-            }
-        }
-    }
-    apply_replayed(store, revision, batch);
-    Ok(())
-}
-
-fn apply_replayed(store: &Store, revision: Revision, batch: &WriteBatch) {
-    apply(store, batch, revision);
-    store.visible.store(revision.get(), Ordering::Release);
-}
-
 /// Puts a batch into the active memtable. Entries of a KVS that was dropped after they were logged
 /// are passed over.
 pub(crate) fn apply(store: &Store, batch: &WriteBatch, revision: Revision) {
@@ -231,6 +240,6 @@ pub(crate) fn apply(store: &Store, batch: &WriteBatch, revision: Revision) {
             store.metrics.put_bytes.add((key.len() + value.len()) as u64);
         }
     }
-    dead::cut_by(store, &view, batch);
+    dead::cut_by(store, &view, batch.ops());
     store.metrics.writes.add(batch.len() as u64);
 }

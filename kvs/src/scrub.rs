@@ -13,6 +13,7 @@ use crate::kvset::{Kvset, KvsetMeta};
 use crate::kvsets::{Kvsets, Unusable};
 use crate::manifest;
 use crate::manifest::live::Live;
+use crate::progress::OpenProgress;
 use crate::wal::{self, Damaged, Verified};
 use mpool::{
     Class, Finding, MblockId, MdcId, Pool, ScrubOptions, ScrubOwners, ScrubPart, ScrubProgress,
@@ -121,7 +122,8 @@ struct Known {
 impl Known {
     fn of(pool: &Arc<Pool>) -> Result<Self> {
         let live = manifest::as_far_as_it_goes(pool).unwrap_or_default();
-        let Kvsets { usable, unusable } = Kvsets::open(pool, &live, Class::Cold)?;
+        let Kvsets { usable, unusable } =
+            Kvsets::open(pool, &live, Class::Cold, &OpenProgress::default())?;
         let name = |kvs| live.kvs.get(&kvs).map_or_else(String::new, |kvs| kvs.name.clone());
         let kvsets = usable.into_iter().map(|(kvs, _, kvset)| (name(kvs), kvset)).collect();
         let owner = |Unusable { id, hblock, holds, .. }: Unusable| {

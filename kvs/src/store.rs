@@ -24,12 +24,14 @@ use crate::options::Options;
 use crate::owner::Owner;
 use crate::placement::{self, Level, Part};
 use crate::read::get::Lookup;
+use crate::recovery;
 use crate::references::References;
 use crate::room::Room;
 use crate::salvage::{self, Loss};
 use crate::space::Needs;
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
+use crate::warm;
 use crate::work::Jobs;
 use crate::write::group::CommitQueue;
 use arc_swap::ArcSwap;
@@ -38,6 +40,7 @@ use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority
 use parking_lot::{Condvar, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 /// The durable shape: the manifest, and who references which mblock.
 pub(crate) struct Versions {
@@ -78,6 +81,8 @@ pub(crate) struct Store {
     pub(crate) holds: Arc<Holds>,
     /// What scans hold of values that they read ahead.
     pub(crate) read_ahead: Arc<ReadAhead>,
+    /// Bytes of log at which the active memtable is sealed early.
+    pub(crate) log_bytes_max: AtomicU64,
     pub(crate) metrics: DbMetrics,
 }
 
@@ -158,6 +163,7 @@ impl Store {
             hints: Hints::default(),
             holds: Arc::new(Holds::new(options.snapshot_age_max_ms)),
             read_ahead: Arc::default(),
+            log_bytes_max: AtomicU64::new(options.wal_bytes_max),
             metrics: DbMetrics::default(),
             owner: Owner::new(&pool),
             pool,
@@ -168,6 +174,21 @@ impl Store {
     pub(crate) fn visible(&self) -> Revision {
         // Acquire pairs with the Release of `publish`: the batch's entries are in the memtable.
         Revision::new(self.visible.load(Ordering::Acquire))
+    }
+
+    /// Bounds the log by what a recovery may take, at this many bytes a second, if that is known.
+    pub(crate) fn bound_log(&self, rate: Option<u64>) {
+        let time = Duration::from_millis(self.options.recovery_ms);
+        let bytes = recovery::log_bytes_max(self.options.wal_bytes_max, time, rate);
+        if bytes < self.options.wal_bytes_max {
+            tracing::info!(bytes, rate, "the log is kept short: it was replayed slowly");
+        }
+        self.log_bytes_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// As the commit leader does, for a replay.
+    pub(crate) fn publish_replayed(&self, revision: Revision) {
+        self.visible.store(revision.get(), Ordering::Release);
     }
 
     pub(crate) fn new_kvset_id(&self) -> KvsetId {
@@ -257,12 +278,18 @@ impl Store {
         self.append(&mut versions, &items)?;
         let dead = self.count_references(&mut versions, &edits)?;
         before_publish()?;
+        let leaving = |(kvs, edit): &(KvsId, TreeEdit)| {
+            self.tree(*kvs).map_or(0, |tree| warm::leaving_bytes(&tree, edit))
+        };
+        let leaving_bytes = edits.iter().map(leaving).sum();
         self.publish_trees(&edits, &versions.references, flushed);
         // They were opened before the view had them, so a refresh may have passed them by.
         if edits.iter().flat_map(|(_, edit)| &edit.add).any(|(_, kvset)| kvset.has_moved()) {
             self.refresh_again();
         }
         drop(versions);
+        let new = edits.iter().flat_map(|(_, edit)| &edit.add).map(|(_, kvset)| kvset);
+        warm::want(self, new, leaving_bytes);
         self.delete(&dead)
     }
 

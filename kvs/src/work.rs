@@ -11,6 +11,7 @@ pub(crate) mod ledger;
 mod plan;
 mod quiet;
 pub(crate) mod requested;
+mod rest;
 mod setbacks;
 mod unreadable;
 mod watch;
@@ -22,7 +23,7 @@ use crate::flush;
 use crate::key::{KvsId, KvsetId};
 use crate::moved;
 use crate::store::Store;
-use crate::tree::Tree;
+use crate::warm;
 use ledger::{Ledger, Progress};
 use quiet::Quiet;
 use requested::Requested;
@@ -436,29 +437,6 @@ fn is_full(error: &Error) -> bool {
     matches!(error, Error::Pool(mpool::Error::Full { .. }))
 }
 
-/// Reads all values into the map if they fit, so that a data set that fits in memory is read from
-/// the drive once, in order, and not page by page.
-pub(crate) fn warm_up(store: &Store) {
-    let view = store.view.load_full();
-    let values =
-        |tree: &Arc<Tree>| tree.kvsets().map(|kvset| kvset.meta().value_bytes).sum::<u64>();
-    let bytes: u64 = view.trees.values().map(values).sum();
-    if bytes == 0 || bytes > store.pool.reaper().room() {
-        return;
-    }
-    let mut loaded = 0;
-    for kvset in view.trees.values().flat_map(|tree| tree.kvsets()) {
-        if store.is_closed() {
-            return;
-        }
-        match kvset.preload_values() {
-            Ok(bytes) => loaded += bytes,
-            Err(error) => return tracing::warn!(%error, "values are not all read ahead"),
-        }
-    }
-    tracing::info!(bytes = loaded, "values are in memory");
-}
-
 /// Starts the background threads.
 pub(crate) fn start(store: &Arc<Store>) -> Vec<JoinHandle<()>> {
     // Nothing that is open for reading only has work to do.
@@ -466,14 +444,7 @@ pub(crate) fn start(store: &Arc<Store>) -> Vec<JoinHandle<()>> {
     let spawn = |n| {
         let store = Arc::clone(store);
         let builder = std::thread::Builder::new().name(format!("db-work-{n}"));
-        builder
-            .spawn(move || {
-                if n + 1 == threads {
-                    warm_up(&store);
-                }
-                store.run_worker();
-            })
-            .expect("the system gives us a thread at start")
+        builder.spawn(move || store.run_worker()).expect("the system gives us a thread at start")
     };
-    (0..threads).map(spawn).collect()
+    (0..threads).map(spawn).chain(warm::start(store)).collect()
 }

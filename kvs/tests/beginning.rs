@@ -155,9 +155,9 @@ fn a_full_volume_opens_with_more_unflushed_writes_than_its_options_allow() {
         birds.put(&key(n), &[7; 10_000], Durability::Off).unwrap();
     }
     db.sync().unwrap();
+    let killed = device.after_crash(1);
     drop((birds, db));
-    let device = device.after_crash(1);
-    let pool = Pool::open(Arc::new(device), &large.pool).unwrap();
+    let pool = Pool::open(Arc::new(killed), &large.pool).unwrap();
     let mut taken = Vec::new();
     for bytes in [8 << 20, 1 << 20, 64 << 10, 4096] {
         while let Ok(writer) = pool.allocate(bytes, Priority::Flush) {

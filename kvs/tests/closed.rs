@@ -14,7 +14,7 @@ const NAME: &str = "the-last-kvs-that-was-made";
 /// Stands in the last frame of the write-ahead log.
 const VALUE: &[u8] = b"the last value that was put";
 
-/// A database that was closed in order.
+/// A database that was closed in order, and could not flush.
 fn closed() -> SimDevice {
     let device = SimDevice::new(1 << 30);
     let db = support::create(&device, &support::options()).unwrap();
@@ -24,7 +24,7 @@ fn closed() -> SimDevice {
     let last = db.create_kvs(NAME).unwrap();
     last.put(b"q", b"kept", Durability::Sync).unwrap();
     kvs.put(b"k", VALUE, Durability::Sync).unwrap();
-    db.close().unwrap();
+    support::close_unflushed(&device, &db);
     device
 }
 

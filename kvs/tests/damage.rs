@@ -73,7 +73,8 @@ fn build(seed: u64) -> (SimDevice, Map) {
         let value = value(&mut rng, n);
         put(&kvs, &mut map, n, value);
     }
-    db.close().unwrap();
+    db.sync().unwrap();
+    support::close_unflushed(&device, &db);
     (device, map)
 }
 

@@ -21,7 +21,8 @@ fn key(n: u64) -> Vec<u8> {
     format!("key-{n}").into_bytes()
 }
 
-/// Revision 1 and 2 are in a kvset each, 3 to 6 in the log, a page each; `kill` or closed in order.
+/// Revision 1 and 2 are in a kvset each, 3 to 6 in the log, a page each; killed, or closed in order
+/// with a flush that failed.
 fn store(close: bool) -> SimDevice {
     let device = SimDevice::new(1 << 30);
     let db = support::create(&device, &support::options()).unwrap();
@@ -33,7 +34,7 @@ fn store(close: bool) -> SimDevice {
         }
     }
     if close {
-        db.close().unwrap();
+        support::close_unflushed(&device, &db);
         return device;
     }
     let killed = device.after_crash(0);

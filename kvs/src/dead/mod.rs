@@ -50,8 +50,8 @@ pub(crate) mod ranges;
 mod tests;
 pub(crate) mod walk;
 
-use crate::batch::{Op, WriteBatch};
-use crate::key::Revision;
+use crate::batch::Op;
+use crate::key::{KvsId, Revision};
 use crate::store::Store;
 use crate::view::View;
 use bytes::Bytes;
@@ -290,11 +290,15 @@ pub(crate) fn inserted() {
     fence(Ordering::SeqCst);
 }
 
-/// Takes the keys of a batch's puts out of the dead ranges. The batch is in the view's active
-/// memtable, and not visible yet.
-pub(crate) fn cut_by(store: &Store, view: &View, batch: &WriteBatch) {
+/// Takes the keys of puts out of the dead ranges. They are in the view's active memtable, and not
+/// visible yet.
+pub(crate) fn cut_by<'a>(
+    store: &Store,
+    view: &View,
+    writes: impl Iterator<Item = (KvsId, &'a [u8], Op<'a>)>,
+) {
     inserted();
-    for (kvs, key, op) in batch.ops() {
+    for (kvs, key, op) in writes {
         let Some(tree) = view.trees.get(&kvs) else { continue };
         match op {
             Op::Put(_) => tree.dead.put(key),

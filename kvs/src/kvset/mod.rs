@@ -28,6 +28,7 @@ mod lookup;
 mod open;
 mod page;
 mod places;
+mod read_ahead;
 pub(crate) mod sketch;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub(crate) use cursor::{KvsetCursor, ReadMode, Shared};
 pub(crate) use holes::{Holes, KeyRange};
 pub(crate) use lookup::{Probe, WouldBlock};
 pub(crate) use open::Kvset;
+pub(crate) use read_ahead::IndexPart;
 pub(crate) use vblock::ahead::{ReadAhead, ScanAhead};
 
 use crate::error::Error;

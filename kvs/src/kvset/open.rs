@@ -1,9 +1,12 @@
 //! Opening a kvset.
 //!
 //! Reads the hblock, looks up its mblocks, maps the kblocks in one map and the vblocks in another,
-//! asks for the kblocks to be read ahead, and checks each footer and each vblock head against the
-//! hblock. Cost: one request for the hblock, one large sequential read a kblock, one page a vblock;
+//! and checks each footer against the hblock. Cost: one request for the hblock and one a kblock;
 //! about 100 bytes and two keys of memory a kblock afterwards.
+//!
+//! Heads of vblocks are not read: there may be many, and each value carries a check that names its
+//! vblock. Whoever looks for damage asks [`Kvset::damaged_heads`]. Nor is the index brought into
+//! memory here: that is for `read_ahead`, after the open.
 
 use super::hblock::{Hblock, KblockRange};
 use super::kblock::format::Footer;
@@ -11,7 +14,7 @@ use super::kblock::read::Kblock;
 use super::page::{self, PAGE_BYTES};
 use super::vblock::format::VblockHead;
 use super::{KvsetMeta, corrupt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use mpool::{Class, IO_ALIGN, IoBuf, Map, Mblock, MblockId, Pool};
 use std::sync::Arc;
 
@@ -27,7 +30,7 @@ pub(crate) struct Kvset {
 }
 
 impl Kvset {
-    /// Reads the hblock, maps kblocks (`index` class, populated) and vblocks (`values` class).
+    /// Reads the hblock and the footers, maps kblocks (`index` class) and vblocks (`values` class).
     pub(crate) fn open(
         pool: &Arc<Pool>,
         hblock: MblockId,
@@ -37,12 +40,6 @@ impl Kvset {
         let Hblock { meta, kblocks: ranges } = read_hblock(&pool.mblock(hblock)?)?;
         let kblock_objects = objects(pool, &mut meta.kblocks.iter().copied())?;
         let vblock_objects = objects(pool, &mut meta.vblocks.iter().map(|(id, _)| *id))?;
-        for object in &vblock_objects {
-            if let Err(error) = check_vblock(object, &meta) {
-                // Every value carries its own check; those that are sound are served.
-                tracing::warn!(kvset = meta.id.get(), %error, "a vblock's head is unreadable");
-            }
-        }
         let index = map_index(pool, &kblock_objects, index, &meta)?;
         let kblocks = ranges
             .iter()
@@ -68,6 +65,14 @@ impl Kvset {
         Ok(read_hblock(&pool.mblock(hblock)?)?.meta)
     }
 
+    /// What is wrong with the heads of its vblocks; their values are read all the same. One read a
+    /// vblock.
+    pub(crate) fn damaged_heads(&self) -> Vec<Error> {
+        let Some(values) = &self.values else { return Vec::new() };
+        let check = |at| check_vblock(values.mblock(at), &self.meta).err();
+        (0..values.len()).filter_map(check).collect()
+    }
+
     /// Whether the pool has moved any of its objects since it was opened. It goes on working, and
     /// keeps the old places from being used again.
     pub(crate) fn has_moved(&self) -> bool {
@@ -75,7 +80,7 @@ impl Kvset {
     }
 
     /// The same kvset in the places where its objects are now. What is known of their contents
-    /// holds, so nothing is read but an index that has moved; pages of what has not stay resident.
+    /// holds, so nothing is read; pages of what has not moved stay resident.
     pub(crate) fn renewed(&self) -> Result<Arc<Self>> {
         let (pool, meta) = (&self.pool, self.meta.clone());
         let index = if self.index.has_moved() {
@@ -93,12 +98,6 @@ impl Kvset {
         };
         let kblocks = Arc::clone(&self.kblocks);
         Ok(Arc::new(Self { pool: Arc::clone(pool), meta, kblocks, index, values }))
-    }
-
-    /// Reads its values into the map, as far as the reaper has room; returns the bytes made
-    /// resident.
-    pub(crate) fn preload_values(&self) -> Result<u64> {
-        self.values.as_ref().map_or(Ok(0), |values| Ok(values.preload()?))
     }
 
     /// The vblocks that it refers to, with the length of each.
@@ -124,12 +123,7 @@ fn map_index(
     meta: &KvsetMeta,
 ) -> Result<Arc<Map>> {
     let owner = format!("kvset {} keys", meta.id.get());
-    let index = Arc::new(pool.map_named(kblocks, class, &owner)?);
-    if let Err(error) = index.preload() {
-        // Pages that cannot be read fail one by one when they are needed; the others are served.
-        tracing::warn!(kvset = meta.id.get(), %error, "index was not read ahead");
-    }
-    Ok(index)
+    Ok(Arc::new(pool.map_named(kblocks, class, &owner)?))
 }
 
 fn read_hblock(object: &Mblock) -> Result<Hblock> {

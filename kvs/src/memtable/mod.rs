@@ -28,6 +28,7 @@ use crate::key::{KvsId, Revision};
 use bytes::Bytes;
 use filter::Filter;
 use mpool::MblockId;
+pub(crate) use skiplist::prefix;
 use skiplist::{Entry, HEIGHT_MAX, ListCursor, Position, SkipList};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

@@ -98,7 +98,7 @@ impl<'a> Position<'a> {
 }
 
 /// The first 8 bytes, zero-padded, as a number that orders as they do.
-fn prefix(key: &[u8]) -> u64 {
+pub(crate) fn prefix(key: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     let len = key.len().min(8);
     bytes[..len].copy_from_slice(&key[..len]);

@@ -71,8 +71,12 @@ impl Steps {
         let steps = u32::try_from(floor.1).unwrap();
         let mut ends: Vec<_> = (0..steps).map(|step| (step, Revision::new(floor.0))).collect();
         let next = Cell::new(floor.0 + 1);
-        let (wal, _) =
-            Wal::open(pool, &options(), Revision::new(floor.0), &mut |revision, batch| {
+        let (wal, _) = Wal::open(
+            pool,
+            &options(),
+            Revision::new(floor.0),
+            &OpenProgress::default(),
+            &mut |revision, batch| {
                 assert!(revision.get() >= next.replace(revision.get() + 1), "revisions ascend");
                 let (step, last) = decode(batch);
                 assert_eq!(step as usize, ends.len(), "steps are in order");
@@ -80,7 +84,8 @@ impl Steps {
                     ends.push((step, revision));
                 }
                 Ok(())
-            })?;
+            },
+        )?;
         Ok(System { pool: Arc::clone(pool), wal, ends })
     }
 }
@@ -156,10 +161,16 @@ fn life(device: &SimDevice, given: &mut Given, random: &mut Seeded) -> Result<()
         other => other?,
     };
     let mut found = BTreeMap::new();
-    let (mut wal, replayed) = Wal::open(&pool, &options(), Revision::ZERO, &mut |at, batch| {
-        found.insert(at.get(), number(batch));
-        Ok(())
-    })?;
+    let (mut wal, replayed) = Wal::open(
+        &pool,
+        &options(),
+        Revision::ZERO,
+        &OpenProgress::default(),
+        &mut |at, batch| {
+            found.insert(at.get(), number(batch));
+            Ok(())
+        },
+    )?;
     for (revision, number) in found {
         let unknown = given.unknown.remove(&revision).filter(|is| *is == number);
         unknown.map(|_| given.known.insert(revision, number));

@@ -200,7 +200,7 @@ fn a_body_that_looks_like_a_frame_is_not_one() {
         frames += 1;
         Ok(())
     };
-    Wal::open(&pool, &options(), Revision::ZERO, apply).unwrap();
+    Wal::open(&pool, &options(), Revision::ZERO, &OpenProgress::default(), apply).unwrap();
     assert_eq!(frames, 1);
 }
 
@@ -259,7 +259,8 @@ fn a_log_that_lost_its_start_goes_on_behind_it_when_asked() {
         seen.push(revision.get());
         Ok(())
     };
-    let (_, replayed) = Wal::open(&pool, &options, Revision::ZERO, apply).unwrap();
+    let (_, replayed) =
+        Wal::open(&pool, &options, Revision::ZERO, &OpenProgress::default(), apply).unwrap();
     assert_eq!(seen, [4, 5, 6]);
     let lost: Vec<_> = replayed.holes.iter().filter_map(|hole| hole.revisions).collect();
     assert_eq!(lost, [(Revision::new(1), Revision::new(3))]);
@@ -269,7 +270,9 @@ fn a_log_that_lost_its_start_goes_on_behind_it_when_asked() {
 #[test]
 fn a_start_without_frames_is_no_damage() {
     let (_, pool) = blank();
-    let reopen = |floor| Wal::open(&pool, &options(), floor, &mut |_, _| Ok(())).unwrap().0;
+    let reopen = |floor| {
+        Wal::open(&pool, &options(), floor, &OpenProgress::default(), &mut |_, _| Ok(())).unwrap().0
+    };
     let mut wal = reopen(Revision::ZERO);
     for round in 1..8 {
         let tail = wal.tail.take();

@@ -34,6 +34,7 @@
 //! Not here: who may append and when it is durable (`write::group`), what a bad frame means
 //! (`replay`), how bytes lie in a segment (`frame`).
 
+mod ahead;
 mod append;
 #[cfg(test)]
 mod crash_tests;
@@ -41,8 +42,10 @@ mod damage;
 #[cfg(test)]
 mod damage_tests;
 mod frame;
+mod live;
 mod metrics;
 mod note;
+mod reader;
 mod replay;
 mod scrub;
 mod survey;
@@ -59,18 +62,19 @@ use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::mark::{LogEnd, Mark};
 use crate::options::Options;
+use crate::progress::OpenProgress;
 use append::Tail;
 use damage::Damage;
 use frame::{FRAME_HEAD_LEN, PAGE_BYTES, SegmentHead, frame_len};
+use live::Live;
 use mpool::{Pool, Segment, SegmentId};
 use note::Note;
+use replay::Way;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Released segments kept for reuse: one for the next rotation, one for a burst.
 const SPARES_MAX: usize = 2;
-/// Grain of `live_bytes`.
-const MARK_BYTES: u64 = 1 << 20;
 
 /// The log.
 pub(crate) struct Wal {
@@ -113,6 +117,8 @@ pub(crate) struct Replayed {
     pub(crate) frames: u64,
     /// Bytes of their bodies.
     pub(crate) bytes: u64,
+    /// Bytes of log that they took.
+    pub(crate) log_bytes: u64,
     /// Of the last frame, or the floor where that is greater.
     pub(crate) end: Revision,
     /// The last revision in use: `end`, and what is skipped after a crash.
@@ -129,6 +135,7 @@ impl Wal {
         pool: &Arc<Pool>,
         options: &Options,
         floor: Revision,
+        progress: &OpenProgress,
         apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
     ) -> Result<(Self, Replayed)> {
         let metrics = Arc::new(WalMetrics::default());
@@ -148,7 +155,8 @@ impl Wal {
             live: Live::default(),
             metrics,
         };
-        let replayed = wal.recover(floor, Damage::new(options.salvage.log), apply)?;
+        let damage = Damage::new(options.salvage.log);
+        let replayed = wal.recover(floor, damage, progress, apply)?;
         wal.metrics.replay_bytes.add(replayed.bytes);
         Ok((wal, replayed))
     }
@@ -157,6 +165,7 @@ impl Wal {
         &mut self,
         floor: Revision,
         mut damage: Damage,
+        progress: &OpenProgress,
         apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
     ) -> Result<Replayed> {
         let closed = Mark::read(&self.pool)?.map(|mark| mark.log);
@@ -164,10 +173,17 @@ impl Wal {
         self.sequence = found.sequence.max(closed.map_or(0, |closed| closed.sequence));
         self.spares = found.spares;
         let mut replayed = Replayed { end: floor, last: floor, ..Replayed::default() };
+        progress.expect_log(found.runs.iter().map(|run| run.segment.len_bytes()).sum());
+        let mut done = 0;
         for run in found.runs {
-            let walked = replay::walk(&run, floor, &mut damage, apply)?;
+            let (pool, reached) = (&*self.pool, |at| progress.reached_log(done + at));
+            let way = Way { floor, pool, reached: &reached };
+            let walked = replay::walk(&run, &way, &mut damage, apply)?;
+            done += run.segment.len_bytes();
+            progress.reached_log(done);
             replayed.frames += walked.frames;
             replayed.bytes += walked.bytes;
+            replayed.log_bytes += walked.log_bytes;
             replayed.end = replayed.end.max(walked.last);
             replayed.last =
                 replayed.end.max(walked.last.plus(unread_frames(&run.segment, &walked)));
@@ -442,40 +458,4 @@ fn unread_frames(segment: &Segment, walked: &replay::Walked) -> u64 {
 
 fn body_len(batch: &WriteBatch) -> u64 {
     u64::try_from(batch.len_bytes()).expect("a length in memory")
-}
-
-/// How much log lies after the floor, without looking at each frame.
-#[derive(Default)]
-struct Live {
-    /// Bytes of log ever counted, and those of them that are released.
-    total: u64,
-    released: u64,
-    /// (revision, total after it), ascending, at least [`MARK_BYTES`] apart.
-    marks: VecDeque<(Revision, u64)>,
-    last: Revision,
-}
-
-impl Live {
-    fn advance(&mut self, bytes: u64, last: Revision) {
-        self.total += bytes;
-        self.last = last;
-        let marked = self.marks.back().map_or(self.released, |(_, total)| *total);
-        if self.total - marked >= MARK_BYTES {
-            self.marks.push_back((last, self.total));
-        }
-    }
-
-    fn release(&mut self, floor: Revision) {
-        while let Some((_, total)) = self.marks.front().filter(|(revision, _)| *revision <= floor) {
-            self.released = *total;
-            self.marks.pop_front();
-        }
-        if self.last <= floor {
-            self.released = self.total;
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.total - self.released
-    }
 }

@@ -1,8 +1,9 @@
 //! Reading the log at open: which segments are needed, and where the log ends.
 //!
 //! `find` reads the heads of all segments and orders them by sequence. A segment's frames end
-//! before the next segment's first revision, and are durable up to there. Segments whose frames all
-//! lie at or before the floor are spares; the rest must be a run without a hole.
+//! before the next segment's first revision, and are durable up to there; those of the last one end
+//! where a clean close says. Segments whose frames all lie at or before the floor are spares; the
+//! rest must be a run without a hole.
 //!
 //! `walk` reads one segment by chunks and gives each frame after the floor to `apply`. In a segment
 //! that is not the last, a missing frame is corruption. In the last it is the end of the log -
@@ -14,24 +15,20 @@
 //!
 //! Frames after the end are never read again: the next segment's head says where this one ended.
 //!
-//! Memory: one chunk, and one batch.
+//! Memory: the reader's (`reader`), and one batch.
 
 use super::damage::Damage;
 use super::frame::{
-    BadHead, FRAME_HEAD_LEN, FRAME_VERSION, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN,
-    SEGMENT_VERSION, SegmentHead,
+    BadHead, FRAME_HEAD_LEN, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN, SEGMENT_VERSION, SegmentHead,
 };
+use super::reader::{Reader, newer};
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use crate::mark::LogEnd;
 use crate::wal::note::Note;
 use mpool::{IO_ALIGN, IoBuf, Pool, Segment};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-
-/// Large enough for sequential speed, small beside a memtable.
-const CHUNK_BYTES: usize = 256 << 10;
 
 /// The segments of a pool, sorted out.
 pub(super) struct Found {
@@ -63,6 +60,8 @@ pub(super) struct Run {
 pub(super) struct Walked {
     pub(super) frames: u64,
     pub(super) bytes: u64,
+    /// Bytes of log from the first of those frames on.
+    pub(super) log_bytes: u64,
     /// The last revision of the segment, lost ones included.
     pub(super) last: Revision,
     /// Where its frames end.
@@ -113,7 +112,9 @@ pub(super) fn find(
     let mut next: Option<SegmentHead> = deleted;
     for (segment, head, is_whole) in used.into_iter().rev() {
         let last = next.map(SegmentHead::after);
-        if last.is_some_and(|last| last <= floor) {
+        // After a clean close nothing was appended to it: the next life begins another segment.
+        let ended = || closed.filter(|closed| closed.sequence == head.sequence).map(|c| c.end);
+        if last.or_else(ended).is_some_and(|last| last <= floor) {
             let unneeded = if is_whole { &mut spares } else { &mut strays };
             unneeded.push(segment);
             continue;
@@ -173,8 +174,7 @@ fn check_neighbours(head: SegmentHead, next: SegmentHead) -> Result<()> {
 
 /// What the frames of a segment say of its head. A gap before them is not known.
 fn guess_head(segment: &Segment) -> Result<Option<SegmentHead>> {
-    let mut reader = Reader::new(segment);
-    reader.is_tolerant = true;
+    let mut reader = Reader::new(segment).tolerant();
     let mut newest: Option<FrameHead> = None;
     let mut at = PAGE_BYTES;
     while at < segment.len_bytes() {
@@ -203,23 +203,33 @@ pub(super) fn segment_head(segment: &Segment) -> Result<Option<SegmentHead>> {
     }
 }
 
-fn newer(found: u16, supported: u16) -> Error {
-    Error::Format { found: found.into(), supported: supported.into() }
+/// How a segment is walked.
+pub(super) struct Way<'a> {
+    /// Frames up to it are in kvsets.
+    pub(super) floor: Revision,
+    /// On whose threads the segment is read ahead.
+    pub(super) pool: &'a Pool,
+    /// Is told how far the walk has come.
+    pub(super) reached: &'a dyn Fn(u64),
 }
 
 pub(super) fn walk(
     run: &Run,
-    floor: Revision,
+    way: &Way<'_>,
     damage: &mut Damage,
     apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
 ) -> Result<Walked> {
-    let mut reader = Reader::new(&run.segment);
-    reader.is_tolerant = !damage.is_refused();
+    let floor = way.floor;
+    let mut reader = Reader::new(&run.segment).reading_ahead(way.pool);
+    if !damage.is_refused() {
+        reader = reader.tolerant();
+    }
     let mut walked = Walked {
         last: Revision::new(run.head.first.get() - 1),
         end: PAGE_BYTES,
         ..Walked::default()
     };
+    let mut first_at = None;
     while run.last.is_none_or(|last| walked.last < last) {
         let wanted = walked.last.next();
         let found = reader.frame_at(walked.end, run.head.sequence, wanted)?;
@@ -235,12 +245,15 @@ pub(super) fn walk(
             break;
         };
         if wanted > floor && damage.frame(wanted, body, apply)? {
+            first_at.get_or_insert(at);
             walked.frames += 1;
             walked.bytes += u64::from(head.body_len);
         }
         walked.last = wanted;
         walked.end = at + head.frame_len();
+        (way.reached)(walked.end);
     }
+    walked.log_bytes = first_at.map_or(0, |at| walked.end - at);
     Ok(walked)
 }
 
@@ -309,160 +322,4 @@ fn proof(
 
 fn before(revision: Revision) -> Revision {
     Revision::new(revision.get() - 1)
-}
-
-/// Reads a segment front to back through one chunk.
-pub(super) struct Reader<'a> {
-    segment: &'a Segment,
-    chunk: IoBuf,
-    /// Where the chunk's bytes come from; none when equal.
-    start: u64,
-    end: u64,
-    /// Pages that the drive cannot read are damage, and no error.
-    is_tolerant: bool,
-}
-
-/// Stands for bytes that the drive cannot read; nothing that is written begins with it.
-const UNREADABLE: u8 = 0xff;
-
-impl<'a> Reader<'a> {
-    pub(super) fn new(segment: &'a Segment) -> Self {
-        let chunk = IoBuf::zeroed(CHUNK_BYTES);
-        Self { segment, chunk, start: 0, end: 0, is_tolerant: false }
-    }
-
-    /// The frame of `wanted` at `position`, or on the next page if zeros pad this one.
-    pub(super) fn frame_at(
-        &mut self,
-        position: u64,
-        sequence: u64,
-        wanted: Revision,
-    ) -> Result<Option<(u64, FrameHead)>> {
-        let at = self.behind_padding(position)?;
-        match self.head(at)? {
-            Err(BadHead::Version(found)) => Err(newer(found, FRAME_VERSION)),
-            Ok(head)
-                if head.sequence == sequence
-                    && head.revision == wanted
-                    && head.frame_len() <= self.segment.len_bytes() - at =>
-            {
-                Ok(Some((at, head)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Where a frame begins that was written after what ends at `at`: there, or on the next page if
-    /// zeros pad this one.
-    pub(super) fn behind_padding(&mut self, at: u64) -> Result<u64> {
-        let padded = self.head(at)? == Err(BadHead::Blank);
-        Ok(if padded { at.next_multiple_of(PAGE_BYTES) } else { at })
-    }
-
-    /// What stands at `at`; blank past the end of the segment.
-    pub(super) fn head(&mut self, at: u64) -> Result<Result<FrameHead, BadHead>> {
-        let mut bytes = [0; FRAME_HEAD_LEN];
-        let room = self.segment.len_bytes() - at;
-        if room < u64::try_from(FRAME_HEAD_LEN).expect("48") {
-            return Ok(Err(BadHead::Blank));
-        }
-        self.read(at, &mut bytes)?;
-        Ok(FrameHead::decode(&bytes))
-    }
-
-    /// Whether the place of the first frame has one of this life, torn or not, or still the head.
-    fn has_start(&mut self, head: SegmentHead) -> Result<bool> {
-        let mut bytes = [0; SEGMENT_HEAD_LEN];
-        self.read(PAGE_BYTES, &mut bytes)?;
-        let frame = self.head(PAGE_BYTES)?;
-        let is_frame = frame.is_ok_and(|frame| frame.sequence == head.sequence);
-        Ok(is_frame || SegmentHead::decode(&bytes) == Ok(head))
-    }
-
-    /// The body of a frame whose length was checked; None if it is torn.
-    pub(super) fn body(&mut self, at: u64, head: FrameHead) -> Result<Option<Vec<u8>>> {
-        let body = self.raw_body(at, head)?;
-        Ok((crc32c::crc32c(&body) == head.body_crc).then_some(body))
-    }
-
-    /// The same, whatever stands there.
-    fn raw_body(&mut self, at: u64, head: FrameHead) -> Result<Vec<u8>> {
-        let mut body = vec![0; usize::try_from(head.body_len).expect("shorter than the segment")];
-        self.read(at + u64::try_from(FRAME_HEAD_LEN).expect("48"), &mut body)?;
-        Ok(body)
-    }
-
-    /// A revision whose frame says that `wanted` was durable.
-    fn witness(&mut self, sequence: u64, wanted: Revision, from: u64) -> Result<Option<Revision>> {
-        let mut at = (from + 1).next_multiple_of(PAGE_BYTES);
-        while at < self.segment.len_bytes() {
-            if let Ok(head) = self.head(at)?
-                && head.sequence == sequence
-                && head.durable >= wanted
-            {
-                return Ok(Some(head.revision));
-            }
-            at += PAGE_BYTES;
-        }
-        Ok(None)
-    }
-
-    /// The first frame of a page behind `at` that belongs to this log and has one of `revisions`.
-    pub(super) fn resume(
-        &mut self,
-        sequence: u64,
-        at: u64,
-        revisions: RangeInclusive<Revision>,
-    ) -> Result<Option<(u64, FrameHead)>> {
-        if revisions.is_empty() {
-            return Ok(None);
-        }
-        let mut start = (at + 1).next_multiple_of(PAGE_BYTES);
-        while start < self.segment.len_bytes() {
-            if let Ok(head) = self.head(start)?
-                && head.sequence == sequence
-                && revisions.contains(&head.revision)
-            {
-                return Ok(Some((start, head)));
-            }
-            start += PAGE_BYTES;
-        }
-        Ok(None)
-    }
-
-    fn read(&mut self, mut at: u64, mut to: &mut [u8]) -> Result<()> {
-        while !to.is_empty() {
-            if at < self.start || at >= self.end {
-                self.fill(at)?;
-            }
-            let from = usize::try_from(at - self.start).expect("within the chunk");
-            let have = usize::try_from(self.end - at).expect("within the chunk");
-            let count = have.min(to.len());
-            let (now, later) = to.split_at_mut(count);
-            now.copy_from_slice(&self.chunk[from..from + count]);
-            at += u64::try_from(count).expect("within the chunk");
-            to = later;
-        }
-        Ok(())
-    }
-
-    fn fill(&mut self, at: u64) -> Result<()> {
-        let start = at / PAGE_BYTES * PAGE_BYTES;
-        let len =
-            (self.segment.len_bytes() - start).min(u64::try_from(CHUNK_BYTES).expect("a constant"));
-        let bytes = usize::try_from(len).expect("at most a chunk");
-        let read = self.segment.read_at(start, &mut self.chunk[..bytes]);
-        if read.is_err() && self.is_tolerant {
-            let pages = self.chunk[..bytes].chunks_mut(IO_ALIGN);
-            for (at, page) in (start..).step_by(IO_ALIGN).zip(pages) {
-                if self.segment.read_at(at, page).is_err() {
-                    page.fill(UNREADABLE);
-                }
-            }
-        } else {
-            read?;
-        }
-        (self.start, self.end) = (start, start + len);
-        Ok(())
-    }
 }

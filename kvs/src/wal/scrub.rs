@@ -5,7 +5,8 @@
 //! Padding and what lies behind the last frame is nobody's.
 
 use super::frame::PAGE_BYTES;
-use super::replay::{Reader, segment_head};
+use super::reader::Reader;
+use super::replay::segment_head;
 use crate::key::Revision;
 use mpool::Segment;
 

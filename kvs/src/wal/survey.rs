@@ -2,7 +2,7 @@
 //! segment goes. Nothing is changed.
 
 use super::damage::{Damage, Hole};
-use super::replay;
+use super::replay::{self, Way};
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
@@ -22,9 +22,10 @@ pub(crate) fn survey(
     let mut damage = Damage::new(LogDamage::SkipDamaged);
     let closed = Mark::read(pool)?.map(|mark| mark.log);
     let found = replay::find(pool, floor, closed, &mut damage)?;
+    let way = Way { floor, pool, reached: &|_| () };
     let mut end = floor;
     for run in &found.runs {
-        end = end.max(replay::walk(run, floor, &mut damage, see)?.last);
+        end = end.max(replay::walk(run, &way, &mut damage, see)?.last);
     }
     if let Some(Err(Error::Corrupt { what, reason })) = closed.map(|closed| closed.check(end)) {
         damage.meet(what, reason, None)?;
@@ -37,9 +38,10 @@ pub(crate) fn ends(pool: &Arc<Pool>, floor: Revision) -> Result<BTreeMap<Segment
     let mut damage = Damage::new(LogDamage::SkipDamaged);
     let closed = Mark::read(pool)?.map(|mark| mark.log);
     let found = replay::find(pool, floor, closed, &mut damage)?;
+    let way = Way { floor, pool, reached: &|_| () };
     let mut ends = BTreeMap::new();
     for run in &found.runs {
-        let walked = replay::walk(run, floor, &mut damage, &mut |_, _| Ok(()))?;
+        let walked = replay::walk(run, &way, &mut damage, &mut |_, _| Ok(()))?;
         ends.insert(run.segment.id(), walked.last);
     }
     Ok(ends)

@@ -43,15 +43,20 @@ pub(super) fn batch(revision: u64, value_len: usize) -> WriteBatch {
 /// Opens the log and returns it with the revisions and value lengths replayed.
 pub(super) fn open(pool: &Arc<Pool>, floor: u64) -> Result<(Wal, Vec<(u64, usize)>)> {
     let mut seen = Vec::new();
-    let (wal, replayed) =
-        Wal::open(pool, &options(), Revision::new(floor), &mut |revision, batch| {
+    let (wal, replayed) = Wal::open(
+        pool,
+        &options(),
+        Revision::new(floor),
+        &OpenProgress::default(),
+        &mut |revision, batch| {
             let (kvs, key, op) = batch.ops().next().expect("one entry each");
             let Op::Put(value) = op else { panic!("only puts are logged here") };
             assert_eq!((kvs, key), (KVS, &revision.get().to_le_bytes()[..]));
             assert!(value.iter().all(|&byte| u64::from(byte) == revision.get() % 251));
             seen.push((revision.get(), value.len()));
             Ok(())
-        })?;
+        },
+    )?;
     assert_eq!(replayed.frames, u64::try_from(seen.len()).unwrap());
     let last = seen.last().map_or(floor, |(revision, _)| *revision);
     assert_eq!(replayed.end, Revision::new(last.max(floor)));

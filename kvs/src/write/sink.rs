@@ -80,7 +80,7 @@ impl Store {
     fn is_long(&self, log_bytes: u64) -> bool {
         let segment = self.options.wal_segment_bytes;
         let no_room = || self.is_full() || self.pool.free_space().log_bytes < segment;
-        log_bytes > self.options.wal_bytes_max || log_bytes > segment && no_room()
+        log_bytes > self.log_bytes_max.load(Ordering::Relaxed) || log_bytes > segment && no_room()
     }
 
     /// Waits as long as the debt says.

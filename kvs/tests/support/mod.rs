@@ -8,7 +8,7 @@ pub mod batches;
 pub mod place;
 
 use kvs::{Database, Options};
-use mpool::{Pool, SimDevice};
+use mpool::{Device, Faults, Pool, Priority, SimDevice};
 use std::sync::Arc;
 
 /// Seeds of a run: `MILLPOND_SEED` alone if it is set, else the fixed ones.
@@ -71,4 +71,37 @@ pub fn create(device: &SimDevice, options: &Options) -> kvs::Result<Database> {
 pub fn open(device: &SimDevice, options: &Options) -> kvs::Result<Database> {
     let pool = Pool::open(Arc::new(device.clone()), &options.pool)?;
     Database::open_pool(pool, options.clone())
+}
+
+/// The number that a metric without labels shows.
+pub fn metric(db: &Database, name: &str) -> u64 {
+    let mut found = None;
+    db.visit_metrics(&mut |sample| {
+        if sample.name == name {
+            found = sample.value.number();
+        }
+    });
+    let number = found.unwrap_or_else(|| panic!("there is no metric {name}"));
+    assert!((0.0..9e15).contains(&number), "{name}: {number}");
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
+    let whole = number as u64;
+    whole
+}
+
+/// Closes in order where the flush that belongs to it finds no room: what is in memory stays in the
+/// log.
+pub fn close_unflushed(device: &SimDevice, db: &Database) {
+    let flushes = metric(db, "flushes_total");
+    let enospc_after_bytes = Some(device.geometry().len_bytes);
+    device.set_faults(Faults { enospc_after_bytes, enospc_is_told: true, ..Faults::default() });
+    let mut taken = Vec::new();
+    for bytes in [1 << 20, 64 << 10, 4096] {
+        while let Ok(writer) = db.pool().allocate(bytes, Priority::Flush) {
+            taken.push(writer);
+        }
+    }
+    db.close().unwrap();
+    drop(taken);
+    device.set_faults(Faults::default());
+    assert_eq!(metric(db, "flushes_total"), flushes, "there was no room for a flush");
 }

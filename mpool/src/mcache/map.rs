@@ -329,6 +329,11 @@ impl Map {
         &self.queue
     }
 
+    /// Bytes of its objects that are in memory, as far as the page states know.
+    pub fn resident_bytes(&self) -> u64 {
+        self.shared.objects.iter().map(|object| object.resident_bytes()).sum()
+    }
+
     /// Drops the pages of all its objects from memory.
     pub fn purge(&self) {
         for object in &self.shared.objects {

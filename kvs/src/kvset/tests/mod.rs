@@ -9,9 +9,10 @@ mod cursor;
 mod lookup;
 mod mapped;
 mod measure;
+mod open;
 
 use super::builder::ObjectSizes;
-use super::{BuildOptions, BuildValue, BuiltKvset, Kvset, KvsetBuilder};
+use super::{BuildOptions, BuildValue, BuiltKvset, IndexPart, Kvset, KvsetBuilder};
 use crate::key::{KEY_BYTES_MAX, KvsId, KvsetId, Revision, key_hash};
 use mpool::{Class, Pool, Priority, SimDevice};
 use std::collections::BTreeMap;

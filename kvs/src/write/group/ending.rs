@@ -24,15 +24,18 @@ impl<S: CommitSink> CommitQueue<S> {
         self.shared.sync().map(|_| ())
     }
 
-    /// Where the log ends, for the mark of a clean close; `None` if batches may still come, because
-    /// the commit thread itself has closed the queue.
+    /// Whether no batch can come any more. Not yet where the commit thread itself has closed the
+    /// queue.
+    pub(crate) fn is_over(&self) -> bool {
+        let queue = self.shared.queue.lock();
+        queue.closed && queue.is_drained()
+    }
+
+    /// Where the log ends, for the mark of a clean close; `None` if batches may still come.
     pub(crate) fn log_end(&self) -> Result<Option<LogEnd>> {
         let shared = &self.shared;
-        {
-            let queue = shared.queue.lock();
-            if !queue.closed || !queue.is_drained() {
-                return Ok(None);
-            }
+        if !self.is_over() {
+            return Ok(None);
         }
         let mut log = shared.log.lock();
         shared.check_poison()?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::key::KvsId;
+use crate::progress::OpenProgress;
 use mpool::{Faults, IoBackend, Pool, SimDevice};
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
@@ -93,7 +94,10 @@ fn rig(options: &Options) -> Rig {
     let device = SimDevice::new(256 * MIB);
     let pool = Pool::create(Arc::new(device.clone()), &options.pool).unwrap();
     let (wal, replayed) =
-        Wal::open(&pool, options, Revision::ZERO, &mut |_, _| panic!("nothing to replay")).unwrap();
+        Wal::open(&pool, options, Revision::ZERO, &OpenProgress::default(), &mut |_, _| {
+            panic!("nothing to replay")
+        })
+        .unwrap();
     let sink = Arc::new(Sink::default());
     let queue = CommitQueue::new(wal, Arc::clone(&sink), options, replayed.last);
     Rig { device, pool, sink, queue }
@@ -113,10 +117,16 @@ impl Rig {
     /// What a replay of the log finds.
     fn logged(&self) -> Vec<(u64, Vec<u8>)> {
         let mut found = Vec::new();
-        Wal::open(&self.pool, &options(), Revision::ZERO, &mut |revision, batch| {
-            found.push((revision.get(), batch.body().to_vec()));
-            Ok(())
-        })
+        Wal::open(
+            &self.pool,
+            &options(),
+            Revision::ZERO,
+            &OpenProgress::default(),
+            &mut |revision, batch| {
+                found.push((revision.get(), batch.body().to_vec()));
+                Ok(())
+            },
+        )
         .unwrap();
         found
     }
@@ -286,7 +296,10 @@ fn interval_writes_become_durable_without_further_calls() {
     let durable = || {
         let device = rig.device.after_crash(1);
         let after = Pool::open(Arc::new(device), &options().pool).unwrap();
-        Wal::open(&after, &options(), Revision::ZERO, &mut |_, _| Ok(())).unwrap().1.frames
+        Wal::open(&after, &options(), Revision::ZERO, &OpenProgress::default(), &mut |_, _| Ok(()))
+            .unwrap()
+            .1
+            .frames
     };
     while durable() < 2 {}
 }

@@ -1,0 +1,149 @@
+//! What is read into memory before anybody asks for it: after an open, and after each change of
+//! shape.
+//!
+//! After an open, on a thread of its own, while the database answers already: the upper parts of
+//! all indexes (`IndexPart`), then leaves, then all values if they fit. Each only as far as there
+//! is room; the rest comes when it is asked for. Whatever is asked for meanwhile is read at once,
+//! so the first answer waits for one lookup, and not for the index.
+//!
+//! After a change of shape, in the background: the upper parts of the new indexes in any case, as
+//! every lookup reads them, and leaves where they take the place of others or there is room.
+//! Nothing waits for it: what was just written is on the drive.
+
+use crate::kvset::{IndexPart, Kvset};
+use crate::store::Store;
+use crate::tree::{Tree, TreeEdit};
+use crate::view::View;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Starts reading ahead what fits; `None` where nothing runs in the background.
+pub(crate) fn start(store: &Arc<Store>) -> Option<JoinHandle<()>> {
+    if store.options.background_threads == 0 {
+        return None;
+    }
+    let store = Arc::clone(store);
+    let builder = std::thread::Builder::new().name("db-warm".to_owned());
+    let thread = builder.spawn(move || {
+        let view = store.view.load_full();
+        if warm_index(&store, &view) {
+            warm_values(&store, &view);
+        }
+    });
+    match thread {
+        Ok(thread) => Some(thread),
+        Err(error) => {
+            tracing::warn!(%error, "no thread to read ahead: memory fills as it is asked");
+            None
+        }
+    }
+}
+
+/// Reads ahead what there is room for; whether that is all.
+fn warm_index(store: &Store, view: &View) -> bool {
+    let budget = store.pool.reaper().stats().budget_bytes;
+    let (mut loaded, mut whole) = (0, true);
+    for part in [IndexPart::Upper, IndexPart::Leaves] {
+        for kvset in view.trees.values().flat_map(|tree| tree.kvsets()) {
+            if store.is_closed() {
+                return false;
+            }
+            let bytes = kvset.index_bytes(part);
+            if !fits(bytes, store.pool.reaper().room(), budget.saturating_sub(loaded)) {
+                whole = false;
+                continue;
+            }
+            match kvset.preload_index(part, &|| !store.is_closed()) {
+                Ok(bytes) => loaded += bytes,
+                // Pages that cannot be read fail one by one when they are needed.
+                Err(error) => {
+                    tracing::warn!(kvset = kvset.meta().id.get(), %error, "index is not read ahead");
+                }
+            }
+        }
+    }
+    if loaded > 0 {
+        tracing::info!(bytes = loaded, whole, "index is in memory");
+    }
+    whole
+}
+
+/// Whether so much may be read ahead: as far as the governor grants room, who may not have looked
+/// yet, and never more than the budget.
+fn fits(bytes: u64, room: u64, budget_left: u64) -> bool {
+    bytes <= room.min(budget_left)
+}
+
+/// Reads all values into the map if they fit, so that a data set that fits in memory is read from
+/// the drive once, in order, and not page by page.
+fn warm_values(store: &Store, view: &View) {
+    let values =
+        |tree: &Arc<Tree>| tree.kvsets().map(|kvset| kvset.meta().value_bytes).sum::<u64>();
+    let bytes: u64 = view.trees.values().map(values).sum();
+    if bytes == 0 || bytes > store.pool.reaper().room() {
+        return;
+    }
+    let mut loaded = 0;
+    for kvset in view.trees.values().flat_map(|tree| tree.kvsets()) {
+        if store.is_closed() {
+            return;
+        }
+        match kvset.preload_values(&|| !store.is_closed()) {
+            Ok(bytes) => loaded += bytes,
+            Err(error) => return tracing::warn!(%error, "values are not all read ahead"),
+        }
+    }
+    tracing::info!(bytes = loaded, "values are in memory");
+}
+
+/// Bytes of the indexes in memory that an edit removes.
+pub(crate) fn leaving_bytes(tree: &Tree, edit: &TreeEdit) -> u64 {
+    if edit.remove.is_empty() {
+        return 0;
+    }
+    let leaves = |kvset: &&Arc<Kvset>| edit.remove.contains(&kvset.meta().id);
+    tree.kvsets().filter(leaves).map(|kvset| kvset.resident_index_bytes()).sum()
+}
+
+/// Has indexes of new kvsets read; `leaving_bytes` of others go.
+pub(crate) fn want<'a>(
+    store: &Store,
+    kvsets: impl Iterator<Item = &'a Arc<Kvset>>,
+    leaving_bytes: u64,
+) {
+    if store.options.background_threads == 0 {
+        return;
+    }
+    let mut room = store.pool.reaper().room().saturating_add(leaving_bytes);
+    for kvset in kvsets {
+        for part in [IndexPart::Upper, IndexPart::Leaves] {
+            let bytes = kvset.index_bytes(part);
+            if part == IndexPart::Leaves && bytes > room {
+                continue;
+            }
+            room = room.saturating_sub(bytes);
+            if let Err(error) = kvset.want_index(part) {
+                tracing::debug!(kvset = kvset.meta().id.get(), %error, "index is not read ahead");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_ahead_than_fits() {
+        // Before the governor has looked there is no bound but the budget.
+        for (bytes, room, budget_left, expected) in [
+            (0, 0, 0, true),
+            (10, 10, 10, true),
+            (10, u64::MAX, 10, true),
+            (11, u64::MAX, 10, false),
+            (11, 10, 100, false),
+        ] {
+            assert_eq!(fits(bytes, room, budget_left), expected, "{bytes} {room} {budget_left}");
+        }
+    }
+}
