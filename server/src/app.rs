@@ -24,6 +24,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use futures_util::FutureExt;
+use kvs::OpenProgress;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -135,6 +136,8 @@ const COLD_READS_MAX: usize = 192;
 pub struct Shared {
     engine: Arc<OnceLock<Arc<dyn Engine>>>,
     phase: AtomicU8,
+    /// How far the store is while it is being opened.
+    pub progress: OpenProgress,
     /// Limits on requests.
     pub limits: Limits,
     /// Where blocking calls run.
@@ -165,6 +168,7 @@ impl App {
         let bodies = metrics.memory.bodies(limits.body_memory_bytes);
         let shared = Arc::new(Shared {
             phase: AtomicU8::new(Phase::Starting as u8),
+            progress: OpenProgress::default(),
             limits,
             lanes: Lanes::new(limits.blocking_threads, queue_max, wait_max),
             bodies: Bodies::new(bodies, limits.rate_min),

@@ -1,8 +1,8 @@
 //! `millpond serve`: open, listen, serve, drain, close.
 //!
 //! The port is taken first, so that a mistake in the address shows before the store is touched.
-//! While the store recovers, `/livez` and `/readyz` are answered already; the line on standard
-//! output comes when everything is served.
+//! While the store recovers, `/livez` and `/readyz` are answered already, and the latter says how
+//! far it is; the line on standard output comes when everything is served.
 //!
 //! The first SIGTERM or SIGINT begins the end, which [`crate::shutdown`] tells.
 
@@ -20,7 +20,7 @@ use crate::shutdown::{self, Bounds, Ended, Signals};
 use crate::telemetry;
 use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
-use kvs::{Database, Error, WayOut};
+use kvs::{Database, Error, OpenProgress, WayOut};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -86,7 +86,7 @@ async fn serve(config: &Config) -> anyhow::Result<Ended> {
     drop(tokio::spawn(heap::give_back(Arc::clone(app.shared()))));
     let accepting = tokio::spawn(listener::accept(listener, app.clone(), limits, stopped));
     let engine = tokio::select! {
-        opened = open(config) => opened?,
+        opened = open(config, app.shared().progress.clone()) => opened?,
         _ = signals.next() => {
             // Recovery writes nothing that another recovery does not write again.
             tracing::info!("stopped before the store was open");
@@ -135,7 +135,7 @@ fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Opens the store on a thread that may block. A new one begins with the KVS `default`.
-async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
+async fn open(config: &Config, progress: OpenProgress) -> anyhow::Result<Arc<dyn Engine>> {
     let (directory, mut options) = (config.data.clone(), config.engine_options()?);
     options.initial_kvs = vec![DEFAULT_KVS.to_owned()];
     capacity::tell_memory(config.memory, config.memtable);
@@ -153,7 +153,7 @@ async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
         if let Some(Size(bytes)) = limit.opens_with {
             options.pool.capacity_bytes_max = bytes;
         }
-        let database = Database::open(&directory, options)?;
+        let database = Database::open_watched(&directory, options, &progress)?;
         limit.keep(database.pool());
         capacity::tell_outside(database.pool());
         Ok(database)

@@ -39,6 +39,9 @@ pub(super) fn returning(after: Span, rate: Size) -> anyhow::Result<Option<mpool:
     Ok((after_s > 0).then_some(mpool::ReturnOptions { after_s, bytes_per_second: rate.0 }))
 }
 
+/// The least and the most of the option `recovery_time`.
+const RECOVERY: [Span; 2] = [Span(Duration::from_secs(1)), Span(Duration::from_hours(1))];
+
 /// Refuses a capacity of the root volume that is too small or too large; 0 is the pool's own limit.
 pub(crate) fn check_capacity(capacity: Size) -> anyhow::Result<()> {
     let [min, max] = CAPACITY;
@@ -83,6 +86,15 @@ pub(super) fn check_writes(memtable: Size, interval: Span) -> anyhow::Result<()>
     Ok(())
 }
 
+/// What the engine is told of the option `recovery_time`.
+pub(super) fn recovery_ms(time: Span) -> anyhow::Result<u64> {
+    let [min, max] = RECOVERY;
+    if !(min..=max).contains(&time) {
+        bail!("option recovery_time is {time}, must be in {min}..={max}");
+    }
+    Ok(u64::try_from(time.0.as_millis()).expect("an hour at most"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +112,11 @@ mod tests {
             assert!(error.contains("option interval is "), "{error}");
         }
         assert!(check_writes(Size(1 << 20), Span(Duration::from_mins(1))).is_ok());
+        for time in [Duration::from_millis(999), Duration::from_secs(3601)] {
+            let error = recovery_ms(Span(time)).unwrap_err().to_string();
+            assert!(error.contains("option recovery_time is "), "{error}");
+        }
+        assert_eq!(recovery_ms(Span(Duration::from_hours(1))).unwrap(), 3_600_000);
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     pub allowed_origins: Vec<String>,
     pub interval: Span,
+    pub recovery_time: Span,
     pub memtable: Size,
     pub log_format: LogFormat,
     pub log: String,
@@ -127,6 +128,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             interval: Span(Duration::from_millis(100)),
+            recovery_time: seconds(10),
             memtable: Size(64 << 20),
             log_format: LogFormat::default(),
             log: "info".into(),
@@ -366,6 +368,7 @@ impl Config {
         };
         options.memtable_bytes = self.memtable.0;
         options.snapshot_age_max_ms = bounds::snapshot_age_ms(self.snapshot_age_max)?;
+        options.recovery_ms = bounds::recovery_ms(self.recovery_time)?;
         options.interval_ms = u64::try_from(self.interval.0.as_millis())
             .context("option interval is beyond all ages")?;
         options.validate()?;

@@ -194,6 +194,11 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_INTERVAL", value_name = "TIME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<Span>,
+    /// Longest time that a start should take to replay the log after a crash, 1s to 1h; the log is
+    /// kept as short as that takes, by what the last replay has measured
+    #[arg(long, env = "MILLPOND_RECOVERY_TIME", value_name = "TIME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_time: Option<Span>,
     /// Unflushed writes held in memory before they go to the tree, 1MiB to 4GiB; larger means a
     /// longer recovery
     #[arg(long, env = "MILLPOND_MEMTABLE", value_name = "SIZE")]

@@ -3,7 +3,7 @@
 //! `/livez` says that the process answers and touches nothing else. `/readyz` says whether
 //! requests are served: not while the store is being recovered, not while shutting down, and not
 //! after the store failed, whoever met the failure. The first line of its answer is one word; a
-//! second one says why where that is not `ready`.
+//! second one says why where that is not `ready`, or how far the recovery is.
 
 use super::json;
 use crate::app::{Phase, Shared};
@@ -25,7 +25,9 @@ pub(crate) async fn livez() -> &'static str {
 pub(crate) async fn readyz(extract::State(shared): extract::State<Arc<Shared>>) -> Response {
     let phase = shared.phase();
     if phase != Phase::Ready {
-        let text = format!("{}\n", phase.as_str());
+        let far = (phase == Phase::Starting).then(|| shared.progress.text()).flatten();
+        let far = far.map(|far| format!("{far}\n")).unwrap_or_default();
+        let text = format!("{}\n{far}", phase.as_str());
         return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
     let health = match shared.engine() {
