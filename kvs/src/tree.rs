@@ -16,7 +16,7 @@ use crate::compact::pick::{KvsetShape, Lands, NodeShape, TreeShape, VblockShape}
 use crate::dead::DeadRanges;
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::Kvset;
-use crate::kvset::sketch::{KeySet, union};
+use crate::kvset::sketch::{KeySet, joined, union};
 use bytes::Bytes;
 use mpool::MblockId;
 use std::cmp::Reverse;
@@ -218,8 +218,8 @@ impl Tree {
         if self.root.is_empty() || in_leaves == 0 {
             return in_leaves + self.root_keys.keys;
         }
-        let leaves = union(self.leaves.iter().map(|leaf| leaf.keys.as_pair()));
-        let leaves = (in_leaves, leaves.sketch.as_deref());
+        let sketch = joined(self.leaves.iter().map(|leaf| leaf.keys.as_pair()));
+        let leaves = (in_leaves, sketch.as_deref());
         union([self.root_keys.as_pair(), leaves].into_iter()).keys
     }
 

@@ -135,6 +135,17 @@ impl KeySet {
     }
 }
 
+/// The sketch of all keys of sets; `None` if one that is not empty has none.
+pub(crate) fn joined<'a>(
+    sets: impl Iterator<Item = (u64, Option<&'a Sketch>)>,
+) -> Option<Box<Sketch>> {
+    let mut joined = Box::<Sketch>::default();
+    for (_, sketch) in sets.filter(|(keys, _)| *keys > 0) {
+        joined.join(sketch?);
+    }
+    Some(joined)
+}
+
 /// The union of sets, each of whose numbers is known. Where a sketch is missing, the sets are taken
 /// to have no key in common.
 ///
@@ -197,7 +208,9 @@ mod tests {
             let (of_a, of_b) = (a.end - a.start, b.end - b.start);
             let distinct = a.end.max(b.end);
             let (a, b) = (sketch(a), sketch(b));
-            let union = union([(of_a, Some(&a)), (of_b, Some(&b))].into_iter());
+            let sets = [(of_a, Some(&a)), (of_b, Some(&b))];
+            let union = union(sets.into_iter());
+            assert_eq!(union.sketch, joined(sets.into_iter()));
             // Of the smaller set, a tenth.
             let off = union.keys.abs_diff(distinct);
             assert!(off <= of_b / 10 + of_a / 100, "{union:?} for {distinct}");
@@ -212,6 +225,7 @@ mod tests {
         let alone = [(0, None), (1000, Some(&a))];
         assert_eq!(union(alone.into_iter()).keys, 1000, "one set is counted, not estimated");
         assert_eq!(union(std::iter::empty()).keys, 0);
+        assert_eq!(joined(sets.into_iter()), None);
     }
 
     #[test]
