@@ -8,7 +8,7 @@ use kvs::{
     CompactionInfo, CompactionRequest, CompactionState, Database, Durability, Error, Kvs, Options,
     Range, TreeInfo, TreePage,
 };
-use mpool::{Faults, Pool, SimDevice};
+use mpool::{Device, Faults, IoBuf, Pool, SimDevice};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -296,6 +296,31 @@ fn what_is_damaged_is_told_and_the_rest_goes_on() {
     let others = db.tree("other", &TreePage::default()).unwrap();
     assert_eq!((others.root_kvsets, others.kvsets, others.keys), (0, 1, 50));
     assert_eq!(kvs.get(&key(7)).unwrap().unwrap().value, vec![2; 400], "it is served");
+}
+
+/// Values are left where they are, which was told to nobody who had asked.
+#[test]
+fn values_that_cannot_be_read_are_told() {
+    let (device, db, kvs) = database(&support::options());
+    // Enough is overwritten for values to be rewritten when it is asked for, and not before.
+    for keys in [0..50, 0..10] {
+        for n in keys {
+            kvs.put(&key(n), &[0x5a; 3000], Durability::Off).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    let is_value = |page: &[u8]| page[1000..2000].iter().all(|byte| *byte == 0x5a);
+    let mut page = IoBuf::zeroed(4096);
+    let pages = (0..device.geometry().len_bytes).step_by(4096);
+    let found: Vec<u64> =
+        pages.filter(|at| device.read_at(*at, &mut page).is_ok() && is_value(&page)).collect();
+    for at in &found {
+        device.flip_bit(at + 1500, 3);
+    }
+    let info = compact(&db, CompactionRequest::default());
+    assert_eq!((&info.state, info.problems_total), (&CompactionState::Done, 1), "{info:?}");
+    assert!(info.problems[0].contains("values that cannot be read"), "{:?}", info.problems);
+    assert_eq!(tree(&db).keys, 50);
 }
 
 #[test]

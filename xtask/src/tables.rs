@@ -156,7 +156,7 @@ pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
     ("kvs/src/room.rs", "for how long puts were refused is told to people"),
     ("kvs/src/work.rs", "failed work waits out a pause before it is tried again"),
-    ("kvs/src/work/requested.rs", "for how long a compaction runs is told to people"),
+    ("kvs/src/work/requested/errand.rs", "for how long a compaction runs is told to people"),
     ("kvs/src/work/watch.rs", "for how long jobs run is told to people"),
     ("kvs/src/work/quiet.rs", "a database is quiet when for some time little was put"),
     ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),

@@ -6,72 +6,28 @@
 //! background the jobs are taken by whoever works, in turn: after one of them the errand rests
 //! until another one was begun or nothing else is due. So neither starves the other.
 
-use super::ledger::Progress;
+mod errand;
+
+pub(crate) use errand::Errand;
+
 use super::{Job, Jobs, PANICKED, Running};
-use crate::compact::pick::request::{self, Asked, Next, Obstacle};
-use crate::compact::pick::{Limits, Plan, TreeShape, Why};
+use crate::compact::pick::request::Next;
+use crate::compact::pick::{Limits, Why};
 use crate::compaction::{CompactionInfo, CompactionRequest, CompactionState};
 use crate::error::{Error, Result, Scope};
-use crate::key::{KeyText, KvsId, KvsetId, Revision};
-use crate::kvset::Kvset;
+use crate::key::KvsId;
 use crate::store::Store;
-use crate::tree::{Leaf, Tree};
 use crate::view::View;
-use bytes::Bytes;
+use errand::{About, Step};
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Problems that are told; the others are counted.
-const PROBLEMS_TOLD: usize = 30;
 /// How often those look again who wait for work that others do.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// See the module.
-pub(crate) struct Errand {
-    number: u64,
-    request: CompactionRequest,
-    began: Instant,
-    /// What is newer is left alone; `None` until that is known.
-    at: Option<Revision>,
-    /// The trees that are not done; the first one is under way.
-    todo: VecDeque<(KvsId, Arc<str>)>,
-    /// Where the next leaf of that begins; `None`: its range is done.
-    next: Option<Bytes>,
-    root_given_up: bool,
-    /// The job that runs.
-    step: Option<Step>,
-    is_cancelled: bool,
-    bytes_total: Option<u64>,
-    bytes_done: u64,
-    jobs: u64,
-    read_bytes: u64,
-    written_bytes: u64,
-    problems: Vec<String>,
-    problems_total: u64,
-    end: Option<(CompactionState, Duration)>,
-}
-
-/// A job of an errand.
-struct Step {
-    number: u64,
-    about: About,
-    progress: Arc<Progress>,
-}
-
-/// What a job of an errand is about.
-enum About {
-    Root,
-    Leaf {
-        /// The first key after it.
-        end: Option<Bytes>,
-        /// Bytes that the job goes over.
-        bytes: u64,
-    },
-}
 
 /// What the jobs remember of the errand.
 #[derive(Default)]
@@ -208,9 +164,10 @@ impl Store {
                 match errand.next_in(tree, &tree.shape(&aside), limits, &aside.unreadable) {
                     Next::Job(plan) => {
                         let about = About::of(tree, &plan);
+                        let left_alone = jobs.unreadable.vblocks.len();
                         let running = self.admit(jobs, kvs, plan);
                         let (number, progress) = (running.number, Arc::clone(&running.progress));
-                        errand.step = Some(Step { number, about, progress });
+                        errand.step = Some(Step { number, about, progress, left_alone });
                         jobs.requested.rests = self.options.background_threads == 0;
                         return Take::Job(running);
                     }
@@ -232,7 +189,8 @@ impl Store {
         if plan.why == Why::Requested
             && let Some(errand) = self.errand()
         {
-            errand.lock().end_step(running.number, done);
+            let left_alone = self.jobs.lock().unreadable.vblocks.len();
+            errand.lock().end_step(running.number, done, left_alone);
         }
     }
 }
@@ -264,262 +222,4 @@ impl Requested {
             errand.finish(CompactionState::Failed(PANICKED.to_owned()));
         }
     }
-}
-
-impl About {
-    fn of(tree: &Tree, plan: &Plan) -> Self {
-        let Some(at) = tree.leaves.iter().position(|leaf| leaf.id == plan.node) else {
-            return Self::Root;
-        };
-        let is_input = |kvset: &&Arc<Kvset>| plan.inputs.contains(&kvset.meta().id);
-        let bytes = tree.leaves[at].kvsets.iter().filter(is_input).map(bytes_of).sum();
-        Self::Leaf { end: end_of(tree, at), bytes }
-    }
-}
-
-impl Step {
-    /// Of the bytes that it goes over, those that it is past.
-    fn bytes_done(&self) -> u64 {
-        let About::Leaf { bytes, .. } = self.about else { return 0 };
-        let total = self.progress.entries_total.get().max(1);
-        let entries = self.progress.entries.get().min(total);
-        let done = u128::from(bytes) * u128::from(entries) / u128::from(total);
-        u64::try_from(done).unwrap_or(bytes)
-    }
-}
-
-impl Errand {
-    fn new(number: u64, request: CompactionRequest, todo: VecDeque<(KvsId, Arc<str>)>) -> Self {
-        let next = Some(request.from.clone().unwrap_or_default());
-        Self {
-            number,
-            request,
-            began: Instant::now(),
-            at: None,
-            todo,
-            next,
-            root_given_up: false,
-            step: None,
-            is_cancelled: false,
-            bytes_total: None,
-            bytes_done: 0,
-            jobs: 0,
-            read_bytes: 0,
-            written_bytes: 0,
-            problems: Vec::new(),
-            problems_total: 0,
-            end: None,
-        }
-    }
-
-    /// Nothing newer was there when it was asked for.
-    pub(crate) fn take_up_to(&mut self, at: Revision) {
-        self.at = Some(at);
-    }
-
-    /// Ends it as soon as no job of it runs.
-    pub(crate) fn cancel(&mut self) {
-        self.is_cancelled = true;
-        match &self.step {
-            Some(step) => step.progress.cancel(),
-            None => self.finish(CompactionState::Cancelled),
-        }
-    }
-
-    /// Whether it may have a job: what it takes is in kvsets, and none of its jobs runs.
-    fn is_ready(&self, view: &View) -> bool {
-        let is_idle = self.end.is_none() && self.step.is_none();
-        let flushed = |at: Revision| view.sealed.iter().all(|sealed| sealed.last > at);
-        is_idle && self.at.is_some_and(flushed)
-    }
-
-    /// The next job, or what it waits for, in a tree; anything else: the tree is done.
-    fn next_in(
-        &mut self,
-        tree: &Tree,
-        shape: &TreeShape,
-        limits: Limits,
-        damaged: &BTreeSet<KvsetId>,
-    ) -> Next {
-        loop {
-            let asked = self.asked(tree, damaged);
-            let leaf = asked.leaf.map(|at| &tree.leaves[at]);
-            match request::next(shape, limits, asked) {
-                Next::PassLeaf => self.end_leaf(tree, leaf),
-                Next::GiveUpRoot(obstacle) => {
-                    self.tell(tree, None, obstacle);
-                    self.root_given_up = true;
-                }
-                Next::GiveUpLeaf(obstacle) => {
-                    self.tell(tree, leaf, obstacle);
-                    self.end_leaf(tree, leaf);
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// What it asks of a tree now.
-    fn asked<'a>(&self, tree: &Tree, damaged: &'a BTreeSet<KvsetId>) -> Asked<'a> {
-        let is_old = |kvset: &Arc<Kvset>| Some(kvset.meta().min_revision) <= self.at;
-        let newest = tree.root.iter().position(|kvset| is_old(kvset) && self.wants(kvset));
-        let root = newest.map_or(0, |newest| tree.root.len() - newest);
-        let at = self.next.as_ref().and_then(|next| place_of(tree, next));
-        let leaf = at.map(|at| &tree.leaves[at]);
-        let vblock_bytes = match leaf.map(|leaf| &*leaf.kvsets) {
-            Some([only]) => only.vblock_lens().map(|(_, len)| len).sum(),
-            _ => 0,
-        };
-        Asked {
-            root: if self.root_given_up { 0 } else { root },
-            leaf: at,
-            is_old: leaf.is_some_and(|leaf| leaf.kvsets.iter().any(is_old)),
-            vblock_bytes,
-            damaged,
-        }
-    }
-
-    /// Whether a kvset may hold keys of the range.
-    fn wants(&self, kvset: &Arc<Kvset>) -> bool {
-        let (meta, CompactionRequest { from, to, .. }) = (kvset.meta(), &self.request);
-        from.as_ref().is_none_or(|from| *from <= meta.max_key)
-            && to.as_ref().is_none_or(|to| meta.min_key < *to)
-    }
-
-    /// A leaf is as it should be, or cannot be made so.
-    fn end_leaf(&mut self, tree: &Tree, leaf: Option<&Leaf>) {
-        let Some(at) = leaf.and_then(|leaf| place_of(tree, &leaf.first_key)) else { return };
-        self.bytes_done += tree.leaves[at].kvsets.iter().map(bytes_of).sum::<u64>();
-        self.move_to(end_of(tree, at));
-    }
-
-    fn move_to(&mut self, end: Option<Bytes>) {
-        let is_inside = |key: &Bytes| self.request.to.as_ref().is_none_or(|to| key < to);
-        self.next = end.filter(is_inside);
-    }
-
-    /// The first tree is done.
-    fn end_tree(&mut self) {
-        self.todo.pop_front();
-        self.next = Some(self.request.from.clone().unwrap_or_default());
-        self.root_given_up = false;
-    }
-
-    fn end_step(&mut self, number: u64, done: &Result<()>) {
-        let Some(step) = self.step.take_if(|step| step.number == number) else { return };
-        self.read_bytes += step.progress.read_bytes.get();
-        self.written_bytes += step.progress.written_bytes.get();
-        if self.is_cancelled {
-            self.finish(CompactionState::Cancelled);
-            return;
-        }
-        match done {
-            Ok(()) => self.jobs += 1,
-            Err(Error::KvsDropped | Error::Closed) => {}
-            Err(error) => {
-                let kvs = self.todo.front().map_or("", |(_, name)| name);
-                self.add_problem(format!("of KVS {kvs}: {}", error.with_sources()));
-                self.root_given_up |= matches!(step.about, About::Root);
-            }
-        }
-        if let About::Leaf { end, bytes } = step.about {
-            self.bytes_done += bytes;
-            self.move_to(end);
-        }
-    }
-
-    /// Counts what there is to do, once.
-    fn measure(&mut self, view: &View) {
-        if self.bytes_total.is_some() {
-            return;
-        }
-        let trees = self.todo.iter().filter_map(|(kvs, _)| view.trees.get(kvs));
-        let wanted = trees.flat_map(|tree| tree.kvsets()).filter(|kvset| self.wants(kvset));
-        self.bytes_total = Some(wanted.map(bytes_of).sum());
-    }
-
-    fn tell(&mut self, tree: &Tree, leaf: Option<&Leaf>, obstacle: Obstacle) {
-        let place = leaf.map_or_else(
-            || format!("the root of KVS {}", tree.name),
-            |leaf| format!("the leaf of KVS {} from {} on", tree.name, KeyText(&leaf.first_key)),
-        );
-        self.add_problem(match obstacle {
-            Obstacle::Damaged(kvset) => format!(
-                "{place} is left alone: kvset {} cannot be read (millpond pool scrub names what is \
-                 damaged)",
-                kvset.get()
-            ),
-            Obstacle::NoRoom { need_bytes, room_bytes } => format!(
-                "{place} is left as it is: to rewrite it takes {need_bytes} bytes, and there is room \
-                 for {room_bytes}; delete data, or grow a volume"
-            ),
-        });
-    }
-
-    fn add_problem(&mut self, problem: String) {
-        tracing::warn!(number = self.number, problem, "a part is not compacted as asked for");
-        self.problems_total += 1;
-        if self.problems.len() < PROBLEMS_TOLD {
-            self.problems.push(problem);
-        }
-    }
-
-    fn finish(&mut self, state: CompactionState) {
-        if self.end.is_none() {
-            let elapsed = self.began.elapsed();
-            tracing::info!(
-                number = self.number,
-                state = state.as_str(),
-                jobs = self.jobs,
-                ?elapsed,
-                problems = self.problems_total,
-                "the compaction that was asked for is over"
-            );
-            self.end = Some((state, elapsed));
-        }
-    }
-
-    fn info(&self, is_flushing: bool) -> CompactionInfo {
-        let (state, elapsed) = self.end.clone().unwrap_or_else(|| {
-            let state =
-                if is_flushing { CompactionState::Flushing } else { CompactionState::Running };
-            (state, self.began.elapsed())
-        });
-        let step = self.step.as_ref();
-        let of_step = |of: fn(&Progress) -> u64| step.map_or(0, |step| of(&step.progress));
-        let under_way = step.map_or(0, Step::bytes_done);
-        // What was shadowed is gone, and need not be gone over.
-        let gone = if state == CompactionState::Done { self.bytes_total } else { None };
-        let bytes_done = (self.bytes_done + under_way).max(gone.unwrap_or(0));
-        CompactionInfo {
-            number: self.number,
-            request: self.request.clone(),
-            kvs: self.todo.front().map(|(_, name)| Arc::clone(name)).filter(|_| !state.is_over()),
-            state,
-            elapsed,
-            // Others write meanwhile.
-            bytes_total: self.bytes_total.unwrap_or(0).max(bytes_done),
-            bytes_done,
-            jobs: self.jobs,
-            read_bytes: self.read_bytes + of_step(|progress| progress.read_bytes.get()),
-            written_bytes: self.written_bytes + of_step(|progress| progress.written_bytes.get()),
-            problems: self.problems.clone(),
-            problems_total: self.problems_total,
-        }
-    }
-}
-
-/// The place of the leaf that holds a key.
-fn place_of(tree: &Tree, key: &[u8]) -> Option<usize> {
-    tree.leaves.partition_point(|leaf| *leaf.first_key <= *key).checked_sub(1)
-}
-
-/// The first key after a leaf.
-fn end_of(tree: &Tree, at: usize) -> Option<Bytes> {
-    tree.leaves.get(at + 1).map(|next| next.first_key.clone())
-}
-
-/// Bytes that a rewriting of it goes over.
-fn bytes_of(kvset: &Arc<Kvset>) -> u64 {
-    kvset.meta().kblock_bytes + kvset.meta().value_bytes
 }
