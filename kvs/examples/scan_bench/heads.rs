@@ -131,7 +131,8 @@ impl Moving {
             let (shown, cost) = first(&kvs, false)?;
             assert_eq!(shown.as_deref(), Some(&expect[..]), "the head");
             if number == 0 {
-                println!("the first scan after it: {:.1} us", cost.time.as_secs_f64() * 1e6);
+                let us = cost.time.as_secs_f64() * 1e6;
+                println!("the first scan after it: {us:.1} us, over {} dead keys", cost.steps);
             } else {
                 costs.0.push(cost);
             }
@@ -162,7 +163,8 @@ fn told_first(db: &Database, kvs: &Kvs, what: &str) -> Result<()> {
             costs.0.push(first(kvs, reverse)?.1);
         }
         let way = if reverse { "reverse" } else { "forward" };
-        println!("{what}, {way}: at first {:.1} us", once.time.as_secs_f64() * 1e6);
+        let us = once.time.as_secs_f64() * 1e6;
+        println!("{what}, {way}: at first {us:.1} us, over {} dead keys", once.steps);
         costs.tell("    then");
     }
     Ok(())
