@@ -139,12 +139,19 @@ fn of_kvsets(view: &View) -> Vec<Hint> {
     view.trees.iter().flat_map(of_tree).take(KVSETS_MAX).collect()
 }
 
+/// Mostly a range grows at its end, as keys are deleted in their order: then one walk forward from
+/// there comes to `key` and beyond it. Walking back through a memtable is a search a version.
 fn follow(store: &Arc<Store>, kvs: KvsId, key: &[u8]) {
-    for way in [Way::Backward, Way::Forward] {
-        if store.hints.is_closed() {
+    let Some(table) = store.tree(kvs).map(|tree| Arc::clone(&tree.dead)) else { return };
+    let is_known = || table.skip(key, Revision::MAX, Way::Forward, false).is_some();
+    let grown = table.end_before(key).map(|end| (end, Way::Forward));
+    let here = Bytes::copy_from_slice(key);
+    let walks = [(here.clone(), Way::Backward), (here, Way::Forward)];
+    for (from, way) in grown.into_iter().chain(walks) {
+        if store.hints.is_closed() || is_known() {
             return;
         }
-        if let Err(error) = learn(store, kvs, key, way) {
+        if let Err(error) = learn(store, kvs, &from, way) {
             // Whoever reads there is told.
             tracing::debug!(%error, %kvs, "dead ranges were not looked for");
         }

@@ -277,6 +277,11 @@ impl DeadRanges {
         count.is_multiple_of(DELETES_PER_HINT)
     }
 
+    /// Where the last range ends that lies before `key`.
+    fn end_before(&self, key: &[u8]) -> Option<Bytes> {
+        self.lock().generations.front().and_then(|(_, ranges)| ranges.end_before(key))
+    }
+
     /// Ranges it knows.
     pub(crate) fn len(&self) -> usize {
         self.lock().generations.front().map_or(0, |(_, ranges)| ranges.len())

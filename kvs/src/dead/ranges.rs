@@ -107,6 +107,13 @@ impl Ranges {
         Some(&held.range)
     }
 
+    /// Where the last range ends that lies before `key`.
+    pub(crate) fn end_before(&self, key: &[u8]) -> Option<Bytes> {
+        let after = self.held.partition_point(|held| *held.range.from <= *key);
+        let to = self.held[after.checked_sub(1)?].range.to.clone();
+        to.filter(|to| **to <= *key)
+    }
+
     /// Adds a range; what it touches is joined with it.
     pub(crate) fn insert(&mut self, mut range: DeadRange) {
         if range.is_empty() {
