@@ -279,17 +279,18 @@ fn info_and_check_work_on_a_read_only_mount() {
 fn a_volume_that_is_missing_is_named_by_every_command() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
-    filled(path);
     let data = path.to_str().unwrap();
     let millpond = |arguments: &[&str]| {
         let flags = ["--data", data, "--allow-volatile"];
         run(env!("CARGO_BIN_EXE_millpond"), &[&["pool"], arguments, &flags].concat())
     };
+    let create = millpond(&["create", "--capacity", "300MiB"]);
+    assert!(create.status.success(), "{}", text(&create.stderr));
     let add = ["add", "fast.vol", "--class", "staging", "--capacity", "256MiB"];
     assert!(millpond(&add).status.success());
     // The log goes there, and a clean close would empty it.
     let server = Server::start(path, &["--capacity", "300MiB", "--memtable", "1MiB"]);
-    let put = server.connect().send("PUT", "/v1/kv/default/b", &vec![7; 100_000]).unwrap();
+    let put = server.connect().send("PUT", "/v1/kv/default/a", b"kept").unwrap();
     assert_eq!(put.status, 200, "{}", put.text());
     server.kill();
     let (fast, aside) = (path.join("fast.vol"), path.join("aside"));
