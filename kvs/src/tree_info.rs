@@ -4,7 +4,7 @@
 //! caller gives, and the answer says where to go on. Sums are over the whole tree. All of it is
 //! taken from one view. The lock of the jobs is held only while it is copied which kvsets are busy.
 
-use crate::compact::pick::{DueWork, Limits, TreeShape, due};
+use crate::compact::pick::{DueWork, Limits, TreeShape, due, garbage_bytes};
 use crate::db::Database;
 use crate::error::{Error, Result};
 use crate::key::{KvsetId, NodeId, Revision};
@@ -126,12 +126,13 @@ pub struct Debt {
     pub root_slow: u64,
     /// Kvsets of the root at which writers stop.
     pub root_stop: u64,
-    /// Bytes of vblocks that no kvset refers to: at least so much, for values of shadowed keys are
-    /// referred to.
+    /// Bytes of kblocks and vblocks that no key needs: values that no kvset refers to, and, as
+    /// estimated, keys and values that newer kvsets shadow.
     pub garbage_bytes: u64,
-    /// The same in percent of all vblocks.
+    /// The same in percent of all kblocks and vblocks.
     pub garbage_pct: u64,
-    /// From where on values are rewritten, percent; while space is short, of one vblock.
+    /// From where on garbage is collected, percent. While space is short, less of one vblock is
+    /// enough.
     pub garbage_pct_max: u64,
     /// What is due by the picker's rules, the most pressing first.
     pub due: Vec<DueInfo>,
@@ -202,8 +203,8 @@ fn vblocks(tree: &Tree) -> u64 {
 }
 
 fn debt(shape: &TreeShape, limits: Limits) -> Debt {
-    let garbage_bytes = shape.vblock_bytes.saturating_sub(shape.value_bytes);
-    let pct = u128::from(garbage_bytes) * 100 / u128::from(shape.vblock_bytes.max(1));
+    let (garbage_bytes, all_bytes) = garbage_bytes(shape);
+    let pct = u128::from(garbage_bytes) * 100 / u128::from(all_bytes.max(1));
     let info = |due: DueWork| DueInfo {
         reason: due.why.as_str(),
         pressure_pct: due.pressure,

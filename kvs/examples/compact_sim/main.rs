@@ -27,7 +27,7 @@
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
 #![allow(unreachable_pub, reason = "the files of the engine are included as they are")]
 
-/// What the picker is told of keys.
+/// The ids of `kvs/src/key.rs`, which the picker's files import.
 mod key {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub(crate) struct KvsetId(u64);

@@ -150,7 +150,8 @@ impl<'a> Job<'a> {
         let mut change =
             Change { kvs: Some(tree.kvs), remove: plan.inputs.clone(), ..Change::default() };
         let mut targets = match plan.action {
-            Action::Spill | Action::Move { .. } => spill_targets(store, tree, &mut change),
+            Action::Spill => spill_targets(store, tree, &mut change),
+            Action::Move { .. } => unreachable!("a kvset that moves is not merged"),
             Action::KCompact | Action::KvCompact | Action::Collect => {
                 VecDeque::from([Target { node: plan.node, until: None }])
             }

@@ -50,7 +50,7 @@ pub(crate) fn tree(value: &Value) -> String {
         "kvs       {}\nkvsets    {}, of {} leaves and the root: {} keys, {} tombstones\n\
          space     {} keys, {} values in {} vblocks of {}\n\
          root      {} kvsets: spilled from {}, writers slow down at {} and stop at {}\n\
-         garbage   {} of vblocks ({} %), rewritten from {} %\n",
+         garbage   {} of all bytes ({} %), collected from {} %\n",
         text(&value["kvs"]),
         value["kvsets"],
         value["leaves"],

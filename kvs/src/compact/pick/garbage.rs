@@ -8,10 +8,11 @@
 //!   in vblocks, unreferenced    what still lives there is moved, and the vblock dies (`collect`)
 //! ```
 //!
-//! The first two are estimates (`KeySet`), the last is exact. What is taken down one place counts
-//! half of what is freed. Of the ways there are, the one that gains most for a byte that it writes
-//! is taken; but first of those that gain a few times the keys that they write, because the keys of
-//! a leaf are written whole for whatever little is gained in it.
+//! The first two are estimates (`KeySet`), the last is exact. Each step down counts half: a byte
+//! that a merge lets go of counts half of one that is freed, one that a spill brings down a
+//! quarter. The job with the greatest gain for a byte written is taken. Jobs that gain at least
+//! three times the bytes of keys that they write come before all others, because every job on a
+//! leaf writes all of the leaf's keys, however little it gains.
 
 use super::collect::{self, Batch, Gain};
 use super::rules::spill;
@@ -54,6 +55,12 @@ impl Garbage {
         let is_due = self.total() >= GARBAGE_BYTES_MIN && pct >= limits.garbage_pct_max;
         is_due.then(|| percent(pct, limits.garbage_pct_max))
     }
+}
+
+/// Bytes of a tree that are of no use, about, and all that it has on the medium: what
+/// `garbage_pct_max` is a percentage of.
+pub(crate) fn garbage_bytes(tree: &TreeShape) -> (u64, u64) {
+    (Garbage::of(tree).total(), tree.bytes())
 }
 
 /// Whether the picker looks at vblocks one by one.

@@ -25,8 +25,8 @@
 //! No plan is made that would write more than there is room for; then the next one that fits is
 //! taken, and where none does there is none. When space is short ([`Limits::SHORT`]), everything
 //! goes down early, so that deletes meet what they delete, as long as it pays: a merge or a spill
-//! writes at most ten times what it may free. When nobody writes ([`Limits::QUIET`]), less garbage
-//! is enough.
+//! writes at most ten times what it may free. In a quiet database ([`Limits::QUIET`]), less garbage
+//! is due.
 //!
 //! Of all the work that is due, the piece furthest over its limit (in percent) goes first; of
 //! equals, the one whose rule comes first. So neither reads (length) nor space (garbage) starve the
@@ -59,7 +59,7 @@ mod sim;
 mod tests;
 
 pub(crate) use due::{DueWork, due};
-pub(crate) use garbage::needs_vblocks;
+pub(crate) use garbage::{garbage_bytes, needs_vblocks};
 pub(crate) use plan::{Action, Plan, Why};
 pub(crate) use shape::{KvsetShape, Lands, NodeShape, TreeShape, VblockShape};
 
@@ -71,7 +71,7 @@ const VBLOCK_FILL: u64 = 2;
 /// Part that objects take beyond what they hold: units of 64 KiB of objects of 4 MiB are a 64th,
 /// and the checksums a 1024th.
 const OVERHEAD: u64 = 32;
-/// The room that a compaction needs is told in steps of this many bytes.
+/// [`least_room`] rounds up to a multiple of this, about.
 const LEAST_ROOM_STEP: u64 = 64 << 10;
 /// When space is short, merges and spills write at most so many times what they may free.
 const COST_MAX: u64 = 10;
@@ -123,11 +123,12 @@ impl Limits {
         spill_moves_values: false,
     };
 
-    /// When nobody writes: 1 / 0.85 = 1.18 times.
+    /// In a quiet database: 15 % garbage bounds the space at 1 / 0.85 = 1.18 times what lives.
     pub(crate) const QUIET: Self =
         Self { garbage_pct_max: 15, tombstone_pct_max: 5, ..Self::DEFAULT };
 
-    /// When space is short: everything goes down early, and garbage is collected by the vblock.
+    /// When space is short: everything goes down early, and all vblocks that are worth it and fit
+    /// the room are collected together.
     pub(crate) const SHORT: Self = Self {
         spill_min: 1,
         leaf_len_max: 1,

@@ -34,7 +34,7 @@ pub(crate) enum Why {
     Garbage,
     Scatter,
     Tombstones,
-    /// Somebody has asked for it.
+    /// A request for compaction (`Database::start_compaction`).
     Requested,
     /// Something in the root cannot be read, so what is newer cannot leave it.
     RootBlocked,

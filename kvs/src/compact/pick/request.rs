@@ -1,4 +1,4 @@
-//! PURE: what a compaction that somebody has asked for does next in one tree.
+//! PURE: the next job of a requested compaction in one tree.
 //!
 //! It goes over the tree once and takes what was there when it was asked for:
 //!
@@ -11,9 +11,10 @@
 //!              done         next
 //! ```
 //!
-//! Whoever drives it remembers where the next leaf begins, and moves that to the end of each leaf
-//! that is done. So it comes to an end whatever is written, split or joined meanwhile. A leaf that
-//! rewriting would not change is passed by. What cannot be done is passed by, too, and told.
+//! The errand (`work/requested/errand.rs`) remembers where the next leaf begins, and moves that to
+//! the end of each leaf that is done. So it comes to an end whatever is written, split or joined
+//! meanwhile. A leaf that rewriting would not change is passed by. What cannot be done is passed
+//! by, too, and told.
 
 use super::rules::{is_dense, spill_of};
 use super::{Action, KvsetShape, Limits, NodeShape, Plan, TreeShape, Why, fits};

@@ -231,7 +231,9 @@ fn garbage_is_taken_down_from_where_most_of_it_lies() {
         // Too little.
         ("leaf: 100 100 = 110", "-"),
     ]);
-    // A vblock without anything to move, one of two leaves, and one of the root.
+    // What people are told is what the rule decides on.
+    assert_eq!(garbage_bytes(&tree("leaf: 500 500 = 600")), (400 * 1064, 1000 * 1064));
+    // A vblock of two leaves, one that the root holds, and one with little garbage.
     let mut collected = tree("root: 10\n leaf: 400\n leaf: 400");
     let vblock = |id, len_kib: u64, held_kib: u64, leaf_kib: &[(usize, u64)]| VblockShape {
         id: mpool::MblockId::new(id).unwrap(),
