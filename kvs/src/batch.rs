@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::handle::Kvs;
 use crate::key::{KEY_BYTES_MAX, KvsId, VALUE_BYTES_MAX};
 use crate::owner::Owner;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -73,8 +74,29 @@ const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
 pub struct WriteBatch {
     body: Vec<u8>,
     entries: usize,
+    kvss: Kvss,
     /// Of the first handle; `None` for what the log or a handle itself has filled.
     owner: Option<Arc<Owner>>,
+}
+
+/// The KVSs of a batch: one, as a rule, and no allocation for that.
+#[derive(Clone, Debug, Default)]
+enum Kvss {
+    #[default]
+    None,
+    One(KvsId),
+    Several(BTreeSet<KvsId>),
+}
+
+impl Kvss {
+    fn add(&mut self, kvs: KvsId) {
+        match self {
+            Self::None => *self = Self::One(kvs),
+            Self::One(one) if *one == kvs => {}
+            Self::One(one) => *self = Self::Several(BTreeSet::from([*one, kvs])),
+            Self::Several(all) => drop(all.insert(kvs)),
+        }
+    }
 }
 
 /// What a batch does to a key.
@@ -153,6 +175,16 @@ impl WriteBatch {
         self.push(OP_DELETE, kvs, key, &[])
     }
 
+    /// The KVSs that it writes to, each once.
+    pub(crate) fn kvss(&self) -> impl Iterator<Item = KvsId> + Clone + '_ {
+        let (one, several) = match &self.kvss {
+            Kvss::None => (None, None),
+            Kvss::One(one) => (Some(*one), None),
+            Kvss::Several(all) => (None, Some(all)),
+        };
+        one.into_iter().chain(several.into_iter().flatten().copied())
+    }
+
     /// The entries in order of insertion.
     pub(crate) fn ops(&self) -> Ops<'_> {
         Ops { rest: &self.body }
@@ -161,19 +193,21 @@ impl WriteBatch {
     /// A batch from the body of a WAL frame.
     pub(crate) fn from_body(body: Vec<u8>) -> Result<Self> {
         let mut rest = &body[..];
-        let mut entries = 0;
+        let (mut entries, mut kvss) = (0, Kvss::None);
         while !rest.is_empty() {
             let offset = body.len() - rest.len();
-            (_, rest) = split_entry(rest).map_err(|reason| Error::Corrupt {
+            let entry;
+            (entry, rest) = split_entry(rest).map_err(|reason| Error::Corrupt {
                 what: format!(
                     "entry {entries} at byte {offset} of a batch of {} bytes",
                     body.len()
                 ),
                 reason: reason.to_owned(),
             })?;
+            kvss.add(entry.0);
             entries += 1;
         }
-        Ok(Self { body, entries, owner: None })
+        Ok(Self { body, entries, kvss, owner: None })
     }
 
     pub(crate) fn body(&self) -> &[u8] {
@@ -198,6 +232,7 @@ impl WriteBatch {
         self.body.extend_from_slice(key);
         self.body.extend_from_slice(value);
         self.entries += 1;
+        self.kvss.add(kvs);
         Ok(())
     }
 }
@@ -263,6 +298,18 @@ mod tests {
         bytes.extend_from_slice(b"keyvalue");
         bytes.extend_from_slice(&[0, 0, 1, 0, 4, 3, 2, 1, 0, 0, 0, 0, b'k']);
         assert_eq!(sample().body(), bytes);
+    }
+
+    #[test]
+    fn a_batch_knows_its_kvss() {
+        let kvss = |batch: &WriteBatch| batch.kvss().map(KvsId::get).collect::<Vec<_>>();
+        let mut batch = WriteBatch::new();
+        assert_eq!(kvss(&batch), []);
+        for (kvs, all) in [(7, &[7][..]), (7, &[7]), (3, &[3, 7]), (7, &[3, 7]), (9, &[3, 7, 9])] {
+            batch.put_id(KvsId::new(kvs), b"k", b"v").unwrap();
+            assert_eq!(kvss(&batch), all);
+            assert_eq!(kvss(&WriteBatch::from_body(batch.body().to_vec()).unwrap()), all);
+        }
     }
 
     #[test]

@@ -21,7 +21,6 @@ use crate::snapshot::Snapshot;
 use crate::space::{self, SpaceInfo};
 use crate::store::Store;
 use crate::tree::Tree;
-use crate::view::View;
 use crate::work;
 use crate::write::group::{CommitQueue, Done};
 use mpool::{MemoryConsumer, Pool, ScrubTarget};
@@ -186,14 +185,11 @@ impl Database {
         let kvs = *kvs.ok_or_else(|| missing(name))?.0;
         store.append(&mut versions, &[Item::KvsDrop { kvs }])?;
         let tree = store.tree(kvs).expect("the view knows every KVS of the manifest");
-        store.update_view(|view| {
-            let mut next = View::clone(view);
-            next.trees.remove(&kvs);
-            next
-        });
+        store.update_view(|view| view.without_tree(kvs));
         let dead: Vec<_> =
             tree.kvsets().flat_map(|kvset| versions.references.take(kvset.meta())).collect();
         drop(versions);
+        store.relieve_writers();
         store.delete(&dead)
     }
 
@@ -252,7 +248,7 @@ impl Database {
             return Err(Error::BatchLength { len, max });
         }
         let view = store.view.load();
-        if batch.ops().any(|(kvs, _, _)| !view.trees.contains_key(&kvs)) {
+        if batch.kvss().any(|kvs| !view.trees.contains_key(&kvs)) {
             return Err(Error::KvsDropped);
         }
         store.check_space(batch, more_bytes)

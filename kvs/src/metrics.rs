@@ -185,7 +185,7 @@ impl StallMetrics {
         for (reason, held_us) in StallReason::ALL.iter().zip(&self.0) {
             see(Sample {
                 name: "write_stall_seconds_total",
-                help: "Time writers were held back, by reason.",
+                help: "Time writers were held back, all or those of some KVSs, by reason.",
                 labels: &[("reason", reason.as_str())],
                 value: Value::Counter(Duration::from_micros(held_us.get()).as_secs_f64()),
             });

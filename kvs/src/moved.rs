@@ -75,9 +75,9 @@ fn is_in_view(store: &Store, kvset: &Arc<Kvset>) -> bool {
 
 fn exchanged(view: &View, renewed: &BTreeMap<KvsetId, Arc<Kvset>>) -> View {
     let mut next = view.clone();
-    for tree in next.trees.values_mut() {
+    for tree in view.trees.values() {
         if let Some(new) = tree.renewed(renewed) {
-            *tree = Arc::new(new);
+            next.set_tree(new);
         }
     }
     next

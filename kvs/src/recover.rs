@@ -75,14 +75,8 @@ pub(crate) fn recover(
         orphans,
         "manifest replayed"
     );
-    let view = View {
-        epoch: 0,
-        active: Arc::new(Memtable::new(
-            usize::try_from(options.memtable_bytes).unwrap_or(usize::MAX),
-        )),
-        sealed: Vec::new(),
-        trees: trees(manifest.live(), kvsets, &references),
-    };
+    let active = Memtable::new(usize::try_from(options.memtable_bytes).unwrap_or(usize::MAX));
+    let view = View::new(active, trees(manifest.live(), kvsets, &references));
     let store = Arc::new(Store::new(pool, options, Versions { manifest, references }, view));
     frequencies::restore(&store);
     let learner = dead::hints::start(&store);
@@ -182,7 +176,7 @@ fn delete_orphans(pool: &Arc<Pool>, orphans: &[MblockId]) {
     }
 }
 
-fn trees(live: &Live, kvsets: Opened, references: &References) -> BTreeMap<KvsId, Arc<Tree>> {
+fn trees(live: &Live, kvsets: Opened, references: &References) -> Vec<Tree> {
     let mut edits: BTreeMap<KvsId, TreeEdit> = BTreeMap::new();
     for (kvs, node, kvset) in kvsets {
         edits.entry(kvs).or_default().add.push((node, kvset));
@@ -190,8 +184,7 @@ fn trees(live: &Live, kvsets: Opened, references: &References) -> BTreeMap<KvsId
     let tree = |(id, kvs): (&KvsId, &crate::manifest::live::LiveKvs)| {
         let mut edit = edits.remove(id).unwrap_or_default();
         edit.leaves_add = kvs.leaves.iter().map(|(node, key)| (*node, key.clone())).collect();
-        let tree = Tree::new(*id, &kvs.name).edited(&edit, references.vblock_bytes(*id));
-        (*id, Arc::new(tree))
+        Tree::new(*id, &kvs.name).edited(&edit, references.vblock_bytes(*id))
     };
     live.kvs.iter().map(tree).collect()
 }

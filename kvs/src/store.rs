@@ -288,9 +288,17 @@ impl Store {
             self.refresh_again();
         }
         drop(versions);
+        self.relieve_writers();
         let new = edits.iter().flat_map(|(_, edit)| &edit.add).map(|(_, kvset)| kvset);
         warm::want(self, new, leaving_bytes);
         self.delete(&dead)
+    }
+
+    /// A root may be shorter: batches that are held back are looked at again.
+    pub(crate) fn relieve_writers(&self) {
+        if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
+            commits.relieve();
+        }
     }
 
     /// References of what is added and of what is removed; returns the mblocks that nobody
@@ -371,7 +379,7 @@ impl Store {
             for (kvs, edit) in edits {
                 let tree = view.trees.get(kvs).expect("the view knows every KVS of the manifest");
                 let tree = tree.edited(edit, references.vblock_bytes(*kvs));
-                next.trees.insert(*kvs, Arc::new(tree));
+                next.set_tree(tree);
             }
             if let Some(Flushed { last, epoch }) = flushed {
                 next.sealed.retain(|sealed| sealed.last > last);

@@ -9,6 +9,8 @@
 use crate::key::{KvsId, Revision};
 use crate::memtable::Memtable;
 use crate::tree::Tree;
+use crate::write::gate::Lagging;
+use crate::write::sink::ROOT_SLOW;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -26,14 +28,30 @@ pub(crate) struct View {
     pub(crate) active: Arc<Memtable>,
     /// Newest first.
     pub(crate) sealed: Vec<Arc<Sealed>>,
+    /// Changed by [`set_tree`](Self::set_tree) and [`without_tree`](Self::without_tree).
     pub(crate) trees: BTreeMap<KvsId, Arc<Tree>>,
+    lagging: Lagging,
 }
 
 impl View {
+    /// One with an empty memtable.
+    pub(crate) fn new(active: Memtable, trees: impl IntoIterator<Item = Tree>) -> Self {
+        let (sealed, active) = (Vec::new(), Arc::new(active));
+        let (none, lagging) = (BTreeMap::new(), Lagging::new());
+        let mut view = Self { epoch: 0, active, sealed, trees: none, lagging };
+        trees.into_iter().for_each(|tree| view.set_tree(tree));
+        view
+    }
+
     /// One that shows nothing.
     pub(crate) fn of_nothing() -> Self {
-        let active = Arc::new(Memtable::new(0));
-        Self { epoch: 0, active, sealed: Vec::new(), trees: BTreeMap::new() }
+        Self::new(Memtable::new(0), [])
+    }
+
+    /// The KVSs whose roots delay their writers, with the kvsets in these. Kept by each change of a
+    /// tree, so that a commit asks the KVSs that are behind, not all.
+    pub(crate) const fn lagging(&self) -> &Lagging {
+        &self.lagging
     }
 
     /// Newest first.
@@ -53,7 +71,26 @@ impl View {
     /// One tree replaced, or added.
     pub(crate) fn with_tree(&self, tree: Tree) -> Self {
         let mut next = self.clone();
-        next.trees.insert(tree.kvs, Arc::new(tree));
+        next.set_tree(tree);
+        next
+    }
+
+    /// Replaces a tree, or adds one.
+    pub(crate) fn set_tree(&mut self, tree: Tree) {
+        let root_kvsets = tree.root.len() as u64;
+        if root_kvsets > ROOT_SLOW {
+            self.lagging.insert(tree.kvs, root_kvsets);
+        } else {
+            self.lagging.remove(&tree.kvs);
+        }
+        self.trees.insert(tree.kvs, Arc::new(tree));
+    }
+
+    /// One tree gone.
+    pub(crate) fn without_tree(&self, kvs: KvsId) -> Self {
+        let mut next = self.clone();
+        next.trees.remove(&kvs);
+        next.lagging.remove(&kvs);
         next
     }
 }

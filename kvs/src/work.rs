@@ -7,6 +7,8 @@
 //! writers wait for it. Of several threads one is kept free of compaction, so that a flush never
 //! waits for one.
 
+#[cfg(test)]
+mod held_tests;
 pub(crate) mod ledger;
 mod plan;
 mod quiet;

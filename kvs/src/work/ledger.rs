@@ -201,7 +201,6 @@ mod tests {
     use crate::compact::job;
     use crate::compact::pick::{Limits, pick};
     use crate::db::Database;
-    use crate::memtable::Memtable;
     use crate::options::{Durability, Options};
     use crate::tree_info::TreePage;
     use mpool::{Pool, SimDevice};
@@ -237,12 +236,7 @@ mod tests {
 
     #[test]
     fn jobs_are_told_while_they_run_and_the_last_ones_after_their_end() {
-        let view = View {
-            epoch: 0,
-            active: Arc::new(Memtable::new(1 << 20)),
-            sealed: Vec::new(),
-            trees: BTreeMap::new(),
-        };
+        let view = View::of_nothing();
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut ledger = Ledger::default();
         for number in 0..70 {

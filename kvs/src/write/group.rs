@@ -22,6 +22,9 @@
 //! a queued batch always has a leader before or behind it. A leader that panics poisons the queue
 //! and hands over all the same.
 //!
+//! A batch for a KVS whose root is too long is held (`held`) while others go past it; the commit
+//! thread leads when it is due, if nobody else does.
+//!
 //! Locks: `queue` (short, no calls out) and `log` (the leader's right to write: held over the
 //! append and its device IO, `apply` and `publish`; that is its purpose). They are never held
 //! together, and neither is held when a caller's `done` or `make_room` runs.
@@ -31,8 +34,10 @@
 //! before what the log holds has been flushed, which makes room where the log is all that is full.
 
 mod ending;
+mod held;
 mod members;
 mod post;
+mod thread;
 mod ticket;
 
 #[cfg(test)]
@@ -46,6 +51,8 @@ use crate::key::Revision;
 use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::options::{Durability, Options};
 use crate::wal::{Wal, WalMetrics};
+use crate::write::gate::Lagging;
+use held::{Held, Taken};
 use members::Group;
 use mpool::SegmentId;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -67,11 +74,18 @@ const TICKET_BYTES: usize = 128;
 
 /// What the leader drives. Called by one thread at a time, in revision order.
 pub(crate) trait CommitSink: Send + Sync + 'static {
-    /// Makes room for `bytes` in the active memtable before anything is logged: may seal it, may
-    /// wait (throttle), may refuse with [`Error::Stalled`]. Called without a lock of the queue, so
-    /// it may wait for a flush that calls `release_wal`. An error other than `Stalled`, `Closed` or
-    /// a full pool poisons the queue.
-    fn make_room(&self, bytes: usize, wal_live_bytes: u64) -> Result<()>;
+    /// The KVSs whose roots are so long that their batches are held. None where holding is in vain:
+    /// nothing is written any more, or nobody but the leader makes roots shorter.
+    fn lagging(&self) -> Lagging {
+        Lagging::new()
+    }
+    /// For so long batches were held.
+    fn note_held(&self, _time: Duration) {}
+    /// Makes room for the batches in the active memtable before anything is logged: may seal it,
+    /// may wait (throttle), may refuse with [`Error::Stalled`]. Called without a lock of the queue,
+    /// so it may wait for a flush that calls `release_wal`. An error other than `Stalled`, `Closed`
+    /// or a full pool poisons the queue.
+    fn make_room(&self, batches: &[&WriteBatch], wal_live_bytes: u64) -> Result<()>;
     /// The log finds no room: flushes what it holds. The floor after that; `None` if that cannot be
     /// done now. Called without a lock of the queue.
     fn flush_log(&self) -> Result<Option<Revision>> {
@@ -92,6 +106,8 @@ pub(crate) struct CommitQueue<S: CommitSink> {
 }
 
 struct Shared<S> {
+    /// When the queue began.
+    born: Instant,
     queue: Mutex<Queue>,
     /// The commit thread waits here, with `queue`.
     work: Condvar,
@@ -116,9 +132,12 @@ struct Limits {
 
 struct Queue {
     waiting: VecDeque<Ticket>,
-    /// Of waiting batches and of the group being written.
+    held: Held,
+    /// Of waiting and held batches and of the group being written.
     bytes: usize,
     leader: Leader,
+    /// When the commit thread will look at what is held; `None`: when it is told.
+    watch: Option<Duration>,
     /// When `Interval` writes must be made durable.
     due: Option<Instant>,
     closed: bool,
@@ -145,10 +164,13 @@ impl<S: CommitSink> CommitQueue<S> {
     pub(crate) fn new(wal: Wal, sink: Arc<S>, options: &Options, last: Revision) -> Arc<Self> {
         assert_eq!(last, wal.last(), "the next revision follows the log's last");
         let shared = Arc::new(Shared {
+            born: Instant::now(),
             queue: Mutex::new(Queue {
                 waiting: VecDeque::new(),
+                held: Held::default(),
                 bytes: 0,
                 leader: Leader::Vacant,
+                watch: None,
                 due: None,
                 closed: false,
             }),
@@ -202,6 +224,11 @@ impl<S: CommitSink> CommitQueue<S> {
         self.shared.sync()
     }
 
+    /// A root may be shorter: what is held for it is looked at.
+    pub(crate) fn relieve(&self) {
+        self.shared.relieve();
+    }
+
     /// Revisions up to `floor` are durable in kvsets: the log may forget them.
     pub(crate) fn release_wal(&self, floor: Revision) -> Result<()> {
         let mut log = self.shared.log.lock();
@@ -246,7 +273,7 @@ impl<S: CommitSink> CommitQueue<S> {
         let shared = &self.shared;
         let (depth, bytes) = {
             let queue = shared.queue.lock();
-            (queue.waiting.len(), queue.bytes)
+            (queue.waiting.len() + queue.held.len(), queue.bytes)
         };
         let to_u64 = |count: usize| u64::try_from(count).expect("a count in memory");
         let counters = &shared.counters;
@@ -275,7 +302,7 @@ const GAUGE: MetricKind = MetricKind::Gauge;
 
 impl Queue {
     fn is_drained(&self) -> bool {
-        self.leader == Leader::Vacant && self.waiting.is_empty()
+        self.leader == Leader::Vacant && self.waiting.is_empty() && self.held.is_empty()
     }
 }
 
@@ -330,41 +357,23 @@ impl<S: CommitSink> Shared<S> {
 
     /// Commits one group and hands over. Called by the leader only.
     fn lead(&self) {
-        let group = self.take_group();
+        let Taken { group, refused, .. } = self.take();
         let post = Post { shared: self, bytes: group.bytes, interval: group.interval };
-        let outcome = self.write(&group);
+        let outcome = (!group.tickets.is_empty()).then(|| self.write(&group));
         // Before the members wake: the next leader writes while this one completes them.
         drop(post);
-        group.complete(outcome);
-    }
-
-    fn take_group(&self) -> Group {
-        let mut group = Group::default();
-        let mut queue = self.queue.lock();
-        while let Some(ticket) = queue.waiting.front() {
-            let len = ticket.batch().len_bytes();
-            let full = group.batch_bytes + len > GROUP_BYTES_MAX
-                || group.tickets.len() == GROUP_BATCHES_MAX;
-            if full && !group.tickets.is_empty() {
-                break;
-            }
-            let ticket = queue.waiting.pop_front().expect("just looked at");
-            group.durable |= ticket.durability() == Durability::Sync;
-            group.interval |= ticket.durability() == Durability::Interval;
-            group.bytes += len + TICKET_BYTES;
-            group.batch_bytes += len;
-            group.tickets.push(ticket);
+        if let Some(outcome) = outcome {
+            group.complete(outcome);
         }
-        assert!(!group.tickets.is_empty(), "a leader's own batch is queued");
-        group
+        self.tell_refused(refused);
     }
 
     /// Logs, applies and publishes the group; returns its first revision.
     fn write(&self, group: &Group) -> Result<Revision> {
         self.check_poison()?;
         let live = self.wal_live_bytes.load(Ordering::Relaxed);
-        self.sink.make_room(group.batch_bytes, live).map_err(|error| self.refuse(error))?;
         let batches: Vec<&WriteBatch> = group.tickets.iter().map(Ticket::batch).collect();
+        self.sink.make_room(&batches, live).map_err(|error| self.refuse(error))?;
         let log = self.append(&batches, group.durable).map_err(|error| self.refuse(error))?;
         let first = Revision::new(log.last().get() + 1 - batches.len() as u64);
         let mut revision = first;
@@ -427,6 +436,11 @@ impl<S: CommitSink> Shared<S> {
         }
     }
 
+    /// Since the queue began.
+    fn now(&self) -> Duration {
+        self.born.elapsed()
+    }
+
     /// When `Interval` writes of now must be durable.
     fn next_due(&self) -> Instant {
         Instant::now() + self.limits.interval
@@ -441,33 +455,5 @@ impl<S: CommitSink> Shared<S> {
         self.check_poison()?;
         log.sync().map_err(|error| self.poison(error.with_sources()))?;
         Ok(log.last())
-    }
-
-    /// The commit thread: leads when asynchronous batches are in front, and keeps the interval.
-    fn run(&self) {
-        let mut queue = self.queue.lock();
-        loop {
-            let now = Instant::now();
-            if queue.due.is_some_and(|due| due <= now) {
-                queue.due = None;
-                drop(queue);
-                // Poisons the queue when it fails, which every writer hears.
-                let _ = self.sync();
-                queue = self.queue.lock();
-            } else if queue.leader == Leader::Thread {
-                drop(queue);
-                self.lead();
-                queue = self.queue.lock();
-            } else if queue.closed && queue.is_drained() {
-                drop(queue);
-                // For batches drained after a `close` on this thread; its error went to nobody.
-                let _ = self.sync();
-                return;
-            } else if let Some(due) = queue.due {
-                self.work.wait_until(&mut queue, due);
-            } else {
-                self.work.wait(&mut queue);
-            }
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Writing: group commit, its sink, and the throttle.
 
+pub(crate) mod gate;
 pub(crate) mod group;
 pub(crate) mod sink;
 pub(crate) mod stall;

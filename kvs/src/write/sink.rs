@@ -3,13 +3,16 @@
 //! Room is where writers feel debt: [`stall::verdict`] says go, wait a little, or stop until flush
 //! or compaction has caught up. A stopped leader waits for the bell, and gives up with
 //! [`Error::Stalled`] after [`STOP_MAX`], so that no writer hangs forever on a store that cannot
-//! recover.
+//! recover. Memtables and free space are everybody's debt. A long root is that of its KVS alone,
+//! whose batches are held in the queue (`gate`), while others go on; only where nothing works in
+//! the background does the leader work it off, for the KVSs of its group.
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use crate::recover::apply;
 use crate::store::Store;
+use crate::write::gate::Lagging;
 use crate::write::group::CommitSink;
 use crate::write::stall::{self, Debt, StallReason, Verdict};
 use std::sync::Weak;
@@ -25,9 +28,21 @@ const WAIT_SLICE: Duration = Duration::from_millis(50);
 const STOP_MAX: Duration = Duration::from_secs(30);
 
 impl CommitSink for Store {
-    fn make_room(&self, bytes: usize, wal_live_bytes: u64) -> Result<()> {
+    fn lagging(&self) -> Lagging {
+        if self.is_alone() || self.check_writable().is_err() {
+            return Lagging::new();
+        }
+        self.view.load().lagging().clone()
+    }
+
+    fn note_held(&self, time: Duration) {
+        self.metrics.stalls.add(StallReason::RootLength, time);
+    }
+
+    fn make_room(&self, batches: &[&WriteBatch], wal_live_bytes: u64) -> Result<()> {
         self.check_writable()?;
-        self.throttle(bytes)?;
+        let bytes = batches.iter().map(|batch| batch.len_bytes()).sum();
+        self.throttle(batches, bytes)?;
         self.ready_log(self.pool.free_space());
         let view = self.view.load();
         let active = view.active.bytes();
@@ -83,13 +98,20 @@ impl Store {
         log_bytes > self.log_bytes_max.load(Ordering::Relaxed) || log_bytes > segment && no_room()
     }
 
+    /// Whether nothing works in the background.
+    fn is_alone(&self) -> bool {
+        self.options.background_threads == 0
+    }
+
     /// Waits as long as the debt says.
-    fn throttle(&self, bytes: usize) -> Result<()> {
+    fn throttle(&self, batches: &[&WriteBatch], bytes: usize) -> Result<()> {
         let start = Instant::now();
         let (mut delayed, mut in_vain) = (false, false);
         loop {
             let debt = self.debt(bytes);
             self.pool.queue().hurry(stall::is_behind(debt));
+            let root_kvsets = if self.is_alone() { self.longest_root(batches) } else { 0 };
+            let debt = Debt { root_kvsets, ..debt };
             let verdict = match stall::verdict(debt) {
                 // Puts are refused at the door of a full volume (`Store::check_space`); what comes
                 // here are deletes, and the few puts that were on their way. They still wait for
@@ -122,7 +144,7 @@ impl Store {
     /// Waits, or without threads works; `false` if nothing is to be done and nobody does anything.
     fn wait_for_relief(&self, wait: Duration, reason: StallReason) -> Result<bool> {
         let start = Instant::now();
-        let is_alone = self.options.background_threads == 0;
+        let is_alone = self.is_alone();
         let hopeful =
             if is_alone && self.step(1)? { true } else { self.wait_for_others(wait, is_alone)? };
         self.metrics.stalls.add(reason, start.elapsed());
@@ -156,16 +178,26 @@ impl Store {
         }
     }
 
-    /// What the throttle decides on.
+    /// The longest root, of those that delay writers, of the KVSs that batches write to.
+    fn longest_root(&self, batches: &[&WriteBatch]) -> u64 {
+        let view = self.view.load();
+        let lagging = view.lagging();
+        if lagging.is_empty() {
+            return 0;
+        }
+        let kvss = batches.iter().flat_map(|batch| batch.kvss());
+        kvss.filter_map(|kvs| lagging.get(&kvs)).max().copied().unwrap_or(0)
+    }
+
+    /// What the store owes: with the longest root of all that delay writers.
     fn debt(&self, bytes: usize) -> Debt {
         let view = self.view.load();
         let free = self.pool.free_space();
         self.note_space(free);
-        let root_kvsets = view.trees.values().map(|tree| tree.root.len()).max().unwrap_or(0);
         Debt {
             sealed_memtables: view.sealed.len() as u64,
             memtables_max: self.options.memtables_max,
-            root_kvsets: root_kvsets as u64,
+            root_kvsets: view.lagging().values().max().copied().unwrap_or(0),
             root_slow: ROOT_SLOW,
             root_stop: ROOT_STOP,
             free_bytes: free.object_bytes,

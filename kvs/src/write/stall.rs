@@ -1,8 +1,8 @@
 //! How long a writer waits, and for what.
 //!
-//! [`verdict`] maps the debt of the store to a delay. Three debts count: memtables that wait for
-//! their flush, kvsets that wait in a root, and space that runs out. Each has a point where delays
-//! begin and a hard limit where writers stop; in between lies its *strain*, 0 to 1:
+//! [`verdict`] maps the debt of the store, or of a KVS, to a delay. Three debts count: memtables
+//! that wait for their flush, kvsets that wait in a root, and space that runs out. Each has a point
+//! where delays begin and a hard limit where writers stop; in between lies its *strain*, 0 to 1:
 //!
 //! ```text
 //!  delay per byte
@@ -36,7 +36,8 @@ pub(crate) struct Debt {
     /// Memtables that wait for a flush, and how many may: at that many, writers stop.
     pub(crate) sealed_memtables: u64,
     pub(crate) memtables_max: u64,
-    /// Longest root over all KVSs, and the lengths where delays begin and writers stop.
+    /// Longest root of the KVSs that it is about, and the lengths where delays begin and writers
+    /// stop.
     pub(crate) root_kvsets: u64,
     pub(crate) root_slow: u64,
     pub(crate) root_stop: u64,

@@ -12,6 +12,7 @@ impl<S: CommitSink> CommitQueue<S> {
         {
             let mut queue = self.shared.queue.lock();
             queue.closed = true;
+            queue.held.hurry();
             self.shared.work.notify_one();
             // The commit thread cannot wait for itself: it drains the queue after this callback.
             while !on_thread && !queue.is_drained() {

@@ -31,7 +31,7 @@ impl<S: CommitSink> Drop for Post<'_, S> {
             Some(Some(_)) => queue.leader = Leader::Writer,
             Some(None) => queue.leader = Leader::Thread,
         }
-        wake |= queue.leader == Leader::Thread || queue.closed;
+        wake |= queue.leader == Leader::Thread || queue.closed || queue.is_watch_late();
         let drained = queue.closed && queue.is_drained();
         drop(queue);
         if let Some(Some(waiter)) = next {

@@ -1,5 +1,7 @@
 //! Group commit on a simulated device, with a sink that records.
 
+mod held;
+
 use super::*;
 use crate::key::KvsId;
 use crate::progress::OpenProgress;
@@ -21,6 +23,7 @@ struct Sink {
 
 #[derive(Default)]
 struct Gate {
+    lagging: Lagging,
     closed: bool,
     waiting: usize,
     stall: bool,
@@ -28,7 +31,12 @@ struct Gate {
 }
 
 impl CommitSink for Sink {
-    fn make_room(&self, bytes: usize, _wal_live_bytes: u64) -> Result<()> {
+    fn lagging(&self) -> Lagging {
+        self.gate.lock().lagging.clone()
+    }
+
+    fn make_room(&self, batches: &[&WriteBatch], _wal_live_bytes: u64) -> Result<()> {
+        let bytes: usize = batches.iter().map(|batch| batch.len_bytes()).sum();
         let mut gate = self.gate.lock();
         gate.waiting += 1;
         self.moved.notify_all();

@@ -1,0 +1,74 @@
+//! A KVS whose root cannot get shorter holds up its own writers, and nobody else.
+
+use crate::db::Database;
+use crate::key::Revision;
+use crate::metrics::Sample;
+use crate::options::{Durability, Options};
+use crate::write::sink::ROOT_STOP;
+use mpool::{Pool, SimDevice};
+use std::collections::BTreeSet;
+use std::sync::{Arc, mpsc};
+
+const KVSS: [&str; 2] = ["a", "b"];
+
+fn root_stall_seconds(db: &Database) -> f64 {
+    let mut found = 0.0;
+    db.visit_metrics(&mut |sample: Sample<'_>| {
+        let is_root = sample.labels.iter().any(|(_, value)| *value == "root_length");
+        if sample.name == "write_stall_seconds_total" && is_root {
+            found = sample.value.number().unwrap();
+        }
+    });
+    found
+}
+
+/// The throttle took the longest root of all KVSs: every writer was refused after 30 seconds.
+#[test]
+fn a_root_that_stays_long_stops_no_writer_of_another_kvs() {
+    let options = Options { background_threads: 2, ..Options::default() };
+    let pool = Pool::create(Arc::new(SimDevice::new(1 << 30)), &options.pool).unwrap();
+    let db = Database::open_pool(pool, options).unwrap();
+    let [a, b] = KVSS.map(|name| db.create_kvs(name).unwrap());
+    a.put(b"k", b"0", Durability::Off).unwrap();
+    db.flush().unwrap();
+    // As if a job had it that never ends: no other may touch the root.
+    let stuck: BTreeSet<_> =
+        db.store().tree(a.id()).unwrap().root.iter().map(|kvset| kvset.meta().id).collect();
+    db.store().jobs.lock().busy.extend(&stuck);
+    for n in 1..ROOT_STOP {
+        a.put(b"k", &n.to_le_bytes(), Durability::Off).unwrap();
+        db.flush().unwrap();
+    }
+    let (sender, receiver) = mpsc::channel();
+    let submit = |name: &'static str, batch| {
+        let sender = sender.clone();
+        let done = move |result: crate::Result<Revision>| {
+            sender.send((name, result.unwrap())).unwrap();
+        };
+        db.write_async(batch, Durability::Sync, Box::new(done));
+    };
+    let mut batch = db.batch();
+    batch.put(&a, b"k", b"held").unwrap();
+    submit("a", batch);
+    let mut last = Revision::ZERO;
+    for round in 0..3 {
+        for n in 0..100_u8 {
+            last = b.put(&[n], &[round; 100], Durability::Sync).unwrap();
+        }
+        db.flush().unwrap();
+    }
+    assert_eq!(receiver.try_recv().ok(), None);
+    // And in one batch with a, b waits.
+    let mut both = db.batch();
+    both.put(&a, b"both", b"held").unwrap();
+    both.put(&b, b"both", b"held").unwrap();
+    submit("both", both);
+    db.store().jobs.lock().busy.retain(|kvset| !stuck.contains(kvset));
+    db.store().ring();
+    let (first, second) = (receiver.recv().unwrap(), receiver.recv().unwrap());
+    assert_eq!((first.0, second.0), ("a", "both"));
+    assert!(first.1 > last && second.1 > first.1);
+    assert_eq!(a.get(b"k").unwrap().unwrap().value, &b"held"[..]);
+    assert!(root_stall_seconds(&db) > 0.0, "the wait is counted");
+    db.close().unwrap();
+}
