@@ -45,9 +45,9 @@ pub(crate) fn renew(store: &Store) -> Result<u64> {
             }
         }
         count += renewed.len() as u64;
-        store.update_view(|view| exchanged(view, &renewed));
         let leaving_bytes = some.iter().map(|kvset| kvset.resident_index_bytes()).sum();
-        warm::want(store, renewed.values(), leaving_bytes);
+        warm::bring(store, &renewed.values(), leaving_bytes);
+        store.update_view(|view| exchanged(view, &renewed));
     }
     Ok(count)
 }

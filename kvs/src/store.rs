@@ -265,6 +265,9 @@ impl Store {
         }
         let kvs: Vec<KvsId> = planned.iter().map(|(kvs, ..)| *kvs).collect();
         let opened = self.open_added(planned);
+        if let Ok(edits) = &opened {
+            self.bring_indexes(edits);
+        }
         let mut versions = self.versions.lock();
         // First, because the drop of a KVS deletes values that the outputs share, and then they
         // cannot be opened.
@@ -278,10 +281,6 @@ impl Store {
         self.append(&mut versions, &items)?;
         let dead = self.count_references(&mut versions, &edits)?;
         before_publish()?;
-        let leaving = |(kvs, edit): &(KvsId, TreeEdit)| {
-            self.tree(*kvs).map_or(0, |tree| warm::leaving_bytes(&tree, edit))
-        };
-        let leaving_bytes = edits.iter().map(leaving).sum();
         self.publish_trees(&edits, &versions.references, flushed);
         // They were opened before the view had them, so a refresh may have passed them by.
         if edits.iter().flat_map(|(_, edit)| &edit.add).any(|(_, kvset)| kvset.has_moved()) {
@@ -289,8 +288,6 @@ impl Store {
         }
         drop(versions);
         self.relieve_writers();
-        let new = edits.iter().flat_map(|(_, edit)| &edit.add).map(|(_, kvset)| kvset);
-        warm::want(self, new, leaving_bytes);
         self.delete(&dead)
     }
 
@@ -299,6 +296,16 @@ impl Store {
         if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
             commits.relieve();
         }
+    }
+
+    /// Has the indexes in memory that an edit adds, before anybody reads there.
+    fn bring_indexes(&self, edits: &[(KvsId, TreeEdit)]) {
+        let leaving = |(kvs, edit): &(KvsId, TreeEdit)| {
+            self.tree(*kvs).map_or(0, |tree| warm::leaving_bytes(&tree, edit))
+        };
+        let leaving_bytes = edits.iter().map(leaving).sum();
+        let new = edits.iter().flat_map(|(_, edit)| &edit.add).map(|(_, kvset)| kvset);
+        warm::bring(self, &new, leaving_bytes);
     }
 
     /// References of what is added and of what is removed; returns the mblocks that nobody

@@ -6,9 +6,11 @@
 //! is room; the rest comes when it is asked for. Whatever is asked for meanwhile is read at once,
 //! so the first answer waits for one lookup, and not for the index.
 //!
-//! After a change of shape, in the background: the upper parts of the new indexes in any case, as
-//! every lookup reads them, and leaves where they take the place of others or there is room.
-//! Nothing waits for it: what was just written is on the drive.
+//! Before a change of shape is published: the upper parts of the new indexes in any case, as every
+//! lookup reads them, and leaves where they take the place of others or there is room. The job that
+//! has written them waits for it, so that no reader does: what was written lies on the drive, and
+//! busy as that is with jobs, each page that a reader has to ask for takes a millisecond. Beyond
+//! [`BRING_BYTES_MAX`] the rest comes in the background, so that no change waits for long.
 
 use crate::kvset::{IndexPart, Kvset};
 use crate::store::Store;
@@ -16,6 +18,9 @@ use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+
+/// What a change of shape waits for: a tenth of a second of a drive that gives 640 MB a second.
+const BRING_BYTES_MAX: u64 = 64 << 20;
 
 /// Starts reading ahead what fits; `None` where nothing runs in the background.
 pub(crate) fn start(store: &Arc<Store>) -> Option<JoinHandle<()>> {
@@ -105,24 +110,32 @@ pub(crate) fn leaving_bytes(tree: &Tree, edit: &TreeEdit) -> u64 {
     tree.kvsets().filter(leaves).map(|kvset| kvset.resident_index_bytes()).sum()
 }
 
-/// Has indexes of new kvsets read; `leaving_bytes` of others go.
-pub(crate) fn want<'a>(
+/// Reads indexes of new kvsets, which nobody sees yet; `leaving_bytes` of others go.
+pub(crate) fn bring<'a>(
     store: &Store,
-    kvsets: impl Iterator<Item = &'a Arc<Kvset>>,
+    kvsets: &(impl Iterator<Item = &'a Arc<Kvset>> + Clone),
     leaving_bytes: u64,
 ) {
     if store.options.background_threads == 0 {
         return;
     }
     let mut room = store.pool.reaper().room().saturating_add(leaving_bytes);
-    for kvset in kvsets {
-        for part in [IndexPart::Upper, IndexPart::Leaves] {
+    let mut left = BRING_BYTES_MAX;
+    for part in [IndexPart::Upper, IndexPart::Leaves] {
+        for kvset in kvsets.clone() {
             let bytes = kvset.index_bytes(part);
             if part == IndexPart::Leaves && bytes > room {
                 continue;
             }
             room = room.saturating_sub(bytes);
-            if let Err(error) = kvset.want_index(part) {
+            let brought = if bytes <= left {
+                left -= bytes;
+                kvset.preload_index(part, &|| !store.is_closed()).map(|_| ())
+            } else {
+                kvset.want_index(part)
+            };
+            // Pages that cannot be read fail one by one when they are needed.
+            if let Err(error) = brought {
                 tracing::debug!(kvset = kvset.meta().id.get(), %error, "index is not read ahead");
             }
         }
