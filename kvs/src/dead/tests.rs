@@ -223,6 +223,33 @@ fn run(seed: u64, cuts: bool) -> bool {
     world.learned
 }
 
+/// Each scan from the start of a queue sought there first, in pages of what is dead, before it
+/// asked where that ends.
+#[test]
+fn a_scan_that_begins_in_a_dead_range_looks_at_nothing_in_it() {
+    let dead = (100..200).map(|number| (key(number), 1, None));
+    let list = VersionList::new(dead.chain([(key(300), 1, Some(Vec::new()))]).collect());
+    let table = Arc::<DeadRanges>::default();
+    let scan = |start: u64, end: u64| {
+        let (at, holes) = (Revision::new(1), Arc::new(Holes::default()));
+        let dead = DeadWalk::new(&table, (at, Way::Forward), &holes, Box::new(|| true));
+        let bound = |number| Some(key(number).into());
+        let range = Range { start: bound(start), end: bound(end), ..Range::default() };
+        Visible::new(Merge::new(vec![list.clone()]), at, range).with_dead(Some(dead))
+    };
+    let mut first = scan(50, 400);
+    assert_eq!(first.advance(1000).unwrap(), Advance::Key);
+    drop(first);
+    let known = table.skip(&key(50), Revision::new(1), Way::Forward, false).expect("it is known");
+    assert_eq!(known.beyond.as_deref(), Some(&key(300)[..]));
+    for (start, end, shown) in [(50, 400, true), (150, 400, true), (50, 300, false)] {
+        list.fail_after(u64::from(shown));
+        let mut again = scan(start, end);
+        let led = if shown { Advance::Key } else { Advance::End };
+        assert_eq!(again.advance(1).unwrap(), led, "from {start}");
+    }
+}
+
 #[test]
 fn scans_show_what_their_snapshots_hold_whatever_others_learn() {
     let learned = (0..16).filter(|seed| run(*seed, true));

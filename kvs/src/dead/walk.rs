@@ -8,6 +8,10 @@
 //!
 //! Where a range is known the walk goes on behind it, and a watch begins with the range: so a scan
 //! from the head of a queue enters what was deleted there since, without walking over the rest.
+//!
+//! A walk forward that begins at some key asks before it seeks there, so that it touches no page of
+//! what is dead; and a stretch that begins with the first key it finds is entered from where it
+//! began, so that the next one that begins there finds the range.
 
 use super::ranges::{WEIGHT_MIN, successor};
 use super::{DeadRanges, Skip, WatchId, Way};
@@ -46,8 +50,10 @@ pub(crate) struct DeadWalk {
     is_current: Box<dyn Fn() -> bool + Send>,
     /// Dead keys in a row.
     run: u64,
-    /// The first of them.
+    /// The first of them, or the key from which on the walk has found nothing else.
     first: Vec<u8>,
+    /// `first` is where the walk begins: no key has been looked at.
+    at_start: bool,
     watch: Option<WatchId>,
     /// Dead keys since the watch began, or since they were last entered.
     walked: u64,
@@ -71,22 +77,37 @@ impl DeadWalk {
             is_current,
             run: 0,
             first: Vec::new(),
+            at_start: false,
             watch: None,
             walked: 0,
             is_reader: false,
         }
     }
 
-    /// Whether the walk is in a dead stretch.
+    /// Whether the walk is in what may be a dead stretch.
     pub(crate) fn is_in_run(&self) -> bool {
-        self.run > 0
+        self.run > 0 || self.at_start
+    }
+
+    /// A walk forward begins at `key`: it seeks there (`Step`), or past a dead range.
+    pub(crate) fn start(&mut self, key: &[u8]) -> Onward {
+        self.leave();
+        self.first.clear();
+        self.first.extend_from_slice(key);
+        let Some(skip) = self.skip(key) else {
+            self.at_start = true;
+            return Onward::Step;
+        };
+        // In a stretch, of which this walk has seen nothing yet.
+        self.run = 1;
+        skip.beyond.map_or(Onward::End, Onward::Past)
     }
 
     /// The walk has met a dead key that has no version newer than `at`.
     pub(crate) fn pass(&mut self, key: &[u8]) -> Onward {
         self.run += 1;
         self.walked += 1;
-        if self.run == 1 {
+        if self.run == 1 && !std::mem::take(&mut self.at_start) {
             self.first.clear();
             self.first.extend_from_slice(key);
         }
@@ -131,8 +152,7 @@ impl DeadWalk {
     /// where all is dead. `None`: no key is left that way.
     pub(crate) fn end(&mut self, end: Option<&[u8]>) {
         self.enter(end, WEIGHT_MIN);
-        self.leave_watch();
-        self.run = 0;
+        self.leave();
     }
 
     /// The walk rests before `next`, and may never go on.
@@ -147,6 +167,7 @@ impl DeadWalk {
     pub(crate) fn leave(&mut self) {
         self.leave_watch();
         self.run = 0;
+        self.at_start = false;
     }
 
     fn enter(&mut self, end: Option<&[u8]>, walked_min: u64) {

@@ -229,7 +229,14 @@ impl<C: VersionCursor> Visible<C> {
             return Ok(false);
         }
         let from = from.unwrap_or_default().max(&self.low[..]);
-        self.cursor.seek(from)?;
+        match self.dead.as_mut().map_or(Onward::Step, |dead| dead.start(from)) {
+            Onward::Past(key) if self.high.as_ref().is_some_and(|high| key >= high) => {
+                return Ok(false);
+            }
+            Onward::Past(key) => self.cursor.seek(&key)?,
+            Onward::End => return Ok(false),
+            Onward::Step | Onward::Again(_) => self.cursor.seek(from)?,
+        }
         Ok(true)
     }
 
