@@ -1,5 +1,6 @@
 //! Short scans where much was deleted.
 
+use crate::clock::{Clock, Times};
 use crate::{Arguments, metric};
 use kvs::{Advance, Database, Durability, Kvs, Range, Result, Snapshot};
 use std::time::{Duration, Instant};
@@ -10,11 +11,12 @@ fn key(number: u64) -> Vec<u8> {
     format!("item{number:016}").into_bytes()
 }
 
-/// What a scan of one key took: time, and dead keys looked at.
-#[derive(Clone, Copy)]
+/// What a scan of one key took: time, dead keys looked at, and pages read meanwhile.
+#[derive(Clone, Copy, Default)]
 struct Cost {
-    time: Duration,
+    times: Times,
     steps: u64,
+    pages: u64,
 }
 
 #[derive(Default)]
@@ -22,29 +24,33 @@ struct Costs(Vec<Cost>);
 
 impl Costs {
     fn tell(&self, what: &str) {
-        let mut times: Vec<_> = self.0.iter().map(|cost| cost.time).collect();
-        let mut steps: Vec<_> = self.0.iter().map(|cost| cost.steps).collect();
-        times.sort();
-        steps.sort_unstable();
-        let index = |part: usize| (self.0.len() - 1) * part / 1000;
-        let time = |part: usize| times[index(part)].as_secs_f64() * 1e6;
+        let sorted = |of: &dyn Fn(&Cost) -> u64| {
+            let mut numbers: Vec<u64> = self.0.iter().map(of).collect();
+            numbers.sort_unstable();
+            let index = |part: usize| (self.0.len() - 1) * part / 1000;
+            [500, 990, 1000].map(|part| numbers[index(part)])
+        };
+        let us = |of: &dyn Fn(&Cost) -> Duration| {
+            sorted(&|cost| of(cost).as_nanos() as u64).map(|ns| ns as f64 / 1e3)
+        };
+        let [p50, p99, max] = us(&|cost| cost.times.all);
+        let [_, p99_alone, max_alone] = us(&|cost| cost.times.alone());
+        let [dead_p50, dead_p99, dead_max] = sorted(&|cost| cost.steps);
+        let [_, pages_p99, pages_max] = sorted(&|cost| cost.pages);
         println!(
-            "{what}: {} scans, p50 {:.1} us, p99 {:.1} us, max {:.1} us; \
-             dead keys walked over, in sixteens: p50 {}, p99 {}, max {}",
+            "{what}: {} scans, p50 {p50:.1} us, p99 {p99:.1} us, max {max:.1} us; \
+             alone p99 {p99_alone:.1} us, max {max_alone:.1} us; \
+             dead keys walked over, in sixteens: p50 {dead_p50}, p99 {dead_p99}, max {dead_max}; \
+             pages waited for: p99 {pages_p99}, max {pages_max}",
             self.0.len(),
-            time(500),
-            time(990),
-            time(1000),
-            steps[index(500)],
-            steps[index(990)],
-            steps[index(1000)],
         );
     }
 }
 
 /// The first key of a scan, and what it took with its snapshot.
-fn first(kvs: &Kvs, reverse: bool) -> Result<(Option<Vec<u8>>, Cost)> {
-    let (start, mut steps) = (Instant::now(), 0);
+fn first((db, kvs): (&Database, &Kvs), reverse: bool) -> Result<(Option<Vec<u8>>, Cost)> {
+    let pages = || metric(db, "mpool_mcache_filled_bytes_total") / 4096;
+    let (pages_before, clock, mut steps) = (pages(), Clock::start(), 0);
     let mut cursor = kvs.cursor(Range { reverse, ..Range::default() })?;
     let first = loop {
         match cursor.advance(16)? {
@@ -53,7 +59,8 @@ fn first(kvs: &Kvs, reverse: bool) -> Result<(Option<Vec<u8>>, Cost)> {
             Advance::Paused => steps += 16,
         }
     };
-    let cost = Cost { time: start.elapsed(), steps };
+    let times = clock.elapsed();
+    let cost = Cost { times, steps, pages: pages() - pages_before };
     Ok((first.map(|(key, _)| key), cost))
 }
 
@@ -90,11 +97,11 @@ impl Moving {
     }
 
     fn look(&mut self) -> Result<()> {
-        let (shown, cost) = first(&self.kvs, false)?;
+        let (shown, cost) = first((&self.db, &self.kvs), false)?;
         assert_eq!(shown, Some(key(self.head)), "the head");
         self.heads.0.push(cost);
         if self.heads.0.len().is_multiple_of(8) {
-            let (shown, cost) = first(&self.kvs, true)?;
+            let (shown, cost) = first((&self.db, &self.kvs), true)?;
             assert_eq!(shown, Some(key(self.tail - 1)), "the tail");
             self.tails.0.push(cost);
         }
@@ -115,8 +122,8 @@ impl Moving {
         let seconds = start.elapsed().as_secs_f64();
         let writes = self.head + self.tail;
         println!("{writes} writes in {seconds:.1} s, {:.0} a second", writes as f64 / seconds);
-        let (_, last) = first(&self.kvs, false)?;
-        println!("at the end: {:.1} us", last.time.as_secs_f64() * 1e6);
+        let (_, last) = first((&self.db, &self.kvs), false)?;
+        println!("at the end: {:.1} us", last.times.all.as_secs_f64() * 1e6);
         self.heads.tell("from the head");
         self.tails.tell("from the tail");
         self.db.close()?;
@@ -128,10 +135,10 @@ impl Moving {
         let kvs = db.open_kvs(KVS)?;
         let mut costs = Costs::default();
         for number in 0..100 {
-            let (shown, cost) = first(&kvs, false)?;
+            let (shown, cost) = first((&db, &kvs), false)?;
             assert_eq!(shown.as_deref(), Some(&expect[..]), "the head");
             if number == 0 {
-                let us = cost.time.as_secs_f64() * 1e6;
+                let us = cost.times.all.as_secs_f64() * 1e6;
                 println!("the first scan after it: {us:.1} us, over {} dead keys", cost.steps);
             } else {
                 costs.0.push(cost);
@@ -157,13 +164,13 @@ pub(crate) fn window(arguments: &Arguments) -> Result<()> {
 fn told_first(db: &Database, kvs: &Kvs, what: &str) -> Result<()> {
     println!("{what}: {} dead ranges are known", metric(db, "kvs_dead_ranges"));
     for reverse in [false, true] {
-        let (_, once) = first(kvs, reverse)?;
+        let (_, once) = first((db, kvs), reverse)?;
         let mut costs = Costs::default();
         for _ in 0..100 {
-            costs.0.push(first(kvs, reverse)?.1);
+            costs.0.push(first((db, kvs), reverse)?.1);
         }
         let way = if reverse { "reverse" } else { "forward" };
-        let us = once.time.as_secs_f64() * 1e6;
+        let us = once.times.all.as_secs_f64() * 1e6;
         println!("{what}, {way}: at first {us:.1} us, over {} dead keys", once.steps);
         costs.tell("    then");
     }
@@ -199,10 +206,10 @@ fn told_snapshot(kvs: &Kvs, snapshot: &Snapshot, what: &str) -> Result<()> {
     for reverse in [false, true] {
         let mut costs = Costs::default();
         for _ in 0..20 {
-            let start = Instant::now();
+            let clock = Clock::start();
             let cursor = snapshot.cursor(kvs, Range { reverse, ..Range::default() })?;
             assert_eq!(cursor.count(), 3);
-            costs.0.push(Cost { time: start.elapsed(), steps: 0 });
+            costs.0.push(Cost { times: clock.elapsed(), ..Cost::default() });
         }
         costs.tell(&format!("{what}, {}", if reverse { "reverse" } else { "forward" }));
     }

@@ -6,7 +6,7 @@
 //! load      fills a new database           keys=1000000 value=1000 random=1 flushes=16 compact=0
 //!           and scans it at once           rounds=0
 //! scan      whole scans, both ways         rounds=3 warm=1
-//! beside    a scan beside a writer         seconds=10 value=1000 warm=1
+//! beside    scans beside a writer          seconds=10 value=1000 warm=1
 //! queue     head scans of a queue          operations=1000000 live=1000 value=100 every=1000
 //! window    head scans of a window         inserts=6000000 live=200000 value=116 every=5000
 //! deleted   limit=1 after 90 % are gone    keys=500000 value=1000
@@ -24,7 +24,10 @@
 //!
 //! Head scans are `limit=1` from the start of the KVS (and now and then from its end), on a
 //! snapshot of their own, taken between two operations of the writer; what is printed is their time
-//! in microseconds: the median, the 99th percentile, and the longest.
+//! in microseconds: the median, the 99th percentile, and the longest. `alone` is what is left of it
+//! without the time for which the thread was ready and had no processor.
+//!
+//! "Pages waited for" are those that were read page by page, by anybody, while a scan was under way.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "prints its results")]
 #![allow(
     clippy::cast_possible_truncation,
@@ -34,6 +37,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "it waits for what it has no bell of")]
 
+mod clock;
 mod heads;
 mod whole;
 

@@ -1,5 +1,6 @@
 //! Whole scans: the load before them, alone, and beside a writer.
 
+use crate::clock::{Clock, Times};
 use crate::{Arguments, metric, mixed};
 use kvs::{Database, Durability, Kvs, Range, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,6 +50,7 @@ fn tell_shape(db: &Database) {
     for name in ["kvs_root_kvsets", "kvs_kvsets", "kvs_leaves"] {
         print!("{name} {}  ", metric(db, name));
     }
+    print!("resident {} MB  ", metric(db, "mpool_mcache_resident_bytes") / 1_000_000);
     println!("memtables_sealed {}", metric(db, "memtables_sealed"));
 }
 
@@ -65,16 +67,18 @@ fn walk(kvs: &Kvs, reverse: bool) -> Result<(u64, u64)> {
 
 fn told_walk(db: &Database, kvs: &Kvs, reverse: bool) -> Result<f64> {
     let read = || metric(db, "mpool_read_bytes_total");
-    let (before, start) = (read(), Instant::now());
+    let (before, clock) = (read(), Clock::start());
     let (keys, bytes) = walk(kvs, reverse)?;
-    let seconds = start.elapsed().as_secs_f64();
+    let times = clock.elapsed();
+    let seconds = times.all.as_secs_f64();
     let way = if reverse { "reverse" } else { "forward" };
-    println!(
-        "{way}: {keys} keys, {:.0} a second, {:.0} MB a second; read {} MB",
+    print!(
+        "{way}: {keys} keys, {:.0} a second, {:.0} MB a second; read {} MB; ",
         keys as f64 / seconds,
         bytes as f64 / seconds / 1e6,
         (read() - before) / 1_000_000,
     );
+    tell_times(keys, times);
     Ok(keys as f64 / seconds)
 }
 
@@ -116,21 +120,35 @@ fn write(db: &Database, kvs: &Kvs, arguments: &Arguments, shared: (&AtomicBool, 
     }
 }
 
-/// Writes for some seconds; if asked to, scans meanwhile. Writes and scanned keys a second.
-fn both(db: &Database, kvs: &Kvs, arguments: &Arguments, scans: bool) -> Result<(f64, f64)> {
+/// What came of some seconds of writing and scanning.
+#[derive(Clone, Copy)]
+struct Both {
+    written: u64,
+    scanned: u64,
+    /// Of the scanning thread.
+    times: Times,
+}
+
+impl Both {
+    fn writes_a_second(&self) -> f64 {
+        self.written as f64 / self.times.all.as_secs_f64()
+    }
+}
+
+/// Writes for some seconds; if asked to, scans meanwhile.
+fn both(db: &Database, kvs: &Kvs, arguments: &Arguments, scans: Option<&Range>) -> Result<Both> {
     let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let long = Duration::from_secs(arguments.number("seconds", 10));
     std::thread::scope(|scope| {
         scope.spawn(|| write(db, kvs, arguments, (&stop, &count)));
-        let start = Instant::now();
-        let mut scanned = 0;
+        let (start, clock, mut scanned) = (Instant::now(), Clock::start(), 0);
         let mut walk = || -> Result<()> {
             while start.elapsed() < long {
-                if !scans {
+                let Some(range) = scans else {
                     std::thread::sleep(Duration::from_millis(10));
                     continue;
-                }
-                for item in kvs.cursor(Range::default())? {
+                };
+                for item in kvs.cursor(range.clone())? {
                     std::hint::black_box(item?);
                     scanned += 1;
                     if scanned % 1000 == 0 && start.elapsed() >= long {
@@ -141,22 +159,44 @@ fn both(db: &Database, kvs: &Kvs, arguments: &Arguments, scans: bool) -> Result<
             Ok(())
         };
         let walked = walk();
-        let seconds = start.elapsed().as_secs_f64();
+        let times = clock.elapsed();
         stop.store(true, Ordering::Relaxed);
-        let rate = |count: u64| count as f64 / seconds;
-        walked.map(|()| (rate(count.load(Ordering::Relaxed)), rate(scanned)))
+        walked.map(|()| Both { written: count.load(Ordering::Relaxed), scanned, times })
     })
 }
 
 pub(crate) fn beside(arguments: &Arguments) -> Result<()> {
     let db = arguments.open_filled()?;
     let kvs = db.open_kvs(KVS)?;
-    let quiet = told_walk(&db, &kvs, false)?;
-    let (alone, _) = both(&db, &kvs, arguments, false)?;
+    for reverse in [false, true] {
+        told_walk(&db, &kvs, reverse)?;
+    }
+    let alone = both(&db, &kvs, arguments, None)?.writes_a_second();
     println!("writer alone: {alone:.0} a second");
-    let (writer, scan) = both(&db, &kvs, arguments, true)?;
-    println!("writer beside a scan: {writer:.0} a second, {:.2} of alone", writer / alone);
-    println!("scan beside a writer: {scan:.0} a second, {:.2} of quiet", scan / quiet);
-    tell_shape(&db);
+    for reverse in [false, true] {
+        let quiet = told_walk(&db, &kvs, reverse)?;
+        let read = || metric(&db, "mpool_read_bytes_total") / 1_000_000;
+        let before = read();
+        let range = Range { reverse, ..Range::default() };
+        let both = both(&db, &kvs, arguments, Some(&range))?;
+        let writes = both.writes_a_second();
+        println!("writer beside a scan: {writes:.0} a second, {:.2} of alone", writes / alone);
+        let scan = both.scanned as f64 / both.times.all.as_secs_f64();
+        print!("scan beside a writer: {scan:.0} a second, {:.2} of quiet; ", scan / quiet);
+        tell_times(both.scanned, both.times);
+        println!("read {} MB meanwhile", read() - before);
+        tell_shape(&db);
+    }
     db.close()
+}
+
+/// Where the time of a scanning thread went.
+fn tell_times(keys: u64, times: Times) {
+    let part = |of: Duration| of.as_secs_f64() / times.all.as_secs_f64();
+    println!(
+        "it ran for {:.2} of the time, was ready for {:.2} of it; {:.0} keys a second of running",
+        part(times.ran),
+        part(times.ready),
+        keys as f64 / times.ran.as_secs_f64(),
+    );
 }
