@@ -275,19 +275,23 @@ impl Tree {
         if after { Lands::After } else { Lands::InOne }
     }
 
-    /// Each vblock that a leaf may free, with what refers to it. Those that the root or an
-    /// unreadable kvset refers to are held by those, and so are the unreadable ones.
+    /// Each vblock that a leaf may free, with what refers to it. Those that the root refers to, or
+    /// in a leaf an unreadable kvset or an older one, are held by those, for no job takes them; and
+    /// so are the unreadable ones.
     pub(crate) fn vblock_shapes(&self, aside: &Aside) -> Vec<VblockShape> {
         let lens: BTreeMap<MblockId, u64> =
             self.kvsets().flat_map(|kvset| kvset.vblock_lens()).collect();
         let of = |at: Option<usize>, kvset: &Kvset| {
-            let at = at.filter(|_| !aside.unreadable.contains(&kvset.meta().id));
             let vblocks = kvset.meta().vblocks.iter();
             vblocks.map(|(id, bytes)| (*id, at, *bytes)).collect::<Vec<_>>()
         };
         let mut references: Vec<_> = self.root.iter().flat_map(|kvset| of(None, kvset)).collect();
         for (at, leaf) in self.leaves.iter().enumerate() {
-            references.extend(leaf.kvsets.iter().flat_map(|kvset| of(Some(at), kvset)));
+            let mut at = Some(at);
+            for kvset in &leaf.kvsets {
+                at = at.filter(|_| !aside.unreadable.contains(&kvset.meta().id));
+                references.extend(of(at, kvset));
+            }
         }
         references.sort_unstable();
         let one = |references: &[(MblockId, Option<usize>, u64)]| {
