@@ -145,8 +145,9 @@ impl Store {
                 self.end_setback(job.what());
                 Ok(true)
             }
-            (Err(error), Job::Compact(kvs, plan)) if is_about_inputs(&error) => {
-                self.leave_alone(*kvs, plan, &error);
+            (Err(error), Job::Compact(kvs, plan))
+                if is_about_inputs(&error) && self.leave_alone(*kvs, plan, &error) =>
+            {
                 Ok(true)
             }
             (Err(error), Job::Compact(..)) if is_full(&error) && self.try_smaller() => Ok(true),

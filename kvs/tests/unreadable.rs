@@ -6,8 +6,9 @@
 mod support;
 
 use kvs::{Database, Durability, Kvs, Options};
-use mpool::{Device, IoBuf, SimDevice};
+use mpool::{Device, Faults, IoBuf, SimDevice};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const LEAF: u8 = 1;
 const KEYS: u64 = 40;
@@ -109,4 +110,92 @@ fn a_page_that_rots_in_the_root_stops_no_writes() {
 #[test]
 fn a_page_that_rots_above_a_leaf_stops_no_writes() {
     goes_on(true);
+}
+
+/// Works until nothing is due; where that does not come, the database is closed under it.
+fn settle(db: &Database) {
+    const JOBS_MAX: u64 = 500;
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                if db.jobs().first().is_some_and(|last| last.number > JOBS_MAX) {
+                    db.close().unwrap();
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        });
+        let done = db.compact();
+        is_over.store(true, Ordering::Relaxed);
+        done.unwrap();
+    });
+}
+
+/// Values of the kvsets below the one that cannot be read were to be collected, which no job can:
+/// what lies above was merged in vain instead, as fast as the drive could write, and for ever.
+#[test]
+fn garbage_below_a_page_that_rots_above_a_leaf_is_left_alone() {
+    let device = SimDevice::new(512 << 20);
+    let options = Options { value_cache_bytes: Some(0), ..support::options() };
+    let db = support::create(&device, &options).unwrap();
+    let kvs = db.create_kvs("bad").unwrap();
+    let put = |keys: std::ops::Range<u64>, byte: u8, len: usize| {
+        for n in keys {
+            kvs.put(&key(n), &vec![byte; len], Durability::Off).unwrap();
+        }
+        db.flush().unwrap();
+    };
+    let short_rounds = || {
+        for round in 0..4 {
+            put(1..3, round, 300);
+        }
+    };
+    // A leaf with a quarter of garbage, which is not worth a job yet.
+    put(0..500, 1, 4000);
+    short_rounds();
+    db.compact().unwrap();
+    db.start_compaction(kvs::CompactionRequest::default()).unwrap().wait().unwrap();
+    for n in 0..130 {
+        kvs.delete(&key(n * 3 + 50), Durability::Off).unwrap();
+    }
+    short_rounds();
+    db.compact().unwrap();
+    let before = leaf_pages(&device);
+    put(1..41, 2, 300);
+    for (at, _) in leaf_pages(&device).difference(&before) {
+        device.flip_bit(at + 9, 2);
+    }
+    for round in 0..20 {
+        put(1..10, 3 + round, 300);
+        settle(&db);
+    }
+    assert!(gauge(&db, "left_alone", "kvset") > 0.5, "the page was met");
+    for n in 0..500 {
+        let is_deleted = n >= 50 && n % 3 == 2 && n < 50 + 3 * 130;
+        let found = kvs.get(&key(n));
+        match n {
+            1..10 => assert_eq!(found.unwrap().unwrap().value, vec![22; 300]),
+            // What is newest of them cannot be read.
+            10..41 => assert!(found.is_err()),
+            _ => assert_eq!(found.unwrap().is_none(), is_deleted, "key {n}"),
+        }
+    }
+}
+
+/// All kvsets of a job were left alone until the next open when the drive failed one read: what was
+/// newer stayed above them, and the space of what it overwrote never came back.
+#[test]
+fn a_read_that_fails_once_leaves_nothing_alone() {
+    let device = SimDevice::new(512 << 20);
+    let db = support::create(&device, &support::options()).unwrap();
+    let kvs = [db.create_kvs("k").unwrap()];
+    for round in 0..8 {
+        put_round(&db, &kvs, round);
+    }
+    device.set_faults(Faults { read_eio_at: Some(0), ..Faults::default() });
+    db.compact().unwrap_err();
+    db.compact().unwrap();
+    assert!(gauge(&db, "left_alone", "kvset") < 0.5);
+    assert!(gauge(&db, "kvs_kvsets", "k") <= 2.0);
 }

@@ -335,7 +335,7 @@ fn new_target(
     VecDeque::from([Target { node, until: None }])
 }
 
-/// Those of a plan's inputs whose keys cannot all be read; all of them, if each can be now.
+/// Those of a plan's inputs whose keys cannot all be read.
 pub(crate) fn unreadable(store: &Store, kvs: KvsId, plan: &Plan) -> Vec<KvsetId> {
     let Some(tree) = store.tree(kvs) else { return Vec::new() };
     let can_be_read = |kvset: &Arc<Kvset>| -> Result<()> {
@@ -347,7 +347,5 @@ pub(crate) fn unreadable(store: &Store, kvs: KvsId, plan: &Plan) -> Vec<KvsetId>
         Ok(())
     };
     let inputs = tree.kvsets().filter(|kvset| plan.inputs.contains(&kvset.meta().id));
-    let bad: Vec<KvsetId> =
-        inputs.filter(|kvset| can_be_read(kvset).is_err()).map(|kvset| kvset.meta().id).collect();
-    if bad.is_empty() { plan.inputs.clone() } else { bad }
+    inputs.filter(|kvset| can_be_read(kvset).is_err()).map(|kvset| kvset.meta().id).collect()
 }

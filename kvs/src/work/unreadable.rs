@@ -3,7 +3,9 @@
 //!
 //! A kvset whose keys cannot all be read stays in its place: what it holds is still served as far
 //! as it can be read, and nothing acknowledged is at risk. The picker works around it. A value that
-//! cannot be read stays in its vblock, which is not collected any more.
+//! cannot be read stays in its vblock, which is not collected any more. A job that failed although
+//! all of its inputs can be read (the drive had a bad moment, or what the job wrote cannot be read
+//! back) is tried again, as any other that fails.
 
 use crate::compact::job;
 use crate::compact::pick::Plan;
@@ -23,14 +25,20 @@ pub(super) struct Unreadable {
 
 impl Store {
     /// Leaves those of a plan's inputs alone that cannot be read: reading them would fail again.
-    pub(super) fn leave_alone(&self, kvs: KvsId, plan: &Plan, error: &Error) {
+    /// False: there are none.
+    pub(super) fn leave_alone(&self, kvs: KvsId, plan: &Plan, error: &Error) -> bool {
         let kvsets = job::unreadable(self, kvs, plan);
+        if kvsets.is_empty() {
+            self.note_damage(Met::Compaction, error);
+            return false;
+        }
         let ids: Vec<u64> = kvsets.iter().map(|kvset| kvset.get()).collect();
         let (name, cause) = (self.name_of(kvs), error.with_sources());
         tracing::error!(kvs = name, node = plan.node.get(), kvsets = ?ids, cause,
             "a compaction cannot read its inputs: they stay where they are");
         self.note_unreadable(error);
         self.jobs.lock().unreadable.kvsets.extend(kvsets);
+        true
     }
 
     /// Leaves a vblock alone in which a value cannot be read.
