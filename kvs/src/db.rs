@@ -189,6 +189,7 @@ impl Database {
         let dead: Vec<_> =
             tree.kvsets().flat_map(|kvset| versions.references.take(kvset.meta())).collect();
         drop(versions);
+        store.forget_unreadable(tree.kvsets().map(|kvset| kvset.meta().id), &dead);
         store.relieve_writers();
         store.delete(&dead)
     }

@@ -122,6 +122,11 @@ impl Work {
     pub(crate) fn compaction_failed(&self, error: &Error) {
         self.compaction.lock().get_or_insert_with(|| error.with_sources());
     }
+
+    /// What compactions could not read is gone.
+    pub(crate) fn nothing_is_left_alone(&self) {
+        *self.compaction.lock() = None;
+    }
 }
 
 impl Database {

@@ -288,6 +288,7 @@ impl Store {
         }
         drop(versions);
         self.relieve_writers();
+        self.forget_unreadable(edits.iter().flat_map(|(_, edit)| gone(edit)), &dead);
         self.delete(&dead)
     }
 
@@ -450,6 +451,12 @@ impl Store {
     pub(crate) fn tree(&self, kvs: KvsId) -> Option<Arc<Tree>> {
         self.view.load().trees.get(&kvs).cloned()
     }
+}
+
+/// The kvsets that leave a tree, not only their node.
+fn gone(edit: &TreeEdit) -> impl Iterator<Item = KvsetId> + '_ {
+    let stays = |id: &KvsetId| edit.add.iter().any(|(_, kvset)| kvset.meta().id == *id);
+    edit.remove.iter().copied().filter(move |id| !stays(id))
 }
 
 /// Deletes in one commit of the pool: half of what its journal's record holds.

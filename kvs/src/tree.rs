@@ -67,10 +67,10 @@ pub(crate) struct TreeEdit {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Aside {
     /// Inputs of running jobs.
-    pub(crate) busy: BTreeSet<KvsetId>,
+    pub(crate) busy: Arc<BTreeSet<KvsetId>>,
     /// Kvsets whose keys cannot all be read, and vblocks with values that cannot.
-    pub(crate) unreadable: BTreeSet<KvsetId>,
-    pub(crate) unreadable_vblocks: BTreeSet<MblockId>,
+    pub(crate) unreadable: Arc<BTreeSet<KvsetId>>,
+    pub(crate) unreadable_vblocks: Arc<BTreeSet<MblockId>>,
     /// Whether a job runs that changes which leaves there are.
     pub(crate) reshaping: bool,
 }

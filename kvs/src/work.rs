@@ -61,6 +61,12 @@ pub(crate) struct Jobs {
     setbacks: Setbacks,
     cramp: Cramp,
     first_failure: Option<Instant>,
+    /// Counts what the picker's decisions depend on: compactions that begin or end, and what is
+    /// left alone.
+    changes: u64,
+    /// A thread picks; others have come meanwhile.
+    is_picking: bool,
+    wants_to_pick: bool,
     /// Inputs of running compactions.
     busy: BTreeSet<KvsetId>,
     /// Trees whose leaves a job changes.
@@ -94,9 +100,9 @@ impl Jobs {
         self.first_failure.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
-    /// Whether nothing runs.
+    /// Whether nothing runs, and nobody is about to begin something.
     pub(crate) fn is_idle(&self) -> bool {
-        self.running.is_empty()
+        self.running.is_empty() && !self.is_picking
     }
 }
 
@@ -186,6 +192,7 @@ impl Store {
             jobs.setbacks.retain(|kvs| view.trees.contains_key(&kvs));
             jobs.first_failure.get_or_insert_with(Instant::now);
             let now = jobs.now();
+            jobs.changes += 1;
             jobs.setbacks.failed(what, now)
         };
         let passes = error.scope() == Scope::Moment;
@@ -264,6 +271,7 @@ impl Store {
         match job {
             Job::Flush => jobs.flushing = false,
             Job::Compact(kvs, plan) => {
+                jobs.changes += 1;
                 if plan.action.reshapes() {
                     jobs.reshaping.remove(kvs);
                 }

@@ -102,6 +102,30 @@ fn goes_on(compacted_first: bool) {
     assert_eq!(kvs.get(&key(7)).unwrap().unwrap().value, value(7, 119));
 }
 
+/// What was left alone in a KVS that is dropped was told, and copied for each pick, until the next
+/// open.
+#[test]
+fn what_was_left_alone_goes_with_its_kvs() {
+    let device = SimDevice::new(512 << 20);
+    let options = Options { value_cache_bytes: Some(0), ..support::options() };
+    let db = support::create(&device, &options).unwrap();
+    let kvs = [db.kvs("bad").unwrap(), db.kvs("good").unwrap()];
+    put_round(&db, &kvs, 0);
+    spoil(&device, &db, &kvs[0], 1);
+    for round in 2..10 {
+        put_round(&db, &kvs, round);
+        db.compact().unwrap();
+    }
+    assert!(gauge(&db, "left_alone", "kvset") > 0.5);
+    assert_eq!(db.health().state(), kvs::State::Degraded);
+    db.drop_kvs("bad").unwrap();
+    assert_eq!(db.health().state(), kvs::State::Sound);
+    assert!(gauge(&db, "left_alone", "kvset") < 0.5);
+    assert_eq!(db.tree("good", &kvs::TreePage::default()).unwrap().left_alone, 0);
+    put_round(&db, &kvs[1..], 10);
+    db.compact().unwrap();
+}
+
 #[test]
 fn a_page_that_rots_in_the_root_stops_no_writes() {
     goes_on(false);

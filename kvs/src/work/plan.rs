@@ -1,43 +1,166 @@
 //! The next compaction: the shapes of the trees, and the room there is, for the picker.
+//!
+//! Shapes and plans of large trees take their time, and the leader of a commit takes the lock of
+//! the jobs. So what is decided on is copied under that lock ([`Sight`]), and a plan that was made
+//! without it is admitted only if no compaction has begun or ended meanwhile. One thread picks at a
+//! time: for who comes while it does so there is nothing to do, and it is rung afterwards.
 
-use super::requested::Take;
+use super::requested::{Errand, Take};
+use super::setbacks::Setbacks;
 use super::{Job, Jobs, Running};
 use crate::compact::pick::{self, Limits, Plan, Shortage, TreeShape};
 use crate::key::{KvsId, NodeId};
 use crate::store::Store;
 use crate::tree::{Aside, Tree};
+use crate::view::View;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// What is decided on: the view, and what the jobs were then.
+pub(super) struct Sight {
+    pub(super) view: Arc<View>,
+    pub(super) limits: Limits,
+    /// Room for a job, were the free space in one piece.
+    pub(super) room_bytes: u64,
+    pub(super) errand: Option<Arc<Mutex<Errand>>>,
+    pub(super) rings: u64,
+    /// Others go before the errand.
+    rests: bool,
+    /// Nothing but the errand may begin.
+    pub(super) holds: bool,
+    /// Of no tree in particular.
+    aside: Aside,
+    reshaping: BTreeSet<KvsId>,
+    setbacks: Setbacks,
+    now: Duration,
+    /// Which tree is looked at first.
+    turn: usize,
+    compactions: usize,
+    changes: u64,
+}
+
+impl Sight {
+    /// What the picker leaves alone in a tree.
+    pub(super) fn aside(&self, kvs: KvsId) -> Aside {
+        Aside { reshaping: self.reshaping.contains(&kvs), ..self.aside.clone() }
+    }
+
+    /// Whether no compaction has begun or ended since.
+    pub(super) fn is_of(&self, jobs: &Jobs) -> bool {
+        self.changes == jobs.changes
+    }
+}
+
+/// The right to pick.
+struct Picking<'a>(&'a Store);
+
+impl Drop for Picking<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.0.jobs.lock();
+        jobs.is_picking = false;
+        let is_wanted = std::mem::take(&mut jobs.wants_to_pick);
+        jobs.rings += u64::from(is_wanted);
+        drop(jobs);
+        if is_wanted {
+            self.0.bell.notify_all();
+        }
+    }
+}
 
 impl Store {
     /// Takes the most pressing plan that fits what is free, of the first KVS that has one.
     pub(super) fn take_plan(&self) -> Option<Running<'_>> {
+        let _picking = self.begin_to_pick()?;
+        loop {
+            match self.take_by(&self.sight()) {
+                Take::Job(running) => return Some(running),
+                Take::Hold | Take::Nothing => return None,
+                Take::Again => {}
+            }
+        }
+    }
+
+    /// `None` while another thread picks.
+    fn begin_to_pick(&self) -> Option<Picking<'_>> {
+        let mut jobs = self.jobs.lock();
+        if std::mem::replace(&mut jobs.is_picking, true) {
+            jobs.wants_to_pick = true;
+            return None;
+        }
+        Some(Picking(self))
+    }
+
+    /// Copies what is decided on.
+    pub(super) fn sight(&self) -> Sight {
         let free = self.pool.free_space();
         self.note_space(free);
         let mut jobs = self.jobs.lock();
         let room_bytes = self.job_room(free, jobs.admitted_bytes);
-        let room_bytes = jobs.cramp.room(room_bytes, free.object_bytes, self.needs.object_bytes);
+        let in_pieces = jobs.cramp.room(room_bytes, free.object_bytes, self.needs.object_bytes);
         let is_quiet = jobs.is_quiet(self);
-        let limits = self.limits(room_bytes, is_quiet);
-        let view = self.view.load();
-        let count = view.trees.len();
-        let rested = jobs.requested.rests;
-        if !rested {
-            match self.take_turn(&mut jobs, &view, limits) {
-                Take::Job(running) => return Some(running),
-                Take::Hold => return None,
+        Sight {
+            // After the lock was taken: what a job has changed is seen if the job is not.
+            view: self.view.load_full(),
+            limits: self.limits(in_pieces, is_quiet),
+            room_bytes,
+            errand: jobs.requested.errand(),
+            rings: jobs.rings,
+            rests: jobs.requested.rests,
+            holds: jobs.requested.holds,
+            aside: jobs.aside_of_all(),
+            reshaping: jobs.reshaping.clone(),
+            setbacks: jobs.setbacks.clone(),
+            now: jobs.now(),
+            turn: jobs.turn,
+            compactions: jobs.compactions,
+            changes: jobs.changes,
+        }
+    }
+
+    fn take_by(&self, sight: &Sight) -> Take<'_> {
+        if !sight.rests {
+            match self.take_turn(sight) {
                 Take::Nothing => {}
+                other => return other,
             }
         }
-        let turn = jobs.turn;
-        let now = jobs.now();
-        // What the least of the plans for which there is no room would need.
+        let (found, least) = self.pick(sight);
+        if let Some((kvs, plan)) = found {
+            let mut jobs = self.jobs.lock();
+            if !sight.is_of(&jobs) {
+                return Take::Again;
+            }
+            jobs.turn = sight.turn.wrapping_add(1);
+            jobs.requested.rests = false;
+            let running = self.admit(&mut jobs, kvs, plan);
+            drop(jobs);
+            self.note_stuck(0);
+            return Take::Job(running);
+        }
+        if sight.rests
+            && let take @ (Take::Job(_) | Take::Again) = self.take_turn(sight)
+        {
+            return take;
+        }
+        self.note_stuck(least.map_or(0, |least| least.saturating_sub(sight.limits.room_bytes)));
+        self.end_round();
+        Take::Nothing
+    }
+
+    /// The plan; without one, what the least of the plans for which there is no room would need.
+    fn pick(&self, sight: &Sight) -> (Option<(KvsId, Plan)>, Option<u64>) {
         let mut least: Option<u64> = None;
-        for (kvs, tree) in view.trees.iter().cycle().skip(turn % count.max(1)).take(count) {
-            let (mut limits, mut aside) = (limits, jobs.aside(*kvs));
-            for node in self.waiting(&jobs, *kvs, now) {
+        let count = sight.view.trees.len();
+        let first = sight.turn % count.max(1);
+        for (kvs, tree) in sight.view.trees.iter().cycle().skip(first).take(count) {
+            let (mut limits, mut aside) = (sight.limits, sight.aside(*kvs));
+            for node in self.waiting(sight, *kvs) {
                 match tree.leaf(node) {
                     Some(leaf) => {
-                        aside.busy.extend(leaf.kvsets.iter().map(|kvset| kvset.meta().id));
+                        let ids = leaf.kvsets.iter().map(|kvset| kvset.meta().id);
+                        Arc::make_mut(&mut aside.busy).extend(ids);
                     }
                     // Spills wait; what goes on below the root does not.
                     None => limits.spill_max = 0,
@@ -45,21 +168,13 @@ impl Store {
             }
             let shape = shape(tree, &aside, limits);
             if let Some(plan) = pick::pick(&shape, limits) {
-                jobs.turn = turn.wrapping_add(1);
-                jobs.requested.rests = false;
-                self.note_stuck(0);
-                return Some(self.admit(&mut jobs, *kvs, plan));
+                return (Some((*kvs, plan)), None);
             }
-            if limits.shortage == Some(Shortage::Full) && jobs.compactions == 0 {
+            if limits.shortage == Some(Shortage::Full) && sight.compactions == 0 {
                 least = least.into_iter().chain(pick::least_room(&shape, limits)).min();
             }
         }
-        if rested && let Take::Job(running) = self.take_turn(&mut jobs, &view, limits) {
-            return Some(running);
-        }
-        self.note_stuck(least.map_or(0, |least| least.saturating_sub(room_bytes)));
-        self.end_round();
-        None
+        (None, least)
     }
 
     /// Makes a plan a job that runs.
@@ -67,6 +182,7 @@ impl Store {
         tracing::debug!(%kvs, node = plan.node.get(), action = plan.action.as_str(),
             why = plan.why.as_str(), inputs = plan.inputs.len(),
             output_bytes = plan.output_bytes, "compaction");
+        jobs.changes += 1;
         jobs.compactions += plan.takes_turn();
         jobs.admitted_bytes += plan.output_bytes;
         jobs.busy.extend(&plan.inputs);
@@ -77,11 +193,9 @@ impl Store {
     }
 
     /// The nodes that wait after a failure. Without threads nobody waits: the caller decides when.
-    fn waiting(&self, jobs: &Jobs, kvs: KvsId, now: Duration) -> Vec<NodeId> {
-        if self.options.background_threads == 0 {
-            return Vec::new();
-        }
-        jobs.setbacks.waiting(kvs, now).collect()
+    fn waiting<'a>(&self, sight: &'a Sight, kvs: KvsId) -> impl Iterator<Item = NodeId> + 'a {
+        let is_alone = self.options.background_threads == 0;
+        sight.setbacks.waiting(kvs, sight.now).filter(move |_| !is_alone)
     }
 
     /// What is due, with so much room for a job.
@@ -107,14 +221,19 @@ impl Store {
 }
 
 impl Jobs {
+    /// What the picker leaves alone, whatever the tree; but for which trees change their leaves.
+    fn aside_of_all(&self) -> Aside {
+        Aside {
+            busy: Arc::new(self.busy.clone()),
+            unreadable: Arc::new(self.unreadable.kvsets.clone()),
+            unreadable_vblocks: Arc::new(self.unreadable.vblocks.clone()),
+            reshaping: false,
+        }
+    }
+
     /// What the picker leaves alone in a tree.
     pub(super) fn aside(&self, kvs: KvsId) -> Aside {
-        Aside {
-            busy: self.busy.clone(),
-            unreadable: self.unreadable.kvsets.clone(),
-            unreadable_vblocks: self.unreadable.vblocks.clone(),
-            reshaping: self.reshaping.contains(&kvs),
-        }
+        Aside { reshaping: self.reshaping.contains(&kvs), ..self.aside_of_all() }
     }
 }
 

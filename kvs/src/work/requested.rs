@@ -10,14 +10,14 @@ mod errand;
 
 pub(crate) use errand::Errand;
 
-use super::{Job, Jobs, PANICKED, Running};
+use super::plan::Sight;
+use super::{Job, PANICKED, Running};
 use crate::compact::pick::request::Next;
-use crate::compact::pick::{Limits, Why};
+use crate::compact::pick::{Limits, Plan, Why};
 use crate::compaction::{CompactionInfo, CompactionRequest, CompactionState};
 use crate::error::{Error, Result, Scope};
 use crate::key::KvsId;
 use crate::store::Store;
-use crate::view::View;
 use errand::{About, Step};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -38,7 +38,7 @@ pub(super) struct Requested {
     /// Others go first.
     pub(super) rests: bool,
     /// Nothing else may begin, so that what runs comes to its end.
-    holds: bool,
+    pub(super) holds: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -48,6 +48,8 @@ pub(super) enum Take<'a> {
     /// Nothing else may begin either, so that what runs comes to its end.
     Hold,
     Nothing,
+    /// What was decided on has changed.
+    Again,
 }
 
 impl Store {
@@ -109,25 +111,30 @@ impl Store {
     }
 
     /// The next job of the errand, for whoever works: with threads it has one of its own.
-    pub(super) fn take_turn(&self, jobs: &mut Jobs, view: &View, limits: Limits) -> Take<'_> {
+    pub(super) fn take_turn(&self, sight: &Sight) -> Take<'_> {
         if self.options.background_threads == 0 {
-            return self.take_requested(jobs, view, limits);
+            return self.take_requested(sight, sight.limits);
         }
-        if jobs.requested.holds { Take::Hold } else { Take::Nothing }
+        if sight.holds { Take::Hold } else { Take::Nothing }
     }
 
     /// Does all of an errand's jobs, one after the other.
     fn run_errand(&self, errand: &Mutex<Errand>) {
         while errand.lock().end.is_none() && self.check_writable().is_ok() {
-            let free = self.pool.free_space();
+            let sight = self.sight();
+            let limits = Limits { room_bytes: sight.room_bytes, ..sight.limits };
+            let take = self.take_requested(&sight, limits);
             let mut jobs = self.jobs.lock();
-            let is_quiet = jobs.is_quiet(self);
-            let limits = self.limits(self.job_room(free, jobs.admitted_bytes), is_quiet);
-            let take = self.take_requested(&mut jobs, &self.view.load(), limits);
             jobs.requested.holds = matches!(take, Take::Hold);
-            let Take::Job(running) = take else {
-                self.bell.wait_for(&mut jobs, LOOK_AGAIN);
-                continue;
+            let running = match take {
+                Take::Job(running) => running,
+                Take::Again => continue,
+                Take::Hold | Take::Nothing => {
+                    if jobs.rings == sight.rings {
+                        self.bell.wait_for(&mut jobs, LOOK_AGAIN);
+                    }
+                    continue;
+                }
             };
             drop(jobs);
             let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(&running)));
@@ -150,37 +157,36 @@ impl Store {
     }
 
     /// The next job of the errand.
-    fn take_requested(&self, jobs: &mut Jobs, view: &View, limits: Limits) -> Take<'_> {
-        let Some(errand) = jobs.requested.errand.clone() else { return Take::Nothing };
-        let mut errand = errand.lock();
-        if !errand.is_ready(view) {
-            return Take::Nothing;
-        }
-        errand.measure(view);
-        while let Some((kvs, _)) = errand.todo.front().cloned() {
-            // One that was dropped is done.
-            if let Some(tree) = view.trees.get(&kvs) {
-                let aside = jobs.aside(kvs);
-                match errand.next_in(tree, &tree.shape(&aside), limits, &aside.unreadable) {
-                    Next::Job(plan) => {
-                        let about = About::of(tree, &plan);
-                        let left_alone = jobs.unreadable.vblocks.len();
-                        let running = self.admit(jobs, kvs, plan);
-                        let (number, progress) = (running.number, Arc::clone(&running.progress));
-                        errand.step = Some(Step { number, about, progress, left_alone });
-                        jobs.requested.rests = self.options.background_threads == 0;
-                        return Take::Job(running);
-                    }
-                    Next::WaitForAll => return Take::Hold,
-                    Next::WaitForLeaf => return Take::Nothing,
-                    _ => {}
-                }
+    fn take_requested(&self, sight: &Sight, limits: Limits) -> Take<'_> {
+        let Some(shared) = &sight.errand else { return Take::Nothing };
+        let found = {
+            let mut errand = shared.lock();
+            if !errand.is_ready(&sight.view) {
+                return Take::Nothing;
             }
-            errand.end_tree();
+            errand.measure(&sight.view);
+            next_of(&mut errand, sight, limits)
+        };
+        let (kvs, plan, about) = match found {
+            Found::Job(found) => *found,
+            Found::Nothing(take) => return take,
+            Found::End => {
+                self.bell.notify_all();
+                return Take::Nothing;
+            }
+        };
+        // In this order, as where a job is given back.
+        let mut jobs = self.jobs.lock();
+        let mut errand = shared.lock();
+        if !sight.is_of(&jobs) || !errand.is_ready(&sight.view) {
+            return Take::Again;
         }
-        errand.finish(CompactionState::Done);
-        self.bell.notify_all();
-        Take::Nothing
+        let left_alone = jobs.unreadable.vblocks.len();
+        let running = self.admit(&mut jobs, kvs, plan);
+        let (number, progress) = (running.number, Arc::clone(&running.progress));
+        errand.step = Some(Step { number, about, progress, left_alone });
+        jobs.requested.rests = self.options.background_threads == 0;
+        Take::Job(running)
     }
 
     /// Tells the errand how its job has ended.
@@ -193,6 +199,35 @@ impl Store {
             errand.lock().end_step(running.number, done, left_alone);
         }
     }
+}
+
+/// What comes next in an errand.
+enum Found<'a> {
+    Job(Box<(KvsId, Plan, About)>),
+    Nothing(Take<'a>),
+    End,
+}
+
+/// Goes on to the next job of an errand, from tree to tree.
+fn next_of<'a>(errand: &mut Errand, sight: &Sight, limits: Limits) -> Found<'a> {
+    while let Some((kvs, _)) = errand.todo.front().cloned() {
+        // One that was dropped is done.
+        if let Some(tree) = sight.view.trees.get(&kvs) {
+            let aside = sight.aside(kvs);
+            match errand.next_in(tree, &tree.shape(&aside), limits, &aside.unreadable) {
+                Next::Job(plan) => {
+                    let about = About::of(tree, &plan);
+                    return Found::Job(Box::new((kvs, plan, about)));
+                }
+                Next::WaitForAll => return Found::Nothing(Take::Hold),
+                Next::WaitForLeaf => return Found::Nothing(Take::Nothing),
+                _ => {}
+            }
+        }
+        errand.end_tree();
+    }
+    errand.finish(CompactionState::Done);
+    Found::End
 }
 
 /// Starts the thread of an errand, where threads work in the background.
@@ -214,6 +249,11 @@ pub(crate) fn start(store: &Arc<Store>, errand: &Arc<Mutex<Errand>>) {
 }
 
 impl Requested {
+    /// The last one.
+    pub(super) fn errand(&self) -> Option<Arc<Mutex<Errand>>> {
+        self.errand.clone()
+    }
+
     /// A job is given back; one whose end nobody told has panicked.
     pub(super) fn give_back(&self, number: u64) {
         let Some(errand) = &self.errand else { return };

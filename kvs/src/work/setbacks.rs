@@ -35,7 +35,7 @@ struct Setback {
 }
 
 /// Everything that failed and has not succeeded since.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Setbacks(BTreeMap<What, Setback>);
 
 impl Setbacks {

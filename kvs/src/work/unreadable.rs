@@ -5,7 +5,8 @@
 //! as it can be read, and nothing acknowledged is at risk. The picker works around it. A value that
 //! cannot be read stays in its vblock, which is not collected any more. A job that failed although
 //! all of its inputs can be read (the drive had a bad moment, or what the job wrote cannot be read
-//! back) is tried again, as any other that fails.
+//! back) is tried again, as any other that fails. What leaves the trees, or is deleted with its
+//! KVS, is not left alone any more.
 
 use crate::compact::job;
 use crate::compact::pick::Plan;
@@ -37,14 +38,23 @@ impl Store {
         tracing::error!(kvs = name, node = plan.node.get(), kvsets = ?ids, cause,
             "a compaction cannot read its inputs: they stay where they are");
         self.note_unreadable(error);
-        self.jobs.lock().unreadable.kvsets.extend(kvsets);
+        let mut jobs = self.jobs.lock();
+        // Of a KVS that is dropped meanwhile nothing is left: see `forget_unreadable`.
+        if self.tree(kvs).is_some() {
+            jobs.changes += 1;
+            jobs.unreadable.kvsets.extend(kvsets);
+        }
         true
     }
 
     /// Leaves a vblock alone in which a value cannot be read.
     pub(crate) fn leave_vblock(&self, kvs: KvsId, vblock: MblockId, error: &Error) {
-        if !self.jobs.lock().unreadable.vblocks.insert(vblock) {
-            return;
+        {
+            let mut jobs = self.jobs.lock();
+            if self.tree(kvs).is_none() || !jobs.unreadable.vblocks.insert(vblock) {
+                return;
+            }
+            jobs.changes += 1;
         }
         let (name, cause) = (self.name_of(kvs), error.with_sources());
         tracing::error!(
@@ -54,6 +64,29 @@ impl Store {
             "a compaction cannot read a value: it stays where it is"
         );
         self.note_unreadable(error);
+    }
+
+    /// These kvsets have left the view, and these mblocks are deleted. Comes after the view has
+    /// changed: who adds to what is left alone looks at it.
+    pub(crate) fn forget_unreadable(
+        &self,
+        kvsets: impl Iterator<Item = KvsetId>,
+        mblocks: &[MblockId],
+    ) {
+        let mut jobs = self.jobs.lock();
+        let Unreadable { kvsets: of_keys, vblocks: of_values } = &mut jobs.unreadable;
+        if of_keys.is_empty() && of_values.is_empty() {
+            return;
+        }
+        for kvset in kvsets {
+            of_keys.remove(&kvset);
+        }
+        for mblock in mblocks {
+            of_values.remove(mblock);
+        }
+        if of_keys.is_empty() && of_values.is_empty() {
+            self.work_health.nothing_is_left_alone();
+        }
     }
 
     /// Kvsets and vblocks that are left alone.
