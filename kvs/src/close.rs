@@ -71,13 +71,7 @@ impl Open {
 
     /// Gives the log's segments back if kvsets have everything that it holds.
     pub(crate) fn forget_log(&self) -> Result<()> {
-        let store = &self.store;
-        // A log may hold nothing but entries of dropped KVSs: then there was nothing to flush.
-        let settled = self.commits.exclusive(|| {
-            let view = store.view.load();
-            (view.active.is_empty() && view.sealed.is_empty()).then(|| store.visible())
-        });
-        let floor = store.raise_floor(settled)?;
+        let floor = self.store.settle_floor(&self.commits)?;
         self.commits.release_wal(floor)
     }
 

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod held_tests;
 pub(crate) mod ledger;
+mod log;
 mod plan;
 mod quiet;
 pub(crate) mod requested;
@@ -384,6 +385,7 @@ impl Store {
                 self.wait(rings, IDLE);
                 continue;
             }
+            self.prepare_log();
             // A panic must not leave writers waiting for a flush that nobody will do.
             let step = catch_unwind(AssertUnwindSafe(|| self.step(compactions_max)));
             match step.unwrap_or_else(|_| Err(Error::Poisoned { cause: PANICKED.to_owned() })) {
@@ -392,6 +394,7 @@ impl Store {
                     self.note_space(self.pool.free_space());
                     self.flush_deletes();
                     self.flush_when_quiet();
+                    self.rest_log_when_idle();
                 }
                 Err(error) if error.scope() == Scope::Store => self.fail(&error),
                 // What failed waits for its turn; other work goes on.

@@ -26,6 +26,8 @@ struct Steps {
     value_len: usize,
     /// How often the log is released, in steps.
     release_every: u32,
+    /// Whether it rests then, with everything released.
+    rests: bool,
 }
 
 /// A log, and what recovery found in it.
@@ -86,6 +88,7 @@ impl Steps {
                 Ok(())
             },
         )?;
+        let wal = Wal { short_bytes: 2 << 20, ..wal };
         Ok(System { pool: Arc::clone(pool), wal, ends })
     }
 }
@@ -115,11 +118,19 @@ impl Workload for Steps {
         system.ends.push((n, next));
         if n % self.release_every == self.release_every - 1 {
             // As a flush does: the floor is durable before the log forgets.
-            let (step, floor) = system.ends[system.ends.len() - 2];
+            let (step, floor) = system.ends[system.ends.len() - if self.rests { 1 } else { 2 }];
             let floor_bytes =
                 [floor.get().to_le_bytes(), u64::from(step + 1).to_le_bytes()].concat();
             system.pool.set_property(FLOOR, &floor_bytes)?;
-            system.wal.release(floor)?;
+            if self.rests {
+                let short = system.pool.create_segment(system.wal.short_bytes())?;
+                for segment in system.wal.rest(floor, short)? {
+                    system.pool.delete_segment(segment.id())?;
+                }
+                assert_eq!(system.pool.segment_ids().len(), 1);
+            } else {
+                system.wal.release(floor)?;
+            }
         }
         Ok(())
     }
@@ -134,12 +145,21 @@ const PLAN: CrashPlan =
 
 #[test]
 fn acknowledged_batches_survive_within_a_segment() {
-    check_every_crash(&Steps { durable: true, value_len: 0, release_every: 1000 }, PLAN);
+    check_every_crash(
+        &Steps { durable: true, value_len: 0, release_every: 1000, rests: false },
+        PLAN,
+    );
 }
 
 #[test]
 fn acknowledged_batches_survive_rotation_and_recycling() {
-    let steps = Steps { durable: true, value_len: 1_300_000, release_every: 4 };
+    let steps = Steps { durable: true, value_len: 1_300_000, release_every: 4, rests: false };
+    check_every_crash(&steps, CrashPlan { steps: 12, seeds: 1, ..PLAN });
+}
+
+#[test]
+fn acknowledged_batches_survive_a_log_that_rests() {
+    let steps = Steps { durable: true, value_len: 700_000, release_every: 4, rests: true };
     check_every_crash(&steps, CrashPlan { steps: 12, seeds: 1, ..PLAN });
 }
 
@@ -223,5 +243,8 @@ fn a_revision_never_names_two_batches_wherever_the_power_is_cut() {
 #[test]
 #[should_panic(expected = "acknowledged")]
 fn the_harness_catches_a_missing_sync() {
-    check_every_crash(&Steps { durable: false, value_len: 0, release_every: 1000 }, PLAN);
+    check_every_crash(
+        &Steps { durable: false, value_len: 0, release_every: 1000, rests: false },
+        PLAN,
+    );
 }

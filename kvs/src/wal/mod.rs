@@ -10,7 +10,8 @@
 //! tail is made durable and closed, and a spare segment, or a new one, gets the next sequence
 //! number. `release` turns closed segments that hold nothing later than the floor into spares. So
 //! in the steady state no segment is created, and a durable append is one write to blocks that the
-//! file system has already allocated.
+//! file system has already allocated. When nothing is put any more, the log goes over to one short
+//! segment, and gives the others back (`spares`).
 //!
 //! On a volume that is being emptied, the next append leaves the tail, spares are deleted, and so
 //! are closed segments once they are released; so the log has left when everything in it is
@@ -48,6 +49,7 @@ mod note;
 mod reader;
 mod replay;
 mod scrub;
+mod spares;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -73,15 +75,14 @@ use replay::Way;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Released segments kept for reuse: one for the next rotation, one for a burst.
-const SPARES_MAX: usize = 2;
-
 /// The log.
 pub(crate) struct Wal {
     pool: Arc<Pool>,
     segment_bytes: u64,
     /// Shortest segment that takes any group: those of an earlier setting may be shorter.
     least_bytes: u64,
+    /// The segment of a log that rests.
+    short_bytes: u64,
     tail: Option<Tail>,
     /// Oldest first.
     closed: VecDeque<Closed>,
@@ -145,6 +146,7 @@ impl Wal {
             pool: Arc::clone(pool),
             segment_bytes,
             least_bytes: segment_bytes.min(batch_bytes / 15 * 16 + 2 * PAGE_BYTES),
+            short_bytes: spares::SHORT_BYTES.min(segment_bytes),
             tail: None,
             closed: VecDeque::new(),
             spares: Vec::new(),
@@ -277,7 +279,7 @@ impl Wal {
     /// Closes the tail, if there is one, and starts the next segment, with room for `len`.
     fn rotate_now(&mut self, tail: Option<Tail>, len: u64) -> Result<Tail> {
         assert!(len <= self.least_bytes - PAGE_BYTES, "a group fits in a segment");
-        let segment = match self.spare() {
+        let segment = match self.spare(len) {
             Ok(segment) => segment,
             Err(error) => {
                 // Nothing was logged: the next append finds the log as it was.
@@ -332,39 +334,6 @@ impl Wal {
         self.delete_surplus()
     }
 
-    fn spare(&mut self) -> Result<Segment> {
-        let staying = self.spares.iter().rposition(|segment| !self.is_leaving(segment));
-        if let Some(at) = staying {
-            self.metrics.segments_recycled.add(1);
-            return Ok(self.spares.remove(at));
-        }
-        self.create()
-    }
-
-    /// A new segment; [`Error::LogFull`] if there is no room for one.
-    fn create(&self) -> Result<Segment> {
-        let segment =
-            self.pool.create_segment(self.segment_bytes).map_err(|error| match error {
-                mpool::Error::Full { need_bytes, free_bytes } => {
-                    Error::LogFull { need_bytes, free_bytes }
-                }
-                other => Error::Pool(other),
-            })?;
-        self.metrics.segments_created.add(1);
-        Ok(segment)
-    }
-
-    /// Has `count` segments in all, before they are needed.
-    pub(crate) fn ready(&mut self, count: u64) -> Result<()> {
-        let has =
-            |wal: &Self| wal.closed.len() + wal.spares.len() + usize::from(wal.tail.is_some());
-        while (has(self) as u64) < count && self.spares.len() < SPARES_MAX {
-            let segment = self.create()?;
-            self.spares.push(segment);
-        }
-        Ok(())
-    }
-
     /// Everything appended so far onto stable storage.
     pub(crate) fn sync(&mut self) -> Result<()> {
         if let Some(tail) = &mut self.tail {
@@ -388,36 +357,6 @@ impl Wal {
         self.sync()?;
         let Self { sequence, end, last, .. } = *self;
         Ok(LogEnd { sequence, end, last })
-    }
-
-    /// Revisions up to `floor` are in kvsets: segments that hold nothing later are recycled (a few
-    /// kept, the rest deleted). The floor must be durable in the manifest.
-    pub(crate) fn release(&mut self, floor: Revision) -> Result<()> {
-        self.live.release(floor);
-        while self.closed.front().is_some_and(|closed| closed.last <= floor) {
-            let closed = self.closed.pop_front().expect("just looked at");
-            if closed.is_whole {
-                self.spares.push(closed.segment);
-            } else {
-                self.pool.delete_segment(closed.segment.id())?;
-            }
-        }
-        self.delete_surplus()
-    }
-
-    /// Deletes spares that are too many or of no use.
-    fn delete_surplus(&mut self) -> Result<()> {
-        // A smaller spare is of an earlier setting: a group may not fit.
-        let fits = |segment: &Segment| {
-            segment.len_bytes() >= self.least_bytes && !self.is_leaving(segment)
-        };
-        let spares = self.spares.clone();
-        let (mut spares, mut surplus): (Vec<_>, Vec<_>) = spares.into_iter().partition(fits);
-        surplus.extend(spares.drain(SPARES_MAX.min(spares.len())..));
-        self.spares = spares;
-        surplus
-            .iter()
-            .try_for_each(|segment| self.pool.delete_segment(segment.id()).map_err(Error::Pool))
     }
 
     /// Bytes of log after the released floor, which a replay would apply; to within 1 MiB.

@@ -148,7 +148,7 @@ fn segments_rotate_and_are_recycled_once_released() {
     assert_eq!(revisions(&open(&pool, 0).unwrap().1), (1..=40).collect::<Vec<_>>());
 
     wal.release(Revision::new(39)).unwrap();
-    assert_eq!(pool.segment_ids().len(), 1 + SPARES_MAX);
+    assert_eq!(pool.segment_ids().len(), 1 + spares::SPARES_MAX);
     assert!(wal.live_bytes() < 2 * MIB, "{}", wal.live_bytes());
     let created = wal.metrics().segments_created.get();
     for floor in 40..100 {
@@ -325,4 +325,89 @@ proptest! {
             }
         }
     }
+}
+
+fn delete(pool: &Arc<Pool>, segments: &[Segment]) {
+    for segment in segments {
+        pool.delete_segment(segment.id()).unwrap();
+    }
+}
+
+/// Three segments of the usual length stayed for ever, whatever was in them.
+#[test]
+fn a_log_that_rests_takes_one_short_segment_and_goes_on() {
+    let (device, pool) = blank();
+    let (wal, _) = open(&pool, 0).unwrap();
+    let mut wal = Wal { short_bytes: MIB, ..wal };
+    assert!(!wal.is_long());
+    let append = |wal: &mut Wal, len| {
+        let revision = wal.last().next();
+        wal.append(revision, &[&batch(revision.get(), len)], true).unwrap();
+        revision
+    };
+    let lens = || -> Vec<u64> {
+        let open = |id| pool.open_segment(id).unwrap().len_bytes();
+        pool.segment_ids().into_iter().map(open).collect()
+    };
+    let floor = (0..8).map(|_| append(&mut wal, 1_300_000)).last().unwrap();
+    assert_eq!(lens(), [4 * MIB; 3]);
+    assert!(wal.is_long());
+    let rest = |wal: &mut Wal, floor| {
+        let gone = wal.rest(floor, pool.create_segment(MIB).unwrap()).unwrap();
+        delete(&pool, &gone);
+    };
+    // What is not in kvsets stays.
+    rest(&mut wal, Revision::new(floor.get() - 1));
+    assert_eq!(lens(), [4 * MIB; 3]);
+    rest(&mut wal, floor);
+    assert_eq!(lens(), [MIB]);
+    assert!(!wal.is_long());
+    // A batch that does not fit goes to a segment that takes it.
+    append(&mut wal, 1000);
+    append(&mut wal, 1_300_000);
+    assert_eq!(lens(), [MIB, 4 * MIB]);
+    drop(wal);
+    let killed = Pool::open(Arc::new(device.after_crash(0)), &pool_options()).unwrap();
+    assert_eq!(open(&killed, floor.get()).unwrap().1, [(9, 1000), (10, 1_300_000)]);
+}
+
+/// The segment that a log rests on is kept by the next open, as it is better than none.
+#[test]
+fn a_log_rests_across_a_restart() {
+    let (_, pool) = blank();
+    let options = Options { wal_segment_bytes: 32 * MIB, ..options() };
+    let open = |floor| {
+        let floor = Revision::new(floor);
+        Wal::open(&pool, &options, floor, &OpenProgress::default(), &mut |_, _| Ok(())).unwrap().0
+    };
+    let mut wal = open(0);
+    wal.append(Revision::new(1), &[&batch(1, 1000)], true).unwrap();
+    let short = pool.create_segment(wal.short_bytes()).unwrap();
+    let gone = wal.rest(Revision::new(1), short).unwrap();
+    delete(&pool, &gone);
+    let (log, manifest) = (wal.end().unwrap(), ManifestEnd::default());
+    Mark { log, manifest }.leave(&pool).unwrap();
+    drop(wal);
+    let ids = pool.segment_ids();
+    assert_eq!(ids.len(), 1);
+    let mut wal = open(1);
+    assert!(!wal.is_long());
+    wal.append(Revision::new(2), &[&batch(2, 1000)], true).unwrap();
+    assert_eq!(pool.segment_ids(), ids, "none was made for it");
+    assert_eq!(wal.wants(), None);
+}
+
+#[test]
+fn a_segment_is_wanted_before_the_tail_is_full() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    assert_eq!(wal.wants(), None);
+    wal.append(Revision::new(1), &[&batch(1, 1_500_000)], true).unwrap();
+    assert_eq!(wal.wants(), None);
+    wal.append(Revision::new(2), &[&batch(2, 1_500_000)], true).unwrap();
+    assert_eq!(wal.wants(), Some(4 * MIB));
+    wal.add_spare(pool.create_segment(4 * MIB).unwrap());
+    assert_eq!(wal.wants(), None);
+    wal.append(Revision::new(3), &[&batch(3, 1_500_000)], true).unwrap();
+    assert_eq!(pool.segment_ids().len(), 2, "it was taken");
 }

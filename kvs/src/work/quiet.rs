@@ -17,19 +17,31 @@ pub(super) struct Quiet {
     /// Bytes put when it last was more than a little, and when that was.
     put_bytes: u64,
     since: Option<Instant>,
+    /// Entries written when somebody last looked, and since when it is as many.
+    writes: u64,
+    unwritten: Option<Instant>,
 }
 
 impl Quiet {
     /// How long not more than a little was put, when now so many bytes have been.
     fn lasts(&mut self, put_bytes: u64, little_bytes: u64) -> Duration {
         if put_bytes > self.put_bytes.saturating_add(little_bytes) {
-            *self = Self { put_bytes, since: None };
+            (self.put_bytes, self.since) = (put_bytes, None);
         }
         self.since.get_or_insert_with(Instant::now).elapsed()
     }
 }
 
 impl Jobs {
+    /// How long nothing at all has been written, as far as somebody has looked.
+    pub(super) fn is_unwritten(&mut self, store: &Store) -> Duration {
+        let writes = store.metrics.writes.get();
+        if writes != self.quiet.writes {
+            (self.quiet.writes, self.quiet.unwritten) = (writes, None);
+        }
+        self.quiet.unwritten.get_or_insert_with(Instant::now).elapsed()
+    }
+
     /// Whether hardly anything has been put for some time.
     pub(super) fn is_quiet(&mut self, store: &Store) -> bool {
         let little_bytes = store.options.memtable_bytes / QUIET_SHARE;

@@ -35,6 +35,7 @@
 
 mod ending;
 mod held;
+mod log;
 mod members;
 mod post;
 mod thread;
@@ -54,11 +55,10 @@ use crate::wal::{Wal, WalMetrics};
 use crate::write::gate::Lagging;
 use held::{Held, Taken};
 use members::Group;
-use mpool::SegmentId;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use post::Post;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
@@ -79,6 +79,8 @@ pub(crate) trait CommitSink: Send + Sync + 'static {
     fn lagging(&self) -> Lagging {
         Lagging::new()
     }
+    /// The log will need a segment soon ([`CommitQueue::take_wanted`]).
+    fn log_wants_segment(&self) {}
     /// For so long batches were held.
     fn note_held(&self, _time: Duration) {}
     /// Makes room for the batches in the active memtable before anything is logged: may seal it,
@@ -114,8 +116,11 @@ struct Shared<S> {
     /// `close` waits here, with `queue`.
     drained: Condvar,
     log: Mutex<Wal>,
-    /// Copy of the log's figure, for the leader who does not hold it yet.
+    /// Copies of the log's figures, for those who do not hold it: the bytes that a replay would
+    /// read, and the length of the segment that it wants made, 0 if none; whether that was told.
     wal_live_bytes: AtomicU64,
+    wal_wants: AtomicU64,
+    wal_told: AtomicBool,
     /// Why nothing more is accepted. Set under the log's lock or by a panicking leader.
     poison: OnceLock<String>,
     sink: Arc<S>,
@@ -177,6 +182,8 @@ impl<S: CommitSink> CommitQueue<S> {
             work: Condvar::new(),
             drained: Condvar::new(),
             wal_live_bytes: AtomicU64::new(wal.live_bytes()),
+            wal_wants: AtomicU64::new(0),
+            wal_told: AtomicBool::new(false),
             wal_metrics: Arc::clone(wal.metrics()),
             log: Mutex::new(wal),
             poison: OnceLock::new(),
@@ -227,34 +234,6 @@ impl<S: CommitSink> CommitQueue<S> {
     /// A root may be shorter: what is held for it is looked at.
     pub(crate) fn relieve(&self) {
         self.shared.relieve();
-    }
-
-    /// Revisions up to `floor` are durable in kvsets: the log may forget them.
-    pub(crate) fn release_wal(&self, floor: Revision) -> Result<()> {
-        let mut log = self.shared.log.lock();
-        let released = log.release(floor);
-        self.shared.note_live(&log);
-        released
-    }
-
-    /// Takes the log off volumes that are being emptied, but for what is not released yet.
-    pub(crate) fn leave_volumes(&self) -> Result<()> {
-        let shared = &self.shared;
-        let mut log = shared.log.lock();
-        shared.check_poison()?;
-        let left = log.leave_volumes();
-        shared.note_live(&log);
-        left.map_err(|error| shared.refuse(error))
-    }
-
-    /// Gives the log its segments, up to `count`, before it needs them.
-    pub(crate) fn ready_log(&self, count: u64) -> Result<()> {
-        self.shared.log.lock().ready(count)
-    }
-
-    /// The last durable revision in a segment of the log; `None` if there is no log in it.
-    pub(crate) fn log_in(&self, segment: SegmentId) -> Option<Revision> {
-        self.shared.log.lock().last_in(segment)
     }
 
     /// Runs `f` while no group is being committed. `f` must not write.
@@ -391,7 +370,7 @@ impl<S: CommitSink> Shared<S> {
     fn append(&self, batches: &[&WriteBatch], durable: bool) -> Result<MutexGuard<'_, Wal>> {
         let append = |log: &mut Wal| {
             let appended = log.append(log.last().next(), batches, durable);
-            self.note_live(log);
+            self.note(log);
             appended
         };
         let mut log = self.log.lock();
@@ -444,10 +423,6 @@ impl<S: CommitSink> Shared<S> {
     /// When `Interval` writes of now must be durable.
     fn next_due(&self) -> Instant {
         Instant::now() + self.limits.interval
-    }
-
-    fn note_live(&self, log: &Wal) {
-        self.wal_live_bytes.store(log.live_bytes(), Ordering::Relaxed);
     }
 
     fn sync(&self) -> Result<Revision> {

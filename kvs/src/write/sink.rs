@@ -35,6 +35,12 @@ impl CommitSink for Store {
         self.view.load().lagging().clone()
     }
 
+    fn log_wants_segment(&self) {
+        if !self.is_alone() {
+            self.ring();
+        }
+    }
+
     fn note_held(&self, time: Duration) {
         self.metrics.stalls.add(StallReason::RootLength, time);
     }

@@ -1,0 +1,168 @@
+//! Segments that wait for a life in the log: how many, how long, and when they are made.
+//!
+//! Making a segment fills it with zeros, which takes as long as the drive needs for its length. So
+//! whoever works in the background makes the next one before it is needed. When nothing is put any
+//! more and kvsets have everything, the log *rests* on one short segment, and the others go; on
+//! that one writers begin again, while the next is made.
+
+use super::append::Tail;
+use super::frame::PAGE_BYTES;
+use super::{Closed, Wal};
+use crate::error::{Error, Result};
+use crate::key::Revision;
+use mpool::Segment;
+use std::cmp::Reverse;
+
+/// Released segments kept for reuse: one for the next rotation, one for a burst.
+pub(super) const SPARES_MAX: usize = 2;
+/// The segment of a log that rests. At full speed it lasts for a tenth of a second, in which
+/// another one is made.
+pub(super) const SHORT_BYTES: u64 = 16 << 20;
+/// A tail that is filled to this part wants a successor; a short one to half of it.
+const FILLED_PART: u64 = 2;
+
+impl Wal {
+    /// A segment with room for `len` bytes of frames: a spare, or a new one.
+    pub(super) fn spare(&mut self, len: u64) -> Result<Segment> {
+        let is_fit = |segment: &Segment| {
+            segment.len_bytes() >= len + PAGE_BYTES && !self.is_leaving(segment)
+        };
+        if let Some(at) = self.spares.iter().rposition(is_fit) {
+            self.metrics.segments_recycled.add(1);
+            return Ok(self.spares.remove(at));
+        }
+        self.create()
+    }
+
+    /// A new segment; [`Error::LogFull`] if there is no room for one.
+    fn create(&self) -> Result<Segment> {
+        let segment =
+            self.pool.create_segment(self.segment_bytes).map_err(|error| match error {
+                mpool::Error::Full { need_bytes, free_bytes } => {
+                    Error::LogFull { need_bytes, free_bytes }
+                }
+                other => Error::Pool(other),
+            })?;
+        self.metrics.segments_created.add(1);
+        Ok(segment)
+    }
+
+    /// Has `count` segments in all, before they are needed.
+    pub(crate) fn ready(&mut self, count: u64) -> Result<()> {
+        let has =
+            |wal: &Self| wal.closed.len() + wal.spares.len() + usize::from(wal.tail.is_some());
+        while (has(self) as u64) < count && self.spares.len() < SPARES_MAX {
+            let segment = self.create()?;
+            self.spares.push(segment);
+        }
+        Ok(())
+    }
+
+    /// The length of the segment that is to be made now, because the tail fills and none waits.
+    pub(crate) fn wants(&self) -> Option<u64> {
+        let tail = self.tail.as_ref().filter(|_| self.spares.is_empty())?;
+        self.is_filled(tail).then_some(self.segment_bytes)
+    }
+
+    fn is_filled(&self, tail: &Tail) -> bool {
+        let len = tail.segment().len_bytes();
+        let part = if len < self.segment_bytes { 2 * FILLED_PART } else { FILLED_PART };
+        len - tail.room_bytes() >= len / part
+    }
+
+    /// Takes a segment that was made for it.
+    pub(crate) fn add_spare(&mut self, segment: Segment) {
+        self.metrics.segments_created.add(1);
+        self.spares.push(segment);
+    }
+
+    /// Revisions up to `floor` are in kvsets: segments that hold nothing later are recycled (a few
+    /// kept, the rest deleted). The floor must be durable in the manifest.
+    pub(crate) fn release(&mut self, floor: Revision) -> Result<()> {
+        self.recycle(floor)?;
+        self.delete_surplus()
+    }
+
+    fn recycle(&mut self, floor: Revision) -> Result<()> {
+        self.live.release(floor);
+        while self.closed.front().is_some_and(|closed| closed.last <= floor) {
+            let Closed { segment, is_whole, .. } = self.closed.pop_front().expect("just looked at");
+            if is_whole {
+                self.spares.push(segment);
+            } else {
+                self.pool.delete_segment(segment.id())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes spares that are too many or of no use. One that is too short for some group, as that
+    /// of a log that rested, or of an earlier setting, is better than none.
+    pub(super) fn delete_surplus(&mut self) -> Result<()> {
+        let is_fit = |segment: &Segment| {
+            segment.len_bytes() >= self.short_bytes && !self.is_leaving(segment)
+        };
+        let spares = self.spares.clone();
+        let (mut spares, mut surplus): (Vec<_>, Vec<_>) = spares.into_iter().partition(is_fit);
+        spares.sort_by_key(|segment| Reverse(segment.len_bytes()));
+        let long = spares.iter().filter(|segment| segment.len_bytes() >= self.least_bytes).count();
+        let kept = if long > 0 { long.min(SPARES_MAX) } else { spares.len().min(1) };
+        surplus.extend(spares.drain(kept..));
+        self.spares = spares;
+        surplus
+            .iter()
+            .try_for_each(|segment| self.pool.delete_segment(segment.id()).map_err(Error::Pool))
+    }
+
+    /// Whether it takes more than a log that rests.
+    pub(crate) fn is_long(&self) -> bool {
+        let is_short = |segment: &Segment| segment.len_bytes() <= self.short_bytes;
+        let spares = match &self.tail {
+            Some(tail) if !is_short(tail.segment()) || self.is_filled(tail) => return true,
+            Some(_) => self.spares.len(),
+            None if self.spares.iter().all(is_short) => self.spares.len().saturating_sub(1),
+            None => return true,
+        };
+        spares + self.closed.len() > 0
+    }
+
+    /// The length of the segment that a log rests on.
+    pub(crate) const fn short_bytes(&self) -> u64 {
+        self.short_bytes
+    }
+
+    /// Rests on `short`, if everything up to `floor` is in kvsets and nothing is later. Returns the
+    /// segments that are to be deleted. The floor must be durable in the manifest.
+    pub(crate) fn rest(&mut self, floor: Revision, short: Segment) -> Result<Vec<Segment>> {
+        if self.last > floor {
+            return Ok(vec![short]);
+        }
+        self.metrics.segments_created.add(1);
+        let mut gone = Vec::new();
+        match self.tail.take() {
+            None => {
+                gone.append(&mut self.spares);
+                self.spares.push(short);
+            }
+            Some(tail)
+                if tail.segment().len_bytes() > short.len_bytes() || self.is_filled(&tail) =>
+            {
+                gone.append(&mut self.spares);
+                self.spares.push(short);
+                self.tail = Some(self.rotate_now(Some(tail), 0)?);
+            }
+            Some(tail) => {
+                self.tail = Some(tail);
+                gone.push(short);
+            }
+        }
+        let kept = std::mem::take(&mut self.spares);
+        self.recycle(floor)?;
+        gone.append(&mut self.spares);
+        match self.tail {
+            None => self.spares = kept,
+            Some(_) => gone.extend(kept),
+        }
+        Ok(gone)
+    }
+}
