@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::key::{KeyText, KvsId, KvsetId, NodeId};
 use crate::kvset::{Kvset, KvsetMeta};
 use crate::manifest::fit::{Span, misfit, overlaps};
-use crate::manifest::live::{Live, LiveKvset};
+use crate::manifest::live::{Ends, Live, LiveKvset};
 use crate::progress::OpenProgress;
 use bytes::Bytes;
 use mpool::{Class, MblockId, Pool, Priority};
@@ -56,11 +56,12 @@ impl Kvsets {
     ) -> Result<Self> {
         progress.expect_kvsets(live.kvsets.len() as u64);
         let (mut usable, mut unusable) = (Vec::new(), Vec::new());
+        let ends = live.ends();
         let hblocks: Vec<MblockId> = live.kvsets.values().map(|place| place.hblock).collect();
         for ((id, place), opened) in
             live.kvsets.iter().zip(open_all(pool, &hblocks, index, progress))
         {
-            match opened.and_then(|kvset| fitting(*id, place, kvset, live)) {
+            match opened.and_then(|kvset| fitting(*id, place, kvset, (live, &ends))) {
                 Ok(kvset) => usable.push((place.kvs, place.node, kvset)),
                 Err(error @ Error::Format { .. }) => return Err(error),
                 Err(error) => {
@@ -96,7 +97,8 @@ impl Kvsets {
             let at = self.usable.iter().position(|(.., kvset)| kvset.meta().id == id);
             let (.., kvset) = self.usable.remove(at.expect("a span is of a usable kvset"));
             let found = (error, Some(kvset.meta()));
-            self.unusable.push(Unusable::new(id, &live.kvsets[&id], live, found));
+            let place = live.kvsets.get(&id).expect("a span is of a kvset of the manifest");
+            self.unusable.push(Unusable::new(id, place, live, found));
         }
     }
 }
@@ -150,8 +152,13 @@ impl Drop for Answer {
 }
 
 /// Whether it is what the manifest says.
-fn fitting(id: KvsetId, place: &LiveKvset, kvset: Arc<Kvset>, live: &Live) -> Result<Arc<Kvset>> {
-    match misfit(id, place, kvset.meta(), live) {
+fn fitting(
+    id: KvsetId,
+    place: &LiveKvset,
+    kvset: Arc<Kvset>,
+    told: (&Live, &Ends),
+) -> Result<Arc<Kvset>> {
+    match misfit(id, place, kvset.meta(), told) {
         None => Ok(kvset),
         Some(reason) => Err(Error::Corrupt { what: "manifest".into(), reason }),
     }
@@ -175,7 +182,7 @@ impl Unusable {
             },
             None => Holds {
                 from: live.first_of(place.kvs, place.node),
-                to: live.end_of(place.kvs, place.node).cloned(),
+                to: live.ends().of(place.kvs, place.node).cloned(),
                 kvs,
                 revisions: 1..=live.floor.get(),
             },

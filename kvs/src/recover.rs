@@ -25,7 +25,7 @@ use crate::frequencies;
 use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::Kvset;
 use crate::kvsets::Kvsets;
-use crate::manifest::live::Live;
+use crate::manifest::live::{Live, LiveKvs};
 use crate::manifest::record::Item;
 use crate::manifest::{Manifest, UNKNOWN};
 use crate::memtable::Memtable;
@@ -181,7 +181,7 @@ fn trees(live: &Live, kvsets: Opened, references: &References) -> Vec<Tree> {
     for (kvs, node, kvset) in kvsets {
         edits.entry(kvs).or_default().add.push((node, kvset));
     }
-    let tree = |(id, kvs): (&KvsId, &crate::manifest::live::LiveKvs)| {
+    let tree = |(id, kvs): (&KvsId, &Arc<LiveKvs>)| {
         let mut edit = edits.remove(id).unwrap_or_default();
         edit.leaves_add = kvs.leaves.iter().map(|(node, key)| (*node, key.clone())).collect();
         Tree::new(*id, &kvs.name).edited(&edit, references.vblock_bytes(*id))

@@ -130,6 +130,7 @@ pub use scrub::{
     SegmentScrub, VerifySegment,
 };
 pub use segment::Segment;
+pub use shared_map::SharedMap;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Faults, SimDevice};
 pub use space::{ALLOC_UNIT, extent::FreeExtents};

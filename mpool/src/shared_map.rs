@@ -25,9 +25,11 @@ use std::{borrow::Borrow, fmt, slice, sync::Arc};
 /// Entries of a node at most, unless a test wants deeper trees.
 const NODE_MAX: usize = 64;
 
-/// The map. Nodes have at most `MAX` entries; those with less than a quarter of that are joined
-/// with a neighbour, if the two have no more than three quarters.
-pub(crate) struct SharedMap<K, V, const MAX: usize = NODE_MAX> {
+/// An ordered map whose copies share what they have in common: a copy costs as much as one more
+/// reference, and a change copies three short nodes. Nodes have at most `MAX` entries; those with
+/// less than a quarter of that are joined with a neighbour, if the two have no more than three
+/// quarters.
+pub struct SharedMap<K, V, const MAX: usize = NODE_MAX> {
     root: Arc<Node<K, V>>,
     len: usize,
 }
@@ -56,11 +58,18 @@ impl<K, V, const MAX: usize> Default for SharedMap<K, V, MAX> {
 }
 
 impl<K: Ord, V, const MAX: usize> SharedMap<K, V, MAX> {
-    pub(crate) fn len(&self) -> usize {
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What a key stands for.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
@@ -76,7 +85,8 @@ impl<K: Ord, V, const MAX: usize> SharedMap<K, V, MAX> {
         }
     }
 
-    pub(crate) fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    /// Whether a key stands for something.
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {
@@ -84,20 +94,26 @@ impl<K: Ord, V, const MAX: usize> SharedMap<K, V, MAX> {
     }
 
     /// In order of the keys.
-    pub(crate) fn iter(&self) -> Iter<'_, K, V> {
+    pub fn iter(&self) -> Iter<'_, K, V> {
         let mut iter = Iter { above: Vec::new(), leaf: [].iter() };
         iter.enter(&self.root);
         iter
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+    /// The keys, in their order.
+    pub fn keys(&self) -> impl Iterator<Item = &K> {
+        self.iter().map(|(key, _)| key)
+    }
+
+    /// What the keys stand for, in their order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
         self.iter().map(|(_, value)| value)
     }
 }
 
 impl<K: Ord + Clone, V: Clone, const MAX: usize> SharedMap<K, V, MAX> {
     /// Returns what the key stood for before.
-    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let (before, split) = insert::<_, _, MAX>(&mut self.root, key, value);
         if let Some((key, right)) = split {
             let left = (key.clone(), Arc::clone(&self.root));
@@ -108,7 +124,7 @@ impl<K: Ord + Clone, V: Clone, const MAX: usize> SharedMap<K, V, MAX> {
     }
 
     /// Returns what the key stood for.
-    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+    pub fn remove(&mut self, key: &K) -> Option<V> {
         // Nothing is copied for a key that is not there.
         self.get(key)?;
         let removed = remove::<_, _, MAX>(&mut self.root, key);
@@ -245,7 +261,7 @@ impl<K: Clone, V: Clone> Clone for Node<K, V> {
 }
 
 /// Walks a map in order of its keys.
-pub(crate) struct Iter<'a, K, V> {
+pub struct Iter<'a, K, V> {
     /// What is left of the nodes on the way to the leaf.
     above: Vec<slice::Iter<'a, Child<K, V>>>,
     leaf: slice::Iter<'a, (K, V)>,

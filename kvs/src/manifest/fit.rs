@@ -6,7 +6,7 @@
 //! leaf, that the floor of the log is not below it, and that no two kvsets of a node have revisions
 //! of the same range.
 
-use super::live::{Live, LiveKvset};
+use super::live::{Ends, Live, LiveKvset};
 use crate::key::{KeyText, KvsId, KvsetId, NodeId, Revision};
 use crate::kvset::KvsetMeta;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ pub(crate) fn misfit(
     id: KvsetId,
     place: &LiveKvset,
     meta: &KvsetMeta,
-    live: &Live,
+    (live, ends): (&Live, &Ends),
 ) -> Option<String> {
     if (meta.id, meta.kvs) != (id, place.kvs) {
         return Some(format!("its hblock is that of kvset {} of {}", meta.id.get(), meta.kvs));
@@ -30,7 +30,7 @@ pub(crate) fn misfit(
         let (key, first) = (KeyText(&meta.min_key), KeyText(first));
         return Some(format!("it has key {key}, and its leaf begins at {first}"));
     }
-    let end = live.end_of(place.kvs, place.node).filter(|end| meta.max_key >= **end)?;
+    let end = ends.of(place.kvs, place.node).filter(|end| meta.max_key >= **end)?;
     let (key, end) = (KeyText(&meta.max_key), KeyText(end));
     Some(format!("it has key {key}, and its leaf ends before {end}"))
 }
@@ -114,7 +114,10 @@ mod tests {
     fn whatever_does_not_fit_is_named() {
         let place = |node| LiveKvset { kvs: KVS, node: NodeId::new(node), hblock: mblock(1) };
         let id = KvsetId::new(9);
-        let fit = |node, meta: &KvsetMeta| misfit(id, &place(node), meta, &live(5));
+        let fit_in = |live: Live, node, meta: &KvsetMeta| {
+            misfit(id, &place(node), meta, (&live, &live.ends()))
+        };
+        let fit = |node, meta: &KvsetMeta| fit_in(live(5), node, meta);
         assert_eq!(fit(0, &meta()), None);
         assert_eq!(fit(2, &meta()), None);
         assert!(fit(1, &meta()).unwrap().contains("\"k\", and its leaf ends before \"h\""));
@@ -123,7 +126,7 @@ mod tests {
         assert!(fit(2, &other).unwrap().contains("kvset 8 of kvs-3"));
         let other = KvsetMeta { kvs: KvsId::new(4), ..meta() };
         assert!(fit(2, &other).unwrap().contains("kvset 9 of kvs-4"));
-        let below = misfit(id, &place(2), &meta(), &live(4)).unwrap();
+        let below = fit_in(live(4), 2, &meta()).unwrap();
         assert!(below.contains("up to 5") && below.contains("end at 4"), "{below}");
     }
 

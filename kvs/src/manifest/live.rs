@@ -3,13 +3,17 @@
 //! [`Live::apply`] is the one place where an item changes the shape, at recovery and at run time
 //! alike; and [`Live::records`] writes the shape back as the edits that would build it, which is
 //! what a checkpoint of the MDC is.
+//!
+//! A copy of a shape shares what the two have in common, so that an edit costs the same whatever
+//! the size of the database.
 
 use crate::error::Result;
 use crate::key::{KeyText, KvsId, KvsetId, NodeId, Revision};
 use crate::manifest::record::{Item, bad, encode};
 use bytes::Bytes;
-use mpool::MblockId;
+use mpool::{MblockId, SharedMap};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Items of one checkpoint record: keeps a record far below the MDC's limit of 1 MiB even with the
 /// longest keys.
@@ -28,7 +32,7 @@ fn in_range(what: &str, number: u64, max: u64) -> Result<()> {
 pub(crate) struct LiveKvs {
     pub(crate) name: String,
     /// First key of each leaf. The first leaf's is empty.
-    pub(crate) leaves: BTreeMap<NodeId, Bytes>,
+    pub(crate) leaves: SharedMap<NodeId, Bytes>,
 }
 
 /// One kvset.
@@ -39,11 +43,24 @@ pub(crate) struct LiveKvset {
     pub(crate) hblock: MblockId,
 }
 
+/// Where the range of each leaf ends.
+pub(crate) struct Ends(BTreeMap<(KvsId, NodeId), Bytes>);
+
+impl Ends {
+    /// That of a leaf, if it ends.
+    pub(crate) fn of(&self, kvs: KvsId, node: NodeId) -> Option<&Bytes> {
+        self.0.get(&(kvs, node))
+    }
+}
+
 /// Everything the manifest says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Live {
-    pub(crate) kvs: BTreeMap<KvsId, LiveKvs>,
-    pub(crate) kvsets: BTreeMap<KvsetId, LiveKvset>,
+    pub(crate) kvs: BTreeMap<KvsId, Arc<LiveKvs>>,
+    /// Changed by `apply` only, as is what is counted of them.
+    pub(crate) kvsets: SharedMap<KvsetId, LiveKvset>,
+    /// How many kvsets each node has that has any.
+    pub(super) in_node: SharedMap<(KvsId, NodeId), usize>,
     /// Every revision up to this one is in kvsets; the WAL is needed only after it.
     pub(crate) floor: Revision,
     pub(crate) next_kvs: u32,
@@ -59,7 +76,11 @@ impl Live {
             Item::KvsDrop { kvs } => {
                 let known = self.kvs.remove(kvs).is_some();
                 known.then_some(()).ok_or_else(|| bad(format!("{kvs} is dropped, unknown")))?;
-                self.kvsets.retain(|_, kvset| kvset.kvs != *kvs);
+                let of_it = self.kvsets.iter().filter(|(_, kvset)| kvset.kvs == *kvs);
+                let of_it: Vec<KvsetId> = of_it.map(|(id, _)| *id).collect();
+                for id in of_it {
+                    self.remove_kvset(id);
+                }
             }
             Item::LeafAdd { kvs, node, first_key } => self.add_leaf(*kvs, *node, first_key)?,
             Item::LeafRemove { kvs, node } => self.remove_leaf(*kvs, *node)?,
@@ -68,7 +89,7 @@ impl Live {
                 self.add_kvset(*kvset, new)?;
             }
             Item::KvsetRemove { kvset } => {
-                let known = self.kvsets.remove(kvset).is_some();
+                let known = self.remove_kvset(*kvset);
                 let unknown = || bad(format!("kvset {} is removed, unknown", kvset.get()));
                 known.then_some(()).ok_or_else(unknown)?;
             }
@@ -93,8 +114,8 @@ impl Live {
         if let Some((other, _)) = self.kvs.iter().find(|(_, other)| other.name == name) {
             return Err(bad(format!("{kvs} is created as {name:?}, which {other} is named")));
         }
-        let new = LiveKvs { name: name.to_owned(), leaves: BTreeMap::new() };
-        if let Some(old) = self.kvs.insert(kvs, new) {
+        let new = LiveKvs { name: name.to_owned(), leaves: SharedMap::default() };
+        if let Some(old) = self.kvs.insert(kvs, Arc::new(new)) {
             return Err(bad(format!("{kvs} is created as {name:?}, and is {:?}", old.name)));
         }
         self.next_kvs = self.next_kvs.max(kvs.get() + 1);
@@ -117,11 +138,24 @@ impl Live {
         if self.leaves(kvs)?.remove(&node).is_none() {
             return Err(bad(format!("leaf {} of {kvs} is removed, unknown", node.get())));
         }
+        if !self.in_node.contains_key(&(kvs, node)) {
+            return Ok(());
+        }
         let held = self.kvsets.iter().find(|(_, held)| held.kvs == kvs && held.node == node);
-        held.map_or(Ok(()), |(id, _)| {
-            let (node, id) = (node.get(), id.get());
-            Err(bad(format!("leaf {node} of {kvs} is removed, and holds kvset {id}")))
-        })
+        let id = held.map_or(0, |(id, _)| id.get());
+        let node = node.get();
+        Err(bad(format!("leaf {node} of {kvs} is removed, and holds kvset {id}")))
+    }
+
+    /// Whether it was there.
+    fn remove_kvset(&mut self, id: KvsetId) -> bool {
+        let Some(LiveKvset { kvs, node, .. }) = self.kvsets.remove(&id) else { return false };
+        let at = (kvs, node);
+        match self.in_node.get(&at).copied() {
+            Some(count) if count > 1 => drop(self.in_node.insert(at, count - 1)),
+            _ => drop(self.in_node.remove(&at)),
+        }
+        true
     }
 
     fn add_kvset(&mut self, id: KvsetId, new: LiveKvset) -> Result<()> {
@@ -135,13 +169,15 @@ impl Live {
             let (id, old) = (id.get(), old.kvs);
             return Err(bad(format!("kvset {id} is added to {kvs}, and is in {old}")));
         }
+        let count = self.in_node.get(&(kvs, node)).copied().unwrap_or(0);
+        self.in_node.insert((kvs, node), count + 1);
         self.next_kvset = self.next_kvset.max(id.get() + 1);
         Ok(())
     }
 
-    fn leaves(&mut self, kvs: KvsId) -> Result<&mut BTreeMap<NodeId, Bytes>> {
+    fn leaves(&mut self, kvs: KvsId) -> Result<&mut SharedMap<NodeId, Bytes>> {
         let kvs = self.kvs.get_mut(&kvs).ok_or_else(|| bad(format!("{kvs} is not known")))?;
-        Ok(&mut kvs.leaves)
+        Ok(&mut Arc::make_mut(kvs).leaves)
     }
 
     /// Err if the whole makes no sense though each item did: the leaves of a KVS must divide all
@@ -168,11 +204,18 @@ impl Live {
         leaves.and_then(|leaves| leaves.get(&node)).cloned().unwrap_or_default()
     }
 
-    /// Where the range of a leaf ends, if it does.
-    pub(crate) fn end_of(&self, kvs: KvsId, node: NodeId) -> Option<&Bytes> {
-        let leaves = &self.kvs.get(&kvs)?.leaves;
-        let first = leaves.get(&node)?;
-        leaves.values().filter(|key| *key > first).min()
+    /// Where the range of each leaf ends, but for the last ones.
+    pub(crate) fn ends(&self) -> Ends {
+        let mut ends = BTreeMap::new();
+        for (kvs, LiveKvs { leaves, .. }) in self.kvs.iter().map(|(id, kvs)| (id, &**kvs)) {
+            let mut firsts: Vec<(&Bytes, &NodeId)> =
+                leaves.iter().map(|(node, first)| (first, node)).collect();
+            firsts.sort_unstable();
+            for pair in firsts.windows(2) {
+                ends.insert((*kvs, *pair[0].1), pair[1].0.clone());
+            }
+        }
+        Ends(ends)
     }
 
     /// The records that rebuild this shape from nothing, in order.
@@ -300,9 +343,43 @@ mod tests {
         assert!(live.check().unwrap_err().to_string().contains("birds"), "nothing before m");
         live.apply(&leaf(2, "")).unwrap();
         live.check().unwrap();
-        assert_eq!(live.end_of(kvs, NodeId::new(2)), Some(&Bytes::from("m")));
-        assert_eq!(live.end_of(kvs, NodeId::new(1)), None);
+        assert_eq!(live.ends().of(kvs, NodeId::new(2)), Some(&Bytes::from("m")));
+        assert_eq!(live.ends().of(kvs, NodeId::new(1)), None);
         live.apply(&leaf(3, "m")).unwrap();
         assert!(live.check().unwrap_err().to_string().contains("\"m\""));
+    }
+
+    /// An edit copied the whole shape.
+    #[test]
+    #[ignore = "measures, asserts little; run in release"]
+    #[allow(clippy::print_stdout, reason = "it measures")]
+    fn an_edit_of_a_large_shape() {
+        for (kvss, kvsets) in [(1, 1), (1, 1000), (256, 1000), (256, 100_000)] {
+            let mut live = Live::default();
+            for n in 1..=kvss {
+                let (kvs, name) = (KvsId::new(n), format!("kvs{n}"));
+                live.apply(&Item::KvsCreate { kvs, name }).unwrap();
+            }
+            let add = |n: u64| Item::KvsetAdd {
+                kvs: KvsId::new(u32::try_from(n).unwrap() % kvss + 1),
+                node: NodeId::ROOT,
+                kvset: KvsetId::new(n),
+                hblock: mblock(n),
+            };
+            (1..=kvsets).for_each(|n| live.apply(&add(n)).unwrap());
+            let copy: BTreeMap<_, _> = live.kvsets.iter().collect();
+            let begun = std::time::Instant::now();
+            drop(copy.clone());
+            let whole = begun.elapsed();
+            let begun = std::time::Instant::now();
+            for n in 1..=1000 {
+                let mut next = live.clone();
+                next.apply(&Item::KvsetRemove { kvset: KvsetId::new(n) }).unwrap_or_default();
+                next.apply(&add(kvsets + n)).unwrap();
+                live = next;
+            }
+            let edit = begun.elapsed() / 1000;
+            println!("{kvss} KVSs, {kvsets} kvsets: an edit {edit:?}; a copy of it all {whole:?}");
+        }
     }
 }

@@ -6,8 +6,9 @@
 //! mblocks that no edit names, which recovery deletes.
 //!
 //! The MDC is rewritten in the background. What it is rewritten from is the shape as of the last
-//! edit, which is shared, not copied: an edit replaces the whole shape while the MDC's append lock
-//! is held, and a snapshot is one more reference to it.
+//! edit, which is shared, not copied: an edit makes another shape, which has most of it in common
+//! with the one before, and replaces that while the MDC's append lock is held; a snapshot is one
+//! more reference to it.
 
 #[cfg(test)]
 mod contradictions;
