@@ -78,6 +78,8 @@ pub(crate) fn all() -> Vec<Load> {
         load("window of 200k x 116 B, 30 times", 200_000, 20, 116, Keys::Window, 30),
         load("delete 90 % of 500k x 1 KB", 500_000, 20, 1000, Keys::DeleteMost, 1),
         load("uniform 100M x 1 KB (100 GB), twice", 100_000_000, 500, 1000, Keys::Uniform, 2),
+        load("load 100M x 100 B", 100_000_000, 1000, 100, Keys::Uniform, 0),
+        load("uniform 50M x 100 B, 3 times", 50_000_000, 1000, 100, Keys::Uniform, 3),
         Load {
             rate: 40e6,
             ..load(

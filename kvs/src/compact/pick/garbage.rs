@@ -49,11 +49,14 @@ impl Garbage {
         self.by_root + self.in_leaves + self.unreferenced
     }
 
-    /// In percent of all that the tree has on the medium, if it is due.
+    /// How far it is over its limit, in percent, if it is due: as a part of what is not garbage, so
+    /// that space weighs as much as it grows.
     fn due(self, tree: &TreeShape, limits: Limits) -> Option<u64> {
-        let pct = percent(self.total(), tree.bytes());
-        let is_due = self.total() >= GARBAGE_BYTES_MIN && pct >= limits.garbage_pct_max;
-        is_due.then(|| percent(pct, limits.garbage_pct_max))
+        let (total, limit) = (self.total(), limits.garbage_pct_max.min(99));
+        let pct = percent(total, tree.bytes());
+        let of_rest = percent(total, tree.bytes().saturating_sub(total));
+        let over = || percent(of_rest.saturating_mul(100 - limit), 100 * limit);
+        (total >= GARBAGE_BYTES_MIN && pct >= limit).then(|| over().max(100))
     }
 }
 
@@ -63,9 +66,14 @@ pub(crate) fn garbage_bytes(tree: &TreeShape) -> (u64, u64) {
     (Garbage::of(tree).total(), tree.bytes())
 }
 
+/// Whether there is more of it than there may be.
+pub(super) fn is_due(tree: &TreeShape, limits: Limits) -> bool {
+    Garbage::of(tree).due(tree, limits).is_some()
+}
+
 /// Whether the picker looks at vblocks one by one.
 pub(crate) fn needs_vblocks(tree: &TreeShape, limits: Limits) -> bool {
-    limits.shortage.is_some() || Garbage::of(tree).due(tree, limits).is_some()
+    limits.shortage.is_some() || is_due(tree, limits)
 }
 
 fn batch(tree: &TreeShape, limits: Limits) -> Batch {
@@ -75,11 +83,13 @@ fn batch(tree: &TreeShape, limits: Limits) -> Batch {
     }
 }
 
-/// The same merge of a leaf, but that it collects on the way, if garbage is due: the keys are
+/// The same merge of a whole leaf, but that it collects on the way, if garbage is due: the keys are
 /// written either way.
 pub(super) fn along(plan: Plan, tree: &TreeShape, limits: Limits) -> Plan {
-    let is_due = !limits.is_short() && Garbage::of(tree).due(tree, limits).is_some();
-    if !is_due || plan.action != Action::KCompact || plan.node == tree.root.id {
+    let is_due = !limits.is_short() && is_due(tree, limits);
+    let is_whole =
+        |leaf: &NodeShape| leaf.id == plan.node && leaf.run().kvsets.len() == plan.inputs.len();
+    if !is_due || plan.action != Action::KCompact || !tree.leaves.iter().any(is_whole) {
         return plan;
     }
     collect::along(plan, tree, limits, batch(tree, limits))

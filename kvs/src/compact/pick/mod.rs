@@ -10,9 +10,10 @@
 //!    that are put in their order are never written again.
 //! 2. *Leaf keys*: a leaf of `leaf_keys_max` different keys is split into parts of about half of
 //!    that.
-//! 3. *Leaf length*: a leaf of `leaf_len_max` kvsets is merged, keys only; not yet if its newer
-//!    kvsets hold under half as many keys as the oldest, but at twice the length in any case. So
-//!    a key is rewritten about three times while a leaf grows, not once a spill.
+//! 3. *Leaf length*: a leaf of `leaf_len_max` kvsets is merged, keys only: whole, when its newer
+//!    kvsets have as many keys as the oldest (a fifth while garbage is due); else of the newest
+//!    ones those that double in size from one to the next, once there are `leaf_len_max` of them.
+//!    So a key is rewritten once for each doubling, however small the pieces of a spill are.
 //! 4. *Tombstones*: when the root has `tombstone_pct_max` percent as many tombstones as there are
 //!    keys that live, it spills; a leaf with as many is merged, keys only.
 //! 5. *Scatter*: a leaf with a kvset that refers to more than `scatter_max` vblocks gets its values

@@ -1,5 +1,6 @@
 //! PURE: the rules of the picker but for garbage, each with its limit.
 
+use super::garbage;
 use super::shape::{KVSET_BYTES, KvsetShape, Lands, NodeShape, Run, TreeShape};
 use super::{Action, Due, Limits, Plan, Shortage, Why, fits, greatest, length, percent};
 use crate::key::NodeId;
@@ -9,6 +10,11 @@ use crate::key::NodeId;
 const ROOT_FIRST: usize = 2;
 /// Leaves are joined when they have less than this part of what a leaf may have.
 const JOIN_SHARE: u64 = 4;
+
+/// A leaf is merged whole when its newer kvsets have one in so many of the keys of the oldest; and
+/// while garbage is due, of which a whole merge lets go.
+const WHOLE_SHARE: u64 = 1;
+const WHOLE_SHARE_GARBAGE: u64 = 5;
 
 /// Rule 1.
 pub(super) fn root_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
@@ -85,6 +91,11 @@ fn keys(kvsets: &[KvsetShape]) -> u64 {
     kvsets.iter().map(|kvset| kvset.keys).sum()
 }
 
+/// What a merge of their keys writes, at most.
+fn index_bytes(kvsets: &[KvsetShape]) -> u64 {
+    kvsets.iter().map(|kvset| kvset.kblock_bytes).sum::<u64>() + KVSET_BYTES
+}
+
 /// Leaves that the first spill of a tree makes: as many as a split would.
 fn leaves_for(inputs: &[KvsetShape], limits: Limits) -> u64 {
     let bytes: u64 = inputs.iter().map(|kvset| kvset.kblock_bytes).sum();
@@ -100,15 +111,11 @@ pub(super) fn root_blocked(tree: &TreeShape, limits: Limits) -> Option<Due> {
         return None;
     }
     let run = tree.root.run().kvsets;
-    let mut taken = run.len().min(1);
-    while taken < run.len() && run[taken].keys <= keys(&run[..taken]) {
-        taken += 1;
-    }
-    if taken < limits.spill_min.max(2) {
+    let inputs = &run[..doubling(run)];
+    if inputs.len() < limits.spill_min.max(2) {
         return None;
     }
-    let inputs = &run[..taken];
-    let output_bytes = inputs.iter().map(|kvset| kvset.kblock_bytes).sum::<u64>() + KVSET_BYTES;
+    let output_bytes = index_bytes(inputs);
     let plan = Plan {
         node: NodeId::ROOT,
         inputs: inputs.iter().map(|kvset| kvset.id).collect(),
@@ -170,25 +177,48 @@ pub(super) fn join(tree: &TreeShape, limits: Limits) -> Option<Due> {
     fits(limits.room_bytes, output_bytes).then_some(Due { pressure: 100, plan })
 }
 
-/// Rule 3. A single kvset cannot get shorter.
+/// Rule 3.
 pub(super) fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    let leaf = greatest(tree, |leaf| {
-        let (oldest, newer) = leaf.run().kvsets.split_last()?;
-        let newer_keys: u64 = newer.iter().map(|kvset| kvset.keys).sum();
-        let len = newer.len() + 1;
-        let due = len >= limits.leaf_len_max && !newer.is_empty();
-        let worth = newer_keys.saturating_mul(2) >= oldest.keys
-            || if limits.is_short() {
-                len >= Limits::DEFAULT.leaf_len_max * 2
-                    || tree.pays(killers(newer, limits), leaf.index_bytes())
-            } else {
-                len >= limits.leaf_len_max.saturating_mul(2)
-            };
-        (due && worth && fits(limits.room_bytes, leaf.index_bytes())).then_some(length(len))
-    })?;
-    let len = length(leaf.run().kvsets.len());
-    let pressure = percent(len, length(limits.leaf_len_max));
-    Some(Due { pressure, plan: leaf.plan(Action::KCompact, Why::LeafLength) })
+    let len = |leaf: &NodeShape| leaf.run().kvsets.len();
+    let leaf = greatest(tree, |leaf| too_many(tree, leaf, limits).map(|_| len(leaf)))?;
+    let inputs = too_many(tree, leaf, limits)?;
+    let pressure = percent(length(len(leaf)), length(limits.leaf_len_max));
+    Some(Due { pressure, plan: leaf.plan_of(inputs, Action::KCompact, Why::LeafLength) })
+}
+
+/// The kvsets of a leaf that are merged because there are too many, if there is room. All of them,
+/// if the newer ones have enough keys; else the newest ones, of which each has at most as many keys
+/// as those above it together; and at twice the length all but the oldest.
+fn too_many<'a>(tree: &TreeShape, leaf: &'a NodeShape, limits: Limits) -> Option<&'a [KvsetShape]> {
+    let all = leaf.run().kvsets;
+    let (oldest, newer) = all.split_last()?;
+    if newer.is_empty() || all.len() < limits.leaf_len_max {
+        return None;
+    }
+    let even = &newer[..doubling(newer)];
+    let is_long = |limits: Limits| all.len() >= limits.leaf_len_max.saturating_mul(2);
+    let pays = || tree.pays(killers(newer, limits), leaf.index_bytes());
+    let share = if garbage::is_due(tree, limits) { WHOLE_SHARE_GARBAGE } else { WHOLE_SHARE };
+    let inputs = if keys(newer).saturating_mul(share) >= oldest.keys {
+        all
+    } else if limits.is_short() {
+        (is_long(Limits::DEFAULT) || pays()).then_some(all)?
+    } else if even.len() >= limits.leaf_len_max.max(2) {
+        even
+    } else {
+        (is_long(limits) && newer.len() >= 2).then_some(newer)?
+    };
+    fits(limits.room_bytes, index_bytes(inputs)).then_some(inputs)
+}
+
+/// How many of the newest kvsets at least double in size from the first on, so that a key is
+/// written once for each doubling.
+fn doubling(kvsets: &[KvsetShape]) -> usize {
+    let mut taken = kvsets.len().min(1);
+    while taken < kvsets.len() && kvsets[taken].keys <= keys(&kvsets[..taken]) {
+        taken += 1;
+    }
+    taken
 }
 
 /// Rule 4, for the root: deletes are taken to what they delete when there are many of them for what

@@ -226,7 +226,13 @@ impl NodeShape {
 
     /// A job on the kvsets of its run.
     pub(super) fn plan(&self, action: Action, why: Why) -> Plan {
-        let kvsets = self.run().kvsets;
+        self.plan_of(self.run().kvsets, action, why)
+    }
+
+    /// A job on some of the kvsets of its run, which lie one above the other.
+    pub(super) fn plan_of(&self, kvsets: &[KvsetShape], action: Action, why: Why) -> Plan {
+        let kblock_bytes: u64 = kvsets.iter().map(|kvset| kvset.kblock_bytes).sum();
+        let keys = kvsets.iter().map(|kvset| kvset.keys).sum();
         let values = if action == Action::KvCompact { self.value_bytes() } else { 0 };
         let parts = if let Action::Split { parts } = action { length(parts) } else { 1 };
         Plan {
@@ -235,9 +241,9 @@ impl NodeShape {
             action,
             why,
             vblocks: Vec::new(),
-            distinct_keys: self.distinct_keys,
+            distinct_keys: self.distinct_keys.min(keys),
             new_leaves: action.reshapes().then_some(parts),
-            output_bytes: self.kblock_bytes() + values + parts * KVSET_BYTES,
+            output_bytes: kblock_bytes + values + parts * KVSET_BYTES,
         }
     }
 }

@@ -216,6 +216,8 @@ impl Sim {
         if let Action::Join { .. } = plan.action {
             panic!("no leaf gets small");
         }
+        // The newest ones, or all.
+        let below = self.leaves[at].kvsets.split_off(plan.inputs.len());
         let inputs = std::mem::take(&mut self.leaves[at].kvsets);
         assert_eq!(inputs.iter().map(|kvset| kvset.shape.id).collect::<Vec<_>>(), plan.inputs);
         let mut refs = self.merge(&inputs, KEYS * self.leaves[at].millionths / 1_000_000);
@@ -234,7 +236,8 @@ impl Sim {
         let id = self.leaves[at].id;
         let leaves = kvsets.into_iter().enumerate().map(|(part, kvset)| {
             let id = if part == 0 { id } else { NodeId::new(kvset.shape.id.get()) };
-            Leaf { id, millionths: share_of(millionths, part as u64, parts), kvsets: vec![kvset] }
+            let kvsets = std::iter::once(kvset).chain(below.iter().cloned()).collect();
+            Leaf { id, millionths: share_of(millionths, part as u64, parts), kvsets }
         });
         self.leaves.splice(at..=at, leaves);
     }

@@ -141,9 +141,14 @@ fn each_rule_has_its_plan() {
         ("leaf: 9 9", "-"),
         ("leaf: 9 9 9", "k_compact leaf_length 1: 1 2 3"),
         ("leaf: 9 9 90", "-"),
-        ("leaf: 20 25 90", "k_compact leaf_length 1: 1 2 3"),
-        ("leaf: 1 1 1 1 90", "-"),
-        ("leaf: 1 1 1 1 1 90", "k_compact leaf_length 1: 1 2 3 4 5 6"),
+        ("leaf: 40 50 90", "k_compact leaf_length 1: 1 2 3"),
+        ("leaf: 1 1 1 90", "k_compact leaf_length 1: 1 2 3"),
+        ("leaf: 1 1 1 3 9 90", "k_compact leaf_length 1: 1 2 3 4"),
+        ("leaf: 1 3 9 27 90", "-"),
+        ("leaf: 1 3 9 27 81 900", "k_compact leaf_length 1: 1 2 3 4 5"),
+        // Whole sooner, where garbage is due.
+        ("leaf: 10 20 30 250", "-"),
+        ("leaf: 10 20 30 250\n leaf: 990 990 = 990", "k_compact leaf_length 1: 1 2 3 4"),
         // 4
         ("leaf: 10/3", "-"),
         ("leaf: 9/3", "k_compact tombstones 1: 1"),
