@@ -27,7 +27,8 @@
 //! in microseconds: the median, the 99th percentile, and the longest. `alone` is what is left of it
 //! without the time for which the thread was ready and had no processor.
 //!
-//! "Pages waited for" are those that were read page by page, by anybody, while a scan was under way.
+//! "Pages waited for" are those that were read page by page, by anybody, while a scan was under
+//! way.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "prints its results")]
 #![allow(
     clippy::cast_possible_truncation,
