@@ -3,7 +3,6 @@
 //! The first is known: the bytes of the objects that its kvsets refer to. The second is an
 //! estimate: sketches tell how many keys of older kvsets newer ones shadow.
 
-use crate::kvset::KvsetMeta;
 use crate::metrics::{MetricKind, Sample, emit};
 use crate::tree::Tree;
 
@@ -25,16 +24,15 @@ pub(crate) fn visit(tree: &Tree, see: &mut dyn FnMut(Sample<'_>)) {
 }
 
 fn bytes(tree: &Tree) -> Bytes {
-    let sum = |of: fn(&KvsetMeta) -> u64| tree.kvsets().map(|kvset| of(kvset.meta())).sum::<u64>();
-    let index_bytes = sum(|meta| meta.kblock_bytes);
+    let totals = tree.totals();
     let live = live_bytes(Stored {
-        keys: sum(|meta| meta.keys),
+        keys: totals.keys,
         distinct_keys: tree.distinct_keys(),
-        tombstones: sum(|meta| meta.tombstones),
-        index_bytes,
-        value_bytes: sum(|meta| meta.value_bytes),
+        tombstones: totals.tombstones,
+        index_bytes: totals.kblock_bytes,
+        value_bytes: totals.value_bytes,
     });
-    let used = index_bytes + tree.vblock_bytes();
+    let used = totals.kblock_bytes + totals.vblock_bytes;
     Bytes { used, live: live.min(used) }
 }
 

@@ -359,15 +359,13 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 }
 
 fn info(tree: &Tree) -> KvsInfo {
-    let sum = |what: fn(&crate::kvset::KvsetMeta) -> u64| {
-        tree.kvsets().map(|kvset| what(kvset.meta())).sum()
-    };
+    let totals = tree.totals();
     KvsInfo {
         name: tree.name.to_string(),
-        keys_estimate: tree.distinct_keys().saturating_sub(sum(|meta| meta.tombstones)),
-        value_bytes: sum(|meta| meta.value_bytes),
-        index_bytes: sum(|meta| meta.kblock_bytes),
-        kvsets: tree.kvsets().count() as u64,
+        keys_estimate: tree.distinct_keys().saturating_sub(totals.tombstones),
+        value_bytes: totals.value_bytes,
+        index_bytes: totals.kblock_bytes,
+        kvsets: totals.kvsets,
         leaves: tree.leaves.len() as u64,
     }
 }
@@ -442,7 +440,7 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
         let info = info(tree);
         let labels = [("kvs", &*info.name)];
         gauge("kvs_keys", "Keys that live in kvsets, about.", &labels, info.keys_estimate);
-        let tombstones = tree.kvsets().map(|kvset| kvset.meta().tombstones).sum();
+        let tombstones = tree.totals().tombstones;
         gauge("kvs_tombstones", "Tombstones in kvsets.", &labels, tombstones);
         gauge("kvs_value_bytes", "Bytes of values that keys point at.", &labels, info.value_bytes);
         gauge("kvs_index_bytes", "Bytes of kblocks.", &labels, info.index_bytes);

@@ -47,7 +47,11 @@ pub(crate) fn renew(store: &Store) -> Result<u64> {
         count += renewed.len() as u64;
         let leaving_bytes = some.iter().map(|kvset| kvset.resident_index_bytes()).sum();
         warm::bring(store, &renewed.values(), leaving_bytes);
-        store.update_view(|view| exchanged(view, &renewed));
+        {
+            // Trees change under it only.
+            let _versions = store.versions.lock();
+            store.update_view(|view| exchanged(view, &renewed));
+        }
     }
     Ok(count)
 }

@@ -184,7 +184,7 @@ fn trees(live: &Live, kvsets: Opened, references: &References) -> Vec<Tree> {
     let tree = |(id, kvs): (&KvsId, &Arc<LiveKvs>)| {
         let mut edit = edits.remove(id).unwrap_or_default();
         edit.leaves_add = kvs.leaves.iter().map(|(node, key)| (*node, key.clone())).collect();
-        Tree::new(*id, &kvs.name).edited(&edit, references.vblock_bytes(*id))
+        Tree::new(*id, &kvs.name).edited(&edit, &|id| references.len_of(id))
     };
     live.kvs.iter().map(tree).collect()
 }

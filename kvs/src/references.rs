@@ -1,9 +1,8 @@
-//! Who references which mblock, and how many bytes of vblocks each KVS has.
+//! Who references which mblock, over all trees.
 //!
 //! A vblock may be shared by kvsets of one KVS; what no kvset references any more is dead.
 
 use crate::error::Result;
-use crate::key::KvsId;
 use crate::kvset::KvsetMeta;
 use mpool::{MblockId, Pool};
 use std::collections::BTreeMap;
@@ -15,29 +14,24 @@ struct Use {
     /// Kvsets that reference it.
     kvsets: u32,
     len_bytes: u64,
-    is_vblock: bool,
 }
 
 /// Every mblock of a database.
 #[derive(Debug, Default)]
 pub(crate) struct References {
     mblocks: BTreeMap<MblockId, Use>,
-    vblock_bytes: BTreeMap<KvsId, u64>,
 }
 
 impl References {
     /// Counts a kvset's references.
     pub(crate) fn add(&mut self, pool: &Arc<Pool>, meta: &KvsetMeta) -> Result<()> {
-        for (id, is_vblock) in mblocks_of(meta) {
+        for (id, _) in mblocks_of(meta) {
             if let Some(used) = self.mblocks.get_mut(&id) {
                 used.kvsets += 1;
                 continue;
             }
             let len_bytes = pool.mblock(id)?.len_bytes();
-            self.mblocks.insert(id, Use { kvsets: 1, len_bytes, is_vblock });
-            if is_vblock {
-                *self.vblock_bytes.entry(meta.kvs).or_default() += len_bytes;
-            }
+            self.mblocks.insert(id, Use { kvsets: 1, len_bytes });
         }
         Ok(())
     }
@@ -51,10 +45,6 @@ impl References {
             if used.kvsets > 0 {
                 continue;
             }
-            if used.is_vblock {
-                let bytes = self.vblock_bytes.get_mut(&meta.kvs);
-                *bytes.expect("counted when it was added") -= used.len_bytes;
-            }
             self.mblocks.remove(&id);
             dead.push(id);
         }
@@ -66,9 +56,9 @@ impl References {
         self.mblocks.contains_key(&id)
     }
 
-    /// Bytes of all vblocks of a KVS on the medium.
-    pub(crate) fn vblock_bytes(&self, kvs: KvsId) -> u64 {
-        self.vblock_bytes.get(&kvs).copied().unwrap_or(0)
+    /// How long a referenced one is.
+    pub(crate) fn len_of(&self, id: MblockId) -> u64 {
+        self.mblocks.get(&id).expect("what a kvset refers to is counted").len_bytes
     }
 }
 

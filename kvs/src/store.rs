@@ -90,7 +90,7 @@ pub(crate) struct Store {
 #[derive(Default)]
 pub(crate) struct Change {
     pub(crate) kvs: Option<KvsId>,
-    pub(crate) remove: Vec<KvsetId>,
+    pub(crate) remove: Vec<(NodeId, Arc<Kvset>)>,
     pub(crate) add: Vec<(NodeId, BuiltKvset)>,
     /// Kvsets that are removed from one node and added to another.
     pub(crate) moved: Vec<(NodeId, Arc<Kvset>)>,
@@ -120,7 +120,8 @@ impl Change {
             writers.extend(built.writers);
             metas.push((node, built.meta));
         }
-        items.extend(remove.iter().map(|kvset| Item::KvsetRemove { kvset: *kvset }));
+        let gone = remove.iter().map(|(_, kvset)| Item::KvsetRemove { kvset: kvset.meta().id });
+        items.extend(gone);
         items.extend(leaves_remove.iter().map(|node| Item::LeafRemove { kvs, node: *node }));
         for (node, first_key) in &leaves_add {
             items.push(Item::LeafAdd { kvs, node: *node, first_key: first_key.clone() });
@@ -301,10 +302,8 @@ impl Store {
 
     /// Has the indexes in memory that an edit adds, before anybody reads there.
     fn bring_indexes(&self, edits: &[(KvsId, TreeEdit)]) {
-        let leaving = |(kvs, edit): &(KvsId, TreeEdit)| {
-            self.tree(*kvs).map_or(0, |tree| warm::leaving_bytes(&tree, edit))
-        };
-        let leaving_bytes = edits.iter().map(leaving).sum();
+        let leaving = edits.iter().flat_map(|(_, edit)| &edit.remove);
+        let leaving_bytes = leaving.map(|(_, kvset)| kvset.resident_index_bytes()).sum();
         let new = edits.iter().flat_map(|(_, edit)| &edit.add).map(|(_, kvset)| kvset);
         warm::bring(self, &new, leaving_bytes);
     }
@@ -320,11 +319,8 @@ impl Store {
         for (_, kvset) in edits.iter().flat_map(|(_, edit)| &edit.add) {
             versions.references.add(&self.pool, kvset.meta())?;
         }
-        for (kvs, edit) in edits {
-            let tree = self.tree(*kvs).expect("the view knows every KVS of the manifest");
-            for kvset in tree.kvsets().filter(|kvset| edit.remove.contains(&kvset.meta().id)) {
-                dead.extend(versions.references.take(kvset.meta()));
-            }
+        for (_, kvset) in edits.iter().flat_map(|(_, edit)| &edit.remove) {
+            dead.extend(versions.references.take(kvset.meta()));
         }
         Ok(dead)
     }
@@ -375,18 +371,24 @@ impl Store {
         }
     }
 
-    /// The view after an edit, without the memtable it flushed.
+    /// The view after an edit, without the memtable it flushed. Trees change under the lock of the
+    /// versions only; so they are made before the view is locked, which the leader of a commit
+    /// waits for when it seals a memtable.
     fn publish_trees(
         &self,
         edits: &[(KvsId, TreeEdit)],
         references: &References,
         flushed: Option<Flushed>,
     ) {
+        let view = self.view.load_full();
+        let edited = |(kvs, edit): &(KvsId, TreeEdit)| {
+            let tree = view.trees.get(kvs).expect("the view knows every KVS of the manifest");
+            tree.edited(edit, &|id| references.len_of(id))
+        };
+        let trees: Vec<Tree> = edits.iter().map(edited).collect();
         self.update_view(|view| {
             let mut next = view.clone();
-            for (kvs, edit) in edits {
-                let tree = view.trees.get(kvs).expect("the view knows every KVS of the manifest");
-                let tree = tree.edited(edit, references.vblock_bytes(*kvs));
+            for tree in trees {
                 next.set_tree(tree);
             }
             if let Some(Flushed { last, epoch }) = flushed {
@@ -456,7 +458,7 @@ impl Store {
 /// The kvsets that leave a tree, not only their node.
 fn gone(edit: &TreeEdit) -> impl Iterator<Item = KvsetId> + '_ {
     let stays = |id: &KvsetId| edit.add.iter().any(|(_, kvset)| kvset.meta().id == *id);
-    edit.remove.iter().copied().filter(move |id| !stays(id))
+    edit.remove.iter().map(|(_, kvset)| kvset.meta().id).filter(move |id| !stays(id))
 }
 
 /// Deletes in one commit of the pool: half of what its journal's record holds.

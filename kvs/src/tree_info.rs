@@ -165,7 +165,7 @@ impl Database {
         let tree = store.tree(kvs.id()).ok_or(Error::KvsDropped)?;
         let aside = store.aside(tree.kvs);
         let (shape, limits) = store.picture(&tree, &aside);
-        let sum = |of: fn(&Kvset) -> u64| tree.kvsets().map(|kvset| of(kvset)).sum();
+        let totals = *tree.totals();
         let among = |ids: &BTreeSet<KvsetId>| {
             tree.kvsets().filter(|kvset| ids.contains(&kvset.meta().id)).count() as u64
         };
@@ -174,13 +174,13 @@ impl Database {
             kvs: tree.name.to_string(),
             root_kvsets: tree.root.len() as u64,
             leaves: tree.leaves.len() as u64,
-            kvsets: tree.kvsets().count() as u64,
-            keys: sum(|kvset| kvset.meta().keys),
-            tombstones: sum(|kvset| kvset.meta().tombstones),
-            index_bytes: sum(|kvset| kvset.meta().kblock_bytes),
-            value_bytes: shape.value_bytes,
-            vblocks: vblocks(&tree),
-            vblock_bytes: shape.vblock_bytes,
+            kvsets: totals.kvsets,
+            keys: totals.keys,
+            tombstones: totals.tombstones,
+            index_bytes: totals.kblock_bytes,
+            value_bytes: totals.value_bytes,
+            vblocks: tree.vblocks(),
+            vblock_bytes: totals.vblock_bytes,
             busy: among(&aside.busy),
             left_alone: among(&aside.unreadable),
             nodes,
@@ -194,12 +194,6 @@ impl Database {
     pub fn jobs(&self) -> Vec<JobInfo> {
         self.store().job_infos()
     }
-}
-
-/// How many there are.
-fn vblocks(tree: &Tree) -> u64 {
-    let ids = tree.kvsets().flat_map(|kvset| kvset.meta().vblocks.iter().map(|(id, _)| *id));
-    ids.collect::<BTreeSet<_>>().len() as u64
 }
 
 fn debt(shape: &TreeShape, limits: Limits) -> Debt {
@@ -233,9 +227,7 @@ fn nodes(tree: &Tree, aside: &Aside, page: &TreePage) -> (Vec<NodeInfo>, Option<
         let to = tree.leaves.get(at + 1).map(|next| next.first_key.clone());
         (leaf.id, leaf.first_key.clone(), to, &leaf.kvsets)
     };
-    let first = page.from.as_ref().map_or(0, |key| {
-        tree.leaves.partition_point(|leaf| leaf.first_key <= *key).saturating_sub(1)
-    });
+    let first = page.from.as_ref().map_or(0, |key| tree.leaves.place_of(key).unwrap_or(0));
     let root = page.from.is_none().then_some(root);
     let mut room = page.kvsets_max.max(1);
     let mut shown: Vec<NodeInfo> = Vec::new();

@@ -29,7 +29,7 @@ pub(crate) struct View {
     /// Newest first.
     pub(crate) sealed: Vec<Arc<Sealed>>,
     /// Changed by [`set_tree`](Self::set_tree) and [`without_tree`](Self::without_tree).
-    pub(crate) trees: BTreeMap<KvsId, Arc<Tree>>,
+    pub(crate) trees: Arc<BTreeMap<KvsId, Arc<Tree>>>,
     lagging: Lagging,
 }
 
@@ -37,7 +37,7 @@ impl View {
     /// One with an empty memtable.
     pub(crate) fn new(active: Memtable, trees: impl IntoIterator<Item = Tree>) -> Self {
         let (sealed, active) = (Vec::new(), Arc::new(active));
-        let (none, lagging) = (BTreeMap::new(), Lagging::new());
+        let (none, lagging) = (Arc::default(), Lagging::new());
         let mut view = Self { epoch: 0, active, sealed, trees: none, lagging };
         trees.into_iter().for_each(|tree| view.set_tree(tree));
         view
@@ -83,13 +83,13 @@ impl View {
         } else {
             self.lagging.remove(&tree.kvs);
         }
-        self.trees.insert(tree.kvs, Arc::new(tree));
+        Arc::make_mut(&mut self.trees).insert(tree.kvs, Arc::new(tree));
     }
 
     /// One tree gone.
     pub(crate) fn without_tree(&self, kvs: KvsId) -> Self {
         let mut next = self.clone();
-        next.trees.remove(&kvs);
+        Arc::make_mut(&mut next.trees).remove(&kvs);
         next.lagging.remove(&kvs);
         next
     }

@@ -14,7 +14,7 @@
 
 use crate::kvset::{IndexPart, Kvset};
 use crate::store::Store;
-use crate::tree::{Tree, TreeEdit};
+use crate::tree::Tree;
 use crate::view::View;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -82,8 +82,7 @@ fn fits(bytes: u64, room: u64, budget_left: u64) -> bool {
 /// Reads all values into the map if they fit, so that a data set that fits in memory is read from
 /// the drive once, in order, and not page by page.
 fn warm_values(store: &Store, view: &View) {
-    let values =
-        |tree: &Arc<Tree>| tree.kvsets().map(|kvset| kvset.meta().value_bytes).sum::<u64>();
+    let values = |tree: &Arc<Tree>| tree.totals().value_bytes;
     let bytes: u64 = view.trees.values().map(values).sum();
     if bytes == 0 || bytes > store.pool.reaper().room() {
         return;
@@ -99,15 +98,6 @@ fn warm_values(store: &Store, view: &View) {
         }
     }
     tracing::info!(bytes = loaded, "values are in memory");
-}
-
-/// Bytes of the indexes in memory that an edit removes.
-pub(crate) fn leaving_bytes(tree: &Tree, edit: &TreeEdit) -> u64 {
-    if edit.remove.is_empty() {
-        return 0;
-    }
-    let leaves = |kvset: &&Arc<Kvset>| edit.remove.contains(&kvset.meta().id);
-    tree.kvsets().filter(leaves).map(|kvset| kvset.resident_index_bytes()).sum()
 }
 
 /// Reads indexes of new kvsets, which nobody sees yet; `leaving_bytes` of others go.

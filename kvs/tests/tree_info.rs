@@ -128,8 +128,9 @@ fn what_compaction_leaves_alone_is_marked_and_its_job_says_why() {
     for n in 0..5 {
         flush_keys(&db, &kvs, n..n + 2, &[b'v'; 300]);
     }
-    device.set_faults(Faults { read_eio_at: Some(0), ..Faults::default() });
+    device.set_faults(Faults { unreadable: Some((0, 512 * MIB)), ..Faults::default() });
     db.compact().unwrap();
+    device.set_faults(Faults::default());
     let tree = whole(&db);
     assert!(tree.left_alone > 0, "{tree:?}");
     let marked = tree.nodes[0].kvsets.iter().filter(|kvset| kvset.left_alone).count() as u64;

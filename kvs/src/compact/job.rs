@@ -47,12 +47,13 @@ pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -
 fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
     // The plan's nodes are busy, so nothing but a drop of the KVS can have changed them.
     let Some(tree) = store.tree(kvs) else { return Ok(()) };
-    let inputs = inputs(&tree, &plan.inputs);
+    let from = inputs_of(&tree, plan);
+    let inputs: Vec<Arc<Kvset>> = from.iter().map(|(_, kvset)| Arc::clone(kvset)).collect();
     progress.entries_total.add(inputs.iter().map(|kvset| kvset.meta().keys).sum());
     if let Action::Move { new_leaf } = plan.action {
-        return relocate(store, &tree, plan, (&inputs[0], new_leaf));
+        return relocate(store, &tree, plan, (from, new_leaf));
     }
-    let mut job = Job::new(store, &tree, plan, &inputs);
+    let mut job = Job::new(store, &tree, plan, from);
     job.written_bytes = Some(&progress.written_bytes);
     let cursor = |kvset: &Arc<Kvset>| {
         kvset.cursor(ReadMode::Direct).counting(Arc::clone(&progress.read_bytes))
@@ -91,11 +92,11 @@ fn relocate(
     store: &Store,
     tree: &Tree,
     plan: &Plan,
-    (kvset, new_leaf): (&Arc<Kvset>, bool),
+    (from, new_leaf): (Vec<(NodeId, Arc<Kvset>)>, bool),
 ) -> Result<()> {
+    let kvset = Arc::clone(&from[0].1);
     let min_key = &kvset.meta().min_key;
-    let mut change =
-        Change { kvs: Some(tree.kvs), remove: plan.inputs.clone(), ..Change::default() };
+    let mut change = Change { kvs: Some(tree.kvs), remove: from, ..Change::default() };
     let node = if new_leaf {
         let node = store.new_node_id();
         // The first leaf has all keys from the start.
@@ -105,15 +106,22 @@ fn relocate(
     } else {
         tree.route(min_key).expect("a kvset that lands in a leaf has one").id
     };
-    change.moved.push((node, Arc::clone(kvset)));
+    change.moved.push((node, Arc::clone(&kvset)));
     store.install(vec![change], Vec::new(), None, || Ok(()))?;
     store.metrics.compactions.of(plan.action, plan.why).done.add(1);
     Ok(())
 }
 
-fn inputs(tree: &Tree, ids: &[KvsetId]) -> Vec<Arc<Kvset>> {
-    let find = |id: &KvsetId| tree.kvsets().find(|kvset| kvset.meta().id == *id).cloned();
-    ids.iter().map(|id| find(id).expect("a busy kvset stays in its tree")).collect()
+/// A plan's inputs, each with its node.
+fn inputs_of(tree: &Tree, plan: &Plan) -> Vec<(NodeId, Arc<Kvset>)> {
+    let with = if let Action::Join { with } = plan.action { Some(with) } else { None };
+    let nodes = std::iter::once(plan.node).chain(with);
+    let there: Vec<(NodeId, &Arc<Kvset>)> = nodes
+        .flat_map(|node| tree.kvsets_of(node).iter().map(move |kvset| (node, kvset)))
+        .collect();
+    let find = |id: &KvsetId| there.iter().find(|(_, kvset)| kvset.meta().id == *id);
+    let input = |id| find(id).map(|(node, kvset)| (*node, Arc::clone(kvset)));
+    plan.inputs.iter().map(|id| input(id).expect("a busy kvset stays in its node")).collect()
 }
 
 /// Where the next keys go.
@@ -146,9 +154,10 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(store: &'a Store, tree: &'a Tree, plan: &Plan, inputs: &[Arc<Kvset>]) -> Self {
-        let mut change =
-            Change { kvs: Some(tree.kvs), remove: plan.inputs.clone(), ..Change::default() };
+    fn new(store: &'a Store, tree: &'a Tree, plan: &Plan, from: Vec<(NodeId, Arc<Kvset>)>) -> Self {
+        let inputs: Vec<Arc<Kvset>> = from.iter().map(|(_, kvset)| Arc::clone(kvset)).collect();
+        let inputs = &inputs[..];
+        let mut change = Change { kvs: Some(tree.kvs), remove: from, ..Change::default() };
         let mut targets = match plan.action {
             Action::Spill => spill_targets(store, tree, &mut change),
             Action::Move { .. } => unreachable!("a kvset that moves is not merged"),

@@ -100,6 +100,13 @@ impl Kvset {
         Ok(Arc::new(Self { pool: Arc::clone(pool), meta, kblocks, index, values }))
     }
 
+    /// A kvset that says this of itself, for tests that look no deeper.
+    #[cfg(test)]
+    pub(crate) fn posing_as(&self, meta: KvsetMeta) -> Arc<Self> {
+        let (pool, index) = (Arc::clone(&self.pool), Arc::clone(&self.index));
+        Arc::new(Self { pool, meta, kblocks: Arc::clone(&self.kblocks), index, values: None })
+    }
+
     /// The vblocks that it refers to, with the length of each.
     pub(crate) fn vblock_lens(&self) -> impl Iterator<Item = (MblockId, u64)> {
         let len = |at| self.values.as_ref().map_or(0, |values| values.mblock(at).len_bytes());

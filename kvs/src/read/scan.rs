@@ -39,7 +39,7 @@ pub(crate) fn visible(
     let dead = dead::hints::walk_of(store, view, (kvs, at), way, holes);
     let tree = view.trees.get(&kvs).cloned();
     let pool = Arc::clone(&store.pool);
-    let values = |tree: &Arc<Tree>| tree.kvsets().map(|kvset| kvset.meta().value_bytes).sum();
+    let values = |tree: &Arc<Tree>| tree.totals().value_bytes;
     let fits = move || tree.as_ref().map_or(0, values) <= pool.reaper().room();
     let ahead = ScanAhead::new(&store.read_ahead, Box::new(fits));
     Visible::new(merged(view, kvs, (holes, &ahead)), at, range).with_dead(dead)
@@ -77,7 +77,7 @@ impl Leaves {
 
     /// The leaf whose range holds `key`; every key has one.
     fn index_of(&self, key: &[u8]) -> usize {
-        self.tree.leaves.partition_point(|leaf| *leaf.first_key <= *key).saturating_sub(1)
+        self.tree.leaves.place_of(key).unwrap_or(0)
     }
 
     /// From `merge`, which stands in leaf `index`, on to the first leaf that has something.

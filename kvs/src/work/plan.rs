@@ -241,7 +241,7 @@ impl Jobs {
 pub(super) fn shape(tree: &Tree, aside: &Aside, limits: Limits) -> TreeShape {
     let mut shape = tree.shape(aside);
     if pick::needs_vblocks(&shape, limits) {
-        shape.vblocks = tree.vblock_shapes(aside);
+        shape.vblocks = tree.vblock_shapes(aside, pick::GARBAGE_BYTES_MIN);
     }
     shape
 }

@@ -29,7 +29,7 @@ use mpool::MblockId;
 
 /// Garbage of a vblock, in bytes, below which rewriting its values is not worth a job: its head and
 /// the rest of its last unit look like garbage, and stay.
-const GARBAGE_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const GARBAGE_BYTES_MIN: u64 = 64 << 10;
 
 /// What is collected together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,6 +59,7 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use collect::GARBAGE_BYTES_MIN;
 pub(crate) use due::{DueWork, due};
 pub(crate) use garbage::{garbage_bytes, needs_vblocks};
 pub(crate) use plan::{Action, Plan, Why};

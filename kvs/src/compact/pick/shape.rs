@@ -53,7 +53,8 @@ pub(crate) struct NodeShape {
 pub(crate) struct TreeShape {
     pub(crate) root: NodeShape,
     pub(crate) leaves: Vec<NodeShape>,
-    /// Each vblock; none unless [`super::needs_vblocks`] says so.
+    /// Each vblock with garbage that may be worth a job; none unless [`super::needs_vblocks`] says
+    /// so.
     pub(crate) vblocks: Vec<VblockShape>,
     /// All its vblocks on the medium.
     pub(crate) vblock_bytes: u64,

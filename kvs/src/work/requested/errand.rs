@@ -319,7 +319,7 @@ impl Errand {
 
 /// The place of the leaf that holds a key.
 fn place_of(tree: &Tree, key: &[u8]) -> Option<usize> {
-    tree.leaves.partition_point(|leaf| *leaf.first_key <= *key).checked_sub(1)
+    tree.leaves.place_of(key)
 }
 
 /// The first key after a leaf.
