@@ -149,3 +149,40 @@ fn refresh_cache(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<
         Ok(())
     })
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use crate::db::Database;
+    use crate::key::NodeId;
+    use crate::manifest::record::Item;
+    use crate::options::{Durability, Options};
+    use mpool::{Pool, SimDevice};
+    use std::sync::Arc;
+
+    /// Each try of a flush, or of a compaction, left its objects behind until the next open, and
+    /// so filled the volume.
+    #[test]
+    fn what_the_manifest_has_no_room_for_leaves_no_objects() {
+        let mut options = Options { background_threads: 0, ..Options::default() };
+        options.pool.background = false;
+        let pool = Pool::create(Arc::new(SimDevice::new(1 << 30)), &options.pool).unwrap();
+        let db = Database::open_pool(pool, options).unwrap();
+        let kvs = db.create_kvs("k").unwrap();
+        kvs.put(b"key", &[7; 10_000], Durability::Sync).unwrap();
+        let leaf = |n: u16| {
+            let first_key = format!("{n:06}{}", "k".repeat(1300)).into();
+            let node = NodeId::new(1000 + u64::from(n));
+            Item::LeafAdd { kvs: kvs.id(), node, first_key }
+        };
+        let append = |n| db.store().versions.lock().manifest.append(&[leaf(n)]);
+        (1..u16::MAX).find(|n| append(*n).is_err()).expect("it becomes full");
+        let objects = || db.pool().mblock_ids().len();
+        let before = objects();
+        for _ in 0..3 {
+            let error = db.flush().unwrap_err();
+            assert!(error.to_string().contains("bytes"), "{error}");
+        }
+        assert_eq!(objects(), before);
+    }
+}

@@ -279,7 +279,14 @@ impl Store {
             return if dropped { Err(Error::KvsDropped) } else { opened.map(|_| ()) };
         }
         let edits = opened.expect("checked above");
-        self.append(&mut versions, &items)?;
+        if let Err(error) = self.append(&mut versions, &items) {
+            drop(versions);
+            // After any other failure nobody knows whether the edit names them.
+            if error.scope() == Scope::Moment {
+                self.abandon(&fresh);
+            }
+            return Err(error);
+        }
         let dead = self.count_references(&mut versions, &edits)?;
         before_publish()?;
         self.publish_trees(&edits, &versions.references, flushed);
