@@ -5,7 +5,7 @@
 
 mod support;
 
-use kvs::{Database, Durability, Kvs, Options};
+use kvs::{Database, Durability, Kvs, Options, Range};
 use mpool::{Device, Faults, IoBuf, SimDevice};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -222,4 +222,64 @@ fn a_read_that_fails_once_leaves_nothing_alone() {
     db.compact().unwrap();
     assert!(gauge(&db, "left_alone", "kvset") < 0.5);
     assert!(gauge(&db, "kvs_kvsets", "k") <= 2.0);
+}
+
+/// A delete above a kvset that cannot be read hides what is older than that one, in whatever merge
+/// it takes part: it may go only when nothing older holds its key.
+fn stay_deleted(compacted_first: bool) {
+    let device = SimDevice::new(512 << 20);
+    let options = Options { value_cache_bytes: Some(0), ..support::options() };
+    let db = support::create(&device, &options).unwrap();
+    let kvs = [db.create_kvs("bad").unwrap()];
+    for round in 0..4 {
+        put_round(&db, &kvs, round);
+    }
+    if compacted_first {
+        db.compact().unwrap();
+    }
+    let before = leaf_pages(&device);
+    kvs[0].put(b"key9999", b"of the page that rots", Durability::Off).unwrap();
+    db.flush().unwrap();
+    for (at, _) in leaf_pages(&device).difference(&before) {
+        device.flip_bit(at + 9, 2);
+    }
+    for n in 0..KEYS / 2 {
+        kvs[0].delete(&key(n), Durability::Off).unwrap();
+    }
+    db.flush().unwrap();
+    for round in 0..30 {
+        for n in KEYS / 2..KEYS {
+            kvs[0].put(&key(n), &value(n, round), Durability::Off).unwrap();
+        }
+        db.flush().unwrap();
+        settle(&db);
+    }
+    assert!(gauge(&db, "left_alone", "kvset") > 0.5, "the page was met");
+    let check = |kvs: &Kvs| {
+        for n in 0..KEYS {
+            let lives = kvs.get(&key(n)).unwrap().is_some();
+            assert_eq!(lives, n >= KEYS / 2, "key {n}");
+        }
+        let shown = kvs.cursor(Range::default()).unwrap().filter_map(Result::ok);
+        let keys: Vec<_> = shown.map(|item| item.key.to_vec()).collect();
+        assert_eq!(keys, (KEYS / 2..KEYS).map(key).collect::<Vec<_>>());
+    };
+    check(&kvs[0]);
+    db.close().unwrap();
+    drop((kvs, db));
+    let db = support::open(&device, &options).unwrap();
+    let kvs = db.kvs("bad").unwrap();
+    check(&kvs);
+    settle(&db);
+    check(&kvs);
+}
+
+#[test]
+fn what_is_deleted_above_a_page_that_rots_in_the_root_stays_deleted() {
+    stay_deleted(false);
+}
+
+#[test]
+fn what_is_deleted_above_a_page_that_rots_above_a_leaf_stays_deleted() {
+    stay_deleted(true);
 }
