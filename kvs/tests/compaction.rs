@@ -236,6 +236,34 @@ fn one_runs_at_a_time_and_can_be_cancelled() {
     assert_eq!(contents(&kvs), map);
 }
 
+/// A job that is ended between two entries has written a part of its output, which must not count.
+#[test]
+fn what_a_cancelled_job_has_written_does_not_count() {
+    let options = Options { background_threads: 1, ..support::options() };
+    let (_device, db, kvs) = database(&options);
+    let mut map = Map::new();
+    // Each turn either catches a job under way, or comes too late and tries again.
+    for round in 0..50_u8 {
+        for n in 0..20_000 {
+            let value = vec![round; 40];
+            kvs.put(&key(n), &value, Durability::Off).unwrap();
+            map.insert(key(n), value);
+        }
+        let asked = db.start_compaction(CompactionRequest::default()).unwrap();
+        let is_under_way = |info: &CompactionInfo| info.bytes_done > 0 || info.state.is_over();
+        while !is_under_way(&asked.info()) {
+            std::thread::yield_now();
+        }
+        asked.cancel();
+        let state = asked.wait().unwrap().state;
+        assert!(contents(&kvs) == map, "round {round}: {state:?}");
+        if state == CompactionState::Cancelled {
+            return;
+        }
+    }
+    panic!("none was caught under way");
+}
+
 #[test]
 fn what_makes_no_sense_or_has_no_room_is_refused() {
     let device = SimDevice::new(96 * MIB);

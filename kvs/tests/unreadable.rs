@@ -283,3 +283,32 @@ fn what_is_deleted_above_a_page_that_rots_in_the_root_stays_deleted() {
 fn what_is_deleted_above_a_page_that_rots_above_a_leaf_stays_deleted() {
     stay_deleted(true);
 }
+
+/// A scan that could not read a live key among many that are deleted must not tell the next one
+/// that nothing lives there.
+#[test]
+fn what_a_scan_cannot_read_is_not_taken_for_deleted() {
+    let device = SimDevice::new(512 << 20);
+    let options = Options { value_cache_bytes: Some(0), ..support::options() };
+    let db = support::create(&device, &options).unwrap();
+    let kvs = db.create_kvs("k").unwrap();
+    let before = leaf_pages(&device);
+    for n in 0..400 {
+        kvs.put(&key(n), &[b'v'; 200], Durability::Off).unwrap();
+    }
+    db.flush().unwrap();
+    let after = leaf_pages(&device);
+    let pages: Vec<u64> = after.difference(&before).map(|(at, _)| *at).collect();
+    for n in (0..400).filter(|n| *n != 200) {
+        kvs.delete(&key(n), Durability::Off).unwrap();
+    }
+    for reverse in [false, true] {
+        let scan = || kvs.cursor(Range { reverse, ..Range::default() }).unwrap();
+        let unreadable = Some((pages[0], pages[pages.len() - 1] + 4096));
+        device.set_faults(Faults { unreadable, ..Faults::default() });
+        assert!(scan().any(|item| item.is_err()), "what is missing is told");
+        device.set_faults(Faults::default());
+        let shown: Vec<_> = scan().map(|item| item.unwrap().key.to_vec()).collect();
+        assert_eq!(shown, [key(200)]);
+    }
+}

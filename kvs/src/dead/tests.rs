@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const KEYS: u64 = 400;
+/// From one batch to the next, so that a run goes through all generations of the table.
+const REVISIONS_APART: u64 = 97;
 
 /// splitmix64.
 struct Rng(u64);
@@ -116,7 +118,7 @@ impl World {
         };
         let keys = first..KEYS.min(first + count);
         let entries: Vec<_> = keys.map(|number| (key(number), put)).collect();
-        let revision = self.now.at + 1;
+        let revision = self.now.at + REVISIONS_APART;
         for (key, put) in &entries {
             self.now.memtables[0].insert((key.clone(), revision, put.then(Vec::new)));
         }

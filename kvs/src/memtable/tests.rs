@@ -257,6 +257,7 @@ proptest! {
     fn seeks_land_where_an_ordered_map_says(
         versions in versions(),
         key in prop::collection::vec(0_u8..3, 1..10),
+        at in 0_u64..7,
     ) {
         let (memtable, mut model) = (Arc::new(Memtable::new(1 << 12)), Model::new());
         for (kvs, key, revision, value) in versions {
@@ -271,6 +272,12 @@ proptest! {
             prop_assert_eq!(at_cursor(&cursor), all.get(split).cloned());
             cursor.seek_before(&key).unwrap();
             prop_assert_eq!(at_cursor(&cursor), split.checked_sub(1).map(|at| all[at].clone()));
+            let is_before = |(found, revision, _): &(Vec<u8>, u64, Option<Vec<u8>>)| {
+                (found, Reverse(*revision)) < (&key, Reverse(at))
+            };
+            cursor.seek_version(&key, Revision::new(at)).unwrap();
+            let split = all.partition_point(is_before);
+            prop_assert_eq!(at_cursor(&cursor), all.get(split).cloned());
         }
     }
 }

@@ -21,8 +21,9 @@ mod user;
 
 use kvs::Options;
 use mpool::ReturnOptions;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use user::{Churn, Counts};
+use user::Churn;
 
 const MIB: u64 = 1 << 20;
 /// Seeds that a run of some time begins with; they have more steps.
@@ -54,6 +55,16 @@ const SMALL: Course = Course {
     threads: 0,
     crashes: false,
 };
+
+/// What has been done.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Keys written, read and walked over.
+    operations: u64,
+    refused: u64,
+    /// Compactions by what they do.
+    jobs: BTreeMap<String, f64>,
+}
 
 fn key(n: u64) -> Vec<u8> {
     let mut key = format!("k{n:06}").into_bytes();

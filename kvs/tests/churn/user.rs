@@ -1,7 +1,7 @@
 //! Who puts, deletes, reads and asks, and knows what must be there.
 
 use crate::support::{self, Rng};
-use crate::{Course, key, options, value};
+use crate::{Counts, Course, key, options, value};
 use kvs::{
     Advance, Compaction, CompactionRequest, CompactionState, Cursor, Database, Durability, Error,
     Kvs, Options, Range, Snapshot, WriteBatch,
@@ -47,16 +47,6 @@ pub(crate) struct Churn {
     pub(crate) counts: Counts,
 }
 
-/// What has been done.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    /// Keys written, read and walked over.
-    pub(crate) operations: u64,
-    pub(crate) refused: u64,
-    /// Compactions by what they do.
-    pub(crate) jobs: BTreeMap<String, f64>,
-}
-
 impl Churn {
     pub(crate) fn new(seed: u64, course: Course) -> Self {
         let (device, options) = (SimDevice::new(course.volume_bytes), options(course));
@@ -98,7 +88,8 @@ impl Churn {
             18..26 => self.put_run(),
             26..34 => self.queue(),
             34..43 => self.delete_run(),
-            43..47 => self.delete_some(),
+            43..46 => self.delete_some(),
+            46 => self.hammer(),
             47..55 => self.get_some(),
             55..72 => self.scan(),
             72..82 => self.go_on(),
@@ -211,6 +202,18 @@ impl Churn {
         let count = 1 + self.below(60);
         let ops: Vec<_> = (0..count).map(|_| (self.below(keys), false)).collect();
         self.write(n, &ops);
+    }
+
+    /// More versions of a key than are stepped over one by one.
+    fn hammer(&mut self) {
+        let (n, at) = (self.some(), self.below(self.course.keys));
+        for _ in 0..=self.below(40) {
+            if self.below(8) == 0 {
+                self.begin_walk();
+            }
+            let put = self.below(5) > 0;
+            self.write(n, &[(at, put)]);
+        }
     }
 
     fn put_run(&mut self) {
