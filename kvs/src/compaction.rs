@@ -135,14 +135,16 @@ impl Database {
     fn asked_for(&self, request: &CompactionRequest) -> Result<VecDeque<(KvsId, Arc<str>)>> {
         let CompactionRequest { kvs, from, to } = request;
         if kvs.is_none() && (from.is_some() || to.is_some()) {
-            return Err(Error::CompactionRange {
-                reason: "a range of keys is of one KVS; name it",
-            });
+            let reason = "a range of keys is of one KVS; name it".into();
+            return Err(Error::CompactionRange { reason });
         }
-        if let (Some(from), Some(to)) = (from, to)
-            && from >= to
+        let first = from.as_deref().unwrap_or_default();
+        if let Some(to) = to
+            && first >= to.as_ref()
         {
-            return Err(Error::CompactionRange { reason: "the range ends before it begins" });
+            let (from, to) = (KeyText(first), KeyText(to));
+            let reason = format!("no key is from {from} on and before {to}; from must be less");
+            return Err(Error::CompactionRange { reason: reason.into() });
         }
         if let Some(name) = kvs {
             self.open_kvs(name)?;

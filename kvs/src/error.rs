@@ -126,7 +126,7 @@ pub enum Error {
     #[error("the compaction has a range that it cannot have: {reason}")]
     CompactionRange {
         /// What is wrong with it.
-        reason: &'static str,
+        reason: Box<str>,
     },
     /// The log has no room for another segment.
     #[error(

@@ -182,7 +182,11 @@ impl Store {
         let time = Duration::from_millis(self.options.recovery_ms);
         let bytes = recovery::log_bytes_max(self.options.wal_bytes_max, time, rate);
         if bytes < self.options.wal_bytes_max {
-            tracing::info!(bytes, rate, "the log is kept short: it was replayed slowly");
+            tracing::info!(
+                bytes,
+                bytes_per_s = rate,
+                "the log is kept as short as recovery_time asks"
+            );
         }
         self.log_bytes_max.store(bytes, Ordering::Relaxed);
     }

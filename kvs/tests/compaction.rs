@@ -278,6 +278,9 @@ fn what_makes_no_sense_or_has_no_room_is_refused() {
     assert!(matches!(range, Error::CompactionRange { .. }) && range.to_string().contains("name"));
     let backwards = start(of(Some("k"), Some(b"m"), Some(b"a")));
     assert!(matches!(backwards, Error::CompactionRange { .. }), "{backwards}");
+    assert!(backwards.to_string().contains(r#"from "m" on and before "a""#), "{backwards}");
+    let empty = start(of(Some("k"), None, Some(b"")));
+    assert!(matches!(empty, Error::CompactionRange { .. }), "{empty}");
     assert!(matches!(start(of(Some("none"), None, None)), Error::NoSuchKvs { .. }));
     assert!(db.compaction().is_none(), "none was begun");
     let (mut n, value) = (0, vec![b'f'; 20_000]);

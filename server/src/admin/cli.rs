@@ -28,8 +28,8 @@ anew, without the garbage among them: that reads and writes all of it once. Whol
 rewritten. Other work goes on beside it. One runs at a time; a stop of the server ends it, and
 what it has done stays done. With --wait an interrupt (Ctrl-C) ends the command, not the compaction.
 
-Exit codes: 0 done   1 parts could not be compacted, and are named   2 wrong usage
-            3 refused, cancelled, or it failed   4 no connection   130 interrupted";
+Exit codes: 0 done   1 parts could not be compacted, and are named; or none is there to show or end
+            2 wrong usage   3 refused, cancelled, or it failed   4 no connection   130 interrupted";
 
 /// Flags of `millpond tree`.
 #[derive(Debug, Args)]

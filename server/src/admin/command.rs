@@ -82,7 +82,8 @@ pub(crate) async fn compact(compact: &Compact) -> Result<(), Failure> {
             ));
         }
     };
-    show(&seen, compact.json, table::compaction)?;
+    let told = if compact.cancel { table::cancelled } else { table::compaction };
+    show(&seen, compact.json, told)?;
     if compact.wait { verdict(&seen) } else { Ok(()) }
 }
 

@@ -109,8 +109,10 @@ fn jobs(value: &Value) -> String {
             _ => "running".to_owned(),
         };
         let node = job["node"].as_u64().map_or_else(|| "-".to_owned(), |_| node_text(&job["node"]));
+        // What was moved was not read.
+        let walked = !(outcome == Some("done") && number(&job["entries"]) == 0);
         let part = number(&job["entries"]).saturating_mul(100);
-        let part = part.checked_div(number(&job["entries_total"]));
+        let part = part.checked_div(number(&job["entries_total"])).filter(|_| walked);
         vec![
             text(&job["number"]),
             text(&job["action"]),
@@ -201,8 +203,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// A compaction that was asked for.
-pub(crate) fn compaction(value: &Value) -> String {
+fn compaction_facts(value: &Value) -> String {
     let what = match value["kvs"].as_str() {
         None => "everything".to_owned(),
         Some(kvs) => {
@@ -236,8 +237,25 @@ pub(crate) fn compaction(value: &Value) -> String {
     if more > 0 {
         let _ = writeln!(out, "           and {more} more");
     }
+    out
+}
+
+/// A compaction that was asked for, or looked at.
+pub(crate) fn compaction(value: &Value) -> String {
+    let mut out = compaction_facts(value);
     if value["running"] == true {
         out.push_str("it goes on in the server; millpond compact --status shows how far it is\n");
+    }
+    out
+}
+
+/// A compaction that was to be cancelled.
+pub(crate) fn cancelled(value: &Value) -> String {
+    let mut out = compaction_facts(value);
+    if value["running"] == true {
+        out.push_str("it was told to end, and will soon; millpond compact --status shows when\n");
+    } else if value["state"] != "cancelled" {
+        out.push_str("it was over before; nothing was cancelled\n");
     }
     out
 }

@@ -255,9 +255,9 @@ pub(super) fn check_allowed(shared: &Shared) -> Result<(), Problem> {
     Err(Problem::new(
         StatusCode::FORBIDDEN,
         ("admin-off", "Administration is off"),
-        "this server does not serve /v1/admin, because it listens where others may reach it; start \
-         it with --admin true if only friends can, or use millpond pool on its host while it is \
-         stopped",
+        "this server does not serve /v1/admin, because it listens where others may reach it, or \
+         was started with --admin false; start it with --admin true if only friends can reach it; \
+         what millpond pool does can also be done on its host while it is stopped",
     ))
 }
 

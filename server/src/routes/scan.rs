@@ -344,7 +344,11 @@ fn line(document: &impl Serialize) -> Vec<u8> {
 fn error_line(shared: &Shared, plan: &Plan, problem: &Problem) -> Vec<u8> {
     shared.metrics.http.fail(problem);
     let why = problem.cause.as_deref().unwrap_or(&problem.detail);
-    tracing::error!(kind = problem.slug, kvs = plan.kvs, why, "a stream broke off");
+    if problem.is_fault() {
+        tracing::error!(kind = problem.slug, kvs = plan.kvs, why, "a stream broke off");
+    } else {
+        tracing::warn!(kind = problem.slug, kvs = plan.kvs, why, "a stream broke off");
+    }
     line(&json!({ "error": problem.document(None) }))
 }
 
