@@ -4,7 +4,7 @@
 //! random number of acknowledgements the process is killed, started again, and every key is
 //! compared with the [`Oracle`]: what was acknowledged is there, what was deleted is not, and what
 //! was under way happened either whole or not at all. `MILLPOND_SEED` replays the choices; the
-//! interleaving of threads stays the machine's.
+//! interleaving of threads stays the machine's. `MILLPOND_ROUNDS` is how often a test kills.
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 
@@ -121,6 +121,8 @@ fn number_of(bytes: &[u8]) -> Option<u64> {
 /// One connection that writes until the server is gone.
 struct Writer {
     id: u64,
+    /// Puts at the tail of its keys and deletes at their head, rather than anywhere.
+    queues: bool,
     random: Random,
     next_number: u64,
     oracle: Oracle,
@@ -128,14 +130,29 @@ struct Writer {
 
 impl Writer {
     fn new(id: u64, seed: u64) -> Self {
-        Self { id, random: Random(seed ^ (id << 32)), next_number: 0, oracle: Oracle::default() }
+        let random = Random(seed ^ (id << 32));
+        Self { id, queues: false, random, next_number: 0, oracle: Oracle::default() }
+    }
+
+    fn key(&self, number: u64) -> String {
+        format!("writer-{}/key-{:02}", self.id, number % KEYS_EACH)
     }
 
     fn choose(&mut self) -> Writes {
         let many = if self.random.below(5) == 0 { 1 + self.random.below(6) } else { 1 };
         let mut writes = BTreeMap::new();
+        if self.queues {
+            for _ in 0..many {
+                self.next_number += 1;
+                let tail = self.next_number;
+                writes.insert(self.key(tail), Some(self.id << 48 | tail));
+                writes.insert(self.key(tail + KEYS_EACH / 2), None);
+            }
+            return writes.into_iter().collect();
+        }
         for _ in 0..many {
-            let key = format!("writer-{}/key-{}", self.id, self.random.below(KEYS_EACH));
+            let key = self.random.below(KEYS_EACH);
+            let key = self.key(key);
             self.next_number += 1;
             let number = self.id << 48 | self.next_number;
             writes.insert(key, (self.random.below(4) > 0).then_some(number));
@@ -198,7 +215,7 @@ fn observe(client: &mut Client, writer: u64) -> BTreeMap<String, u64> {
         .map(|item| item["k"].as_str().unwrap().to_owned())
         .collect();
     let mut observed = BTreeMap::new();
-    for key in (0..KEYS_EACH).map(|key| format!("writer-{writer}/key-{key}")) {
+    for key in (0..KEYS_EACH).map(|key| format!("writer-{writer}/key-{key:02}")) {
         let reply = client.send("GET", &format!("/v1/kv/default/{key}"), b"").unwrap();
         assert_eq!(scanned.contains(&key), reply.status == 200, "scan and read differ on {key}");
         match reply.status {
@@ -214,11 +231,37 @@ fn observe(client: &mut Client, writer: u64) -> BTreeMap<String, u64> {
     observed
 }
 
+/// Asks for compactions, and ends some of them, until the server is gone.
+fn compact(address: SocketAddr, mut random: Random) {
+    const COMPACT: &str = "/v1/admin/compact";
+    let Ok(mut client) = Client::connect(address) else { return };
+    loop {
+        let (method, body) =
+            if random.below(4) == 0 { ("DELETE", &b""[..]) } else { ("POST", &b"{}"[..]) };
+        let Ok(reply) = client.send(method, COMPACT, body) else { return };
+        assert!([200, 202, 404, 409].contains(&reply.status), "{method}: {}", reply.text());
+        for _ in 0..random.below(40) {
+            let Ok(reply) = client.send("GET", COMPACT, b"") else { return };
+            if reply.status == 200 && reply.json()["running"] == false {
+                break;
+            }
+        }
+    }
+}
+
 /// Loads a server until `acknowledgements` have come, then kills it.
-fn load_and_kill(server: Server, writers: &mut [Writer], acknowledgements: u64) {
+fn load_and_kill(
+    server: Server,
+    writers: &mut [Writer],
+    acknowledgements: u64,
+    compacts: Option<Random>,
+) {
     let (tell, acknowledged) = mpsc::channel();
     let address = server.address;
     std::thread::scope(|scope| {
+        if let Some(random) = compacts {
+            scope.spawn(move || compact(address, random));
+        }
         for writer in writers {
             let tell = tell.clone();
             scope.spawn(move || writer.run(address, &tell));
@@ -231,18 +274,26 @@ fn load_and_kill(server: Server, writers: &mut [Writer], acknowledgements: u64) 
     });
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_and_nothing_deleted_comes_back() {
+/// What goes on beside the writers, and how the server is started.
+#[derive(Clone, Copy)]
+struct Course {
+    rounds: u64,
+    compacts: bool,
+    arguments: &'static [&'static str],
+}
+
+fn kill_again_and_again(course: Course, make: impl Fn(u64, u64) -> Writer) {
     let seed = std::env::var("MILLPOND_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
+    let rounds = std::env::var("MILLPOND_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     let directory = TempDir::new().unwrap();
     let mut random = Random(seed);
-    let mut writers: Vec<Writer> = (0..WRITERS).map(|id| Writer::new(id, seed)).collect();
-    for round in 0..ROUNDS {
+    let mut writers: Vec<Writer> = (0..WRITERS).map(|id| make(id, seed)).collect();
+    for round in 0..rounds.unwrap_or(course.rounds) {
         let acknowledgements = 1 + random.below(ACKNOWLEDGEMENTS_MAX);
-        // A small memtable, so that kills also meet flushes and compactions.
-        let server = Server::start(directory.path(), &["--memtable", "1MiB"]);
-        load_and_kill(server, &mut writers, acknowledgements);
-        let server = Server::start(directory.path(), &["--memtable", "1MiB"]);
+        let server = Server::start(directory.path(), course.arguments);
+        let compacts = course.compacts.then(|| Random(random.next()));
+        load_and_kill(server, &mut writers, acknowledgements, compacts);
+        let server = Server::start(directory.path(), course.arguments);
         let mut client = server.connect();
         for writer in &mut writers {
             let settled = writer.oracle.settle(&observe(&mut client, writer.id));
@@ -261,6 +312,25 @@ fn nothing_acknowledged_is_lost_and_nothing_deleted_comes_back() {
             assert!(server.wait().success());
         }
     }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_deleted_comes_back() {
+    // A small memtable, so that kills also meet flushes and compactions.
+    let arguments = &["--memtable", "1MiB"];
+    let course = Course { rounds: ROUNDS, compacts: false, arguments };
+    kill_again_and_again(course, Writer::new);
+}
+
+/// Kills meet jobs that end, that are cancelled, and free space on its way to the disk.
+#[test]
+fn nor_beside_compactions_and_space_that_goes_back() {
+    let arguments = &["--memtable", "1MiB", "--disk-return-after", "1s"];
+    let course = Course { rounds: ROUNDS / 2, compacts: true, arguments };
+    kill_again_and_again(course, |id, seed| Writer {
+        queues: id % 2 == 0,
+        ..Writer::new(id, seed)
+    });
 }
 
 /// `a=first` was acknowledged, read by a client, and lost by the kill; `a=SECOND` then had the same
