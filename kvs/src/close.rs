@@ -3,7 +3,7 @@
 //! 1. Nothing new is accepted; what is queued is committed and synced.
 //! 2. Background work ends; what a job has not installed is done again after the next open.
 //! 3. What is in memory only is flushed, so that the next open has nothing to replay.
-//! 4. What the value cache has learned is kept.
+//! 4. What the value cache has learned is kept, and where keys are dead.
 //! 5. The mark of a clean close is left, last of all: nothing is written after it.
 //!
 //! A close that fails, or is cut off, leaves what a crash would leave. A flush that fails fails no
@@ -12,6 +12,7 @@
 //! them.
 
 use crate::db::Open;
+use crate::dead;
 use crate::error::{Result, Scope};
 use crate::frequencies;
 use crate::mark::Mark;
@@ -44,6 +45,7 @@ impl Open {
         }
         self.empty_log();
         frequencies::keep(&self.store);
+        dead::kept::keep(&self.store);
         self.leave_mark()
     }
 

@@ -5,8 +5,9 @@
 //! 3. Every kvset it names is opened, many at a time; their indexes come later (`warm`).
 //! 4. Mblocks that no kvset names are orphans of jobs that a crash cut off; they are deleted, but
 //!    for the request counts that the last clean close has kept.
-//! 5. The value cache gets those counts ([`frequencies`]); dead ranges are looked for from here on
-//!    ([`dead`]), beside the replay, so that the first scan finds them.
+//! 5. The value cache gets those counts ([`frequencies`]). Dead ranges that the last close has kept
+//!    are taken ([`dead::kept`]), and more are looked for from here on ([`dead`]), beside the
+//!    replay, so that the first scan finds them.
 //! 6. The WAL is replayed after the floor into memtables (`replay`). Full memtables are flushed on
 //!    the way, so replay needs no more memory than normal work.
 //! 7. Commits and background work start.
@@ -79,6 +80,9 @@ pub(crate) fn recover(
     let view = View::new(active, trees(manifest.live(), kvsets, &references));
     let store = Arc::new(Store::new(pool, options, Versions { manifest, references }, view));
     frequencies::restore(&store);
+    if losses.is_empty() {
+        dead::kept::restore(&store);
+    }
     let learner = dead::hints::start(&store);
     let floor = store.visible();
     let segments = store.pool.segment_ids();

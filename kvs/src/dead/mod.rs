@@ -35,6 +35,8 @@
 //! into a later one loads the view after that. A memtable is sealed only where no batch is being
 //! applied, so no put goes into an earlier one.
 //!
+//! A clean close keeps the heaviest ranges for the next open ([`kept`]).
+//!
 //! What a scan has passed over because it cannot be read may hide anything: it learns nothing
 //! ([`Holes`](crate::kvset::Holes)). Recovery applies batches as a commit does, to tables that are
 //! empty. A KVS that is dropped takes its table with it; a name used again is another KVS.
@@ -44,6 +46,7 @@
 //! [`RANGES_MAX`](ranges::RANGES_MAX) ranges a KVS, which share the bytes of their keys.
 
 pub(crate) mod hints;
+pub(crate) mod kept;
 pub(crate) mod ranges;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -280,6 +283,18 @@ impl DeadRanges {
     /// Where the last range ends that lies before `key`.
     fn end_before(&self, key: &[u8]) -> Option<Bytes> {
         self.lock().generations.front().and_then(|(_, ranges)| ranges.end_before(key))
+    }
+
+    /// What it knows.
+    fn all(&self) -> Vec<DeadRange> {
+        self.lock().generations.front().map_or_else(Vec::new, |(_, ranges)| ranges.to_vec())
+    }
+
+    /// Takes a range that holds, before anybody writes.
+    fn restore(&self, range: DeadRange) {
+        let mut table = self.lock();
+        table.insert(range);
+        self.watched.store(!table.is_idle(), Ordering::Relaxed);
     }
 
     /// Ranges it knows.

@@ -95,6 +95,10 @@ impl Ranges {
         self.held.len()
     }
 
+    pub(crate) fn to_vec(&self) -> Vec<DeadRange> {
+        self.held.iter().map(|held| held.range.clone()).collect()
+    }
+
     /// The range that holds `key` and is dead at `at`.
     pub(crate) fn find(&mut self, key: &[u8], at: Revision) -> Option<&DeadRange> {
         let clock = self.clock;
