@@ -270,12 +270,11 @@ impl<'a> Job<'a> {
     }
 
     fn end_output(&mut self) -> Result<()> {
-        if let Some(builder) = self.builder.take()
-            && let Some(built) = builder.finish()?
-        {
-            if let Some(written_bytes) = self.written_bytes {
-                written_bytes.add(built.written_bytes());
-            }
+        let Some(builder) = self.builder.take() else { return Ok(()) };
+        let so_far = builder.written_bytes();
+        let built = builder.finish().inspect_err(|_| self.count_written(so_far))?;
+        if let Some(built) = built {
+            self.count_written(built.written_bytes());
             self.change.add.push((self.target.node, built));
         }
         Ok(())
@@ -298,7 +297,22 @@ impl<'a> Job<'a> {
 
     fn finish(mut self) -> Result<Change> {
         self.end_output()?;
-        Ok(self.change)
+        Ok(std::mem::take(&mut self.change))
+    }
+
+    fn count_written(&self, bytes: u64) {
+        if let Some(written_bytes) = self.written_bytes {
+            written_bytes.add(bytes);
+        }
+    }
+}
+
+impl Drop for Job<'_> {
+    /// What was written of an output that is given up was written all the same.
+    fn drop(&mut self) {
+        if let Some(builder) = &self.builder {
+            self.count_written(builder.written_bytes());
+        }
     }
 }
 

@@ -141,6 +141,14 @@ impl KvsetBuilder {
         self.keys
     }
 
+    /// Bytes of its objects so far.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        let finished: u64 = self.writers.iter().map(MblockWriter::len_bytes).sum();
+        let kblock = self.kblock.as_ref().map_or(0, KblockBuilder::written_bytes);
+        let vblock = self.vblock.as_ref().map_or(0, |(_, open)| open.written_bytes());
+        finished + kblock + vblock
+    }
+
     /// Adds an entry. Keys strictly ascend.
     pub(crate) fn add(
         &mut self,

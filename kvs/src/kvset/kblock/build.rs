@@ -69,6 +69,10 @@ impl KblockBuilder {
         }
     }
 
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.writer.len_bytes()
+    }
+
     /// Adds an entry; false, and nothing is changed, if the kblock is full. An empty kblock takes
     /// any entry.
     pub(crate) fn add(&mut self, entry: NewEntry<'_>) -> Result<bool> {

@@ -26,6 +26,10 @@ impl VblockBuilder {
         self.writer.id()
     }
 
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.writer.len_bytes()
+    }
+
     /// Whether a value of this length fits.
     pub(crate) fn has_room_for(&self, value_len: usize) -> bool {
         let record =
