@@ -199,7 +199,7 @@ impl Entry {
 mod tests {
     use super::*;
     use crate::compact::job;
-    use crate::compact::pick::{Limits, pick};
+    use crate::compact::pick::{Action, Limits, Plan, pick};
     use crate::db::Database;
     use crate::options::{Durability, Options};
     use crate::tree_info::TreePage;
@@ -230,6 +230,12 @@ mod tests {
         assert_eq!((progress.entries.get(), progress.entries_total.get()), (1, 200));
         let after = (db.tree("k", &TreePage::default()).unwrap(), db.pool().mblock_ids());
         assert_eq!(after, before);
+        // What it has written is counted: the value of the one entry, where values move.
+        let moving = Plan { action: Action::KvCompact, ..plan.clone() };
+        let progress = Progress::default();
+        progress.cancel();
+        job::run(store, kvs.id(), &moving, &progress).unwrap();
+        assert!(progress.written_bytes.get() > 1000);
         job::run(store, kvs.id(), &plan, &Progress::default()).unwrap();
         assert_eq!(db.tree("k", &TreePage::default()).unwrap().root_kvsets, 0);
     }
