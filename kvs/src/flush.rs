@@ -57,7 +57,6 @@ fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<()>
         store.cache.begin_flush(epoch);
         live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))
     })?;
-    store.read_ahead.flushed();
     store.metrics.flushes.add(1);
     store.metrics.flush_bytes.add(written);
     store.metrics.flush_jobs.sizes.record_bytes(written);

@@ -41,16 +41,8 @@ pub(crate) fn visible(
     let pool = Arc::clone(&store.pool);
     let values = |tree: &Arc<Tree>| tree.totals().value_bytes;
     let fits = move || tree.as_ref().map_or(0, values) <= pool.reaper().room();
-    let streams = view.trees.get(&kvs).map_or(0, |tree| streams(tree));
-    let ahead = ScanAhead::new(&store.read_ahead, streams, Box::new(fits));
+    let ahead = ScanAhead::new(&store.read_ahead, Box::new(fits));
     Visible::new(merged(view, kvs, (holes, &ahead)), at, range).with_dead(dead)
-}
-
-/// Vblocks in which the values of a scan lie at a time: those of the root and, as leaves are much
-/// alike, of the first leaf.
-fn streams(tree: &Tree) -> usize {
-    let leaf = tree.leaves.get(0).map_or(&[][..], |leaf| &leaf.kvsets);
-    tree.root.iter().chain(leaf).map(|kvset| kvset.meta().vblocks.len()).sum()
 }
 
 /// All sources of a KVS in a view, newest first, merged.

@@ -224,7 +224,7 @@ fn damage_in_what_is_read_ahead_is_told_where_it_is() {
     let medium = Medium::new(device);
     let offset = medium.page_offset(&pool, cursor.vblock(ptr), page as u64);
     let walk = |forward: bool| {
-        let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), 1, Box::new(|| false));
+        let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(|| false));
         let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));
         if forward {
             cursor.seek_first().unwrap();

@@ -139,7 +139,7 @@ fn a_scan_of_what_fits_brings_it_into_memory() {
     let kvset = build_and_open(&pool, &model);
     let values = kvset.values.as_ref().unwrap();
     let scan = |fits: bool, reverse: bool| {
-        let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), 1, Box::new(move || fits));
+        let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(move || fits));
         let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));
         let before = pool.metrics().read_bytes() + values.stats().direct_reads * 4096;
         if reverse {

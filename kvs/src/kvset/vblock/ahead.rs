@@ -1,7 +1,7 @@
 //! Read-ahead of a user's scan: what it may hold, and reads that are on their way.
 //!
 //! ```text
-//!   all scans, 64 MiB  ---lease--->  one scan, 16 MiB  ---lease--->  chunks in use or on their way
+//!   all scans, 64 MiB  ---lease--->  one scan, 8 MiB  ---lease--->  chunks in use or on their way
 //! ```
 //!
 //! A chunk that is on its way needs a lease, and is not ordered without one. The chunk that a scan
@@ -9,54 +9,28 @@
 //! short chunk at a time, and waits for each.
 //!
 //! Where all values of a KVS fit in what memory is free, a scan reads them into the map instead, as
-//! an open does: the next one finds them there. But not while flush follows flush
-//! ([`CHURN`]): what was written lately is overwritten and collected soon, and a place in the map
-//! costs twice what a scan takes to show a value.
+//! an open does: the next one finds them there.
 
 use mpool::{IoBuf, IoQueue, Mblock, MemoryConsumer, Priority};
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 /// Bytes that the chunks of one scan may hold.
-pub(super) const SCAN_BYTES_MAX: i64 = 16 << 20;
+const SCAN_BYTES_MAX: i64 = 8 << 20;
 /// Bytes that the chunks of all scans may hold.
 const SCANS_BYTES_MAX: i64 = 64 << 20;
-
-/// Two flushes within this time are of a writer at full speed.
-const CHURN: Duration = Duration::from_secs(3);
 
 /// What all scans of a database hold together.
 pub(crate) struct ReadAhead {
     /// Relaxed: a bound on memory, which publishes nothing.
     left: AtomicI64,
-    /// The last two flushes, the later one first.
-    flushes: Mutex<[Option<Instant>; 2]>,
 }
 
 impl Default for ReadAhead {
     fn default() -> Self {
-        Self { left: AtomicI64::new(SCANS_BYTES_MAX), flushes: Mutex::default() }
-    }
-}
-
-impl ReadAhead {
-    /// A memtable has become kvsets.
-    pub(crate) fn flushed(&self) {
-        self.flushed_at(Instant::now());
-    }
-
-    fn flushed_at(&self, at: Instant) {
-        let mut flushes = self.flushes.lock();
-        *flushes = [Some(at), flushes[0]];
-    }
-
-    /// Whether values change faster than it pays to bring them into the map.
-    fn is_churned(&self, now: Instant) -> bool {
-        let before_last = self.flushes.lock()[1];
-        before_last.is_some_and(|at| now.saturating_duration_since(at) < CHURN)
+        Self { left: AtomicI64::new(SCANS_BYTES_MAX) }
     }
 }
 
@@ -80,7 +54,6 @@ impl MemoryConsumer for ReadAhead {
 pub(crate) struct ScanAhead {
     all: Arc<ReadAhead>,
     left: AtomicI64,
-    streams: usize,
     fits: Box<dyn Fn() -> bool + Send + Sync>,
     admits: OnceLock<bool>,
     /// There was no room after all.
@@ -88,29 +61,20 @@ pub(crate) struct ScanAhead {
 }
 
 impl ScanAhead {
-    /// Of a scan whose values lie in about `streams` vblocks at a time, and `fits` in memory; asked
-    /// once, when it shows that the scan is long.
+    /// Of a scan whose values `fits` in memory; asked once, when it shows that the scan is long.
     pub(crate) fn new(
         all: &Arc<ReadAhead>,
-        streams: usize,
         fits: Box<dyn Fn() -> bool + Send + Sync>,
     ) -> Arc<Self> {
         let (all, left) = (Arc::clone(all), AtomicI64::new(SCAN_BYTES_MAX));
         let (admits, is_refused) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { all, left, streams, fits, admits, is_refused })
-    }
-
-    /// Vblocks that it follows at a time, about.
-    pub(super) fn streams(&self) -> usize {
-        self.streams
+        Arc::new(Self { all, left, fits, admits, is_refused })
     }
 
     /// Whether values are read into the map.
     pub(super) fn admits(&self) -> bool {
         // Relaxed: a hint.
-        !self.is_refused.load(Ordering::Relaxed)
-            && !self.all.is_churned(Instant::now())
-            && *self.admits.get_or_init(|| (self.fits)())
+        !self.is_refused.load(Ordering::Relaxed) && *self.admits.get_or_init(|| (self.fits)())
     }
 
     /// The rest of the scan reads past the map.
@@ -195,34 +159,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_flushes_in_a_short_time_are_churn() {
-        let (all, start) = (Arc::new(ReadAhead::default()), Instant::now());
-        let scan = ScanAhead::new(&all, 1, Box::new(|| true));
-        assert!(scan.admits() && !all.is_churned(start));
-        all.flushed_at(start);
-        assert!(!all.is_churned(start), "one flush");
-        let second = start + Duration::from_secs(1);
-        all.flushed_at(second);
-        assert!(all.is_churned(second));
-        assert!(!all.is_churned(start + CHURN), "the first one is long ago");
-        all.flushed_at(start + 2 * CHURN);
-        assert!(!all.is_churned(start + 2 * CHURN), "and so is the second");
-        let ahead = Instant::now() + CHURN;
-        all.flushed_at(ahead);
-        all.flushed_at(ahead);
-        assert!(!scan.admits());
-    }
-
-    #[test]
     fn leases_come_back_and_are_bounded_for_each_and_for_all() {
         let all = Arc::new(ReadAhead::default());
-        let scans: Vec<_> = (0..20).map(|_| ScanAhead::new(&all, 1, Box::new(|| false))).collect();
+        let scans: Vec<_> = (0..20).map(|_| ScanAhead::new(&all, Box::new(|| false))).collect();
         let mut leases = Vec::new();
         let one_mib = 1 << 20;
         while let Some(lease) = scans[0].try_lease(one_mib) {
             leases.push(lease);
         }
-        assert_eq!(leases.len(), 16);
+        assert_eq!(leases.len(), 8);
         for scan in &scans {
             while let Some(lease) = scan.try_lease(one_mib) {
                 leases.push(lease);

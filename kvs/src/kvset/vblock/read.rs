@@ -11,12 +11,12 @@
 //! ones.
 //!
 //! A compaction reads everything, so its chunks are long from the start. A user's cursor may stop
-//! soon, so its chunks start short and double; each is ordered before the one before it is used up,
-//! so that the drive works while the scan does ([`ahead`](super::ahead)), and a stream waits for
-//! its first three reads only. All streams of a scan share its memory. Chunks overlap by a few
-//! pages, for the record that lies across their edge.
+//! soon, so its chunks start short and double; once they are as long as they get, the next one is
+//! ordered before the present one is used up, so that the drive works while the scan does
+//! ([`ahead`](super::ahead)). Chunks overlap by a few pages, for the record that lies across their
+//! edge.
 
-use super::ahead::{Coming, Lease, SCAN_BYTES_MAX, ScanAhead};
+use super::ahead::{Coming, Lease, ScanAhead};
 use super::format::{record_range, record_value};
 use crate::error::{Error, Result};
 use crate::iter::ValuePtr;
@@ -31,9 +31,8 @@ use std::sync::Arc;
 /// Most and fewest bytes in a chunk of a stream that has been followed for a while.
 const CHUNK_BYTES_MAX: u64 = 256 << 10;
 const CHUNK_BYTES_MIN: u64 = 16 << 10;
-/// Most bytes in the chunks of one reader; of a user's scan, of all of them, and as much again is
-/// on its way.
-const HELD_BYTES_USER: u64 = SCAN_BYTES_MAX.unsigned_abs() / 2;
+/// Most bytes in the chunks of one reader.
+const HELD_BYTES_USER: u64 = 4 << 20;
 const HELD_BYTES_COMPACTION: u64 = 8 << 20;
 /// Unreferenced bytes that a stream may skip and still be one: reading them is cheaper than another
 /// request.
@@ -104,7 +103,6 @@ pub(crate) struct ValueReader {
     streams: HashMap<u32, Stream>,
     uses: u64,
     priority: Priority,
-    vblocks: usize,
     budget: Budget,
     ahead: Option<(Arc<ScanAhead>, Arc<IoQueue>)>,
     /// Counts what is read.
@@ -116,14 +114,12 @@ impl ValueReader {
     /// `Compaction`, its chunks start short.
     pub(crate) fn new(priority: Priority, vblocks: usize) -> Self {
         let budget = Budget::new(priority, vblocks);
-        let streams = HashMap::new();
-        Self { streams, uses: 0, priority, vblocks, budget, ahead: None, read_bytes: None }
+        Self { streams: HashMap::new(), uses: 0, priority, budget, ahead: None, read_bytes: None }
     }
 
     /// A reader for a user's scan, which orders chunks ahead from `queue`.
     pub(crate) fn with_ahead(self, ahead: &Arc<ScanAhead>, queue: &Arc<IoQueue>) -> Self {
-        let budget = Budget::new(self.priority, ahead.streams().max(self.vblocks));
-        Self { budget, ahead: Some((Arc::clone(ahead), Arc::clone(queue))), ..self }
+        Self { ahead: Some((Arc::clone(ahead), Arc::clone(queue))), ..self }
     }
 
     /// Counts from here on the bytes that it reads from the drive.
@@ -281,11 +277,8 @@ impl Stream {
         held: &Range<u64>,
     ) {
         let (Some(way), Some((ahead, queue))) = (way, source.ahead) else { return };
-        let (chunk_bytes, overlap) = (self.chunk_bytes, overlap_of(record));
-        let is_steady = chunk_bytes == source.budget.chunk_bytes_max;
-        // Short scans end in the first chunk; what is read into the map from here on needs none.
-        let is_short = !is_steady && chunk_bytes < 4 * source.budget.chunk_bytes_first;
-        if overlap > chunk_bytes / 2 || is_short || (is_steady && ahead.admits()) {
+        let (chunk_bytes, overlap) = (source.budget.chunk_bytes_max, overlap_of(record));
+        if self.chunk_bytes < chunk_bytes || overlap > chunk_bytes / 2 {
             return;
         }
         let next = next_chunk(way, held, (source.object.len_bytes(), chunk_bytes), overlap);
@@ -454,7 +447,7 @@ mod tests {
         };
         assert_eq!(lens(Priority::Read, 1), [4, 16, 32, 64, 128, 4, 16]);
         assert_eq!(lens(Priority::Compaction, 1), [4, 256, 256, 256, 256, 4, 256]);
-        assert_eq!(lens(Priority::Read, 128), [4, 16, 32, 64, 64, 4, 16]);
+        assert_eq!(lens(Priority::Read, 128), [4, 16, 32, 32, 32, 4, 16]);
         assert_eq!(lens(Priority::Compaction, 128), [4, 64, 64, 64, 64, 4, 64]);
     }
 
@@ -464,13 +457,13 @@ mod tests {
             let Budget { chunk_bytes_max, streams_max, .. } = Budget::new(priority, vblocks);
             (chunk_bytes_max >> 10, streams_max)
         };
-        assert_eq!(budget(Priority::Read, 0), (256, 32));
-        assert_eq!(budget(Priority::Read, 32), (256, 32));
-        assert_eq!(budget(Priority::Read, 33), (248, 33));
-        assert_eq!(budget(Priority::Read, 5000), (16, 512));
+        assert_eq!(budget(Priority::Read, 0), (256, 16));
+        assert_eq!(budget(Priority::Read, 16), (256, 16));
+        assert_eq!(budget(Priority::Read, 17), (240, 17));
+        assert_eq!(budget(Priority::Read, 5000), (16, 256));
         assert_eq!(budget(Priority::Compaction, 32), (256, 32));
         assert_eq!(budget(Priority::Compaction, 500), (16, 512));
-        for vblocks in 1..=512 {
+        for vblocks in 1..=256 {
             assert!(budget(Priority::Read, vblocks).1 >= vblocks, "{vblocks}");
         }
     }
