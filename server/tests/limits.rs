@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use support::{Client, Server};
 use tempfile::TempDir;
 
@@ -11,8 +11,12 @@ use tempfile::TempDir;
 fn limited(directory: &TempDir, command: &str) -> PathBuf {
     let program = directory.path().join("limited");
     let server = env!("CARGO_BIN_EXE_millpond");
-    std::fs::write(&program, format!("#!/bin/sh\n{command}\nexec {server} \"$@\"\n")).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = format!("#!/bin/sh\n{command}\nexec {server} \"$@\"\n");
+    // A shell writes it: a program that this process had open for writing could not be run while a
+    // child of another test, forked meanwhile, still has the descriptor.
+    let write = r#"printf %s "$1" > "$0" && chmod 755 "$0""#;
+    let written = Command::new("sh").args(["-c", write]).arg(&program).arg(script).status();
+    assert!(written.unwrap().success());
     program
 }
 
@@ -65,7 +69,7 @@ fn a_store_that_can_take_no_put_is_told_at_its_start() {
     // In blocks of 512 bytes, as POSIX has it: there is room for an empty store, and little more.
     let program = limited(&directory, "ulimit -f 131072");
     let (data, log) = (directory.path().join("data"), directory.path().join("log"));
-    let mut command = std::process::Command::new(&program);
+    let mut command = Command::new(&program);
     command.stderr(std::fs::File::create(&log).unwrap());
     let server = Server::start_command(command, &data, &[]);
     let refused = server.connect().send("PUT", "/v1/kv/default/a", b"1").unwrap();
@@ -77,7 +81,7 @@ fn a_store_that_can_take_no_put_is_told_at_its_start() {
 }
 
 fn start_and_fail(program: &Path, data: &Path) -> String {
-    let mut command = std::process::Command::new(program);
+    let mut command = Command::new(program);
     command
         .args([
             "serve",

@@ -4,7 +4,6 @@
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -65,9 +64,11 @@ impl FakeServer {
              echo listening on {url}\nwhile :; do sleep 0.05; done\n",
             fifo.display()
         );
-        std::fs::write(&program, script).expect("the test's own parts work");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))
-            .expect("the test's own parts work");
+        // A shell writes it: a program that this process had open for writing could not be run
+        // while a child of another test, forked meanwhile, still has the descriptor.
+        let write = r#"printf %s "$1" > "$0" && chmod 755 "$0""#;
+        let written = Command::new("sh").args(["-c", write]).arg(&program).arg(script).status();
+        assert!(written.expect("the test's own parts work").success(), "{}", program.display());
         Self { program, fifo }
     }
 
