@@ -82,8 +82,9 @@ fn a_compaction_that_cannot_read_degrades() {
         kvs.put(&[n], &[n; 2000], Durability::Sync).unwrap();
         db.flush().unwrap();
     }
-    device.set_faults(Faults { read_eio_at: Some(0), ..Faults::default() });
+    device.set_faults(Faults { unreadable: Some((0, 256 << 20)), ..Faults::default() });
     db.compact().unwrap();
+    device.set_faults(Faults::default());
     let health = db.health();
     assert_eq!((health.state(), failed_parts(&health)), (State::Degraded, vec![Part::Compaction]));
     assert!(metric(&db, Part::Compaction));
