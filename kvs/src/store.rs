@@ -285,7 +285,7 @@ impl Store {
         let edits = opened.expect("checked above");
         if let Err(error) = self.append(&mut versions, &items) {
             drop(versions);
-            // After any other failure nobody knows whether the edit names them.
+            // After any other failure the edit may be in the manifest, and name them.
             if error.scope() == Scope::Moment {
                 self.abandon(&fresh);
             }

@@ -8,11 +8,13 @@
 //! ```
 //!
 //! A tree is immutable; an edit makes another one, which shares what it does not change: leaves by
-//! chunks (`leaves`), references to vblocks by a persistent map. So an edit costs what it changes,
-//! whatever the number of kvsets. Within a node the revisions of two kvsets never overlap, because
-//! flushes take memtables oldest first, a spill takes the root's oldest kvsets, and what is merged
-//! in a node lies one above the other: so the newest version of a key is in the first kvset that
-//! knows it, and sorting by revision restores the order at recovery.
+//! chunks (`leaves`), references to vblocks by a persistent map. So an edit copies the leaves and
+//! nodes that it changes and the list of chunks, and joins the sketches of the chunks.
+//!
+//! Within a node the revisions of two kvsets never overlap, because flushes take memtables oldest
+//! first, a spill takes the root's oldest kvsets, and what is merged in a node lies one above the
+//! other: so the newest version of a key is in the first kvset that knows it, and sorting by
+//! revision restores the order at recovery.
 
 mod leaves;
 mod shape;

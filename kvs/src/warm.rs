@@ -100,7 +100,7 @@ fn warm_values(store: &Store, view: &View) {
     tracing::info!(bytes = loaded, "values are in memory");
 }
 
-/// Reads indexes of new kvsets, which nobody sees yet; `leaving_bytes` of others go.
+/// Reads indexes of new kvsets, which no view shows yet; `leaving_bytes` of others go.
 pub(crate) fn bring<'a>(
     store: &Store,
     kvsets: &(impl Iterator<Item = &'a Arc<Kvset>> + Clone),

@@ -17,7 +17,7 @@
 //! it did at first. Where the open leaves something out, as a salvage does, deletes may be missing:
 //! it takes none.
 //!
-//! Nothing depends on them but speed: whatever is wrong with them is logged, and scans learn anew.
+//! Only speed depends on them: damage to them is logged, and scans learn anew.
 
 use super::ranges::DeadRange;
 use crate::error::{Error, Result};
@@ -100,7 +100,8 @@ fn take_key(rest: &mut &[u8], len: u16) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(key))
 }
 
-/// Writes what is known for the next open, if kvsets have everything. Nobody writes any more.
+/// Writes what is known for the next open, if kvsets have everything. The close has
+/// ended all writing.
 pub(crate) fn keep(store: &Store) {
     let floor = store.versions.lock().manifest.live().floor;
     if floor != store.visible() {

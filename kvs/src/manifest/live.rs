@@ -4,8 +4,8 @@
 //! alike; and [`Live::records`] writes the shape back as the edits that would build it, which is
 //! what a checkpoint of the MDC is.
 //!
-//! A copy of a shape shares what the two have in common, so that an edit costs the same whatever
-//! the size of the database.
+//! A copy of a shape shares what the two have in common, so an edit copies
+//! some short nodes and not the shape: its cost grows with the logarithm of the database's size.
 
 use crate::error::Result;
 use crate::key::{KeyText, KvsId, KvsetId, NodeId, Revision};

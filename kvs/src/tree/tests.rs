@@ -1,7 +1,7 @@
 //! Trees after random edits against trees that are made anew, and what an edit of a large one
 //! costs.
 //!
-//! The kvsets are made up: nobody looks deeper than what they say of themselves.
+//! The kvsets have a meta and no objects: a tree looks at nothing else of them.
 
 use super::*;
 use crate::db::Database;
@@ -183,7 +183,7 @@ fn anew(tree: &Tree) -> Tree {
         add: nodes.flat_map(|node| all_of(tree, node)).collect(),
         ..TreeEdit::default()
     };
-    // In whatever order.
+    // An edit's items come in no order.
     edit.leaves_add.reverse();
     edit.add.reverse();
     Tree::new(KVS, "k").edited(&edit, &len_of)

@@ -1,8 +1,8 @@
 //! Segments that wait for a life in the log: how many, how long, and when they are made.
 //!
 //! Making a segment fills it with zeros, which takes as long as the drive needs for its length. So
-//! whoever works in the background makes the next one before it is needed. When nothing is put any
-//! more and kvsets have everything, the log *rests* on one short segment, and the others go; on
+//! a background thread makes the next one before it is needed. When puts have ended and kvsets have
+//! everything, the log *rests* on one short segment, and the others go; on
 //! that one writers begin again, while the next is made.
 
 use super::append::Tail;

@@ -333,7 +333,7 @@ fn delete(pool: &Arc<Pool>, segments: &[Segment]) {
     }
 }
 
-/// Three segments of the usual length stayed for ever, whatever was in them.
+/// Three segments of the usual length stayed for ever, empty ones, too.
 #[test]
 fn a_log_that_rests_takes_one_short_segment_and_goes_on() {
     let (device, pool) = blank();

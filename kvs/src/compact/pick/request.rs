@@ -12,8 +12,8 @@
 //! ```
 //!
 //! The errand (`work/requested/errand.rs`) remembers where the next leaf begins, and moves that to
-//! the end of each leaf that is done. So it comes to an end whatever is written, split or joined
-//! meanwhile. A leaf that rewriting would not change is passed by. What cannot be done is passed
+//! the end of each leaf that is done. So writes, splits and joins meanwhile do not keep it from
+//! ending. A leaf that rewriting would not change is passed by. What cannot be done is passed
 //! by, too, and told.
 
 use super::rules::{is_dense, spill_of};
