@@ -8,9 +8,10 @@ use crate::tree::Tree;
 
 /// Bytes of one KVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bytes {
-    used: u64,
-    live: u64,
+pub(crate) struct Bytes {
+    pub(crate) used: u64,
+    /// At most what is used.
+    pub(crate) live: u64,
 }
 
 /// Shows both for one KVS; their quotient is its space amplification.
@@ -23,7 +24,7 @@ pub(crate) fn visit(tree: &Tree, see: &mut dyn FnMut(Sample<'_>)) {
     emit(see, MetricKind::Gauge, ("kvs_live_bytes", help), &labels, live);
 }
 
-fn bytes(tree: &Tree) -> Bytes {
+pub(crate) fn bytes(tree: &Tree) -> Bytes {
     let totals = tree.totals();
     let live = live_bytes(Stored {
         keys: totals.keys,

@@ -77,7 +77,8 @@ pub(crate) fn recover(
         "manifest replayed"
     );
     let active = Memtable::new(usize::try_from(options.memtable_bytes).unwrap_or(usize::MAX));
-    let view = View::new(active, trees(manifest.live(), kvsets, &references));
+    let view =
+        View::new(active, options.memtable_bytes, trees(manifest.live(), kvsets, &references));
     let store = Arc::new(Store::new(pool, options, Versions { manifest, references }, view));
     frequencies::restore(&store);
     if losses.is_empty() {

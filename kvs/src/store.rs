@@ -38,6 +38,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority, ScrubTarget};
 use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -62,6 +63,8 @@ pub(crate) struct Store {
     /// Last revision that readers may see.
     pub(crate) visible: AtomicU64,
     pub(crate) jobs: Mutex<Jobs>,
+    /// KVSs with garbage that delays writers, and in which nothing is due and nothing runs.
+    pub(crate) helpless: Mutex<BTreeSet<KvsId>>,
     /// Rung when `jobs`, the sealed memtables or the trees change.
     pub(crate) bell: Condvar,
     pub(crate) next_kvset: AtomicU64,
@@ -150,6 +153,7 @@ impl Store {
             versions: Mutex::new(versions),
             cache: Arc::new(ValueCache::new(cache_bytes)),
             jobs: Mutex::default(),
+            helpless: Mutex::default(),
             bell: Condvar::new(),
             next_kvset,
             next_node,
@@ -304,7 +308,7 @@ impl Store {
         self.delete(&dead)
     }
 
-    /// A root may be shorter: batches that are held back are looked at again.
+    /// Compaction has done something: batches that are held back are looked at again.
     pub(crate) fn relieve_writers(&self) {
         if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
             commits.relieve();

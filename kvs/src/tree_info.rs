@@ -11,7 +11,7 @@ use crate::key::{KvsetId, NodeId, Revision};
 use crate::kvset::Kvset;
 use crate::tree::{Aside, Tree};
 use crate::work::ledger::JobInfo;
-use crate::write::sink::{ROOT_SLOW, ROOT_STOP};
+use crate::write::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -134,6 +134,9 @@ pub struct Debt {
     /// From where on garbage is collected, percent. While space is short, less of one vblock is
     /// enough.
     pub garbage_pct_max: u64,
+    /// From where on garbage slows writers down: half of what lives and a memtable. They are
+    /// slowest at all that lives and four memtables, and never stopped for it.
+    pub garbage_slow_bytes: u64,
     /// What is due by the picker's rules, the most pressing first.
     pub due: Vec<DueInfo>,
 }
@@ -185,7 +188,7 @@ impl Database {
             left_alone: among(&aside.unreadable),
             nodes,
             next,
-            debt: debt(&shape, limits),
+            debt: debt(&shape, limits, self.store().options.memtable_bytes),
         })
     }
 
@@ -196,8 +199,10 @@ impl Database {
     }
 }
 
-fn debt(shape: &TreeShape, limits: Limits) -> Debt {
+fn debt(shape: &TreeShape, limits: Limits, memtable_bytes: u64) -> Debt {
     let (garbage_bytes, all_bytes) = garbage_bytes(shape);
+    let live_bytes = all_bytes.saturating_sub(garbage_bytes);
+    let kvs = KvsDebt { live_bytes, memtable_bytes, ..KvsDebt::default() };
     let pct = u128::from(garbage_bytes) * 100 / u128::from(all_bytes.max(1));
     let info = |due: DueWork| DueInfo {
         reason: due.why.as_str(),
@@ -215,6 +220,7 @@ fn debt(shape: &TreeShape, limits: Limits) -> Debt {
         garbage_bytes,
         garbage_pct: u64::try_from(pct).unwrap_or(u64::MAX),
         garbage_pct_max: limits.garbage_pct_max,
+        garbage_slow_bytes: kvs.debt(0).garbage_slow_bytes,
         due: due(shape, limits).into_iter().map(info).collect(),
     }
 }

@@ -6,11 +6,12 @@
 //! rises with every flush; the value cache uses it to refuse values that a reader found before the
 //! flush (see `cache`).
 
+use crate::amplification::{self, Bytes};
 use crate::key::{KvsId, Revision};
 use crate::memtable::Memtable;
 use crate::tree::Tree;
 use crate::write::gate::Lagging;
-use crate::write::sink::ROOT_SLOW;
+use crate::write::stall::KvsDebt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -31,25 +32,31 @@ pub(crate) struct View {
     /// Changed by [`set_tree`](Self::set_tree) and [`without_tree`](Self::without_tree).
     pub(crate) trees: Arc<BTreeMap<KvsId, Arc<Tree>>>,
     lagging: Lagging,
+    /// Of a full memtable.
+    memtable_bytes: u64,
 }
 
 impl View {
-    /// One with an empty memtable.
-    pub(crate) fn new(active: Memtable, trees: impl IntoIterator<Item = Tree>) -> Self {
+    /// One with an empty memtable, which takes so much.
+    pub(crate) fn new(
+        active: Memtable,
+        memtable_bytes: u64,
+        trees: impl IntoIterator<Item = Tree>,
+    ) -> Self {
         let (sealed, active) = (Vec::new(), Arc::new(active));
         let (none, lagging) = (Arc::default(), Lagging::new());
-        let mut view = Self { epoch: 0, active, sealed, trees: none, lagging };
+        let mut view = Self { epoch: 0, active, sealed, trees: none, lagging, memtable_bytes };
         trees.into_iter().for_each(|tree| view.set_tree(tree));
         view
     }
 
     /// One that shows nothing.
     pub(crate) fn of_nothing() -> Self {
-        Self::new(Memtable::new(0), [])
+        Self::new(Memtable::new(0), 0, [])
     }
 
-    /// The KVSs whose roots delay their writers, with the kvsets in these. Kept by each change of a
-    /// tree, so that a commit asks the KVSs that are behind, not all.
+    /// The KVSs whose roots or garbage delay their writers, with what they owe. Kept by each change
+    /// of a tree, so that a commit asks the KVSs that are behind, not all.
     pub(crate) const fn lagging(&self) -> &Lagging {
         &self.lagging
     }
@@ -77,9 +84,9 @@ impl View {
 
     /// Replaces a tree, or adds one.
     pub(crate) fn set_tree(&mut self, tree: Tree) {
-        let root_kvsets = tree.root.len() as u64;
-        if root_kvsets > ROOT_SLOW {
-            self.lagging.insert(tree.kvs, root_kvsets);
+        let debt = debt(&tree, self.memtable_bytes);
+        if debt.reason().is_some() {
+            self.lagging.insert(tree.kvs, debt);
         } else {
             self.lagging.remove(&tree.kvs);
         }
@@ -92,5 +99,15 @@ impl View {
         Arc::make_mut(&mut next.trees).remove(&kvs);
         next.lagging.remove(&kvs);
         next
+    }
+}
+
+fn debt(tree: &Tree, memtable_bytes: u64) -> KvsDebt {
+    let Bytes { used, live } = amplification::bytes(tree);
+    KvsDebt {
+        root_kvsets: tree.root.len() as u64,
+        garbage_bytes: used - live,
+        live_bytes: live,
+        memtable_bytes,
     }
 }

@@ -58,6 +58,7 @@ fn a_tree_shows_its_kvsets_what_is_due_and_what_was_done() {
     assert_eq!((due.pressure_pct, due.inputs), (150, 6), "six of four");
     assert_eq!((tree.debt.root_kvsets, tree.debt.root_spill), (6, 4));
     assert!(tree.debt.root_slow < tree.debt.root_stop);
+    assert!(tree.debt.garbage_slow_bytes > tree.debt.garbage_bytes, "{:?}", tree.debt);
 
     db.compact().unwrap();
     let tree = whole(&db);

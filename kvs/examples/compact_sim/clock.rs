@@ -2,7 +2,7 @@
 
 use crate::loads::{Load, Stream, Write};
 use crate::pick::Limits;
-use crate::stall::{self, Debt, Verdict};
+use crate::stall::{self, Debt, KvsDebt, Verdict};
 use crate::tree::{Job, Tree};
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,9 +11,6 @@ const MEMTABLE_BYTES: u64 = 64 << 20;
 const MEMTABLES_MAX: u64 = 3;
 /// Of an entry in a memtable, beside key and value.
 const NODE_BYTES: u64 = 60;
-/// The engine's (`write/sink.rs`).
-const ROOT_SLOW: u64 = 16;
-const ROOT_STOP: u64 = 40;
 /// What a thread gets of the drive, and what a key costs it.
 const DRIVE_BYTES_PER_S: f64 = 600e6;
 const KEY_S: f64 = 0.6e-6;
@@ -186,16 +183,17 @@ impl Clock {
 
     /// The delay of a step is that of writes of 1 MiB.
     fn debt(&self, write_bytes: u64) -> Debt {
+        let live_bytes = self.tree.bytes_of(self.lives);
+        let kvs = KvsDebt {
+            root_kvsets: self.tree.root_len() as u64,
+            garbage_bytes: self.tree.bytes().saturating_sub(live_bytes),
+            live_bytes,
+            memtable_bytes: MEMTABLE_BYTES,
+        };
         Debt {
             sealed_memtables: self.sealed.len() as u64,
             memtables_max: MEMTABLES_MAX,
-            root_kvsets: self.tree.root_len() as u64,
-            root_slow: ROOT_SLOW,
-            root_stop: ROOT_STOP,
-            free_bytes: u64::MAX,
-            free_slow_bytes: 0,
-            free_reserve_bytes: 0,
-            write_bytes,
+            ..kvs.debt(write_bytes)
         }
     }
 

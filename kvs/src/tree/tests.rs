@@ -311,7 +311,7 @@ fn an_edit_of_a_large_tree() {
     }
     for kvss in [1, 256] {
         let trees = (1..=kvss).map(|n| Tree::new(KvsId::new(n), "k"));
-        let mut view = View::new(Memtable::new(1 << 20), trees);
+        let mut view = View::new(Memtable::new(1 << 20), 1 << 20, trees);
         let begun = Instant::now();
         for _ in 0..1000 {
             view = view.with_tree(Tree::new(KVS, "k"));

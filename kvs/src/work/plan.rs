@@ -10,6 +10,7 @@ use super::setbacks::Setbacks;
 use super::{Job, Jobs, Running};
 use crate::compact::pick::{self, Limits, Plan, Shortage, TreeShape};
 use crate::key::{KvsId, NodeId};
+use crate::kvset::Kvset;
 use crate::store::Store;
 use crate::tree::{Aside, Tree};
 use crate::view::View;
@@ -167,7 +168,9 @@ impl Store {
                 }
             }
             let shape = shape(tree, &aside, limits);
-            if let Some(plan) = pick::pick(&shape, limits) {
+            let plan = pick::pick(&shape, limits);
+            self.note_helpless(sight, tree, plan.is_some());
+            if let Some(plan) = plan {
                 return (Some((*kvs, plan)), None);
             }
             if limits.shortage == Some(Shortage::Full) && sight.compactions == 0 {
@@ -175,6 +178,25 @@ impl Store {
             }
         }
         (None, least)
+    }
+
+    /// Notes whether something can be done about the garbage that delays a KVS's writers: there is
+    /// a plan, or a job runs.
+    fn note_helpless(&self, sight: &Sight, tree: &Tree, has_plan: bool) {
+        let kvs = tree.kvs;
+        let is_busy = |kvset: &Arc<Kvset>| sight.aside.busy.contains(&kvset.meta().id);
+        let is_behind = sight.view.lagging().contains_key(&kvs);
+        let is_helpless = is_behind && !has_plan && !tree.kvsets().any(is_busy);
+        let mut helpless = self.helpless.lock();
+        if !is_helpless {
+            helpless.remove(&kvs);
+            return;
+        }
+        let is_new = helpless.insert(kvs);
+        drop(helpless);
+        if is_new {
+            self.relieve_writers();
+        }
     }
 
     /// Makes a plan a job that runs.

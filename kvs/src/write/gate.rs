@@ -1,8 +1,8 @@
 //! PURE: which KVSs take writes now, and when the others do.
 //!
-//! A KVS whose root is long is *behind*: it is shut, for a while or until its root is shorter. A
-//! batch for a KVS that is shut waits; those for others go past it. What comes later for any KVS of
-//! a batch that waits does not overtake it.
+//! A KVS with a long root, or with much garbage, is *behind*: it is shut, for a while or until its
+//! root is shorter. A batch for a KVS that is shut waits; those for others go past it. What comes
+//! later for any KVS of a batch that waits does not overtake it.
 //!
 //! ```text
 //!   queue   a1   b1   ab2   b3   c4        a is shut
@@ -10,23 +10,35 @@
 //!   waits   a1        ab2   b3             b3, because ab2 writes to b before it
 //! ```
 //!
-//! A KVS that is behind, and open, takes a whole group, and pays after it: it is shut for the delay
-//! that [`stall`] asks for its bytes. So it is written to at the rate at which its root can follow,
-//! in groups. Time is given by the caller, as what has passed since some moment of its own.
+//! A KVS that is behind, and open, takes whole groups, and owes for them the delay that [`stall`]
+//! asks for their bytes. When it owes more than [`CREDIT`] it is shut until it owes nothing. So it
+//! is written to at the rate at which compaction can follow, and a pause is long enough to be
+//! worth its wakeups. Time is given by the caller, as what has passed since some moment of its own.
 
-use super::sink::{ROOT_SLOW, ROOT_STOP};
-use super::stall::{self, Debt, Verdict};
+use super::stall::{self, KvsDebt, StallReason, Verdict};
 use crate::key::KvsId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The KVSs with more than [`ROOT_SLOW`] kvsets in their roots, and how many those are.
-pub(crate) type Lagging = BTreeMap<KvsId, u64>;
+/// What a KVS may owe and be open: delays of a write are a few microseconds mostly, and a thread
+/// that sleeps for those sleeps for longer.
+const CREDIT: Duration = Duration::from_millis(1);
+
+/// The KVSs that are behind, with what they owe.
+pub(crate) type Lagging = BTreeMap<KvsId, KvsDebt>;
 
 /// What KVSs that are behind still pay for.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    shut_until: BTreeMap<KvsId, Duration>,
+    bills: BTreeMap<KvsId, Bill>,
+}
+
+/// What a KVS owes for what was written.
+#[derive(Debug)]
+struct Bill {
+    /// When it owes nothing.
+    paid_at: Duration,
+    is_shut: bool,
 }
 
 /// One look at the queue, from its front to its end.
@@ -41,9 +53,13 @@ pub(crate) struct Pass<'a> {
 impl Gate {
     /// Begins a look at the queue, with these KVSs behind.
     pub(crate) fn pass<'a>(&'a mut self, lagging: &'a Lagging, now: Duration) -> Pass<'a> {
-        self.shut_until.retain(|kvs, until| lagging.contains_key(kvs) && *until > now);
-        let stopped = lagging.iter().filter(|(_, root_kvsets)| delay(**root_kvsets, 0).is_none());
-        let shut = self.shut_until.keys().chain(stopped.map(|(kvs, _)| kvs)).copied().collect();
+        self.bills.retain(|kvs, bill| lagging.contains_key(kvs) && bill.paid_at > now);
+        for bill in self.bills.values_mut() {
+            bill.is_shut |= bill.paid_at > now + CREDIT;
+        }
+        let stopped = lagging.iter().filter(|(_, debt)| delay(**debt, 0).is_none());
+        let in_debt = self.bills.iter().filter(|(_, bill)| bill.is_shut).map(|(kvs, _)| kvs);
+        let shut = in_debt.chain(stopped.map(|(kvs, _)| kvs)).copied().collect();
         Pass { gate: self, lagging, now, shut }
     }
 }
@@ -70,33 +86,32 @@ impl Pass<'_> {
             return;
         }
         for kvs in kvss {
-            let Some(root_kvsets) = self.lagging.get(&kvs) else { continue };
-            if let Some(delay) = delay(*root_kvsets, bytes).filter(|delay| !delay.is_zero()) {
-                *self.gate.shut_until.entry(kvs).or_insert(self.now) += delay;
+            let Some(debt) = self.lagging.get(&kvs) else { continue };
+            if let Some(delay) = delay(*debt, bytes).filter(|delay| !delay.is_zero()) {
+                let nothing = Bill { paid_at: self.now, is_shut: false };
+                self.gate.bills.entry(kvs).or_insert(nothing).paid_at += delay;
             }
         }
     }
 
     /// When the next KVS has paid; `None` if those that are shut wait for their roots.
     pub(crate) fn opens_at(&self) -> Option<Duration> {
-        self.gate.shut_until.values().min().copied()
+        let is_shut = |bill: &&Bill| bill.is_shut || bill.paid_at > self.now + CREDIT;
+        self.gate.bills.values().filter(is_shut).map(|bill| bill.paid_at).min()
     }
 }
 
-/// What a KVS with so long a root pays for so many bytes; `None`: it is shut until that is shorter.
-fn delay(root_kvsets: u64, write_bytes: u64) -> Option<Duration> {
-    let debt = Debt {
-        sealed_memtables: 0,
-        memtables_max: 1,
-        root_kvsets,
-        root_slow: ROOT_SLOW,
-        root_stop: ROOT_STOP,
-        free_bytes: u64::MAX,
-        free_slow_bytes: 0,
-        free_reserve_bytes: 0,
-        write_bytes,
-    };
-    match stall::verdict(debt) {
+/// What batches wait for that write to these, as far as they write to a KVS that is behind.
+pub(crate) fn reason(lagging: &Lagging, kvss: impl Iterator<Item = KvsId>) -> Option<StallReason> {
+    // A root may stop writers; garbage only delays them.
+    let reasons = kvss.filter_map(|kvs| lagging.get(&kvs)?.reason());
+    reasons.max_by_key(|reason| *reason == StallReason::RootLength)
+}
+
+/// What a KVS with such a debt pays for so many bytes; `None`: it is shut until its root is
+/// shorter.
+fn delay(debt: KvsDebt, write_bytes: u64) -> Option<Duration> {
+    match stall::verdict(debt.debt(write_bytes)) {
         Verdict::Go => Some(Duration::ZERO),
         Verdict::Delay(delay, _) => Some(delay),
         Verdict::Stop(_) => None,
@@ -114,7 +129,8 @@ mod tests {
     }
 
     fn lagging(roots: &[(&str, u64)]) -> Lagging {
-        let one = |(name, root): &(&str, u64)| (kvss(name).next().unwrap(), *root);
+        let debt = |root_kvsets| KvsDebt { root_kvsets, ..KvsDebt::default() };
+        let one = |(name, root): &(&str, u64)| (kvss(name).next().unwrap(), debt(*root));
         roots.iter().map(one).collect()
     }
 
@@ -168,5 +184,51 @@ mod tests {
         // Its root is longer.
         let stopped = lagging(&[("a", 40)]);
         assert_eq!(goes(&mut gate, &stopped, at(60_000), "a b"), "b");
+    }
+
+    #[test]
+    fn a_kvs_is_open_until_it_owes_a_millisecond_and_then_pays_it_all() {
+        let mut gate = Gate::default();
+        let garbage =
+            KvsDebt { garbage_bytes: 64 * MIB, live_bytes: 64 * MIB, ..KvsDebt::default() };
+        let behind: Lagging = kvss("a").map(|kvs| (kvs, garbage)).collect();
+        let (mut now, mut open, mut pauses) = (Duration::ZERO, 0, Vec::new());
+        // 1 KiB at the most that there is: 61 us each, and a writer who needs 10 for it.
+        while pauses.len() < 3 {
+            let mut pass = gate.pass(&behind, now);
+            if pass.lets(kvss("a")) {
+                pass.charge(kvss("a"), 1024);
+                open += 1;
+                now += Duration::from_micros(10);
+            } else {
+                let opens_at = pass.opens_at().unwrap();
+                pauses.push((open, opens_at.checked_sub(now).unwrap()));
+                (now, open) = (opens_at, 0);
+            }
+        }
+        for (open, pause) in &pauses {
+            assert!((19..22).contains(open), "{pauses:?}");
+            assert!((1000..1070).contains(&pause.as_micros()), "{pauses:?}");
+        }
+        // One that is slower than that is never shut.
+        for _ in 0..100 {
+            now += Duration::from_micros(70);
+            let mut pass = gate.pass(&behind, now);
+            assert!(pass.lets(kvss("a")));
+            pass.charge(kvss("a"), 1024);
+        }
+    }
+
+    #[test]
+    fn what_is_waited_for_is_the_root_if_it_is_both() {
+        let garbage = KvsDebt { garbage_bytes: MIB, ..KvsDebt::default() };
+        let mut behind = lagging(&[("a", 17)]);
+        behind.extend(kvss("b").map(|kvs| (kvs, garbage)));
+        let of = |names| reason(&behind, kvss(names));
+        let (root, garbage) = (Some(StallReason::RootLength), Some(StallReason::Garbage));
+        assert_eq!(
+            [of("a"), of("b"), of("ab"), of("ba"), of("c")],
+            [root, garbage, root, root, None]
+        );
     }
 }

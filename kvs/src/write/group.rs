@@ -53,6 +53,7 @@ use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::options::{Durability, Options};
 use crate::wal::{Wal, WalMetrics};
 use crate::write::gate::Lagging;
+use crate::write::stall::StallReason;
 use held::{Held, Taken};
 use members::Group;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -74,15 +75,15 @@ const TICKET_BYTES: usize = 128;
 
 /// What the leader drives. Called by one thread at a time, in revision order.
 pub(crate) trait CommitSink: Send + Sync + 'static {
-    /// The KVSs whose roots are so long that their batches are held. None where holding is in vain:
-    /// nothing is written any more, or nobody but the leader makes roots shorter.
+    /// The KVSs that are behind, so that their batches are held. None where holding is in vain:
+    /// nothing is written any more, or nobody but the leader works.
     fn lagging(&self) -> Lagging {
         Lagging::new()
     }
     /// The log will need a segment soon ([`CommitQueue::take_wanted`]).
     fn log_wants_segment(&self) {}
-    /// For so long batches were held.
-    fn note_held(&self, _time: Duration) {}
+    /// For so long batches were held, for this reason.
+    fn note_held(&self, _time: Duration, _reason: StallReason) {}
     /// Makes room for the batches in the active memtable before anything is logged: may seal it,
     /// may wait (throttle), may refuse with [`Error::Stalled`]. Called without a lock of the queue,
     /// so it may wait for a flush that calls `release_wal`. An error other than `Stalled`, `Closed`
@@ -231,7 +232,7 @@ impl<S: CommitSink> CommitQueue<S> {
         self.shared.sync()
     }
 
-    /// A root may be shorter: what is held for it is looked at.
+    /// Compaction has done something: what is held for it is looked at.
     pub(crate) fn relieve(&self) {
         self.shared.relieve();
     }
@@ -336,7 +337,7 @@ impl<S: CommitSink> Shared<S> {
 
     /// Commits one group and hands over. Called by the leader only.
     fn lead(&self) {
-        let Taken { group, refused, .. } = self.take();
+        let Taken { group, refused, reason, .. } = self.take();
         let post = Post { shared: self, bytes: group.bytes, interval: group.interval };
         let outcome = (!group.tickets.is_empty()).then(|| self.write(&group));
         // Before the members wake: the next leader writes while this one completes them.
@@ -344,7 +345,7 @@ impl<S: CommitSink> Shared<S> {
         if let Some(outcome) = outcome {
             group.complete(outcome);
         }
-        self.tell_refused(refused);
+        self.tell_refused(refused, reason);
     }
 
     /// Logs, applies and publishes the group; returns its first revision.

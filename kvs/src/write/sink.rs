@@ -3,9 +3,9 @@
 //! Room is where writers feel debt: [`stall::verdict`] says go, wait a little, or stop until flush
 //! or compaction has caught up. A stopped leader waits for the bell, and gives up with
 //! [`Error::Stalled`] after [`STOP_MAX`], so that no writer hangs forever on a store that cannot
-//! recover. Memtables and free space are everybody's debt. A long root is that of its KVS alone,
-//! whose batches are held in the queue (`gate`), while others go on; only where nothing works in
-//! the background does the leader work it off, for the KVSs of its group.
+//! recover. Memtables and free space are everybody's debt. A long root and garbage are those of
+//! their KVS alone, whose batches are held in the queue (`gate`), while others go on; only where
+//! nothing works in the background does the leader work a root off, for the KVSs of its group.
 
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
@@ -14,14 +14,11 @@ use crate::recover::apply;
 use crate::store::Store;
 use crate::write::gate::Lagging;
 use crate::write::group::CommitSink;
-use crate::write::stall::{self, Debt, StallReason, Verdict};
+use crate::write::stall::{self, Debt, ROOT_SLOW, ROOT_STOP, StallReason, Verdict};
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Root kvsets at which writers slow down, and at which they stop.
-pub(crate) const ROOT_SLOW: u64 = 16;
-pub(crate) const ROOT_STOP: u64 = 40;
 /// How often a waiting writer looks again by itself.
 const WAIT_SLICE: Duration = Duration::from_millis(50);
 /// Longest a writer is stopped before it is told so.
@@ -32,7 +29,11 @@ impl CommitSink for Store {
         if self.is_alone() || self.check_writable().is_err() {
             return Lagging::new();
         }
-        self.view.load().lagging().clone()
+        let mut lagging = self.view.load().lagging().clone();
+        if !lagging.is_empty() {
+            self.forgive(&mut lagging);
+        }
+        lagging
     }
 
     fn log_wants_segment(&self) {
@@ -41,8 +42,8 @@ impl CommitSink for Store {
         }
     }
 
-    fn note_held(&self, time: Duration) {
-        self.metrics.stalls.add(StallReason::RootLength, time);
+    fn note_held(&self, time: Duration, reason: StallReason) {
+        self.metrics.stalls.add(reason, time);
     }
 
     fn make_room(&self, batches: &[&WriteBatch], wal_live_bytes: u64) -> Result<()> {
@@ -115,9 +116,9 @@ impl Store {
         let (mut delayed, mut in_vain) = (false, false);
         loop {
             let debt = self.debt(bytes);
-            self.pool.queue().hurry(stall::is_behind(debt));
+            self.pool.queue().hurry(self.is_behind(debt));
             let root_kvsets = if self.is_alone() { self.longest_root(batches) } else { 0 };
-            let debt = Debt { root_kvsets, ..debt };
+            let debt = Debt { root_kvsets, root_slow: ROOT_SLOW, root_stop: ROOT_STOP, ..debt };
             let verdict = match stall::verdict(debt) {
                 // Puts are refused at the door of a full volume (`Store::check_space`); what comes
                 // here are deletes, and the few puts that were on their way. They still wait for
@@ -144,7 +145,12 @@ impl Store {
 
     /// Lets compaction have the drive while it is behind, and only then.
     pub(crate) fn pace_compaction(&self) {
-        self.pool.queue().hurry(stall::is_behind(self.debt(0)));
+        self.pool.queue().hurry(self.is_behind(self.debt(0)));
+    }
+
+    /// Whether writers wait for compaction, or would if they wrote now.
+    fn is_behind(&self, debt: Debt) -> bool {
+        stall::is_short(debt) || !self.view.load().lagging().is_empty()
     }
 
     /// Waits, or without threads works; `false` if nothing is to be done and nobody does anything.
@@ -192,10 +198,18 @@ impl Store {
             return 0;
         }
         let kvss = batches.iter().flat_map(|batch| batch.kvss());
-        kvss.filter_map(|kvs| lagging.get(&kvs)).max().copied().unwrap_or(0)
+        kvss.filter_map(|kvs| lagging.get(&kvs)).map(|debt| debt.root_kvsets).max().unwrap_or(0)
     }
 
-    /// What the store owes: with the longest root of all that delay writers.
+    /// Garbage that no compaction can take away is nothing to wait for.
+    fn forgive(&self, lagging: &mut Lagging) {
+        let helpless = self.helpless.lock();
+        lagging.retain(|kvs, debt| {
+            debt.reason() != Some(StallReason::Garbage) || !helpless.contains(kvs)
+        });
+    }
+
+    /// What the store owes, but for what its KVSs owe.
     fn debt(&self, bytes: usize) -> Debt {
         let view = self.view.load();
         let free = self.pool.free_space();
@@ -203,13 +217,11 @@ impl Store {
         Debt {
             sealed_memtables: view.sealed.len() as u64,
             memtables_max: self.options.memtables_max,
-            root_kvsets: view.lagging().values().max().copied().unwrap_or(0),
-            root_slow: ROOT_SLOW,
-            root_stop: ROOT_STOP,
             free_bytes: free.object_bytes,
             free_slow_bytes: self.needs.tight_bytes(free),
             free_reserve_bytes: self.needs.reserve_bytes(free),
             write_bytes: bytes as u64,
+            ..Debt::NONE
         }
     }
 }

@@ -1,8 +1,9 @@
 //! How long a writer waits, and for what.
 //!
-//! [`verdict`] maps the debt of the store, or of a KVS, to a delay. Three debts count: memtables
-//! that wait for their flush, kvsets that wait in a root, and space that runs out. Each has a point
-//! where delays begin and a hard limit where writers stop; in between lies its *strain*, 0 to 1:
+//! [`verdict`] maps the debt of the store, or of a KVS, to a delay. Four debts count: memtables
+//! that wait for their flush, kvsets that wait in a root, garbage that waits for compaction, and
+//! space that runs out. Each has a point where delays begin and a limit, where writers stop; in
+//! between lies its *strain*, 0 to 1:
 //!
 //! ```text
 //!  delay per byte
@@ -16,17 +17,22 @@
 //! The delay is `slowest * strain^3` for each byte: it starts from nothing, stays out of the way
 //! while the debt is small (at half the way an eighth of the slowest), and meets the limit at a
 //! rate that flush and compaction can follow. Of several debts the one that asks for the longest
-//! delay decides. Waiting is the caller's; this is a pure function.
+//! delay decides. Garbage stops nobody: how much there is is an estimate, and what it costs is
+//! space, which has a limit of its own. Waiting is the caller's; this is a pure function.
 
 use std::time::Duration;
 
+/// Root kvsets at which writers slow down, and at which they stop.
+pub(crate) const ROOT_SLOW: u64 = 16;
+pub(crate) const ROOT_STOP: u64 = 40;
 /// Longest delay of one write.
 pub(crate) const DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// Strain is counted in thousandths.
 const FULL: u64 = 1000;
-/// Slowest rates, as nanoseconds a KiB: 16 MiB/s, 4 MiB/s and 1 MiB/s.
+/// Slowest rates, as nanoseconds a KiB: 16 MiB/s, 16 MiB/s, 4 MiB/s and 1 MiB/s.
 const MEMTABLE_NANOS_PER_KIB: u64 = 1_000_000_000 / (16 << 10);
+const GARBAGE_NANOS_PER_KIB: u64 = 1_000_000_000 / (16 << 10);
 const ROOT_NANOS_PER_KIB: u64 = 1_000_000_000 / (4 << 10);
 const SPACE_NANOS_PER_KIB: u64 = 1_000_000_000 / (1 << 10);
 
@@ -41,6 +47,10 @@ pub(crate) struct Debt {
     pub(crate) root_kvsets: u64,
     pub(crate) root_slow: u64,
     pub(crate) root_stop: u64,
+    /// Garbage of a KVS, where delays begin, and where they are longest.
+    pub(crate) garbage_bytes: u64,
+    pub(crate) garbage_slow_bytes: u64,
+    pub(crate) garbage_most_bytes: u64,
     /// Space left; where delays begin; and where writers stop, if the write would reach it.
     pub(crate) free_bytes: u64,
     pub(crate) free_slow_bytes: u64,
@@ -49,11 +59,24 @@ pub(crate) struct Debt {
     pub(crate) write_bytes: u64,
 }
 
+/// What one KVS owes to compaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KvsDebt {
+    /// Length of its root.
+    pub(crate) root_kvsets: u64,
+    /// What its kvsets take on the drive beyond what lives in them, and what lives: estimates.
+    pub(crate) garbage_bytes: u64,
+    pub(crate) live_bytes: u64,
+    /// A full memtable: that much comes at once.
+    pub(crate) memtable_bytes: u64,
+}
+
 /// What a writer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StallReason {
     Memtables,
     RootLength,
+    Garbage,
     FreeSpace,
     /// The log has no room for another segment. Not a debt: the writer that meets it waits.
     LogSpace,
@@ -80,23 +103,22 @@ struct Strain {
 
 /// The delay grows with each debt and with the bytes written; a stop comes only at a hard limit.
 pub(crate) fn verdict(debt: Debt) -> Verdict {
-    let strains = [space(debt), memtables(debt), root(debt)];
+    let strains = [space(debt), memtables(debt), root(debt), garbage(debt)];
     if let Some(stop) = strains.iter().find(|strain| strain.thousandths.is_none()) {
         return Verdict::Stop(stop.reason);
     }
     // The first of equals is the more serious one.
     let longest = strains.into_iter().rev().max_by_key(|strain| delay(*strain, debt.write_bytes));
-    let longest = longest.expect("there are three debts");
+    let longest = longest.expect("there are four debts");
     match delay(longest, debt.write_bytes) {
         Duration::ZERO => Verdict::Go,
         wait => Verdict::Delay(wait, longest.reason),
     }
 }
 
-/// Whether writers wait for compaction, or would if they wrote now: then it should not be held
-/// back.
-pub(crate) fn is_behind(debt: Debt) -> bool {
-    [space(debt), root(debt)].iter().any(|strain| strain.thousandths != Some(0))
+/// Whether space delays writers, or stops them.
+pub(crate) fn is_short(debt: Debt) -> bool {
+    space(debt).thousandths != Some(0)
 }
 
 fn space(debt: Debt) -> Strain {
@@ -131,6 +153,18 @@ fn root(debt: Debt) -> Strain {
     Strain { thousandths, nanos_per_kib: ROOT_NANOS_PER_KIB, reason }
 }
 
+/// At its most, writers are as slow as they get.
+fn garbage(debt: Debt) -> Strain {
+    let slow = debt.garbage_slow_bytes;
+    let over = debt.garbage_bytes.saturating_sub(slow);
+    let thousandths = way(over, debt.garbage_most_bytes.saturating_sub(slow));
+    Strain {
+        thousandths: Some(thousandths.unwrap_or(FULL)),
+        nanos_per_kib: GARBAGE_NANOS_PER_KIB,
+        reason: StallReason::Garbage,
+    }
+}
+
 /// Thousandths of `whole` that `part` is; none if it is all of it. Nothing owed is no strain.
 fn way(part: u64, whole: u64) -> Option<u64> {
     if part == 0 {
@@ -151,25 +185,73 @@ fn delay(strain: Strain, write_bytes: u64) -> Duration {
     u64::try_from(nanos).map_or(DELAY_MAX, Duration::from_nanos).min(DELAY_MAX)
 }
 
+impl KvsDebt {
+    /// As the debt of a writer who writes so much to it. Garbage delays writers where it is more
+    /// than half of what lives and a memtable, and most where it is as much as what lives and four
+    /// memtables: compaction begins earlier, and takes a tree down one part at a time.
+    pub(crate) const fn debt(self, write_bytes: u64) -> Debt {
+        Debt {
+            root_kvsets: self.root_kvsets,
+            root_slow: ROOT_SLOW,
+            root_stop: ROOT_STOP,
+            garbage_bytes: self.garbage_bytes,
+            garbage_slow_bytes: (self.live_bytes / 2).saturating_add(self.memtable_bytes),
+            garbage_most_bytes: self
+                .live_bytes
+                .saturating_add(self.memtable_bytes.saturating_mul(4)),
+            write_bytes,
+            ..Debt::NONE
+        }
+    }
+
+    /// What its writers wait for, if they do.
+    pub(crate) fn reason(self) -> Option<StallReason> {
+        [root(self.debt(0)), garbage(self.debt(0))]
+            .into_iter()
+            .find(|strain| strain.thousandths != Some(0))
+            .map(|strain| strain.reason)
+    }
+}
+
+impl Debt {
+    /// Nothing is owed, and nothing has a limit.
+    pub(crate) const NONE: Self = Self {
+        sealed_memtables: 0,
+        memtables_max: 1,
+        root_kvsets: 0,
+        root_slow: u64::MAX,
+        root_stop: u64::MAX,
+        garbage_bytes: 0,
+        garbage_slow_bytes: u64::MAX,
+        garbage_most_bytes: u64::MAX,
+        free_bytes: u64::MAX,
+        free_slow_bytes: 0,
+        free_reserve_bytes: 0,
+        write_bytes: 0,
+    };
+}
+
 impl StallReason {
-    /// Its name in metrics, logs and error bodies.
     /// All of them, in the order of [`StallReason::index`].
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Memtables, Self::RootLength, Self::FreeSpace, Self::LogSpace];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Memtables, Self::RootLength, Self::Garbage, Self::FreeSpace, Self::LogSpace];
 
     pub(crate) fn index(self) -> usize {
         match self {
             Self::Memtables => 0,
             Self::RootLength => 1,
-            Self::FreeSpace => 2,
-            Self::LogSpace => 3,
+            Self::Garbage => 2,
+            Self::FreeSpace => 3,
+            Self::LogSpace => 4,
         }
     }
 
+    /// Its name in metrics, logs and error bodies.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Memtables => "memtables",
             Self::RootLength => "root_length",
+            Self::Garbage => "garbage",
             Self::FreeSpace => "free_space",
             Self::LogSpace => "log_space",
         }
@@ -187,6 +269,9 @@ mod tests {
         root_kvsets: 0,
         root_slow: 8,
         root_stop: 24,
+        garbage_bytes: 0,
+        garbage_slow_bytes: 40 * MIB,
+        garbage_most_bytes: 60 * MIB,
         free_bytes: 100 * MIB,
         free_slow_bytes: 20 * MIB,
         free_reserve_bytes: 10 * MIB,
@@ -210,10 +295,11 @@ mod tests {
 
     #[test]
     fn writers_wait_and_stop_by_the_table() {
-        use StallReason::{FreeSpace, Memtables, RootLength};
+        use StallReason::{FreeSpace, Garbage, Memtables, RootLength};
         let memtables = |n| Debt { sealed_memtables: n, ..CALM };
         let root = |n| Debt { root_kvsets: n, ..CALM };
         let free = |mib| Debt { free_bytes: mib * MIB, ..CALM };
+        let garbage = |mib| Debt { garbage_bytes: mib * MIB, ..CALM };
         // Debt, milliseconds that 1 MiB waits (none: stop), what for.
         let table = [
             (CALM, Some(0), None),
@@ -227,6 +313,14 @@ mod tests {
             (root(16), Some(31), Some(RootLength)),
             (root(23), Some(205), Some(RootLength)),
             (root(24), None, Some(RootLength)),
+            (garbage(40), Some(0), None),
+            (garbage(50), Some(7), Some(Garbage)),
+            (garbage(59), Some(53), Some(Garbage)),
+            (garbage(60), Some(62), Some(Garbage)),
+            (garbage(1 << 30), Some(62), Some(Garbage)),
+            (Debt { garbage_most_bytes: 40 * MIB, ..garbage(41) }, Some(62), Some(Garbage)),
+            (Debt { root_kvsets: 16, ..garbage(50) }, Some(31), Some(RootLength)),
+            (Debt { root_kvsets: 24, ..garbage(99) }, None, Some(RootLength)),
             (free(21), Some(0), None),
             (free(16), Some(124), Some(FreeSpace)),
             (free(12), Some(728), Some(FreeSpace)),
@@ -245,18 +339,29 @@ mod tests {
     }
 
     #[test]
-    fn compaction_is_behind_where_root_or_space_delay_writers_and_not_for_memtables() {
+    fn a_kvs_is_behind_by_its_root_or_by_garbage_beyond_half_of_what_lives() {
+        use StallReason::{Garbage, RootLength};
+        let kvs = |root_kvsets, garbage, live| KvsDebt {
+            root_kvsets,
+            garbage_bytes: garbage * MIB,
+            live_bytes: live * MIB,
+            memtable_bytes: 64 * MIB,
+        };
         let table = [
-            (CALM, false),
-            (Debt { root_kvsets: CALM.root_slow, ..CALM }, false),
-            (Debt { root_kvsets: CALM.root_slow + 1, ..CALM }, true),
-            (Debt { root_kvsets: CALM.root_stop, ..CALM }, true),
-            (Debt { free_bytes: CALM.free_reserve_bytes, ..CALM }, true),
-            (Debt { sealed_memtables: CALM.memtables_max, ..CALM }, false),
+            (kvs(0, 0, 0), None),
+            (kvs(16, 0, 0), None),
+            (kvs(17, 0, 0), Some(RootLength)),
+            (kvs(0, 64, 0), None),
+            (kvs(0, 65, 0), Some(Garbage)),
+            (kvs(0, 564, 1000), None),
+            (kvs(0, 565, 1000), Some(Garbage)),
+            (kvs(17, 565, 1000), Some(RootLength)),
         ];
-        for (debt, behind) in table {
-            assert_eq!(is_behind(debt), behind, "{debt:?}");
+        for (kvs, reason) in table {
+            assert_eq!(kvs.reason(), reason, "{kvs:?}");
         }
+        let at = |garbage| wait(verdict(kvs(0, garbage, 1000).debt(MIB))).unwrap().as_millis();
+        assert_eq!([564, 910, 1256, 9999].map(at), [0, 7, 62, 62]);
     }
 
     #[test]
@@ -273,6 +378,7 @@ mod tests {
         let busy = Debt { memtables_max: 16, ..CALM };
         check("memtables", &mut (0..20).map(|n| Debt { sealed_memtables: n, ..busy }));
         check("root", &mut (0..40).map(|n| Debt { root_kvsets: n, ..CALM }));
+        check("garbage", &mut (0..100).map(|n| Debt { garbage_bytes: n * MIB, ..CALM }));
         check("space", &mut (0..10_000).map(|n| Debt { free_bytes: (10_000 - n) << 14, ..CALM }));
         check(
             "bytes",
@@ -308,6 +414,9 @@ mod tests {
                 root_kvsets: n,
                 root_slow: n,
                 root_stop: n,
+                garbage_bytes: n,
+                garbage_slow_bytes: n,
+                garbage_most_bytes: n,
                 free_bytes: n,
                 free_slow_bytes: n,
                 free_reserve_bytes: n,

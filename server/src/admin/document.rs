@@ -56,6 +56,7 @@ fn debt(debt: &Debt) -> Value {
         "garbage_bytes": debt.garbage_bytes,
         "garbage_pct": debt.garbage_pct,
         "garbage_pct_max": debt.garbage_pct_max,
+        "garbage_slow_bytes": debt.garbage_slow_bytes,
         "due": debt.due.iter().map(due).collect::<Vec<_>>(),
     })
 }

@@ -50,7 +50,7 @@ pub(crate) fn tree(value: &Value) -> String {
         "kvs       {}\nkvsets    {}, of {} leaves and the root: {} keys, {} tombstones\n\
          space     {} keys, {} values in {} vblocks of {}\n\
          root      {} kvsets: spilled from {}, writers slow down at {} and stop at {}\n\
-         garbage   {} of all bytes ({} %), collected from {} %\n",
+         garbage   {} of all bytes ({} %), collected from {} %, writers slow down at {}\n",
         text(&value["kvs"]),
         value["kvsets"],
         value["leaves"],
@@ -67,6 +67,7 @@ pub(crate) fn tree(value: &Value) -> String {
         bytes(&debt["garbage_bytes"]),
         debt["garbage_pct"],
         debt["garbage_pct_max"],
+        bytes(&debt["garbage_slow_bytes"]),
     );
     for due in rows(debt, "due") {
         let what = due["action"].as_str().map_or_else(

@@ -13,7 +13,7 @@ use super::{CommitSink, Leader, Queue, Shared, TICKET_BYTES};
 use crate::error::Error;
 use crate::key::KvsId;
 use crate::options::Durability;
-use crate::write::gate::{Gate, Lagging, Pass};
+use crate::write::gate::{self, Gate, Lagging, Pass};
 use crate::write::stall::StallReason;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -25,7 +25,7 @@ const HELD_MAX: Duration = Duration::from_secs(30);
 /// Most batches that are held: what a look at all of them may cost.
 const TICKETS_MAX: usize = 4096;
 
-/// Batches that wait for a root.
+/// Batches that wait for compaction.
 #[derive(Default)]
 pub(super) struct Held {
     gate: Gate,
@@ -38,6 +38,8 @@ pub(super) struct Held {
     look_at: Duration,
     /// Until when the time in which something is held has been told.
     told: Duration,
+    /// What they waited for when that was last known.
+    reason: Option<StallReason>,
 }
 
 /// What a leader has taken.
@@ -47,6 +49,8 @@ pub(super) struct Taken {
     /// To be told so once the post is given up.
     pub(super) refused: Vec<Ticket>,
     held_for: Duration,
+    /// What those wait for that are held or refused.
+    pub(super) reason: StallReason,
 }
 
 impl Held {
@@ -102,6 +106,7 @@ impl Queue {
                 .held
                 .look_at()
                 .map_or(Duration::ZERO, |_| now.saturating_sub(self.held.told)),
+            reason: StallReason::RootLength,
         };
         let mut gate = std::mem::take(&mut self.held.gate);
         let mut pass = gate.pass(lagging, now);
@@ -131,7 +136,11 @@ impl Queue {
         if let Some(opens_at) = pass.opens_at() {
             self.held.look_at = self.held.look_at.min(opens_at);
         }
-        (self.held.gate, self.held.told) = (gate, now);
+        let refused = taken.refused.iter().flat_map(|ticket| ticket.batch().kvss());
+        let waiting = self.held.kvss.keys().copied().chain(refused);
+        let reason = gate::reason(lagging, waiting).or(self.held.reason);
+        taken.reason = reason.unwrap_or(StallReason::RootLength);
+        (self.held.gate, self.held.told, self.held.reason) = (gate, now, reason);
         taken
     }
 
@@ -190,21 +199,21 @@ impl<S: CommitSink> Shared<S> {
         let taken = queue.take(&lagging, self.now(), self.limits.queue_bytes_max / 2);
         drop(queue);
         if !taken.held_for.is_zero() {
-            self.sink.note_held(taken.held_for);
+            self.sink.note_held(taken.held_for, taken.reason);
         }
         taken
     }
 
     /// Tells the writers that have been held for too long.
-    pub(super) fn tell_refused(&self, refused: Vec<Ticket>) {
+    pub(super) fn tell_refused(&self, refused: Vec<Ticket>, reason: StallReason) {
         for ticket in refused {
             self.counters.stalls.add(1);
-            let reason = StallReason::RootLength.as_str();
+            let reason = reason.as_str();
             ticket.complete(Err(Error::Stalled { reason }));
         }
     }
 
-    /// A root may be shorter.
+    /// Compaction has done something.
     pub(super) fn relieve(&self) {
         let mut queue = self.queue.lock();
         if queue.held.is_empty() {

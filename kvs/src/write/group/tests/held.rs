@@ -1,6 +1,7 @@
 //! Batches of KVSs that are behind, in a queue whose sink says which those are.
 
 use super::*;
+use crate::write::stall::KvsDebt;
 
 /// A batch of these KVSs.
 fn of(kvss: &[u32], value_len: usize) -> WriteBatch {
@@ -9,6 +10,11 @@ fn of(kvss: &[u32], value_len: usize) -> WriteBatch {
         batch.put_id(KvsId::new(*kvs), b"key", &vec![1; value_len]).unwrap();
     }
     batch
+}
+
+/// This KVS is behind, with so many kvsets in its root.
+fn with_root(kvs: u32, root_kvsets: u64) -> Lagging {
+    Lagging::from([(KvsId::new(kvs), KvsDebt { root_kvsets, ..KvsDebt::default() })])
 }
 
 /// How batches that were submitted have ended, by their names, in that order.
@@ -40,7 +46,7 @@ impl Ends {
 #[test]
 fn batches_of_a_kvs_that_is_behind_are_held_and_others_pass_them() {
     let (rig, ends) = (rig(&options()), Ends::new());
-    rig.sink.gate.lock().lagging = Lagging::from([(KvsId::new(1), 40)]);
+    rig.sink.gate.lock().lagging = with_root(1, 40);
     ends.submit(&rig, "a", of(&[1], 10));
     ends.submit(&rig, "ab", of(&[1, 2], 10));
     ends.submit(&rig, "b, after ab", of(&[2], 10));
@@ -62,7 +68,7 @@ fn batches_of_a_kvs_that_is_behind_are_held_and_others_pass_them() {
 #[test]
 fn a_blocking_writer_of_a_kvs_that_is_behind_goes_on_when_its_root_is_shorter() {
     let rig = rig(&options());
-    rig.sink.gate.lock().lagging = Lagging::from([(KvsId::new(1), 41)]);
+    rig.sink.gate.lock().lagging = with_root(1, 41);
     std::thread::scope(|scope| {
         let held = scope.spawn(|| rig.queue.commit(of(&[1], 10), Durability::Sync).unwrap());
         rig.wait_for_depth(1);
@@ -77,7 +83,7 @@ fn a_blocking_writer_of_a_kvs_that_is_behind_goes_on_when_its_root_is_shorter() 
 #[test]
 fn what_is_held_is_bounded_and_a_close_holds_nothing() {
     let (rig, ends) = (rig(&Options { commit_queue_bytes_max: MIB, ..options() }), Ends::new());
-    rig.sink.gate.lock().lagging = Lagging::from([(KvsId::new(1), 40)]);
+    rig.sink.gate.lock().lagging = with_root(1, 40);
     ends.submit(&rig, "a", of(&[1], 400_000));
     rig.wait_for_depth(1);
     ends.submit(&rig, "refused", of(&[1], 400_000));
@@ -92,7 +98,7 @@ fn what_is_held_is_bounded_and_a_close_holds_nothing() {
 #[test]
 fn a_kvs_that_is_slowed_down_loses_no_batch() {
     let rig = rig(&options());
-    rig.sink.gate.lock().lagging = Lagging::from([(KvsId::new(1), 30)]);
+    rig.sink.gate.lock().lagging = with_root(1, 30);
     std::thread::scope(|scope| {
         for kvs in [1, 1, 2, 2] {
             let queue = &rig.queue;
