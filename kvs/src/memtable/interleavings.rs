@@ -3,7 +3,7 @@
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p millpond-kvs --release --lib interleavings`.
 
-use super::skiplist::{Position, SkipList};
+use super::skiplist::{ListCursor, Position, SkipList};
 use crate::dead::{DeadRanges, Way, inserted};
 use crate::key::{KvsId, Revision};
 use bytes::Bytes;
@@ -59,6 +59,40 @@ fn a_reader_sees_whole_nodes_only() {
             assert_eq!(found.value(), Some(&b"b"[..]));
         }
         thread.join().unwrap();
+    });
+}
+
+/// What was there before the walk is met, in order; what comes meanwhile may be.
+#[test]
+fn a_walk_back_meets_what_was_there_whatever_is_inserted() {
+    loom::model(|| {
+        let list = Arc::new(SkipList::new());
+        list.insert(&position(b"b"), 2, Some(b"b"));
+        list.insert(&position(b"e"), 1, Some(b"e"));
+        let other = Arc::clone(&list);
+        let thread = thread::spawn(move || {
+            other.insert(&position(b"d"), 2, Some(b"d"));
+            other.insert(&position(b"c"), 1, Some(b"c"));
+        });
+        let mut cursor = ListCursor::new(Arc::clone(&list));
+        cursor.seek(|list| list.last_before(&position(b"f")));
+        let mut seen = Vec::new();
+        while let Some(entry) = cursor.entry() {
+            assert_eq!(entry.value(), Some(entry.key()), "a visible node is whole");
+            seen.push(entry.key().to_vec());
+            assert!(!cursor.has_newer());
+            cursor.prev();
+        }
+        assert!(seen.is_sorted_by(|a, b| a > b));
+        assert!([b"b", b"e"].iter().all(|key| seen.iter().any(|seen| seen == key)));
+        thread.join().unwrap();
+        cursor.seek(|list| list.last_before(&position(b"f")));
+        let mut all = Vec::new();
+        while let Some(entry) = cursor.entry() {
+            all.push(entry.key().to_vec());
+            cursor.prev();
+        }
+        assert_eq!(all, [b"e", b"d", b"c", b"b"]);
     });
 }
 

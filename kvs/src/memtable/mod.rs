@@ -124,12 +124,9 @@ pub(crate) struct MemtableCursor {
 
 impl MemtableCursor {
     /// Moves to where `find` says, if that is in this KVS.
-    fn move_to(
-        &mut self,
-        find: impl for<'l> FnOnce(&'l SkipList, Option<Entry<'l>>) -> Option<Entry<'l>>,
-    ) {
-        let kvs = self.kvs;
-        self.place.move_to(|list, entry| find(list, entry).filter(|found| found.kvs() == kvs));
+    fn seek_to(&mut self, find: impl FnOnce(&SkipList) -> Option<Entry<'_>>) {
+        self.place.seek(find);
+        self.place.stay_in(self.kvs);
     }
 
     fn entry(&self) -> Entry<'_> {
@@ -140,31 +137,31 @@ impl MemtableCursor {
 impl VersionCursor for MemtableCursor {
     fn seek(&mut self, key: &[u8]) -> Result<()> {
         let position = Position::new(self.kvs, key, Revision::MAX);
-        self.move_to(|list, _| list.first_from(&position));
+        self.seek_to(|list| list.first_from(&position));
         Ok(())
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         let position = Position::new(self.kvs, key, Revision::MAX);
-        self.move_to(|list, _| list.last_before(&position));
+        self.seek_to(|list| list.last_before(&position));
         Ok(())
     }
 
     fn seek_version(&mut self, key: &[u8], at: Revision) -> Result<()> {
         let position = Position::new(self.kvs, key, at);
-        self.move_to(|list, _| list.first_from(&position));
+        self.seek_to(|list| list.first_from(&position));
         Ok(())
     }
 
     fn seek_first(&mut self) -> Result<()> {
         let position = Position::start_of(self.kvs);
-        self.move_to(|list, _| list.first_from(&position));
+        self.seek_to(|list| list.first_from(&position));
         Ok(())
     }
 
     fn seek_last(&mut self) -> Result<()> {
         let position = Position::end_of(self.kvs);
-        self.move_to(|list, _| list.last_before(&position));
+        self.seek_to(|list| list.last_before(&position));
         Ok(())
     }
 
@@ -192,12 +189,14 @@ impl VersionCursor for MemtableCursor {
     }
 
     fn next(&mut self) -> Result<()> {
-        self.move_to(|_, entry| entry.and_then(Entry::next));
+        self.place.next();
+        self.place.stay_in(self.kvs);
         Ok(())
     }
 
     fn prev(&mut self) -> Result<()> {
-        self.move_to(|list, entry| entry.and_then(|entry| list.last_before(&entry.position())));
+        self.place.prev();
+        self.place.stay_in(self.kvs);
         Ok(())
     }
 

@@ -29,6 +29,7 @@
 
 use super::arena::{ALIGN, Arena};
 use crate::key::{KvsId, Revision};
+use std::cell::Cell;
 use std::cmp::Ordering as Order;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -62,6 +63,12 @@ struct Node {
 struct Value {
     len: u32,
     kind: u32,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Nodes that were compared with a position.
+    pub(super) static COMPARED: Cell<u64> = const { Cell::new(0) };
 }
 
 const LINKS_AT: usize = size_of::<Node>().next_multiple_of(align_of::<Link>());
@@ -178,6 +185,8 @@ impl<'a> Entry<'a> {
 
     /// How this node stands to `position`.
     fn compare(self, position: &Position<'_>) -> Order {
+        #[cfg(test)]
+        COMPARED.set(COMPARED.get() + 1);
         let node = self.node();
         u64::from(node.kvs)
             .cmp(&position.kvs)
@@ -386,19 +395,27 @@ unsafe impl Send for SkipList {}
 unsafe impl Sync for SkipList {}
 
 /// A place in a list that it keeps alive.
+///
+/// A step back is a search, for nodes have no link back: not from the top of the list, but from the
+/// *finger*, the nodes that the last step back came by. Levels on which nothing lies between finger
+/// and place are left alone, so a step back compares a few keys, however long the list is.
 pub(super) struct ListCursor {
     list: Arc<SkipList>,
     /// A node of `list`.
     at: Option<NonNull<Node>>,
+    /// On each level a node of that level, or the head: none is after `at`. What is inserted behind
+    /// them is found on the way.
+    finger: [Cell<NonNull<Node>>; HEIGHT_MAX],
 }
 
-// SAFETY: the node belongs to `list`, which is Send and Sync and lives as long as the cursor.
+// SAFETY: the nodes belong to `list`, which is Send and Sync and lives as long as the cursor.
 unsafe impl Send for ListCursor {}
 
 impl ListCursor {
     /// At no node.
     pub(super) fn new(list: Arc<SkipList>) -> Self {
-        Self { list, at: None }
+        let finger = std::array::from_fn(|_| Cell::new(list.head));
+        Self { list, at: None, finger }
     }
 
     /// The node it is at.
@@ -408,17 +425,47 @@ impl ListCursor {
 
     /// Whether the node before the present one is of the same key.
     pub(super) fn has_newer(&self) -> bool {
-        let Some(entry) = self.entry() else { return false };
-        let position = entry.position();
-        self.list.last_before(&position).is_some_and(|before| before.is_key_of(&position))
+        let (Some(entry), Some(before)) = (self.entry(), self.before()) else { return false };
+        before.is_key_of(&entry.position())
     }
 
-    /// Moves to where `find` says, which sees the list and the present node.
-    pub(super) fn move_to(
-        &mut self,
-        find: impl for<'l> FnOnce(&'l SkipList, Option<Entry<'l>>) -> Option<Entry<'l>>,
-    ) {
-        self.at = find(&self.list, self.at.map(Entry::new)).map(|entry| entry.node);
+    /// Moves to where `find` says.
+    pub(super) fn seek(&mut self, find: impl FnOnce(&SkipList) -> Option<Entry<'_>>) {
+        self.at = find(&self.list).map(|entry| entry.node);
+        self.finger.iter().for_each(|node| node.set(self.list.head));
+    }
+
+    /// To the node after the present one.
+    pub(super) fn next(&mut self) {
+        self.at = self.entry().and_then(Entry::next).map(|entry| entry.node);
+    }
+
+    /// To the node before the present one.
+    pub(super) fn prev(&mut self) {
+        self.at = self.before().map(|entry| entry.node);
+    }
+
+    /// Stays at its node only if that is of the KVS.
+    pub(super) fn stay_in(&mut self, kvs: KvsId) {
+        self.at = self.entry().filter(|entry| entry.kvs() == kvs).map(|entry| entry.node);
+    }
+
+    /// The node before the present one. The finger follows.
+    fn before(&self) -> Option<Entry<'_>> {
+        let at = self.entry()?;
+        let position = at.position();
+        let finger = |level: usize| Entry::new(self.finger[level].get());
+        let nearest = |level: usize| {
+            let next = finger(level).next_at(level).filter(|next| next.node != at.node);
+            finger(level).node != at.node && !next.is_some_and(|n| n.compare(&position).is_lt())
+        };
+        let start = (0..HEIGHT_MAX).find(|&level| nearest(level));
+        let mut before = start.map_or(self.list.head(), finger);
+        for level in (0..start.unwrap_or(HEIGHT_MAX)).rev() {
+            before = gap_from(before, level, &position, Some(at)).before;
+            self.finger[level].set(before.node);
+        }
+        (before.node != self.list.head).then_some(before)
     }
 }
 

@@ -4,8 +4,9 @@ use super::*;
 use crate::key::key_hash;
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use skiplist::COMPARED;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// (KVS, key, revision descending) to value; None is a tombstone.
 type Model = BTreeMap<(u32, Vec<u8>, Reverse<u64>), Option<Vec<u8>>>;
@@ -181,6 +182,29 @@ fn heights_fall_off_by_four() {
     assert_eq!(height(0), HEIGHT_MAX);
 }
 
+/// A step back was a search from the top of the list, and so was the look for a newer version.
+#[test]
+fn a_walk_back_compares_a_few_keys_a_step_however_long_the_list_is() {
+    let memtable = Arc::new(Memtable::new(1 << 20));
+    let keys = if cfg!(miri) { 200 } else { 50_000_u64 };
+    for number in 0..keys {
+        // An odd factor: each number once, in no order.
+        let key = number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes();
+        insert(&memtable, 1, &key, number + 1, Some(b"value"));
+    }
+    let mut cursor = memtable.cursor(KvsId::new(1));
+    cursor.seek_last().unwrap();
+    let (before, mut steps) = (COMPARED.get(), 0);
+    while cursor.valid() {
+        assert!(!cursor.may_have_newer());
+        cursor.prev().unwrap();
+        steps += 1;
+    }
+    let compared = COMPARED.get() - before;
+    assert_eq!(steps, keys);
+    assert!(compared < 6 * steps, "{compared} comparisons in {steps} steps");
+}
+
 #[test]
 fn concurrent_inserts_and_reads_agree_with_a_locked_map() {
     let (threads, per_thread) = if cfg!(miri) { (3, 40) } else { (4, 20_000) };
@@ -209,14 +233,22 @@ fn concurrent_inserts_and_reads_agree_with_a_locked_map() {
             });
         }
         scope.spawn(|| {
-            // Order holds at every moment.
+            // Order holds at every moment, and what was there at the start is met both ways.
+            let place = |(key, revision, _): &Version| (key.clone(), Reverse(*revision));
+            let mut known = Vec::new();
             for _ in 0..if cfg!(miri) { 2 } else { 20 } {
                 let mut cursor = memtable.cursor(KvsId::new(1));
+                cursor.seek_last().unwrap();
+                let mut backward = walk(&mut cursor, MemtableCursor::prev);
+                backward.reverse();
                 cursor.seek_first().unwrap();
-                let found = walk(&mut cursor, MemtableCursor::next);
-                assert!(
-                    found.is_sorted_by_key(|(key, revision, _)| (key.clone(), Reverse(*revision)))
-                );
+                let forward = walk(&mut cursor, MemtableCursor::next);
+                for found in [backward, forward] {
+                    assert!(found.is_sorted_by_key(place));
+                    let there: BTreeSet<_> = found.iter().map(place).collect();
+                    assert!(known.iter().all(|version| there.contains(version)));
+                    known = there.into_iter().collect();
+                }
             }
         });
     });
@@ -251,6 +283,54 @@ proptest! {
             model.insert((kvs, key, Reverse(revision)), value);
         }
         check(&memtable, &model);
+    }
+
+    /// Turns and steps between inserts: a cursor stands on a version, or past an end.
+    #[test]
+    fn a_cursor_moves_as_in_a_map_that_grows(
+        versions in versions(),
+        steps in prop::collection::vec(0_u8..8, 0..200),
+    ) {
+        let (memtable, mut model) = (Arc::new(Memtable::new(1 << 12)), Model::new());
+        let mut versions = versions.into_iter();
+        let mut cursor = memtable.cursor(KvsId::new(1));
+        let mut at: Option<(Vec<u8>, Reverse<u64>)> = None;
+        for step in steps {
+            let places: Vec<_> = model_versions(&model, 1)
+                .into_iter()
+                .map(|(key, revision, _)| (key, Reverse(revision)))
+                .collect();
+            let here = at.as_ref().map(|at| places.partition_point(|place| place < at));
+            match step {
+                0 => {
+                    cursor.seek_first().unwrap();
+                    at = places.first().cloned();
+                }
+                1 => {
+                    cursor.seek_last().unwrap();
+                    at = places.last().cloned();
+                }
+                2 => {
+                    cursor.next().unwrap();
+                    at = here.and_then(|here| places.get(here + 1).cloned());
+                }
+                3 | 4 => {
+                    cursor.prev().unwrap();
+                    at = here.and_then(|here| Some(places[here.checked_sub(1)?].clone()));
+                }
+                5 => {
+                    let before = here.and_then(|here| places.get(here.checked_sub(1)?));
+                    let newer = before.is_some_and(|(key, _)| *key == at.as_ref().unwrap().0);
+                    prop_assert_eq!(cursor.may_have_newer(), newer);
+                }
+                _ => if let Some((kvs, key, revision, value)) = versions.next() {
+                    insert(&memtable, kvs, &key, revision, value.as_deref());
+                    model.insert((kvs, key, Reverse(revision)), value);
+                },
+            }
+            let shown = at_cursor(&cursor).map(|(key, revision, _)| (key, Reverse(revision)));
+            prop_assert_eq!(&shown, &at);
+        }
     }
 
     #[test]
