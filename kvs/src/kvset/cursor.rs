@@ -51,6 +51,12 @@ enum Toward {
     Start,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Steps of all cursors of this thread.
+    pub(crate) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// A leaf, by number of its kblock and page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LeafAt {
@@ -363,6 +369,8 @@ impl VersionCursor for KvsetCursor {
     }
 
     fn next(&mut self) -> Result<()> {
+        #[cfg(test)]
+        STEPS.set(STEPS.get() + 1);
         if !self.valid {
             return Ok(());
         }
@@ -381,6 +389,8 @@ impl VersionCursor for KvsetCursor {
     }
 
     fn prev(&mut self) -> Result<()> {
+        #[cfg(test)]
+        STEPS.set(STEPS.get() + 1);
         if !self.valid {
             return Ok(());
         }

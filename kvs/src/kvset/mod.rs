@@ -36,6 +36,8 @@ mod varint;
 mod vblock;
 
 pub(crate) use builder::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
+#[cfg(test)]
+pub(crate) use cursor::STEPS;
 pub(crate) use cursor::{KvsetCursor, ReadMode, Shared};
 pub(crate) use holes::{Holes, KeyRange};
 pub(crate) use lookup::{Probe, WouldBlock};

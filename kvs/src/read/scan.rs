@@ -9,7 +9,7 @@ use crate::dead::{self, Way};
 use crate::error::Result;
 use crate::iter::bounded::{Range, Visible};
 use crate::iter::merge::Merge;
-use crate::iter::{Stored, ValuePtr, VersionCursor};
+use crate::iter::{Stored, ValuePtr, VersionCursor, step_to};
 use crate::key::{KvsId, Revision};
 use crate::kvset::{Holes, KvsetCursor, ScanAhead, Shared};
 use crate::memtable::MemtableCursor;
@@ -186,6 +186,16 @@ impl VersionCursor for Leaves {
     fn value(&self) -> Result<Bytes> {
         self.here().value()
     }
+
+    /// Within its leaf by that leaf's merge, which takes back one step of one kvset.
+    fn return_to(&mut self, key: &[u8], revision: Revision) -> Result<()> {
+        let here = self.index_of(key);
+        let Some((index, mut merge)) = self.open.take_if(|(index, _)| *index == here) else {
+            return step_to(self, key, revision);
+        };
+        merge.return_to(key, revision)?;
+        self.settle_forward(index, merge)
+    }
 }
 
 /// Passes a call on to whichever source it is.
@@ -254,5 +264,75 @@ impl VersionCursor for Source {
 
     fn value(&self) -> Result<Bytes> {
         each!(self, cursor => cursor.value())
+    }
+
+    fn return_to(&mut self, key: &[u8], revision: Revision) -> Result<()> {
+        each!(self, cursor => cursor.return_to(key, revision))
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::db::Database;
+    use crate::iter::merge::Merge;
+    use crate::key::NodeId;
+    use crate::kvset::{ReadAhead, STEPS};
+    use crate::options::{Durability, Options};
+    use crate::tree::TreeEdit;
+    use mpool::{Pool, SimDevice};
+
+    const KEYS: u64 = 300;
+
+    fn text(number: u64) -> Vec<u8> {
+        format!("{number:06}").into_bytes()
+    }
+
+    /// A leaf of kvsets that have keys in common.
+    fn leaf(kvsets: u64) -> (Database, Tree) {
+        let options = Options { background_threads: 0, ..Options::default() };
+        let pool = Pool::create(Arc::new(SimDevice::new(1 << 30)), &options.pool).unwrap();
+        let db = Database::open_pool(pool, options).unwrap();
+        let kvs = db.create_kvs("k").unwrap();
+        for number in 0..kvsets {
+            for key in (0..KEYS).filter(|key| number == 0 || key % (number + 1) == 0) {
+                kvs.put(&text(key), &text(number), Durability::Off).unwrap();
+            }
+            db.flush().unwrap();
+        }
+        let flushed = db.store().tree(kvs.id()).unwrap();
+        let add = flushed.root.iter().map(|kvset| (NodeId::new(1), Arc::clone(kvset))).collect();
+        let leaves_add = vec![(NodeId::new(1), Bytes::new())];
+        let edit = TreeEdit { add, leaves_add, ..TreeEdit::default() };
+        let tree = Tree::new(kvs.id(), "k").edited(&edit, &|_| 1 << 20);
+        (db, tree)
+    }
+
+    /// A merge within a leaf was turned round, all of its kvsets, to take back one step of one of
+    /// them, and round again to go on: for each key that has versions in two.
+    #[test]
+    fn a_scan_back_moves_the_kvset_that_it_has_moved_too_far_and_no_other() {
+        let (db, tree) = leaf(6);
+        let shared = (
+            Arc::new(Holes::default()),
+            ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(|| false)),
+        );
+        let versions: u64 = tree.totals().keys;
+        let leaves = Leaves { tree: Arc::new(tree), shared, open: None };
+        let merge = Merge::new(vec![Source::Leaves(leaves)]);
+        let range = Range { reverse: true, ..Range::default() };
+        let mut visible = Visible::new(merge, Revision::MAX, range);
+        let before = STEPS.get();
+        for key in (0..KEYS).rev() {
+            visible.advance(u32::MAX).unwrap();
+            assert_eq!(visible.key(), text(key));
+            let newest = (0..6).rev().find(|number| key % (number + 1) == 0).expect("the oldest");
+            assert_eq!(visible.value().unwrap(), text(newest));
+        }
+        // Each version is stepped over, and of each key one step is taken back and done again.
+        let steps = STEPS.get() - before;
+        assert!(steps <= versions + 2 * KEYS, "{steps} steps over {versions} versions");
+        drop(db);
     }
 }
