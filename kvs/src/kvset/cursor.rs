@@ -252,12 +252,15 @@ impl KvsetCursor {
         let object = self.kvset.value_object(ptr)?;
         let mut reader = self.values.borrow_mut();
         if let Some((part, next)) = reader.to_admit(object, ptr) {
-            self.kvset.admit(ptr, part.clone(), next);
+            let has_room = self.kvset.admit(ptr, part.clone(), next);
             if let Some(value) = self.kvset.try_read_value(ptr)? {
                 reader.admitted(object, ptr, &part);
                 return Ok(value);
             }
-            reader.admit_no_more();
+            // Else it is deleted, or another reader is at work on it.
+            if !has_room {
+                reader.admit_no_more();
+            }
         }
         if reader.follows(object, ptr) {
             match reader.read(object, ptr) {

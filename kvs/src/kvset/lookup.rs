@@ -131,13 +131,15 @@ impl Kvset {
         checked_value(map, ptr, record).map(Some)
     }
 
-    /// Reads a part of the vblock of `ptr` into memory if there is room, and orders what is next.
-    pub(super) fn admit(&self, ptr: ValuePtr, part: Range<u64>, next: Range<u64>) {
-        let Ok(map) = self.map_of(ptr) else { return };
-        if let Err(error) = map.preload_part(object_of(ptr), part, next) {
+    /// Reads a part of the vblock of `ptr` into memory and orders what is next. False: there is no
+    /// room for it, or the drive fails.
+    pub(super) fn admit(&self, ptr: ValuePtr, part: Range<u64>, next: Range<u64>) -> bool {
+        let Ok(map) = self.map_of(ptr) else { return false };
+        map.preload_part(object_of(ptr), part, next).unwrap_or_else(|error| {
             // Each value that cannot be had is read by itself, and fails by itself.
             tracing::debug!(kvset = self.meta.id.get(), %error, "values were not read ahead");
-        }
+            false
+        })
     }
 
     /// As [`read_value`](Self::read_value); `done` is called on a thread of the pool's queue, or,

@@ -10,7 +10,7 @@ use super::kblock::format::Footer;
 use super::open::Kvset;
 use super::page::PAGE_BYTES;
 use crate::error::Result;
-use mpool::Advice;
+use mpool::{Advice, MblockId};
 use std::ops::Range;
 
 /// A part of an index.
@@ -42,6 +42,18 @@ impl Kvset {
     /// Bytes of its index that are in memory.
     pub(crate) fn resident_index_bytes(&self) -> u64 {
         self.index.resident_bytes()
+    }
+
+    /// Bytes of its values that are not in memory: of each vblock as large a part of what it refers
+    /// to as of all its pages.
+    pub(crate) fn absent_value_bytes(&self) -> u64 {
+        let Some(values) = &self.values else { return 0 };
+        let absent = |(at, (_, bytes)): (usize, &(MblockId, u64))| {
+            let len = u128::from(values.mblock(at).len_bytes()).max(1);
+            let there = u128::from(values.resident_bytes_of(at)).min(len);
+            u64::try_from(u128::from(*bytes) * (len - there) / len).unwrap_or(*bytes)
+        };
+        self.meta.vblocks.iter().enumerate().map(absent).sum()
     }
 
     /// Reads a part of its index, whether there is room or not, object by object for as long as

@@ -39,10 +39,20 @@ pub(crate) fn visible(
     let dead = dead::hints::walk_of(store, view, (kvs, at), way, holes);
     let tree = view.trees.get(&kvs).cloned();
     let pool = Arc::clone(&store.pool);
-    let values = |tree: &Arc<Tree>| tree.totals().value_bytes;
-    let fits = move || tree.as_ref().map_or(0, values) <= pool.reaper().room();
+    let fits = move || {
+        let reaper = pool.reaper();
+        tree.as_ref().is_none_or(|tree| fit(tree, reaper.room(), reaper.stats().budget_bytes))
+    };
     let ahead = ScanAhead::new(&store.read_ahead, Box::new(fits));
     Visible::new(merged(view, kvs, (holes, &ahead)), at, range).with_dead(dead)
+}
+
+/// Whether all values of a tree would be in memory: those that are not there find room. Of more
+/// than the budget takes as a whole, nobody looks which they are.
+fn fit(tree: &Tree, room: u64, budget_bytes: u64) -> bool {
+    let bytes = tree.totals().value_bytes;
+    let absent = || tree.kvsets().map(|kvset| kvset.absent_value_bytes()).sum::<u64>();
+    bytes <= room || (bytes <= budget_bytes && absent() <= room)
 }
 
 /// All sources of a KVS in a view, newest first, merged.

@@ -194,9 +194,12 @@ impl Map {
 
 impl Mcache {
     /// Reads pages of one object ahead, as far as there is room. Returns the bytes made resident,
-    /// and whether there is room for more. Somebody holds the mblock.
+    /// and whether there is room for more. Somebody holds the mblock. Of one that is deleted
+    /// nothing is read, which says nothing about room.
     pub(super) fn preload(&self, object: &Object, pages: Range<u32>) -> Result<(u64, bool)> {
-        let Some(mapping) = &object.mapping else { return Ok((0, true)) };
+        let Some(mapping) = object.mapping.as_ref().filter(|_| !object.is_dead()) else {
+            return Ok((0, true));
+        };
         let mut loaded = 0;
         for (part, class) in object.pieces(pages) {
             let pages_max = self.room.read_ahead_pages(class, PRELOAD_PAGES);
@@ -252,11 +255,11 @@ impl Mcache {
     ) -> Result<Option<u64>> {
         let absent = |page: u32| object.states.own(page, Take::Absent);
         let owners: Vec<Owned<'_>> = piece.filter_map(absent).collect();
-        if owners.is_empty() {
+        if owners.is_empty() || object.is_dead() {
             return Ok(Some(0));
         }
         let bytes = u64::try_from(owners.len()).expect("a piece") * PAGE_BYTES;
-        if object.is_dead() || !self.preload_room(class, bytes) {
+        if !self.preload_room(class, bytes) {
             return Ok(None);
         }
         for run in owners.chunk_by(|a, b| a.page() + 1 == b.page()) {

@@ -314,7 +314,8 @@ impl Map {
     }
 
     /// As [`preload`](Self::preload), of a part of one object; what lies in `next` is ordered, and
-    /// not waited for. False: there was no room for all of it.
+    /// not waited for. False: there was no room for all of it. Nothing is read of an object that is
+    /// deleted, for lack of a future and not of room.
     pub fn preload_part(&self, object: usize, part: Range<u64>, next: Range<u64>) -> Result<bool> {
         let object = &self.shared.objects[object];
         check_range(object, &part)?;
@@ -332,6 +333,11 @@ impl Map {
     /// Bytes of its objects that are in memory, as far as the page states know.
     pub fn resident_bytes(&self) -> u64 {
         self.shared.objects.iter().map(|object| object.resident_bytes()).sum()
+    }
+
+    /// The same of one object.
+    pub fn resident_bytes_of(&self, object: usize) -> u64 {
+        self.shared.objects[object].resident_bytes()
     }
 
     /// Drops the pages of all its objects from memory.

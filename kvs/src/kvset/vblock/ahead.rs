@@ -8,8 +8,9 @@
 //! reads from takes what it needs in any case, so a scan that is granted nothing works with one
 //! short chunk at a time, and waits for each.
 //!
-//! Where all values of a KVS fit in what memory is free, a scan reads them into the map instead, as
-//! an open does: the next one finds them there.
+//! Where those values of a KVS that are not in memory fit in what is free, a scan reads them into
+//! the map instead, as an open does: the next one finds them there. A vblock that is deleted while
+//! the scan goes on has no next one, and is read past the map.
 
 use mpool::{IoBuf, IoQueue, Mblock, MemoryConsumer, Priority};
 use parking_lot::{Condvar, Mutex};
@@ -75,6 +76,11 @@ impl ScanAhead {
     pub(super) fn admits(&self) -> bool {
         // Relaxed: a hint.
         !self.is_refused.load(Ordering::Relaxed) && *self.admits.get_or_init(|| (self.fits)())
+    }
+
+    /// Whether that is known.
+    pub(super) fn is_admitting(&self) -> bool {
+        !self.is_refused.load(Ordering::Relaxed) && self.admits.get() == Some(&true)
     }
 
     /// The rest of the scan reads past the map.

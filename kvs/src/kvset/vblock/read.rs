@@ -141,7 +141,8 @@ impl ValueReader {
     }
 
     /// What to read into the map for the record at `ptr`, and what after that, if values are read
-    /// there and the record continues a stream that has been followed for a while.
+    /// there and the record continues a stream: one that has been followed for a while, or any once
+    /// the scan has shown to be long.
     pub(crate) fn to_admit(
         &self,
         object: &Mblock,
@@ -150,9 +151,10 @@ impl ValueReader {
         let len_bytes = object.len_bytes();
         let record = record_range(ptr, len_bytes).ok()?;
         let stream = self.streams.get(&ptr.vblock)?;
+        let ahead = &self.ahead.as_ref()?.0;
         let is_steady = stream.chunk_bytes == self.budget.chunk_bytes_max;
-        let way = continues(&stream.last, &record).filter(|_| is_steady)?;
-        if stream.holds(&record) || !self.ahead.as_ref()?.0.admits() {
+        let way = continues(&stream.last, &record)?;
+        if stream.holds(&record) || !(ahead.is_admitting() || (is_steady && ahead.admits())) {
             return None;
         }
         let part = what_to_read(Some(way), &record, len_bytes, CHUNK_BYTES_MAX);
