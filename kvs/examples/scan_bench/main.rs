@@ -6,7 +6,7 @@
 //! load      fills a new database           keys=1000000 value=1000 random=1 flushes=16 compact=0
 //!           and scans it at once           rounds=0
 //! scan      whole scans, both ways         rounds=3 warm=1
-//! beside    scans beside a writer          seconds=10 value=1000 warm=1
+//! beside    scans beside writers           keys=1000000 seconds=10 value=1000 writers=1 warm=1
 //! queue     head scans of a queue          operations=1000000 live=1000 value=100 every=1000
 //! window    head scans of a window         inserts=6000000 live=200000 value=116 every=5000
 //! deleted   limit=1 after 90 % are gone    keys=500000 value=1000

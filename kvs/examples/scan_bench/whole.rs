@@ -99,11 +99,18 @@ pub(crate) fn scan(arguments: &Arguments) -> Result<()> {
     db.close()
 }
 
-/// Overwrites keys in a random order until it is stopped; counts.
-fn write(db: &Database, kvs: &Kvs, arguments: &Arguments, shared: (&AtomicBool, &AtomicU64)) {
+/// What the writers share: whether to stop, and how much they have written.
+#[derive(Default)]
+struct Work {
+    stop: AtomicBool,
+    written: AtomicU64,
+}
+
+/// Overwrites keys in a random order, one's own for each writer, until it is stopped.
+fn write((db, kvs): (&Database, &Kvs), arguments: &Arguments, writer: u64, work: &Work) {
     let (keys, bytes) = (arguments.number("keys", 1_000_000), arguments.number("value", 1000));
-    let (stop, count) = shared;
-    for number in 0.. {
+    let Work { stop, written } = work;
+    for number in writer << 40.. {
         if stop.load(Ordering::Relaxed) {
             return;
         }
@@ -111,7 +118,7 @@ fn write(db: &Database, kvs: &Kvs, arguments: &Arguments, shared: (&AtomicBool, 
         let mut batch = db.batch();
         batch.put(kvs, &key, &value(number, bytes as usize)).expect("a good entry");
         match db.write(batch, Durability::Interval) {
-            Ok(_) => count.fetch_add(1, Ordering::Relaxed),
+            Ok(_) => written.fetch_add(1, Ordering::Relaxed),
             Err(error) => {
                 println!("writer: {error}");
                 continue;
@@ -137,10 +144,13 @@ impl Both {
 
 /// Writes for some seconds; if asked to, scans meanwhile.
 fn both(db: &Database, kvs: &Kvs, arguments: &Arguments, scans: Option<&Range>) -> Result<Both> {
-    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (work, writers) = (Work::default(), arguments.number("writers", 1));
     let long = Duration::from_secs(arguments.number("seconds", 10));
     std::thread::scope(|scope| {
-        scope.spawn(|| write(db, kvs, arguments, (&stop, &count)));
+        for writer in 0..writers {
+            let work = &work;
+            scope.spawn(move || write((db, kvs), arguments, writer, work));
+        }
         let (start, clock, mut scanned) = (Instant::now(), Clock::start(), 0);
         let mut walk = || -> Result<()> {
             while start.elapsed() < long {
@@ -160,31 +170,37 @@ fn both(db: &Database, kvs: &Kvs, arguments: &Arguments, scans: Option<&Range>) 
         };
         let walked = walk();
         let times = clock.elapsed();
-        stop.store(true, Ordering::Relaxed);
-        walked.map(|()| Both { written: count.load(Ordering::Relaxed), scanned, times })
+        work.stop.store(true, Ordering::Relaxed);
+        walked.map(|()| Both { written: work.written.load(Ordering::Relaxed), scanned, times })
     })
 }
 
 pub(crate) fn beside(arguments: &Arguments) -> Result<()> {
     let db = arguments.open_filled()?;
     let kvs = db.open_kvs(KVS)?;
-    for reverse in [false, true] {
-        told_walk(&db, &kvs, reverse)?;
-    }
+    let quiet = [told_walk(&db, &kvs, false)?, told_walk(&db, &kvs, true)?];
     let alone = both(&db, &kvs, arguments, None)?.writes_a_second();
-    println!("writer alone: {alone:.0} a second");
-    for reverse in [false, true] {
-        let quiet = told_walk(&db, &kvs, reverse)?;
-        let read = || metric(&db, "mpool_read_bytes_total") / 1_000_000;
-        let before = read();
+    println!("writers alone: {alone:.0} a second");
+    for (reverse, quiet) in [(false, quiet[0]), (true, quiet[1])] {
+        let count = |name: &str| metric(&db, name) / 1_000_000;
+        let counts = || ["mpool_read_bytes_total", "mpool_mcache_preloaded_bytes_total"].map(count);
+        let before = counts();
         let range = Range { reverse, ..Range::default() };
         let both = both(&db, &kvs, arguments, Some(&range))?;
         let writes = both.writes_a_second();
-        println!("writer beside a scan: {writes:.0} a second, {:.2} of alone", writes / alone);
+        println!("writers beside a scan: {writes:.0} a second, {:.2} of alone", writes / alone);
         let scan = both.scanned as f64 / both.times.all.as_secs_f64();
-        print!("scan beside a writer: {scan:.0} a second, {:.2} of quiet; ", scan / quiet);
+        let way = if reverse { "reverse" } else { "forward" };
+        print!("{way} beside writers: {scan:.0} a second, {:.2} of quiet; ", scan / quiet);
         tell_times(both.scanned, both.times);
-        println!("read {} MB meanwhile", read() - before);
+        let after = counts();
+        let [read, brought] = [0, 1].map(|at| after[at] - before[at]);
+        let [used, budget] = ["mpool_reaper_used_bytes", "mpool_reaper_budget_bytes"].map(count);
+        let passes = both.scanned as f64 / arguments.number("keys", 1_000_000) as f64;
+        println!(
+            "in {passes:.1} passes read {read} MB, of which {brought} MB into memory; memory in \
+             use {used} of {budget} MB"
+        );
         tell_shape(&db);
     }
     db.close()
