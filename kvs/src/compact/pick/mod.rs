@@ -7,13 +7,15 @@
 //!
 //! 1. *Root length*: a root of `spill_min` kvsets spills its oldest, at most `spill_max`, to the
 //!    leaves. If all keys of the oldest one belong in one leaf, it is moved there as it is; so keys
-//!    that are put in their order are never written again.
+//!    that are put in their order are never written again. The first spill makes leaves of a fifth
+//!    of what one may have, so that a tree that grows has no leaf to split for long.
 //! 2. *Leaf keys*: a leaf of `leaf_keys_max` different keys is split into parts of about half of
 //!    that.
 //! 3. *Leaf length*: a leaf of `leaf_len_max` kvsets is merged, keys only: whole, when its newer
 //!    kvsets have as many keys as the oldest (a fifth while garbage is due); else of the newest
 //!    ones those that double in size from one to the next, once there are `leaf_len_max` of them.
-//!    So a key is rewritten once for each doubling, however small the pieces of a spill are.
+//!    So a key is rewritten once for each doubling, however small the pieces of a spill are. A leaf
+//!    that has half of what it may have, and grows, is split by its whole merge.
 //! 4. *Tombstones*: when the root has `tombstone_pct_max` percent as many tombstones as there are
 //!    keys that live, it spills; a leaf with as many is merged, keys only.
 //! 5. *Scatter*: a leaf with a kvset that refers to more than `scatter_max` vblocks gets its values

@@ -10,6 +10,17 @@ use crate::key::NodeId;
 const ROOT_FIRST: usize = 2;
 /// Leaves are joined when they have less than this part of what a leaf may have.
 const JOIN_SHARE: u64 = 4;
+/// The first leaves have at least this part of what a leaf may have, and so many bytes of keys: a
+/// tree that grows splits none of them before it is five times as large, two of them together are
+/// not small enough to be joined, and what later spills bring to each is no splinter.
+const FIRST_SHARE: u64 = 5;
+const FIRST_BYTES_MIN: u64 = 4 << 20;
+const _: () = assert!(2 * JOIN_SHARE > FIRST_SHARE);
+/// A leaf that grows and has this part of what it may have is split when it is merged whole: its
+/// keys are written either way, and the parts have as much room again before they are.
+const GROWN_SHARE: u64 = 2;
+/// A leaf grows when at least so many percent of its entries are keys that live.
+const GROWS_PCT: u64 = 90;
 
 /// A leaf is merged whole when its newer kvsets have one in so many of the keys of the oldest; and
 /// while garbage is due, of which a whole merge lets go.
@@ -61,7 +72,7 @@ pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, 
         why,
         vblocks: Vec::new(),
         distinct_keys: keys(inputs).min(tree.root.distinct_keys),
-        new_leaves: tree.leaves.is_empty().then(|| leaves_for(inputs, limits)),
+        new_leaves: tree.leaves.is_empty().then(|| leaves_for(tree, inputs, limits)),
         output_bytes: inputs.iter().map(bytes).sum::<u64>() + kvsets * KVSET_BYTES,
     }
 }
@@ -96,11 +107,18 @@ fn index_bytes(kvsets: &[KvsetShape]) -> u64 {
     kvsets.iter().map(|kvset| kvset.kblock_bytes).sum::<u64>() + KVSET_BYTES
 }
 
-/// Leaves that the first spill of a tree makes: as many as a split would.
-fn leaves_for(inputs: &[KvsetShape], limits: Limits) -> u64 {
+/// Leaves that the first spill of a tree makes: at least as many as a split would.
+fn leaves_for(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits) -> u64 {
     let bytes: u64 = inputs.iter().map(|kvset| kvset.kblock_bytes).sum();
-    let by_keys = keys(inputs).div_ceil((limits.leaf_keys_max / 2).max(1));
-    by_keys.max(bytes.div_ceil((limits.leaf_bytes_max / 2).max(1))).clamp(1, keys(inputs).max(1))
+    let keys = keys(inputs).min(tree.root.distinct_keys);
+    let size = size_of((keys, bytes), limits);
+    let for_growth = (size.saturating_mul(FIRST_SHARE) / 100).min(bytes / FIRST_BYTES_MIN);
+    halves(size).max(for_growth).clamp(1, keys.max(1))
+}
+
+/// Leaves of half the limit for so many percent of it.
+fn halves(size: u64) -> u64 {
+    size.saturating_mul(2).div_ceil(100)
 }
 
 /// Rule 1, where something that cannot be read lies in the root: what is newer cannot go past it,
@@ -130,10 +148,22 @@ pub(super) fn root_blocked(tree: &TreeShape, limits: Limits) -> Option<Due> {
     fits(limits.room_bytes, output_bytes).then_some(Due { pressure, plan })
 }
 
+/// Whether a leaf may be split, for all that the root has to do.
+fn may_split(tree: &TreeShape, limits: Limits) -> bool {
+    let is_long = tree.root.kvsets.len() >= limits.spill_min.saturating_mul(ROOT_FIRST);
+    let waits = is_long && !tree.root.spillable().is_empty();
+    !tree.reshaping && !tree.root.is_busy() && !waits
+}
+
+/// A split of a leaf of so many percent of the limit.
+fn split(leaf: &NodeShape, size: u64, why: Why) -> Plan {
+    let parts = halves(size).clamp(2, leaf.distinct_keys.max(2));
+    leaf.plan(Action::Split { parts: usize::try_from(parts).unwrap_or(usize::MAX) }, why)
+}
+
 /// Rule 2. Under two keys there is nothing to split, whatever the limit.
 pub(super) fn leaf_keys(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    let is_long = tree.root.kvsets.len() >= limits.spill_min.saturating_mul(ROOT_FIRST);
-    if tree.reshaping || tree.root.is_busy() || is_long && !tree.root.spillable().is_empty() {
+    if !may_split(tree, limits) {
         return None;
     }
     let leaf = greatest(tree, |leaf| {
@@ -141,16 +171,17 @@ pub(super) fn leaf_keys(tree: &TreeShape, limits: Limits) -> Option<Due> {
         (due && fits(limits.room_bytes, leaf.index_bytes())).then(|| size([leaf], limits))
     })?;
     let size = size([leaf], limits);
-    let parts = size.saturating_mul(2).div_ceil(100).clamp(2, leaf.distinct_keys);
-    let parts = usize::try_from(parts).unwrap_or(usize::MAX);
-    Some(Due { pressure: size, plan: leaf.plan(Action::Split { parts }, Why::LeafKeys) })
+    Some(Due { pressure: size, plan: split(leaf, size, Why::LeafKeys) })
 }
 
 /// How far leaves, taken as one, are over the limit, in percent, by keys or by bytes.
 fn size<'a>(leaves: impl IntoIterator<Item = &'a NodeShape>, limits: Limits) -> u64 {
     let sum =
         |(keys, bytes), leaf: &NodeShape| (keys + leaf.distinct_keys, bytes + leaf.kblock_bytes());
-    let (keys, bytes) = leaves.into_iter().fold((0, 0), sum);
+    size_of(leaves.into_iter().fold((0, 0), sum), limits)
+}
+
+fn size_of((keys, bytes): (u64, u64), limits: Limits) -> u64 {
     let bytes = percent(bytes, limits.leaf_bytes_max.max(1));
     percent(keys, limits.leaf_keys_max.max(2)).max(bytes)
 }
@@ -183,7 +214,20 @@ pub(super) fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
     let leaf = greatest(tree, |leaf| too_many(tree, leaf, limits).map(|_| len(leaf)))?;
     let inputs = too_many(tree, leaf, limits)?;
     let pressure = percent(length(len(leaf)), length(limits.leaf_len_max));
-    Some(Due { pressure, plan: leaf.plan_of(inputs, Action::KCompact, Why::LeafLength) })
+    let is_whole = inputs.len() == leaf.kvsets.len();
+    let plan = is_whole.then(|| split_along(tree, leaf, limits)).flatten();
+    let merge = || leaf.plan_of(inputs, Action::KCompact, Why::LeafLength);
+    Some(Due { pressure, plan: plan.unwrap_or_else(merge) })
+}
+
+/// A split of a leaf that is merged whole, if it would have to be split soon.
+fn split_along(tree: &TreeShape, leaf: &NodeShape, limits: Limits) -> Option<Plan> {
+    let size = size([leaf], limits);
+    let grows = percent(leaf.live_keys(), leaf.keys()) >= GROWS_PCT;
+    if !grows || size < 100 / GROWN_SHARE || limits.is_short() || !may_split(tree, limits) {
+        return None;
+    }
+    Some(split(leaf, size, Why::LeafLength)).filter(|plan| fits(limits.room_bytes, plan.output_bytes))
 }
 
 /// The kvsets of a leaf that are merged because there are too many, if there is room. All of them,

@@ -146,6 +146,13 @@ fn each_rule_has_its_plan() {
         ("leaf: 1 1 1 3 9 90", "k_compact leaf_length 1: 1 2 3 4"),
         ("leaf: 1 3 9 27 90", "-"),
         ("leaf: 1 3 9 27 81 900", "k_compact leaf_length 1: 1 2 3 4 5"),
+        // Split on the way, where it grows and is half full.
+        ("leaf: 160 160 170", "k_compact leaf_length 1: 1 2 3"),
+        ("leaf: 160 170 170", "split/2 leaf_length 1: 1 2 3"),
+        ("leaf: 200 200 200 = 530", "k_compact leaf_length 1: 1 2 3"),
+        ("leaf: 200/80 200 200", "k_compact leaf_length 1: 1 2 3"),
+        ("leaf: 1 1 1 600", "k_compact leaf_length 1: 1 2 3"),
+        ("root: 9*\n leaf: 160 170 170", "k_compact leaf_length 1: 2 3 4"),
         // Whole sooner, where garbage is due.
         ("leaf: 10 20 30 250", "-"),
         ("leaf: 10 20 30 250\n leaf: 990 990 = 990", "k_compact leaf_length 1: 1 2 3 4"),
@@ -163,6 +170,24 @@ fn each_rule_has_its_plan() {
         ("leaf: 500\n leaf:\n leaf: 249", "join leaf_keys 2: 2"),
         ("leaf: 125\n leaf: 125", "-"),
     ]);
+}
+
+/// Leaves were made half full, so that a tree that grows wrote all of its keys again after its next
+/// few flushes.
+#[test]
+fn the_first_leaves_have_room_to_grow() {
+    let limits = Limits { leaf_keys_max: 1 << 20, ..LIMITS };
+    let leaves = |picture: &str, limits| pick(&tree(picture), limits).unwrap().new_leaves;
+    let of = |picture| leaves(picture, limits);
+    assert_eq!(of("root: 300000 300000 300000 300000"), Some(5));
+    assert_eq!(of("root: 300000 300000 300000 300000 = 640000"), Some(3), "as they are different");
+    assert_eq!(of("root: 90000 90000 90000 90000"), Some(1), "less than two fifths");
+    assert_eq!(of("root: 300000 300000 300000\n leaf: 9"), None);
+    // By bytes: a fifth of 10 MB would be less than 4 MiB.
+    let limits = Limits { leaf_bytes_max: 10_000_000, ..limits };
+    assert_eq!(leaves("root: 300000 300000 300000 300000", limits), Some(11));
+    let limits = Limits { leaf_bytes_max: 1_000_000, ..limits };
+    assert_eq!(leaves("root: 300000 300000 300000 300000", limits), Some(96), "none is too long");
 }
 
 #[test]
