@@ -1,9 +1,14 @@
-//! A tree whose kvsets are lists of numbers, and what jobs make of it.
+//! A tree whose kvsets are lists of numbers.
+
+mod job;
+
+pub(crate) use job::Job;
 
 use crate::key::{KvsetId, NodeId};
 use crate::loads::{Load, Write};
 use crate::pick::{
-    Action, KvsetShape, Lands, Limits, NodeShape, Plan, TreeShape, VblockShape, needs_vblocks, pick,
+    ChunkShape, KvsetShape, Lands, LeafShapes, Limits, NodeShape, TreeShape, VblockShape,
+    pick_needs_vblocks,
 };
 use mpool::MblockId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,8 +17,12 @@ use std::sync::Arc;
 /// Bytes of a key, and of its entry in a kblock with all that a kblock has besides.
 const KEY_BYTES: u64 = 24;
 const ENTRY_BYTES: u64 = 45;
+/// The same, beside the value, where that is inline.
+const INLINE_ENTRY_BYTES: u64 = 22;
 const INLINE_MAX: u64 = 256;
 const VBLOCK_BYTES: u64 = 32 << 20;
+/// Leaves of which the picker is told together.
+const CHUNK_LEN: usize = 64;
 
 /// Where a value lies: the number of a vblock, or one of these.
 type Place = u32;
@@ -27,7 +36,10 @@ struct Kvset {
     age: (u64, u64),
     /// By key.
     entries: Arc<Vec<(u32, Place)>>,
-    refs: BTreeMap<Place, u64>,
+    /// By place.
+    refs: Vec<(Place, u64)>,
+    /// Keys whose values lie in vblocks.
+    value_keys: u64,
     tombstones: u64,
 }
 
@@ -35,24 +47,12 @@ struct Leaf {
     id: NodeId,
     first: u32,
     kvsets: Vec<Kvset>,
-    distinct: u64,
+    shape: Arc<NodeShape>,
 }
 
 struct Vblock {
     keys: u64,
     refs: u64,
-}
-
-/// A job under way: what it will change, and what it costs.
-pub(crate) struct Job {
-    remove: Vec<KvsetId>,
-    add: Vec<(NodeId, Kvset)>,
-    leaves_remove: Vec<NodeId>,
-    leaves_add: Vec<(NodeId, u32)>,
-    reshapes: bool,
-    pub(crate) read_bytes: u64,
-    pub(crate) written_bytes: u64,
-    pub(crate) keys: u64,
 }
 
 pub(crate) struct Tree {
@@ -62,6 +62,13 @@ pub(crate) struct Tree {
     leaves: Vec<Leaf>,
     vblocks: HashMap<Place, Vblock>,
     vblock_keys: u64,
+    /// Keys of the simulation that kvsets point with, and bytes of all their kblocks.
+    value_keys: u64,
+    index_bytes: u64,
+    /// The root's shape, and how many of its keys no leaf has, until either changes.
+    root_told: Option<(NodeShape, u64)>,
+    /// The shapes of each so many leaves, until one of them changes.
+    chunks: Vec<Option<Arc<ChunkShape>>>,
     next_id: u64,
     next_place: Place,
     flushes: u64,
@@ -79,6 +86,10 @@ impl Tree {
             leaves: Vec::new(),
             vblocks: HashMap::new(),
             vblock_keys: 0,
+            value_keys: 0,
+            index_bytes: 0,
+            root_told: None,
+            chunks: Vec::new(),
             next_id: 1,
             next_place: 0,
             flushes: 0,
@@ -104,16 +115,15 @@ impl Tree {
 
     /// Bytes on the medium.
     pub(crate) fn bytes(&self) -> u64 {
-        let kvsets = self.root.iter().chain(self.leaves.iter().flat_map(|leaf| &leaf.kvsets));
-        let index: u64 = kvsets.map(|kvset| self.index_bytes(kvset)).sum();
-        index + self.vblock_keys * self.scale * self.value_bytes
+        self.index_bytes + self.vblock_keys * self.scale * self.value_bytes
     }
 
     /// vblocks of a leaf, on average.
     #[expect(clippy::cast_precision_loss, reason = "a mean of small numbers")]
     pub(crate) fn scatter(&self) -> f64 {
         let of = |leaf: &Leaf| {
-            leaf.kvsets.iter().flat_map(|kvset| kvset.refs.keys()).collect::<BTreeSet<_>>().len()
+            let places = leaf.kvsets.iter().flat_map(|kvset| &kvset.refs).map(|(place, _)| place);
+            places.collect::<BTreeSet<_>>().len()
         };
         self.leaves.iter().map(of).sum::<usize>() as f64 / self.leaves.len().max(1) as f64
     }
@@ -122,10 +132,11 @@ impl Tree {
         self.value_bytes <= INLINE_MAX
     }
 
-    fn index_bytes(&self, kvset: &Kvset) -> u64 {
+    fn index_of(&self, kvset: &Kvset) -> u64 {
         let keys = kvset.entries.len() as u64;
         let values = if self.is_inline() { keys - kvset.tombstones } else { 0 };
-        self.scale * (keys * ENTRY_BYTES + values * self.value_bytes)
+        let entry = if self.is_inline() { INLINE_ENTRY_BYTES } else { ENTRY_BYTES };
+        self.scale * (keys * entry + values * self.value_bytes)
     }
 
     fn new_id(&mut self) -> u64 {
@@ -162,10 +173,15 @@ impl Tree {
             self.vblocks.get_mut(place).expect("a value lies in a vblock").refs += keys;
         }
         let id = KvsetId::new(self.new_id());
-        Kvset { id, age, entries: Arc::new(entries), refs, tombstones }
+        let refs: Vec<(Place, u64)> = refs.into_iter().collect();
+        let value_keys = refs.iter().map(|(_, keys)| keys).sum();
+        self.value_keys += value_keys;
+        Kvset { id, age, entries: Arc::new(entries), refs, value_keys, tombstones }
     }
 
     fn let_go(&mut self, kvset: &Kvset) {
+        self.value_keys -= kvset.value_keys;
+        self.index_bytes -= self.index_of(kvset);
         for (place, keys) in &kvset.refs {
             let vblock = self.vblocks.get_mut(place).expect("a value lies in a vblock");
             vblock.refs -= keys;
@@ -205,7 +221,10 @@ impl Tree {
             return 0;
         }
         let kvset = self.kvset(live, (age, age));
-        let written = self.index_bytes(&kvset) + values * self.scale * self.value_bytes;
+        let index_bytes = self.index_of(&kvset);
+        let written = index_bytes + values * self.scale * self.value_bytes;
+        self.index_bytes += index_bytes;
+        self.root_told = None;
         self.root.insert(0, kvset);
         written
     }
@@ -222,42 +241,53 @@ impl Tree {
         older.any(|kvset| kvset.entries.binary_search_by_key(&key, |entry| entry.0).is_ok())
     }
 
-    fn shape(&self, limits: Limits) -> TreeShape {
-        let oldest = self.root.last().map(|kvset| kvset.id);
+    fn node(&self, id: NodeId, kvsets: &[Kvset], distinct: u64) -> NodeShape {
         let kvset = |kvset: &Kvset| KvsetShape {
             id: kvset.id,
             keys: kvset.entries.len() as u64 * self.scale,
             tombstones: kvset.tombstones * self.scale,
-            kblock_bytes: self.index_bytes(kvset),
-            value_bytes: kvset.refs.values().sum::<u64>() * self.scale * self.value_bytes,
+            kblock_bytes: self.index_of(kvset),
+            value_bytes: kvset.value_keys * self.scale * self.value_bytes,
             vblocks: kvset.refs.len() as u64,
-            lands: if oldest == Some(kvset.id) { self.lands(kvset) } else { Lands::Apart },
-            busy: self.busy.contains(&kvset.id),
-            unreadable: false,
         };
-        let node = |id, kvsets: &[Kvset], distinct: u64| NodeShape {
-            id,
-            kvsets: kvsets.iter().map(kvset).collect(),
-            distinct_keys: distinct * self.scale,
-        };
-        let root_keys = merged(&self.root);
-        let in_leaves: u64 = self.leaves.iter().map(|leaf| leaf.distinct).sum();
-        let fresh = root_keys.iter().filter(|(key, _)| !self.is_in_leaves(*key)).count() as u64;
-        let leaves: Vec<_> =
-            self.leaves.iter().map(|leaf| node(leaf.id, &leaf.kvsets, leaf.distinct)).collect();
-        let root = node(NodeId::ROOT, &self.root, root_keys.len() as u64);
-        let value_bytes =
-            |node: &NodeShape| node.kvsets.iter().map(|kvset| kvset.value_bytes).sum::<u64>();
+        NodeShape::new(id, kvsets.iter().map(kvset).collect(), distinct * self.scale)
+    }
+
+    fn tell_root(&self) -> (NodeShape, u64) {
+        let keys = merged(&self.root);
+        let fresh = keys.iter().filter(|(key, _)| !self.is_in_leaves(*key)).count() as u64;
+        (self.node(NodeId::ROOT, &self.root, keys.len() as u64), fresh)
+    }
+
+    /// The shapes of the leaves; chunks in which no leaf has changed are as they were.
+    fn tell_leaves(&mut self) -> LeafShapes {
+        let chunks = self.leaves.chunks(CHUNK_LEN);
+        self.chunks.resize(chunks.len(), None);
+        for (told, leaves) in self.chunks.iter_mut().zip(chunks) {
+            let shapes = || leaves.iter().map(|leaf| Arc::clone(&leaf.shape)).collect();
+            told.get_or_insert_with(|| Arc::new(ChunkShape::new(shapes())));
+        }
+        LeafShapes::new(self.chunks.iter().flatten().cloned())
+    }
+
+    fn shape(&mut self, limits: Limits) -> TreeShape {
+        let (root, fresh) = self.root_told.take().unwrap_or_else(|| self.tell_root());
+        self.root_told = Some((root.clone(), fresh));
+        let leaves = self.tell_leaves();
+        let in_leaves: u64 = self.leaves.iter().map(|leaf| leaf.shape.distinct_keys).sum();
         let mut shape = TreeShape {
+            lands: self.root.last().map_or(Lands::Apart, |oldest| self.lands(oldest)),
+            busy: Arc::new(self.busy.clone()),
+            unreadable: Arc::default(),
             vblocks: Vec::new(),
             vblock_bytes: self.vblock_keys * self.scale * self.value_bytes,
-            value_bytes: leaves.iter().chain([&root]).map(value_bytes).sum(),
-            distinct_keys: (in_leaves + fresh) * self.scale,
+            value_bytes: self.value_keys * self.scale * self.value_bytes,
+            distinct_keys: in_leaves + fresh * self.scale,
             reshaping: self.reshaping,
             root,
             leaves,
         };
-        if needs_vblocks(&shape, limits) {
+        if pick_needs_vblocks(&shape, limits) {
             shape.vblocks = self.vblock_shapes();
         }
         shape
@@ -285,176 +315,40 @@ impl Tree {
         if after { Lands::After } else { Lands::InOne }
     }
 
+    /// Of those with garbage.
     fn vblock_shapes(&self) -> Vec<VblockShape> {
+        const NONE: usize = usize::MAX;
         let bytes = |keys: u64| keys * self.scale * self.value_bytes;
-        let mut shapes: BTreeMap<Place, VblockShape> = BTreeMap::new();
-        let shape = |place: Place| VblockShape {
-            id: MblockId::new(u64::from(place) + 1).expect("not zero"),
-            len_bytes: bytes(self.vblocks[&place].keys),
-            held_bytes: 0,
-            leaf_bytes: Vec::new(),
-        };
+        let mut places: Vec<Place> = self.vblocks.keys().copied().collect();
+        places.retain(|place| self.vblocks[place].refs < self.vblocks[place].keys);
+        places.sort_unstable();
+        let mut found = vec![NONE; usize::try_from(self.next_place).expect("32 bits")];
+        let index = |place: Place| usize::try_from(place).expect("32 bits");
+        let mut shapes = Vec::with_capacity(places.len());
+        for place in places {
+            found[index(place)] = shapes.len();
+            shapes.push(VblockShape {
+                id: MblockId::new(u64::from(place) + 1).expect("not zero"),
+                len_bytes: bytes(self.vblocks[&place].keys),
+                held_bytes: 0,
+                leaf_bytes: Vec::new(),
+            });
+        }
         for (place, keys) in self.root.iter().flat_map(|kvset| &kvset.refs) {
-            shapes.entry(*place).or_insert_with(|| shape(*place)).held_bytes += bytes(*keys);
+            if let Some(shape) = shapes.get_mut(found[index(*place)]) {
+                shape.held_bytes += bytes(*keys);
+            }
         }
         for (at, leaf) in self.leaves.iter().enumerate() {
             for (place, keys) in leaf.kvsets.iter().flat_map(|kvset| &kvset.refs) {
-                let list = &mut shapes.entry(*place).or_insert_with(|| shape(*place)).leaf_bytes;
-                match list.last_mut() {
+                let Some(shape) = shapes.get_mut(found[index(*place)]) else { continue };
+                match shape.leaf_bytes.last_mut() {
                     Some((last, sum)) if *last == at => *sum += bytes(*keys),
-                    _ => list.push((at, bytes(*keys))),
+                    _ => shape.leaf_bytes.push((at, bytes(*keys))),
                 }
             }
         }
-        shapes.into_values().collect()
-    }
-
-    /// Begins what the picker wants.
-    pub(crate) fn begin(&mut self, limits: Limits) -> Option<Job> {
-        let plan = pick(&self.shape(limits), limits)?;
-        self.busy.extend(&plan.inputs);
-        self.reshaping |= plan.action.reshapes();
-        Some(self.job(&plan))
-    }
-
-    fn job(&mut self, plan: &Plan) -> Job {
-        let all = self.root.iter().chain(self.leaves.iter().flat_map(|leaf| &leaf.kvsets));
-        let inputs: Vec<Kvset> =
-            all.filter(|kvset| plan.inputs.contains(&kvset.id)).cloned().collect();
-        let mut job = Job {
-            remove: plan.inputs.clone(),
-            add: Vec::new(),
-            leaves_remove: Vec::new(),
-            leaves_add: Vec::new(),
-            reshapes: plan.action.reshapes(),
-            read_bytes: inputs.iter().map(|kvset| self.index_bytes(kvset)).sum(),
-            written_bytes: 0,
-            keys: inputs.iter().map(|kvset| kvset.entries.len() as u64).sum::<u64>() * self.scale,
-        };
-        if let Action::Move { new_leaf } = plan.action {
-            (job.read_bytes, job.keys) = (0, 0);
-            self.relocate(&mut job, &inputs[0], new_leaf);
-            return job;
-        }
-        let age = (
-            inputs.iter().map(|kvset| kvset.age.0).min().unwrap_or(0),
-            inputs.iter().map(|kvset| kvset.age.1).max().unwrap_or(0),
-        );
-        let mut entries = merged(&inputs);
-        entries.retain(|(key, place)| *place != DEAD || self.hides_something(*key, age.0));
-        let moved = |place: Place| {
-            let id = MblockId::new(u64::from(place) + 1).expect("not zero");
-            plan.action == Action::KvCompact || plan.vblocks.binary_search(&id).is_ok()
-        };
-        let is_moved = |entry: &(u32, Place)| entry.1 < INLINE && moved(entry.1);
-        let (mut gone, mut kept): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_moved);
-        let value_bytes = gone.len() as u64 * self.scale * self.value_bytes;
-        self.write_values(&mut gone);
-        kept.extend(gone);
-        kept.sort_unstable();
-        job.read_bytes += value_bytes;
-        job.written_bytes += value_bytes;
-        for (node, part) in self.divide(plan, kept, &mut job) {
-            if !part.is_empty() {
-                let kvset = self.kvset(part, age);
-                job.written_bytes += self.index_bytes(&kvset);
-                job.add.push((node, kvset));
-            }
-        }
-        job
-    }
-
-    fn relocate(&mut self, job: &mut Job, kvset: &Kvset, new_leaf: bool) {
-        let first = kvset.entries[0].0;
-        let node = if new_leaf {
-            let node = NodeId::new(self.new_id());
-            job.leaves_add.push((node, if self.leaves.is_empty() { 0 } else { first }));
-            node
-        } else {
-            self.leaf_of(first).expect("a kvset that lands in a leaf has one").id
-        };
-        job.add.push((node, kvset.clone()));
-    }
-
-    /// Where entries go.
-    fn divide(
-        &mut self,
-        plan: &Plan,
-        entries: Vec<(u32, Place)>,
-        job: &mut Job,
-    ) -> Vec<(NodeId, Vec<(u32, Place)>)> {
-        if let Some(leaves) = plan.new_leaves {
-            let first = match plan.action {
-                Action::Join { with } => {
-                    job.leaves_remove = vec![plan.node, with];
-                    self.first_of(plan.node)
-                }
-                Action::Split { .. } => {
-                    job.leaves_remove = vec![plan.node];
-                    self.first_of(plan.node)
-                }
-                _ => 0,
-            };
-            let each = entries.len().div_ceil(usize::try_from(leaves).unwrap_or(1)).max(1);
-            let parts: Vec<Vec<_>> = entries.chunks(each).map(<[_]>::to_vec).collect();
-            let parts = if parts.is_empty() { vec![Vec::new()] } else { parts };
-            let nodes: Vec<NodeId> = parts.iter().map(|_| NodeId::new(self.new_id())).collect();
-            for (n, (node, part)) in nodes.iter().zip(&parts).enumerate() {
-                job.leaves_add.push((*node, if n == 0 { first } else { part[0].0 }));
-            }
-            return nodes.into_iter().zip(parts).collect();
-        }
-        if plan.action != Action::Spill {
-            return vec![(plan.node, entries)];
-        }
-        let mut parts: Vec<(NodeId, Vec<(u32, Place)>)> =
-            self.leaves.iter().map(|leaf| (leaf.id, Vec::new())).collect();
-        for entry in entries {
-            let at = self.leaves.partition_point(|leaf| leaf.first <= entry.0) - 1;
-            parts[at].1.push(entry);
-        }
-        parts
-    }
-
-    fn first_of(&self, node: NodeId) -> u32 {
-        self.leaves.iter().find(|leaf| leaf.id == node).expect("a busy leaf stays").first
-    }
-
-    /// Ends a job.
-    pub(crate) fn end(&mut self, job: Job) {
-        let is_gone = |kvset: &Kvset| job.remove.contains(&kvset.id);
-        let mut gone = Vec::new();
-        let mut touched: BTreeSet<NodeId> = job.add.iter().map(|(node, _)| *node).collect();
-        gone.extend(self.root.extract_if(.., |kvset| is_gone(kvset)));
-        for leaf in &mut self.leaves {
-            let before = gone.len();
-            gone.extend(leaf.kvsets.extract_if(.., |kvset| is_gone(kvset)));
-            if gone.len() > before {
-                touched.insert(leaf.id);
-            }
-        }
-        let moved: Vec<KvsetId> = job.add.iter().map(|(_, kvset)| kvset.id).collect();
-        for kvset in gone.iter().filter(|kvset| !moved.contains(&kvset.id)) {
-            self.let_go(kvset);
-        }
-        self.leaves.retain(|leaf| !job.leaves_remove.contains(&leaf.id));
-        for (id, first) in job.leaves_add {
-            let at = self.leaves.partition_point(|leaf| leaf.first < first);
-            self.leaves.insert(at, Leaf { id, first, kvsets: Vec::new(), distinct: 0 });
-        }
-        for (node, kvset) in job.add {
-            let leaf = self.leaves.iter_mut().find(|leaf| leaf.id == node);
-            leaf.expect("a job's leaf stays").kvsets.push(kvset);
-        }
-        for leaf in self.leaves.iter_mut().filter(|leaf| touched.contains(&leaf.id)) {
-            leaf.kvsets.sort_by_key(|kvset| std::cmp::Reverse(kvset.age.1));
-            leaf.distinct = merged(&leaf.kvsets).len() as u64;
-            self.leaf_len_max = self.leaf_len_max.max(leaf.kvsets.len());
-        }
-        for id in &job.remove {
-            self.busy.remove(id);
-        }
-        self.reshaping &= !job.reshapes;
+        shapes
     }
 }
 

@@ -6,11 +6,13 @@
 //!            l l l l  l l l l  l l l l      a change of a leaf copies its chunk's references
 //! ```
 //!
-//! A chunk knows the keys of its leaves together, so that an edit counts those of the chunks that
-//! it changes, and of the others what they know. A leaf that has been changed is put in order, and
-//! its keys counted, by [`Leaves::settle`], which ends an edit.
+//! A chunk knows the keys of its leaves together, and its shape for the picker, so that an edit
+//! counts those of the chunks that it changes, and of the others what they know. A leaf that has
+//! been changed is put in order, and its keys counted, by [`Leaves::settle`], which ends an edit.
 
+use super::shape::node_shape;
 use super::{keys_of, put_in_order};
+use crate::compact::pick::{ChunkShape, LeafShapes, NodeShape};
 use crate::key::NodeId;
 use crate::kvset::Kvset;
 use crate::kvset::sketch::{KeySet, joined};
@@ -30,18 +32,32 @@ pub(crate) struct Leaf {
     pub(crate) first_key: Bytes,
     /// Newest first.
     pub(crate) kvsets: Vec<Arc<Kvset>>,
-    /// The keys of all of them; `None` within an edit that has changed them.
-    keys: Option<Arc<KeySet>>,
+    /// `None` within an edit that has changed them.
+    told: Option<Told<NodeShape>>,
 }
+
+/// What is told of a leaf, or of those of a chunk: their keys, and their shape for the picker.
+struct Told<Shape> {
+    keys: Arc<KeySet>,
+    shape: Arc<Shape>,
+}
+
+impl<Shape> Clone for Told<Shape> {
+    fn clone(&self) -> Self {
+        Self { keys: Arc::clone(&self.keys), shape: Arc::clone(&self.shape) }
+    }
+}
+
+const SETTLED: &str = "an edit settles what it changes";
 
 impl Leaf {
     pub(super) fn new(id: NodeId, first_key: Bytes) -> Self {
-        Self { id, first_key, kvsets: Vec::new(), keys: None }
+        Self { id, first_key, kvsets: Vec::new(), told: None }
     }
 
     /// The keys of all its kvsets.
     pub(super) fn keys(&self) -> &KeySet {
-        self.keys.as_ref().expect("an edit settles what it changes")
+        &self.told.as_ref().expect(SETTLED).keys
     }
 }
 
@@ -50,7 +66,7 @@ struct Chunk {
     /// Never empty in a list.
     leaves: Vec<Arc<Leaf>>,
     /// `None` within an edit that has changed them.
-    keys: Option<Arc<KeySet>>,
+    told: Option<Told<ChunkShape>>,
 }
 
 /// See the module.
@@ -120,9 +136,9 @@ impl Leaves {
     /// A leaf to be changed.
     pub(super) fn change(&mut self, Place { chunk, at }: Place) -> &mut Leaf {
         let chunk = Arc::make_mut(&mut self.chunks[chunk]);
-        chunk.keys = None;
+        chunk.told = None;
         let leaf = Arc::make_mut(&mut chunk.leaves[at]);
-        leaf.keys = None;
+        leaf.told = None;
         leaf
     }
 
@@ -158,17 +174,17 @@ impl Leaves {
 
     fn insert_at(&mut self, Place { chunk: number, at }: Place, leaf: Leaf) {
         let chunk = Arc::make_mut(&mut self.chunks[number]);
-        chunk.keys = None;
+        chunk.told = None;
         chunk.leaves.insert(at, Arc::new(leaf));
         if chunk.leaves.len() > CHUNK_MAX {
             let leaves = chunk.leaves.split_off(CHUNK_MAX / 2);
-            self.chunks.insert(number + 1, Arc::new(Chunk { leaves, keys: None }));
+            self.chunks.insert(number + 1, Arc::new(Chunk { leaves, told: None }));
         }
     }
 
     pub(super) fn remove(&mut self, Place { chunk: number, at }: Place) {
         let chunk = Arc::make_mut(&mut self.chunks[number]);
-        chunk.keys = None;
+        chunk.told = None;
         self.firsts.remove(&chunk.leaves.remove(at).id);
         if chunk.leaves.is_empty() {
             self.chunks.remove(number);
@@ -182,16 +198,21 @@ impl Leaves {
         for chunk in &mut self.chunks {
             self.starts.push(len);
             len += chunk.leaves.len();
-            if chunk.keys.is_some() {
+            if chunk.told.is_some() {
                 continue;
             }
             let chunk = Arc::make_mut(chunk);
-            for leaf in chunk.leaves.iter_mut().filter(|leaf| leaf.keys.is_none()) {
+            for leaf in chunk.leaves.iter_mut().filter(|leaf| leaf.told.is_none()) {
                 let leaf = Arc::make_mut(leaf);
                 put_in_order(&mut leaf.kvsets);
-                leaf.keys = Some(keys_of(&leaf.kvsets));
+                let keys = keys_of(&leaf.kvsets);
+                let shape = Arc::new(node_shape(leaf.id, &leaf.kvsets, &keys));
+                leaf.told = Some(Told { keys, shape });
             }
-            chunk.keys = Some(Arc::new(together(chunk.leaves.iter().map(|leaf| leaf.keys()))));
+            let keys = Arc::new(together(chunk.leaves.iter().map(|leaf| leaf.keys())));
+            let shape = |leaf: &Arc<Leaf>| Arc::clone(&leaf.told.as_ref().expect(SETTLED).shape);
+            let shape = Arc::new(ChunkShape::new(chunk.leaves.iter().map(shape).collect()));
+            chunk.told = Some(Told { keys, shape });
         }
         assert_eq!(len, self.len(), "each leaf begins somewhere");
         let is_first = |leaf: &Leaf| leaf.first_key.is_empty();
@@ -200,8 +221,16 @@ impl Leaves {
 
     /// The keys of all leaves.
     pub(super) fn keys(&self) -> KeySet {
-        let settled = "an edit settles what it changes";
-        together(self.chunks.iter().map(|chunk| &**chunk.keys.as_ref().expect(settled)))
+        together(self.told().map(|told| &*told.keys))
+    }
+
+    /// Their shapes for the picker.
+    pub(super) fn shapes(&self) -> LeafShapes {
+        LeafShapes::new(self.told().map(|told| Arc::clone(&told.shape)))
+    }
+
+    fn told(&self) -> impl Iterator<Item = &Told<ChunkShape>> + Clone {
+        self.chunks.iter().map(|chunk| chunk.told.as_ref().expect(SETTLED))
     }
 }
 

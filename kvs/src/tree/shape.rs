@@ -1,39 +1,37 @@
 //! A tree as the picker sees it.
 
-use super::{Aside, Leaf, Tree, VblockUse};
+use super::{Aside, Tree, VblockUse};
 use crate::compact::pick::{KvsetShape, Lands, NodeShape, TreeShape, VblockShape};
 use crate::key::NodeId;
 use crate::kvset::Kvset;
 use crate::kvset::sketch::KeySet;
 use std::sync::Arc;
 
+/// A node as the picker sees it.
+pub(super) fn node_shape(id: NodeId, kvsets: &[Arc<Kvset>], keys: &KeySet) -> NodeShape {
+    let kvset = |kvset: &Arc<Kvset>| {
+        let meta = kvset.meta();
+        KvsetShape {
+            id: meta.id,
+            keys: meta.keys,
+            tombstones: meta.tombstones,
+            kblock_bytes: meta.kblock_bytes,
+            value_bytes: meta.value_bytes,
+            vblocks: meta.vblocks.len() as u64,
+        }
+    };
+    NodeShape::new(id, kvsets.iter().map(kvset).collect(), keys.keys)
+}
+
 impl Tree {
-    /// What the picker decides on, but for the vblocks.
+    /// What the picker decides on, but for the vblocks. It shares what is told of the leaves.
     pub(crate) fn shape(&self, aside: &Aside) -> TreeShape {
-        let oldest = self.root.last().map(|kvset| kvset.meta().id);
-        let kvset = |kvset: &Arc<Kvset>| {
-            let meta = kvset.meta();
-            KvsetShape {
-                id: meta.id,
-                keys: meta.keys,
-                tombstones: meta.tombstones,
-                kblock_bytes: meta.kblock_bytes,
-                value_bytes: meta.value_bytes,
-                vblocks: meta.vblocks.len() as u64,
-                lands: if oldest == Some(meta.id) { self.lands(kvset) } else { Lands::Apart },
-                busy: aside.busy.contains(&meta.id),
-                unreadable: aside.unreadable.contains(&meta.id),
-            }
-        };
-        let node = |id, kvsets: &[Arc<Kvset>], keys: &KeySet| NodeShape {
-            id,
-            kvsets: kvsets.iter().map(kvset).collect(),
-            distinct_keys: keys.keys,
-        };
-        let leaf = |leaf: &Leaf| node(leaf.id, &leaf.kvsets, leaf.keys());
         TreeShape {
-            root: node(NodeId::ROOT, &self.root, &self.root_keys),
-            leaves: self.leaves.iter().map(leaf).collect(),
+            root: node_shape(NodeId::ROOT, &self.root, &self.root_keys),
+            lands: self.root.last().map_or(Lands::Apart, |oldest| self.lands(oldest)),
+            leaves: self.leaves.shapes(),
+            busy: Arc::clone(&aside.busy),
+            unreadable: Arc::clone(&aside.unreadable),
             vblocks: Vec::new(),
             vblock_bytes: self.totals.vblock_bytes,
             value_bytes: self.totals.value_bytes,

@@ -4,6 +4,7 @@
 //! The kvsets have a meta and no objects: a tree looks at nothing else of them.
 
 use super::*;
+use crate::compact::pick::{Limits, needs_vblocks, pick};
 use crate::db::Database;
 use crate::key::{Revision, key_hash};
 use crate::kvset::sketch::Sketch;
@@ -220,7 +221,14 @@ fn check(tree: &Tree, random: &mut Seeded, seed: u64) {
     let mut aside = Aside { busy: some(random), unreadable: some(random), ..Aside::default() };
     let vblocks = tree.vblocks.keys().copied().filter(|_| random.below(9) == 0);
     aside.unreadable_vblocks = Arc::new(vblocks.collect());
-    assert_eq!(tree.shape(&aside), other.shape(&aside), "seed {seed}");
+    let (shape, anew) = (tree.shape(&aside), other.shape(&aside));
+    assert_eq!(shape, anew, "seed {seed}");
+    // What is told of chunks does not hide what is due, however leaves are divided into them.
+    for limits in [Limits::DEFAULT, Limits::QUIET, Limits::SHORT] {
+        let limits = Limits { leaf_keys_max: 20 + random.below(100), ..limits };
+        assert_eq!(needs_vblocks(&shape, limits), needs_vblocks(&anew, limits), "seed {seed}");
+        assert_eq!(pick(&shape, limits), pick(&anew, limits), "seed {seed}");
+    }
     assert_eq!(tree.vblocks, other.vblocks, "seed {seed}");
     assert_eq!(tree.totals, other.totals, "seed {seed}");
     let lens = tree.vblocks.keys().map(|id| len_of(*id));
@@ -271,7 +279,7 @@ fn a_tree_after_edits_is_the_one_that_is_made_anew() {
 #[allow(clippy::print_stdout, reason = "it measures")]
 fn an_edit_of_a_large_tree() {
     let (_db, real) = real();
-    for leaves in [1, 250, 25_000] {
+    for leaves in [1, 250, 2_500, 25_000] {
         let mut maker = Maker { real: Arc::clone(&real), next: 0 };
         let mut edit = TreeEdit::default();
         let vblocks = |n: u64| (0..16).map(|v| (mblock((n * 7 + v) % leaves + 1), 500)).collect();
@@ -303,10 +311,13 @@ fn an_edit_of_a_large_tree() {
         };
         let aside = Aside::default();
         let shape = timed(&mut || drop(tree.shape(&aside)));
+        let told = tree.shape(&aside);
+        let picked = timed(&mut || drop(pick(&told, Limits::DEFAULT)));
         let vblocks = timed(&mut || drop(tree.vblock_shapes(&aside, 0)));
         let kvsets = tree.totals.kvsets;
         println!(
-            "{leaves} leaves, {kvsets} kvsets: an edit {edit:?}; shape {shape:?}; vblocks {vblocks:?}"
+            "{leaves} leaves, {kvsets} kvsets: an edit {edit:?}; shape {shape:?}; \
+             pick {picked:?}; vblocks {vblocks:?}"
         );
     }
     for kvss in [1, 256] {

@@ -167,7 +167,7 @@ impl Store {
                     None => limits.spill_max = 0,
                 }
             }
-            let shape = shape(tree, &aside, limits);
+            let shape = shape(tree, &aside, limits, pick::pick_needs_vblocks);
             let plan = pick::pick(&shape, limits);
             self.note_helpless(sight, tree, plan.is_some());
             if let Some(plan) = plan {
@@ -259,10 +259,15 @@ impl Jobs {
     }
 }
 
-/// The picker's picture of a tree; its vblocks only where they are asked for.
-pub(super) fn shape(tree: &Tree, aside: &Aside, limits: Limits) -> TreeShape {
+/// The picker's picture of a tree; its vblocks only where they are looked at.
+pub(super) fn shape(
+    tree: &Tree,
+    aside: &Aside,
+    limits: Limits,
+    needs_vblocks: fn(&TreeShape, Limits) -> bool,
+) -> TreeShape {
     let mut shape = tree.shape(aside);
-    if pick::needs_vblocks(&shape, limits) {
+    if needs_vblocks(&shape, limits) {
         shape.vblocks = tree.vblock_shapes(aside, pick::GARBAGE_BYTES_MIN);
     }
     shape

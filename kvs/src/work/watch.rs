@@ -2,7 +2,7 @@
 
 use super::ledger::JobInfo;
 use super::plan::shape;
-use crate::compact::pick::{Limits, TreeShape};
+use crate::compact::pick::{Limits, TreeShape, needs_vblocks};
 use crate::key::KvsId;
 use crate::store::Store;
 use crate::tree::{Aside, Tree};
@@ -27,6 +27,6 @@ impl Store {
         };
         let room_bytes = self.job_room(self.pool.free_space(), admitted_bytes);
         let limits = self.limits(room_bytes, is_quiet);
-        (shape(tree, aside, limits), limits)
+        (shape(tree, aside, limits, needs_vblocks), limits)
     }
 }

@@ -23,9 +23,10 @@
 //! merge of each. So the batch is one of shared vblocks or of one leaf's own, whichever frees more
 //! for what it writes.
 
-use super::shape::{NodeShape, TreeShape, VblockShape};
+use super::shape::{KVSET_BYTES, TreeShape, VblockShape};
 use super::{Action, Due, Limits, Plan, Why, fits, percent};
 use mpool::MblockId;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Garbage of a vblock, in bytes, below which rewriting its values is not worth a job: its head and
 /// the rest of its last unit look like garbage, and stay.
@@ -75,6 +76,14 @@ struct Chosen<'a> {
     keys_bytes: u64,
 }
 
+/// What a leaf has in vblocks that are collected, and its part of what is freed when all leaves
+/// have done theirs.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    value_bytes: u64,
+    gained: u64,
+}
+
 impl Chosen<'_> {
     fn gain(&self) -> Gain {
         let Self { live_bytes, keys_bytes, .. } = *self;
@@ -90,13 +99,18 @@ impl Chosen<'_> {
         ids
     }
 
-    /// What a leaf has in them, and its part of what is freed when all leaves have done theirs.
-    fn of_leaf(&self, leaf: usize) -> (u64, u64) {
-        let has = self.vblocks.iter().filter(|vblock| vblock.of_leaf(leaf) > 0);
-        has.fold((0, 0), |(bytes, gained), vblock| {
-            let part = vblock.garbage_bytes() / vblock.leaf_bytes.len() as u64;
-            (bytes + vblock.of_leaf(leaf), gained + part)
-        })
+    /// What each leaf has to do with them.
+    fn by_leaf(&self) -> BTreeMap<usize, Share> {
+        let mut shares: BTreeMap<usize, Share> = BTreeMap::new();
+        for vblock in &self.vblocks {
+            let part = vblock.garbage_bytes() / (vblock.leaf_bytes.len() as u64).max(1);
+            for (at, bytes) in &vblock.leaf_bytes {
+                let share = shares.entry(*at).or_default();
+                share.value_bytes += bytes;
+                share.gained += part;
+            }
+        }
+        shares
     }
 }
 
@@ -110,34 +124,34 @@ pub(super) fn collect(tree: &TreeShape, limits: Limits, least_pct: u64) -> Optio
 /// The leaf that does its part of the vblocks that are chosen, and what all leaves' parts gain.
 pub(super) fn collect_by(tree: &TreeShape, limits: Limits, batch: Batch) -> Option<(Gain, Plan)> {
     let worth = worth(tree, batch.least_pct);
-    let own = |leaf: usize| {
-        let of_it =
-            |vblock: &&&VblockShape| matches!(vblock.leaf_bytes[..], [(at, _)] if at == leaf);
-        choose(tree, worth.iter().filter(of_it).copied(), limits, batch)
+    let owner = |vblock: &VblockShape| match vblock.leaf_bytes[..] {
+        [(at, _)] => Some(at),
+        _ => None,
     };
+    // By owner; of each those with the most garbage first, as before.
+    let mut owned: Vec<(usize, &VblockShape)> =
+        worth.iter().filter_map(|vblock| Some((owner(vblock)?, *vblock))).collect();
+    owned.sort_by_key(|(at, _)| *at);
+    let batches = owned.chunk_by(|(one, _), (two, _)| one == two).map(|own| {
+        let vblocks = own.iter().map(|(_, vblock)| *vblock);
+        choose(tree, vblocks, limits, batch)
+    });
     // The last one of equals is taken: the shared ones, in a round that has begun.
-    let mut owned: Vec<usize> = worth
-        .iter()
-        .filter(|vblock| vblock.leaf_bytes.len() == 1)
-        .map(|vblock| vblock.leaf_bytes[0].0)
-        .collect();
-    owned.sort_unstable();
-    owned.dedup();
-    let batches = owned.into_iter().map(own);
     let shared = choose(tree, worth.iter().copied(), limits, batch);
     let chosen = batches.chain([shared]).max_by_key(|chosen| chosen.gain().rank())?;
-    let idle = tree.leaves.iter().enumerate().filter(|(_, leaf)| !leaf.is_busy());
-    let parts = idle.filter_map(|(at, leaf)| {
-        let (value_bytes, gained) = chosen.of_leaf(at);
-        let output_bytes = leaf.index_bytes() + value_bytes;
-        let can_do = value_bytes > 0 && fits(limits.room_bytes, output_bytes);
-        can_do.then(|| (percent(gained.saturating_mul(10), output_bytes), output_bytes, at))
+    let shares = chosen.by_leaf();
+    let parts = shares.iter().filter_map(|(at, share)| {
+        let leaf = &tree.leaves[*at];
+        let output_bytes = leaf.index_bytes() + share.value_bytes;
+        let can_do =
+            share.value_bytes > 0 && fits(limits.room_bytes, output_bytes) && !tree.is_busy(leaf);
+        can_do.then(|| (percent(share.gained.saturating_mul(10), output_bytes), output_bytes, *at))
     });
     let best = parts.max_by_key(|(yields, _, at)| (*yields, std::cmp::Reverse(*at)));
     let (_, output_bytes, at) = best?;
     let leaf = &tree.leaves[at];
     let vblocks = chosen.ids_of(at);
-    let plan = Plan { vblocks, output_bytes, ..leaf.plan(Action::Collect, Why::Garbage) };
+    let plan = Plan { vblocks, output_bytes, ..tree.plan(leaf, Action::Collect, Why::Garbage) };
     Some((chosen.gain(), plan))
 }
 
@@ -146,7 +160,7 @@ pub(super) fn collect_by(tree: &TreeShape, limits: Limits, batch: Batch) -> Opti
 pub(super) fn along(plan: Plan, tree: &TreeShape, limits: Limits, batch: Batch) -> Plan {
     let Some(at) = tree.leaves.iter().position(|leaf| leaf.id == plan.node) else { return plan };
     let chosen = choose(tree, worth(tree, batch.least_pct).into_iter(), limits, batch);
-    let (value_bytes, _) = chosen.of_leaf(at);
+    let value_bytes = chosen.vblocks.iter().map(|vblock| vblock.of_leaf(at)).sum::<u64>();
     let output_bytes = plan.output_bytes + value_bytes;
     if value_bytes == 0 || !fits(limits.room_bytes, output_bytes) {
         return plan;
@@ -157,14 +171,17 @@ pub(super) fn along(plan: Plan, tree: &TreeShape, limits: Limits, batch: Batch) 
 /// Those worth collecting, with the most garbage first. The ones that running jobs may free, or
 /// that no leaf can, are left out.
 fn worth(tree: &TreeShape, least_pct: u64) -> Vec<&VblockShape> {
-    let is_idle = |(at, _): &(usize, u64)| !tree.leaves[*at].is_busy();
+    let leaves = tree.leaves.iter().enumerate().filter(|_| !tree.busy.is_empty());
+    let busy: BTreeSet<usize> =
+        leaves.filter(|(_, leaf)| tree.is_busy(leaf)).map(|(at, _)| at).collect();
+    let is_idle = |(at, _): &(usize, u64)| !busy.contains(at);
     let mut worth: Vec<&VblockShape> = tree
         .vblocks
         .iter()
         .filter(|vblock| vblock.held_bytes == 0 && vblock.garbage_bytes() >= GARBAGE_BYTES_MIN)
         .filter(|vblock| vblock.share() >= least_pct && vblock.leaf_bytes.iter().all(is_idle))
         .collect();
-    worth.sort_by_key(|vblock| (std::cmp::Reverse(vblock.share()), vblock.id));
+    worth.sort_by_cached_key(|vblock| (std::cmp::Reverse(vblock.share()), vblock.id));
     worth
 }
 
@@ -175,7 +192,7 @@ fn choose<'a>(
     limits: Limits,
     batch: Batch,
 ) -> Chosen<'a> {
-    let longest_index = tree.leaves.iter().map(NodeShape::index_bytes).max().unwrap_or(0);
+    let longest_index = tree.leaves.sums().extremes.kblock_bytes + KVSET_BYTES;
     let (mut len_bytes, mut live_bytes) = (0_u64, 0);
     let mut vblocks = Vec::new();
     for vblock in worth {
@@ -188,20 +205,23 @@ fn choose<'a>(
             vblocks.push(vblock);
         }
     }
-    let mut leaves: Vec<usize> =
-        vblocks.iter().flat_map(|vblock| &vblock.leaf_bytes).map(|(at, _)| *at).collect();
-    leaves.sort_unstable();
-    leaves.dedup();
-    let keys_bytes = leaves.iter().map(|at| tree.leaves[*at].index_bytes()).sum();
+    let mut keys_bytes = 0;
+    let mut counted = vec![false; if vblocks.is_empty() { 0 } else { tree.leaves.len() }];
+    for (at, _) in vblocks.iter().flat_map(|vblock| &vblock.leaf_bytes) {
+        if !std::mem::replace(&mut counted[*at], true) {
+            keys_bytes += tree.leaves[*at].index_bytes();
+        }
+    }
     Chosen { vblocks, live_bytes, keys_bytes }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::shape::{KvsetShape, Lands};
-    use super::super::{Shortage, pick};
+    use super::super::shape::{KvsetShape, Lands, NodeShape};
+    use super::super::{LeafShapes, Shortage, pick};
     use super::*;
     use crate::key::{KvsetId, NodeId};
+    use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
     /// Keys of a leaf, bytes.
@@ -221,11 +241,8 @@ mod tests {
                 kblock_bytes: INDEX_BYTES,
                 value_bytes,
                 vblocks: refers,
-                lands: Lands::Apart,
-                busy: false,
-                unreadable: false,
             };
-            NodeShape { id: NodeId::new(at as u64 + 1), kvsets: vec![kvset], distinct_keys: 1000 }
+            Arc::new(NodeShape::new(NodeId::new(at as u64 + 1), vec![kvset], 1000))
         };
         let shape = |(id, (len_bytes, live)): (usize, &(u64, Vec<u64>))| VblockShape {
             id: MblockId::new(id as u64 + 1).unwrap(),
@@ -233,9 +250,12 @@ mod tests {
             held_bytes: 0,
             leaf_bytes: live.iter().copied().enumerate().filter(|(_, bytes)| *bytes > 0).collect(),
         };
-        let leaves: Vec<NodeShape> = (0..leaves).map(leaf).collect();
+        let leaves: LeafShapes = (0..leaves).map(leaf).collect();
         TreeShape {
-            root: NodeShape { id: NodeId::ROOT, kvsets: Vec::new(), distinct_keys: 0 },
+            root: NodeShape::new(NodeId::ROOT, Vec::new(), 0),
+            lands: Lands::Apart,
+            busy: Arc::default(),
+            unreadable: Arc::default(),
             vblock_bytes: vblocks.iter().map(|(len, _)| len).sum(),
             value_bytes: leaves.iter().map(NodeShape::value_bytes).sum(),
             leaves,
@@ -294,7 +314,7 @@ mod tests {
         let mut root = tree(&vblocks, 2);
         root.vblocks[1].held_bytes = 1;
         assert_eq!(told(&root, 30, Shortage::Full), (1, vec![1]));
-        root.leaves[0].kvsets[0].busy = true;
+        root.busy = Arc::new(BTreeSet::from([KvsetId::new(1)]));
         assert_eq!(told(&root, 30, Shortage::Full), (0, vec![]));
         // The head of a small vblock is no garbage.
         let small = tree(&vec![(40_000, vec![30_000])], 1);

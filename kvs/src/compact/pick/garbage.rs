@@ -15,6 +15,7 @@
 //! leaf writes all of the leaf's keys, however little it gains.
 
 use super::collect::{self, Batch, Gain};
+use super::leaves::Extremes;
 use super::rules::spill;
 use super::{
     Action, Due, Limits, NodeShape, Plan, TreeShape, Why, fits, greatest, length, percent,
@@ -66,12 +67,17 @@ pub(crate) fn garbage_bytes(tree: &TreeShape) -> (u64, u64) {
     (Garbage::of(tree).total(), tree.bytes())
 }
 
-/// Whether there is more of it than there may be.
-pub(super) fn is_due(tree: &TreeShape, limits: Limits) -> bool {
-    Garbage::of(tree).due(tree, limits).is_some()
+/// How far garbage is over its limit, in percent, if it is due.
+pub(super) fn pressure(tree: &TreeShape, limits: Limits) -> Option<u64> {
+    Garbage::of(tree).due(tree, limits)
 }
 
-/// Whether the picker looks at vblocks one by one.
+/// Whether there is more of it than there may be.
+pub(super) fn is_due(tree: &TreeShape, limits: Limits) -> bool {
+    pressure(tree, limits).is_some()
+}
+
+/// Whether the rules look at vblocks one by one.
 pub(crate) fn needs_vblocks(tree: &TreeShape, limits: Limits) -> bool {
     limits.shortage.is_some() || is_due(tree, limits)
 }
@@ -87,12 +93,16 @@ fn batch(tree: &TreeShape, limits: Limits) -> Batch {
 /// written either way.
 pub(super) fn along(plan: Plan, tree: &TreeShape, limits: Limits) -> Plan {
     let is_due = !limits.is_short() && is_due(tree, limits);
-    let is_whole =
-        |leaf: &NodeShape| leaf.id == plan.node && leaf.run().kvsets.len() == plan.inputs.len();
-    if !is_due || plan.action != Action::KCompact || !tree.leaves.iter().any(is_whole) {
+    if !is_due || !is_whole_merge(&plan, tree) {
         return plan;
     }
     collect::along(plan, tree, limits, batch(tree, limits))
+}
+
+pub(super) fn is_whole_merge(plan: &Plan, tree: &TreeShape) -> bool {
+    let is_whole =
+        |leaf: &NodeShape| leaf.id == plan.node && tree.run(leaf).kvsets.len() == plan.inputs.len();
+    plan.action == Action::KCompact && tree.leaves.iter().any(is_whole)
 }
 
 /// Rule 6.
@@ -122,9 +132,10 @@ fn merge(tree: &TreeShape, limits: Limits) -> Option<(Gain, Plan)> {
         let keys_bytes = leaf.index_bytes();
         Gain { bytes: leaf.shadowed_bytes() / 2, written_bytes: keys_bytes, keys_bytes }
     };
-    let leaf = greatest(tree, |leaf| {
-        let worth = leaf.run().kvsets.len() > 1 && leaf.shadowed_bytes() > 0;
+    let may_be = |most: &Extremes| most.shadowed_bytes > 0;
+    let leaf = greatest(tree, may_be, |leaf| {
+        let worth = tree.run(leaf).kvsets.len() > 1 && leaf.shadowed_bytes() > 0;
         (worth && fits(limits.room_bytes, leaf.index_bytes())).then(|| gain(leaf).rank())
     })?;
-    Some((gain(leaf), leaf.plan(Action::KCompact, Why::Garbage)))
+    Some((gain(leaf), tree.plan(leaf, Action::KCompact, Why::Garbage)))
 }

@@ -52,6 +52,7 @@
 mod collect;
 mod due;
 mod garbage;
+mod leaves;
 mod plan;
 pub(crate) mod request;
 mod rules;
@@ -64,10 +65,12 @@ mod tests;
 pub(crate) use collect::GARBAGE_BYTES_MIN;
 pub(crate) use due::{DueWork, due};
 pub(crate) use garbage::{garbage_bytes, needs_vblocks};
+pub(crate) use leaves::{ChunkShape, LeafShapes};
 pub(crate) use plan::{Action, Plan, Why};
 pub(crate) use shape::{KvsetShape, Lands, NodeShape, TreeShape, VblockShape};
 
 use crate::space::OBJECT_BYTES_MAX;
+use leaves::Extremes;
 
 /// Rewritten values fill at least this part of a vblock on average: the longest value is half as
 /// long as the longest vblock, and where vblocks are shorter, a longer value has one of its own.
@@ -198,6 +201,8 @@ const RULES: [Rule; 9] = [
     garbage::garbage,
     rules::join,
 ];
+/// As many of them go before garbage that is as pressing.
+const BEFORE_GARBAGE: usize = 7;
 /// Those that free space when it is short, or bring down what does.
 const FREEING: [Rule; 5] = [
     rules::root_length,
@@ -213,6 +218,10 @@ pub(crate) fn pick(tree: &TreeShape, limits: Limits) -> Option<Plan> {
 }
 
 fn pick_by(rules: &[Rule], tree: &TreeShape, limits: Limits) -> Option<Plan> {
+    Some(garbage::along(most_pressing(rules, tree, limits)?.plan, tree, limits))
+}
+
+fn most_pressing(rules: &[Rule], tree: &TreeShape, limits: Limits) -> Option<Due> {
     let mut most: Option<Due> = None;
     for rule in rules {
         if let Some(due) = rule(tree, limits)
@@ -221,7 +230,18 @@ fn pick_by(rules: &[Rule], tree: &TreeShape, limits: Limits) -> Option<Plan> {
             most = Some(due);
         }
     }
-    Some(garbage::along(most?.plan, tree, limits))
+    most
+}
+
+/// Whether [`pick`] looks at vblocks one by one: not where something else is at least as pressing
+/// as garbage, unless that is a merge that collects on the way.
+pub(crate) fn pick_needs_vblocks(tree: &TreeShape, limits: Limits) -> bool {
+    if limits.is_short() {
+        return true;
+    }
+    let Some(pressure) = garbage::pressure(tree, limits) else { return false };
+    let before = most_pressing(&RULES[..BEFORE_GARBAGE], tree, limits);
+    before.is_none_or(|due| due.pressure < pressure || garbage::is_whole_merge(&due.plan, tree))
 }
 
 /// The least room with which there is something to do that frees space, to [`LEAST_ROOM_STEP`];
@@ -245,16 +265,23 @@ fn fits(room_bytes: u64, output_bytes: u64) -> bool {
     output_bytes.saturating_add(output_bytes / OVERHEAD) <= room_bytes
 }
 
-/// The idle leaf with the greatest measure, the first of equals. A busy leaf does not block the
-/// others.
+/// The idle leaf with the greatest measure, the first of equals, in chunks in which one may be due.
+/// A busy leaf does not block the others.
 fn greatest<M: Ord + Copy>(
     tree: &TreeShape,
+    may_be: impl Fn(&Extremes) -> bool,
     measure: impl Fn(&NodeShape) -> Option<M>,
 ) -> Option<&NodeShape> {
-    let idle = tree.leaves.iter().rev().filter(|leaf| !leaf.is_busy());
-    idle.filter_map(|leaf| Some((measure(leaf)?, leaf)))
-        .max_by_key(|(measured, _)| *measured)
-        .map(|(_, leaf)| leaf)
+    let mut most: Option<(M, &NodeShape)> = None;
+    for leaf in tree.leaves.among(may_be) {
+        if let Some(measured) = measure(leaf)
+            && most.is_none_or(|(most, _)| measured > most)
+            && !tree.is_busy(leaf)
+        {
+            most = Some((measured, leaf));
+        }
+    }
+    most.map(|(_, leaf)| leaf)
 }
 
 /// `part` in percent of `whole`.

@@ -75,13 +75,13 @@ pub(crate) fn next(tree: &TreeShape, limits: Limits, asked: Asked<'_>) -> Next {
     if let Some(damaged) = damaged_of(leaf, asked) {
         return Next::GiveUpLeaf(Obstacle::Damaged(damaged));
     }
-    if leaf.is_busy() {
+    if tree.is_busy(leaf) {
         return Next::WaitForLeaf;
     }
     if !asked.is_old || is_clean(leaf, limits, asked.vblock_bytes) {
         return Next::PassLeaf;
     }
-    let plan = leaf.plan(Action::KvCompact, Why::Requested);
+    let plan = tree.plan(leaf, Action::KvCompact, Why::Requested);
     if !leaf.can_be_rewritten(limits) {
         let room_bytes = limits.room_bytes.saturating_sub(limits.kept_bytes);
         return Next::GiveUpLeaf(Obstacle::NoRoom { need_bytes: plan.output_bytes, room_bytes });
@@ -99,7 +99,7 @@ fn spill(tree: &TreeShape, limits: Limits, asked: Asked<'_>) -> Next {
     if let (0, Some(damaged)) = (readable, oldest().next()) {
         return Next::GiveUpRoot(Obstacle::Damaged(damaged.id));
     }
-    if tree.root.is_busy() || tree.reshaping {
+    if tree.is_busy(&tree.root) || tree.reshaping {
         return Next::WaitForAll;
     }
     let plan =
@@ -130,6 +130,7 @@ mod tests {
     use super::super::shape::KVSET_BYTES;
     use super::*;
     use crate::key::NodeId;
+    use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
     const NONE: &BTreeSet<KvsetId> = &BTreeSet::new();
@@ -143,22 +144,21 @@ mod tests {
             kblock_bytes: MIB,
             value_bytes: 8 * MIB,
             vblocks: 1,
-            lands: Lands::Apart,
-            busy: false,
-            unreadable: false,
         }
     }
 
     /// A tree of kvsets by their ids, newest first.
     fn tree(root: &[u64], leaves: &[&[u64]]) -> TreeShape {
-        let node = |id, ids: &[u64]| NodeShape {
-            id: NodeId::new(id),
-            kvsets: ids.iter().map(|id| kvset(*id)).collect(),
-            distinct_keys: 1000 * ids.len() as u64,
+        let node = |id, ids: &[u64]| {
+            let kvsets = ids.iter().map(|id| kvset(*id)).collect();
+            NodeShape::new(NodeId::new(id), kvsets, 1000 * ids.len() as u64)
         };
-        let leaves = (1..).zip(leaves).map(|(id, ids)| node(id, ids)).collect();
+        let leaves = (1..).zip(leaves).map(|(id, ids)| Arc::new(node(id, ids))).collect();
         TreeShape {
             root: node(0, root),
+            lands: Lands::Apart,
+            busy: Arc::default(),
+            unreadable: Arc::default(),
             leaves,
             vblocks: Vec::new(),
             vblock_bytes: 0,
@@ -208,7 +208,9 @@ mod tests {
         let shared = Asked { vblock_bytes: 16 * MIB, ..asked(0, Some(1)) };
         assert_eq!(job(step(shared)), ("kv_compact", 2, vec![2]));
         let mut deleted = tree.clone();
-        deleted.leaves[1].kvsets[0].tombstones = 1;
+        let two = KvsetShape { tombstones: 1, ..kvset(2) };
+        let two = NodeShape::new(NodeId::new(2), vec![two], 1000);
+        deleted.leaves = [tree.leaves[0].clone(), two].into_iter().map(Arc::new).collect();
         let (action, ..) = job(next(&deleted, Limits::DEFAULT, asked(0, Some(1))));
         assert_eq!(action, "kv_compact");
     }
@@ -217,10 +219,10 @@ mod tests {
     fn what_is_busy_is_waited_for_and_what_cannot_be_done_is_given_up() {
         let mut tree = tree(&[9, 8], &[&[4, 3], &[6, 5]]);
         let step = |tree: &TreeShape, asked| next(tree, Limits::DEFAULT, asked);
-        tree.root.kvsets[0].busy = true;
+        let busy = |id| Arc::new(BTreeSet::from([KvsetId::new(id)]));
+        tree.busy = busy(9);
         assert_eq!(step(&tree, asked(1, Some(0))), Next::WaitForAll, "one spill at a time");
-        tree.root.kvsets[0].busy = false;
-        tree.leaves[0].kvsets[0].busy = true;
+        tree.busy = busy(4);
         assert_eq!(job(step(&tree, asked(1, Some(0)))).2, [8], "on top of what is busy");
         assert_eq!(step(&tree, asked(0, Some(0))), Next::WaitForLeaf);
         assert_eq!(job(step(&tree, asked(0, Some(1)))).1, 2, "another leaf is not");
@@ -229,7 +231,7 @@ mod tests {
         let four = Obstacle::Damaged(KvsetId::new(4));
         assert_eq!(step(&tree, with(0, Some(0))), Next::GiveUpLeaf(four));
         assert_eq!(job(step(&tree, with(1, Some(0)))).2, [8], "nobody works on it");
-        tree.leaves[0].kvsets[0].busy = false;
+        tree.busy = Arc::default();
         let damaged = BTreeSet::from([KvsetId::new(9)]);
         let with = |root, leaf| Asked { damaged: &damaged, ..asked(root, leaf) };
         assert_eq!(job(step(&tree, with(2, Some(1)))).2, [8], "it is older");

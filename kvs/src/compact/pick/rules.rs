@@ -1,6 +1,7 @@
 //! PURE: the rules of the picker but for garbage, each with its limit.
 
 use super::garbage;
+use super::leaves::Extremes;
 use super::shape::{KVSET_BYTES, KvsetShape, Lands, NodeShape, Run, TreeShape};
 use super::{Action, Due, Limits, Plan, Shortage, Why, fits, greatest, length, percent};
 use crate::key::NodeId;
@@ -29,7 +30,7 @@ const WHOLE_SHARE_GARBAGE: u64 = 5;
 
 /// Rule 1.
 pub(super) fn root_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    let len = tree.root.spillable().len();
+    let len = tree.spillable().len();
     if len == 0 || len < limits.spill_min {
         return None;
     }
@@ -40,8 +41,8 @@ pub(super) fn root_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
 /// The oldest kvsets of the root into the leaves, as many as there is room for; not while the
 /// leaves they would go to change.
 pub(super) fn spill(tree: &TreeShape, limits: Limits, why: Why) -> Option<Plan> {
-    let root = tree.root.spillable();
-    if root.is_empty() || tree.root.is_busy() || tree.reshaping || limits.spill_max == 0 {
+    let root = tree.spillable();
+    if root.is_empty() || tree.is_busy(&tree.root) || tree.reshaping || limits.spill_max == 0 {
         return None;
     }
     if let Some(plan) = relocate(tree, root, (limits, why)) {
@@ -80,12 +81,12 @@ pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, 
 /// The oldest kvset of the root, if it may go down as it is. What comes after all leaves makes a
 /// leaf of its own once the last one is not small.
 fn relocate(tree: &TreeShape, root: &[KvsetShape], (limits, why): (Limits, Why)) -> Option<Plan> {
-    let oldest = root.last().filter(|kvset| kvset.lands != Lands::Apart)?;
+    let oldest = root.last().filter(|_| tree.lands != Lands::Apart)?;
     if limits.spill_moves_values {
         return None;
     }
     let is_small = |leaf: &NodeShape| size([leaf], limits) < 100 / JOIN_SHARE;
-    let new_leaf = oldest.lands == Lands::After && !tree.leaves.last().is_some_and(is_small);
+    let new_leaf = tree.lands == Lands::After && !tree.leaves.last().is_some_and(is_small);
     Some(Plan {
         node: NodeId::ROOT,
         inputs: vec![oldest.id],
@@ -125,10 +126,10 @@ fn halves(size: u64) -> u64 {
 /// and is merged where it is. Of kvsets that double in size the newest ones are taken, so that a
 /// key is written once for each doubling, and the root stays short.
 pub(super) fn root_blocked(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    if tree.root.is_readable() || tree.root.is_busy() || limits.spill_max == 0 {
+    if tree.is_readable(&tree.root) || tree.is_busy(&tree.root) || limits.spill_max == 0 {
         return None;
     }
-    let run = tree.root.run().kvsets;
+    let run = tree.run(&tree.root).kvsets;
     let inputs = &run[..doubling(run)];
     if inputs.len() < limits.spill_min.max(2) {
         return None;
@@ -151,14 +152,15 @@ pub(super) fn root_blocked(tree: &TreeShape, limits: Limits) -> Option<Due> {
 /// Whether a leaf may be split, for all that the root has to do.
 fn may_split(tree: &TreeShape, limits: Limits) -> bool {
     let is_long = tree.root.kvsets.len() >= limits.spill_min.saturating_mul(ROOT_FIRST);
-    let waits = is_long && !tree.root.spillable().is_empty();
-    !tree.reshaping && !tree.root.is_busy() && !waits
+    let waits = is_long && !tree.spillable().is_empty();
+    !tree.reshaping && !tree.is_busy(&tree.root) && !waits
 }
 
 /// A split of a leaf of so many percent of the limit.
 fn split(leaf: &NodeShape, size: u64, why: Why) -> Plan {
     let parts = halves(size).clamp(2, leaf.distinct_keys.max(2));
-    leaf.plan(Action::Split { parts: usize::try_from(parts).unwrap_or(usize::MAX) }, why)
+    let parts = usize::try_from(parts).unwrap_or(usize::MAX);
+    leaf.plan_of(&leaf.kvsets, Action::Split { parts }, why)
 }
 
 /// Rule 2. Under two keys there is nothing to split, whatever the limit.
@@ -166,8 +168,9 @@ pub(super) fn leaf_keys(tree: &TreeShape, limits: Limits) -> Option<Due> {
     if !may_split(tree, limits) {
         return None;
     }
-    let leaf = greatest(tree, |leaf| {
-        let due = size([leaf], limits) >= 100 && leaf.distinct_keys >= 2 && leaf.is_readable();
+    let may_be = |most: &Extremes| size_of((most.distinct_keys, most.kblock_bytes), limits) >= 100;
+    let leaf = greatest(tree, may_be, |leaf| {
+        let due = size([leaf], limits) >= 100 && leaf.distinct_keys >= 2 && tree.is_readable(leaf);
         (due && fits(limits.room_bytes, leaf.index_bytes())).then(|| size([leaf], limits))
     })?;
     let size = size([leaf], limits);
@@ -189,29 +192,33 @@ fn size_of((keys, bytes): (u64, u64), limits: Limits) -> u64 {
 /// Rule 7. Two neighbours that are small together become one leaf, so that what was deleted does
 /// not leave leaves behind.
 pub(super) fn join(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    if tree.reshaping || tree.root.is_busy() {
+    if tree.reshaping || tree.is_busy(&tree.root) {
         return None;
     }
-    let are_small = |pair: &&[NodeShape]| {
-        size(*pair, limits) < 100 / JOIN_SHARE
-            && pair.iter().all(|leaf| leaf.is_readable() && !leaf.is_busy())
+    let may_be = |most: &Extremes| {
+        size_of((most.least_keys, most.least_kblock_bytes), limits) < 100 / JOIN_SHARE
     };
-    let pair = tree.leaves.windows(2).find(are_small)?;
+    let are_small = |pair: [&NodeShape; 2]| {
+        size(pair, limits) < 100 / JOIN_SHARE
+            && pair.iter().all(|leaf| tree.is_readable(leaf) && !tree.is_busy(leaf))
+    };
+    let pair = tree.leaves.find_pair(may_be, are_small)?;
     let inputs = pair.iter().flat_map(|leaf| &leaf.kvsets).map(|kvset| kvset.id).collect();
     let output_bytes = pair[0].kblock_bytes() + pair[1].index_bytes();
     let plan = Plan {
         inputs,
         distinct_keys: pair[0].distinct_keys + pair[1].distinct_keys,
         output_bytes,
-        ..pair[0].plan(Action::Join { with: pair[1].id }, Why::LeafKeys)
+        ..tree.plan(pair[0], Action::Join { with: pair[1].id }, Why::LeafKeys)
     };
     fits(limits.room_bytes, output_bytes).then_some(Due { pressure: 100, plan })
 }
 
 /// Rule 3.
 pub(super) fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    let len = |leaf: &NodeShape| leaf.run().kvsets.len();
-    let leaf = greatest(tree, |leaf| too_many(tree, leaf, limits).map(|_| len(leaf)))?;
+    let len = |leaf: &NodeShape| tree.run(leaf).kvsets.len();
+    let may_be = |most: &Extremes| most.kvsets >= limits.leaf_len_max;
+    let leaf = greatest(tree, may_be, |leaf| too_many(tree, leaf, limits).map(|_| len(leaf)))?;
     let inputs = too_many(tree, leaf, limits)?;
     let pressure = percent(length(len(leaf)), length(limits.leaf_len_max));
     let is_whole = inputs.len() == leaf.kvsets.len();
@@ -227,14 +234,15 @@ fn split_along(tree: &TreeShape, leaf: &NodeShape, limits: Limits) -> Option<Pla
     if !grows || size < 100 / GROWN_SHARE || limits.is_short() || !may_split(tree, limits) {
         return None;
     }
-    Some(split(leaf, size, Why::LeafLength)).filter(|plan| fits(limits.room_bytes, plan.output_bytes))
+    Some(split(leaf, size, Why::LeafLength))
+        .filter(|plan| fits(limits.room_bytes, plan.output_bytes))
 }
 
 /// The kvsets of a leaf that are merged because there are too many, if there is room. All of them,
 /// if the newer ones have enough keys; else the newest ones, of which each has at most as many keys
 /// as those above it together; and at twice the length all but the oldest.
 fn too_many<'a>(tree: &TreeShape, leaf: &'a NodeShape, limits: Limits) -> Option<&'a [KvsetShape]> {
-    let all = leaf.run().kvsets;
+    let all = tree.run(leaf).kvsets;
     let (oldest, newer) = all.split_last()?;
     if newer.is_empty() || all.len() < limits.leaf_len_max {
         return None;
@@ -258,17 +266,19 @@ fn too_many<'a>(tree: &TreeShape, leaf: &'a NodeShape, limits: Limits) -> Option
 /// How many of the newest kvsets at least double in size from the first on, so that a key is
 /// written once for each doubling.
 fn doubling(kvsets: &[KvsetShape]) -> usize {
-    let mut taken = kvsets.len().min(1);
-    while taken < kvsets.len() && kvsets[taken].keys <= keys(&kvsets[..taken]) {
-        taken += 1;
-    }
-    taken
+    let mut newer = 0;
+    let is_even = |(at, kvset): &(usize, &KvsetShape)| {
+        let is_even = *at == 0 || kvset.keys <= newer;
+        newer += kvset.keys;
+        is_even
+    };
+    kvsets.iter().enumerate().take_while(is_even).count()
 }
 
 /// Rule 4, for the root: deletes are taken to what they delete when there are many of them for what
 /// lives.
 pub(super) fn root_tombstones(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    let spillable = tree.root.spillable();
+    let spillable = tree.spillable();
     let tombstones = spillable.iter().map(|kvset| kvset.tombstones).sum();
     let limit = limits.tombstone_pct_max.max(1);
     let share = percent(tombstones, tree.live_keys());
@@ -289,24 +299,26 @@ fn pressure_max(limits: Limits) -> u64 {
 pub(super) fn leaf_tombstones(tree: &TreeShape, limits: Limits) -> Option<Due> {
     let limit = limits.tombstone_pct_max.max(1);
     let share = |leaf: &NodeShape| percent(leaf.tombstones(), leaf.live_keys());
-    let leaf = greatest(tree, |leaf| {
-        let Run { bottom, .. } = leaf.run();
+    let may_be = |most: &Extremes| most.tombstone_pct >= limit;
+    let leaf = greatest(tree, may_be, |leaf| {
+        let Run { bottom, .. } = tree.run(leaf);
         let due = leaf.tombstones() > 0 && share(leaf) >= limit && bottom;
         (due && fits(limits.room_bytes, leaf.index_bytes())).then(|| share(leaf))
     })?;
     let pressure = percent(share(leaf), limit).min(pressure_max(limits));
-    Some(Due { pressure, plan: leaf.plan(Action::KCompact, Why::Tombstones) })
+    Some(Due { pressure, plan: tree.plan(leaf, Action::KCompact, Why::Tombstones) })
 }
 
 /// Rule 5.
 pub(super) fn scatter(tree: &TreeShape, limits: Limits) -> Option<Due> {
-    let vblocks = |leaf: &NodeShape| leaf.kvsets.iter().map(|kvset| kvset.vblocks).max();
-    let leaf = greatest(tree, |leaf| {
-        let due = !is_dense(leaf, limits) && leaf.can_be_rewritten(limits) && leaf.is_readable();
-        vblocks(leaf).filter(|&vblocks| vblocks > limits.scatter_max && due)
+    let may_be = |most: &Extremes| most.vblocks > limits.scatter_max;
+    let leaf = greatest(tree, may_be, |leaf| {
+        let due =
+            !is_dense(leaf, limits) && leaf.can_be_rewritten(limits) && tree.is_readable(leaf);
+        Some(leaf.vblocks_max()).filter(|&vblocks| vblocks > limits.scatter_max && due)
     })?;
-    let pressure = percent(vblocks(leaf).unwrap_or(0), limits.scatter_max);
-    Some(Due { pressure, plan: leaf.plan(Action::KvCompact, Why::Scatter) })
+    let pressure = percent(leaf.vblocks_max(), limits.scatter_max);
+    Some(Due { pressure, plan: tree.plan(leaf, Action::KvCompact, Why::Scatter) })
 }
 
 /// Whether rewriting the leaf's values would change nothing: one kvset that touches no more vblocks

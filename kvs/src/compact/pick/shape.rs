@@ -1,9 +1,12 @@
 //! PURE: what the picker sees of a tree, and the sums it forms of it.
 
+use super::leaves::LeafShapes;
 use super::plan::{Action, Plan, Why};
 use super::{COST_MAX, Limits, fits, length, percent};
 use crate::key::{KvsetId, NodeId};
 use mpool::MblockId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What a kvset takes beside its keys and values: an hblock, and the rests of its last units.
 pub(super) const KVSET_BYTES: u64 = 256 << 10;
@@ -31,12 +34,6 @@ pub(crate) struct KvsetShape {
     pub(crate) value_bytes: u64,
     /// vblocks it refers to: scatter.
     pub(crate) vblocks: u64,
-    /// Told of the oldest kvset of the root that can be read; `Apart` of others.
-    pub(crate) lands: Lands,
-    /// An input of a running job.
-    pub(crate) busy: bool,
-    /// A job could not read all of its keys: it stays where it is.
-    pub(crate) unreadable: bool,
 }
 
 /// One node, kvsets newest first.
@@ -46,13 +43,30 @@ pub(crate) struct NodeShape {
     pub(crate) kvsets: Vec<KvsetShape>,
     /// About how many different keys its kvsets have together.
     pub(crate) distinct_keys: u64,
+    sums: NodeSums,
+}
+
+/// What the kvsets of a node come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct NodeSums {
+    keys: u64,
+    tombstones: u64,
+    kblock_bytes: u64,
+    value_bytes: u64,
+    vblocks_max: u64,
 }
 
 /// One KVS's tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TreeShape {
     pub(crate) root: NodeShape,
-    pub(crate) leaves: Vec<NodeShape>,
+    /// Where the keys of the root's oldest kvset belong.
+    pub(crate) lands: Lands,
+    pub(crate) leaves: LeafShapes,
+    /// Inputs of running jobs.
+    pub(crate) busy: Arc<BTreeSet<KvsetId>>,
+    /// Kvsets of which a job could not read all keys: they stay where they are.
+    pub(crate) unreadable: Arc<BTreeSet<KvsetId>>,
     /// Each vblock with garbage that may be worth a job; none unless [`super::needs_vblocks`] says
     /// so.
     pub(crate) vblocks: Vec<VblockShape>,
@@ -95,7 +109,8 @@ impl VblockShape {
     }
 
     pub(super) fn of_leaf(&self, leaf: usize) -> u64 {
-        self.leaf_bytes.iter().find(|(at, _)| *at == leaf).map_or(0, |(_, bytes)| *bytes)
+        let found = self.leaf_bytes.binary_search_by_key(&leaf, |(at, _)| *at);
+        found.map_or(0, |found| self.leaf_bytes[found].1)
     }
 
     /// Garbage in percent of the vblock.
@@ -105,32 +120,64 @@ impl VblockShape {
 }
 
 impl TreeShape {
-    fn leaf_sum(&self, of: fn(&NodeShape) -> u64) -> u64 {
-        self.leaves.iter().map(of).sum()
+    pub(super) fn is_busy(&self, node: &NodeShape) -> bool {
+        !self.busy.is_empty() && node.kvsets.iter().any(|kvset| self.busy.contains(&kvset.id))
+    }
+
+    fn is_unreadable(&self, kvset: &KvsetShape) -> bool {
+        !self.unreadable.is_empty() && self.unreadable.contains(&kvset.id)
+    }
+
+    /// Whether all keys of a node can be read.
+    pub(super) fn is_readable(&self, node: &NodeShape) -> bool {
+        !node.kvsets.iter().any(|kvset| self.is_unreadable(kvset))
+    }
+
+    /// The kvsets that a job on a node takes: all, or those newer than what cannot be read.
+    pub(super) fn run<'a>(&self, node: &'a NodeShape) -> Run<'a> {
+        let end = node.kvsets.iter().position(|kvset| self.is_unreadable(kvset));
+        let len = end.unwrap_or(node.kvsets.len());
+        Run { kvsets: &node.kvsets[..len], bottom: end.is_none() }
+    }
+
+    /// The kvsets of the root that may go down: those older than anything that cannot be read, for
+    /// what is newer must stay above it.
+    pub(super) fn spillable(&self) -> &[KvsetShape] {
+        let all = &self.root.kvsets;
+        let start = all.iter().rposition(|kvset| self.is_unreadable(kvset)).map_or(0, |at| at + 1);
+        &all[start..]
+    }
+
+    /// A job on the kvsets of a node's run.
+    pub(super) fn plan(&self, node: &NodeShape, action: Action, why: Why) -> Plan {
+        node.plan_of(self.run(node).kvsets, action, why)
     }
 
     pub(super) fn leaf_index_bytes(&self) -> u64 {
-        self.leaf_sum(NodeShape::kblock_bytes)
+        self.leaves.sums().kblock_bytes
+    }
+
+    fn leaf_bytes(&self) -> u64 {
+        self.leaves.sums().kblock_bytes + self.leaves.sums().value_bytes
     }
 
     /// Different keys that are not deleted, about.
     pub(super) fn live_keys(&self) -> u64 {
-        let tombstones = self.root.tombstones() + self.leaf_sum(NodeShape::tombstones);
+        let tombstones = self.root.tombstones() + self.leaves.sums().tombstones;
         self.distinct_keys.saturating_sub(tombstones)
     }
 
     /// Whether taking so many keys that may kill something to the older ones below may free a good
     /// part of the bytes that it writes.
     pub(super) fn pays(&self, keys: u64, written_bytes: u64) -> bool {
-        let leaf_keys = self.leaf_sum(NodeShape::keys);
-        let leaf_bytes = self.leaf_sum(NodeShape::bytes);
+        let (leaf_keys, leaf_bytes) = (self.leaves.sums().keys, self.leaf_bytes());
         let may_free = u128::from(keys) * u128::from(leaf_bytes) * u128::from(COST_MAX);
         leaf_keys == 0 || may_free >= u128::from(written_bytes) * u128::from(leaf_keys)
     }
 
     /// Bytes of keys and values on the medium.
     pub(super) fn bytes(&self) -> u64 {
-        self.root.kblock_bytes() + self.leaf_sum(NodeShape::kblock_bytes) + self.vblock_bytes
+        self.root.kblock_bytes() + self.leaf_index_bytes() + self.vblock_bytes
     }
 
     /// Bytes of vblocks that nothing refers to.
@@ -140,53 +187,38 @@ impl TreeShape {
 
     /// Bytes in leaves that newer kvsets of the same leaf shadow, about.
     pub(super) fn shadowed_in_leaves(&self) -> u64 {
-        self.leaf_sum(NodeShape::shadowed_bytes)
+        self.leaves.sums().shadowed_bytes
     }
 
     /// Bytes in root and leaves that the root shadows, about.
     pub(super) fn shadowed_by_root(&self) -> u64 {
-        let leaf_keys = self.leaf_sum(|leaf| leaf.distinct_keys);
+        let leaf_keys = self.leaves.sums().distinct_keys;
         let apart = self.root.distinct_keys + leaf_keys;
         let shadowed = apart.saturating_sub(self.distinct_keys).min(self.root.distinct_keys);
-        let in_leaves = part_of(self.leaf_sum(NodeShape::bytes), shadowed, leaf_keys);
+        let in_leaves = part_of(self.leaf_bytes(), shadowed, leaf_keys);
         self.root.shadowed_bytes() + in_leaves
     }
 }
 
 impl NodeShape {
-    pub(super) fn is_busy(&self) -> bool {
-        self.kvsets.iter().any(|kvset| kvset.busy)
-    }
-
-    /// Whether all of its keys can be read.
-    pub(super) fn is_readable(&self) -> bool {
-        !self.kvsets.iter().any(|kvset| kvset.unreadable)
-    }
-
-    /// The kvsets that a job on the node takes: all, or those newer than what cannot be read.
-    pub(super) fn run(&self) -> Run<'_> {
-        let end = self.kvsets.iter().position(|kvset| kvset.unreadable);
-        let len = end.unwrap_or(self.kvsets.len());
-        Run { kvsets: &self.kvsets[..len], bottom: end.is_none() }
-    }
-
-    /// The kvsets of a root that may go down: those older than anything that cannot be read, for
-    /// what is newer must stay above it.
-    pub(super) fn spillable(&self) -> &[KvsetShape] {
-        let start = self.kvsets.iter().rposition(|kvset| kvset.unreadable).map_or(0, |at| at + 1);
-        &self.kvsets[start..]
-    }
-
-    fn sum(&self, of: impl Fn(&KvsetShape) -> u64) -> u64 {
-        self.kvsets.iter().map(of).sum()
+    pub(crate) fn new(id: NodeId, kvsets: Vec<KvsetShape>, distinct_keys: u64) -> Self {
+        let mut sums = NodeSums::default();
+        for kvset in &kvsets {
+            sums.keys += kvset.keys;
+            sums.tombstones += kvset.tombstones;
+            sums.kblock_bytes += kvset.kblock_bytes;
+            sums.value_bytes += kvset.value_bytes;
+            sums.vblocks_max = sums.vblocks_max.max(kvset.vblocks);
+        }
+        Self { id, kvsets, distinct_keys, sums }
     }
 
     pub(super) fn keys(&self) -> u64 {
-        self.sum(|kvset| kvset.keys)
+        self.sums.keys
     }
 
     pub(super) fn tombstones(&self) -> u64 {
-        self.sum(|kvset| kvset.tombstones)
+        self.sums.tombstones
     }
 
     /// Different keys that are not deleted, about: each tombstone is taken to be of a key of its
@@ -196,15 +228,20 @@ impl NodeShape {
     }
 
     pub(super) fn value_bytes(&self) -> u64 {
-        self.sum(|kvset| kvset.value_bytes)
+        self.sums.value_bytes
     }
 
     pub(super) fn kblock_bytes(&self) -> u64 {
-        self.sum(|kvset| kvset.kblock_bytes)
+        self.sums.kblock_bytes
     }
 
     pub(super) fn bytes(&self) -> u64 {
         self.kblock_bytes() + self.value_bytes()
+    }
+
+    /// The most vblocks that one of its kvsets refers to.
+    pub(super) fn vblocks_max(&self) -> u64 {
+        self.sums.vblocks_max
     }
 
     /// Bytes that newer kvsets of the node shadow, about.
@@ -225,12 +262,7 @@ impl NodeShape {
         fits(room, self.index_bytes() + self.value_bytes())
     }
 
-    /// A job on the kvsets of its run.
-    pub(super) fn plan(&self, action: Action, why: Why) -> Plan {
-        self.plan_of(self.run().kvsets, action, why)
-    }
-
-    /// A job on some of the kvsets of its run, which lie one above the other.
+    /// A job on some of its kvsets, which lie one above the other.
     pub(super) fn plan_of(&self, kvsets: &[KvsetShape], action: Action, why: Why) -> Plan {
         let kblock_bytes: u64 = kvsets.iter().map(|kvset| kvset.kblock_bytes).sum();
         let keys = kvsets.iter().map(|kvset| kvset.keys).sum();

@@ -3,6 +3,8 @@
 use super::shape::KVSET_BYTES;
 use super::*;
 use crate::key::{KvsetId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// With the room that `least_room` names a compaction can begin, with less none can. A split frees
 /// nothing and does not count.
@@ -38,16 +40,9 @@ const LIMITS: Limits = Limits {
 /// in reading order, leaves too. A line `root shadows: 9` says how many keys of the leaves are in
 /// the root, too. Every key has a value of 1 KiB.
 fn tree(picture: &str) -> TreeShape {
-    let mut tree = TreeShape {
-        root: NodeShape { id: NodeId::ROOT, kvsets: Vec::new(), distinct_keys: 0 },
-        leaves: Vec::new(),
-        vblocks: Vec::new(),
-        vblock_bytes: 0,
-        value_bytes: 0,
-        distinct_keys: 0,
-        reshaping: false,
-    };
-    let (mut shadows, mut next) = (0_u64, 0);
+    let mut marked = Marked::default();
+    let (mut root, mut leaves) = (NodeShape::new(NodeId::ROOT, Vec::new(), 0), Vec::new());
+    let mut shadows = 0_u64;
     for line in picture.trim().lines() {
         let (kind, rest) = line.trim().split_once(':').unwrap();
         if kind == "root shadows" {
@@ -55,48 +50,70 @@ fn tree(picture: &str) -> TreeShape {
             continue;
         }
         let (words, distinct) = rest.split_once('=').unwrap_or((rest, ""));
-        let kvset = |word| {
-            next += 1;
-            kvset(next, word)
-        };
-        let kvsets: Vec<_> = words.split_whitespace().map(kvset).collect();
+        let kvsets: Vec<_> = words.split_whitespace().map(|word| marked.kvset(word)).collect();
         let all = kvsets.iter().map(|kvset| kvset.keys).sum();
         let distinct_keys = distinct.trim().parse().unwrap_or(all);
         if kind == "root" {
-            tree.root = NodeShape { id: NodeId::ROOT, kvsets, distinct_keys };
+            root = NodeShape::new(NodeId::ROOT, kvsets, distinct_keys);
         } else {
-            let id = NodeId::new(tree.leaves.len() as u64 + 1);
-            tree.leaves.push(NodeShape { id, kvsets, distinct_keys });
+            let id = NodeId::new(leaves.len() as u64 + 1);
+            leaves.push(Arc::new(NodeShape::new(id, kvsets, distinct_keys)));
         }
     }
-    let nodes = || tree.leaves.iter().chain([&tree.root]);
-    tree.value_bytes = nodes().map(NodeShape::value_bytes).sum();
-    tree.vblock_bytes = tree.value_bytes;
-    tree.distinct_keys = nodes().map(|node| node.distinct_keys).sum::<u64>() - shadows;
-    tree
+    let nodes = || leaves.iter().map(|leaf| &**leaf).chain([&root]);
+    let value_bytes = nodes().map(NodeShape::value_bytes).sum();
+    TreeShape {
+        distinct_keys: nodes().map(|node| node.distinct_keys).sum::<u64>() - shadows,
+        vblocks: Vec::new(),
+        vblock_bytes: value_bytes,
+        value_bytes,
+        lands: root.kvsets.last().map_or(Lands::Apart, |oldest| marked.lands[&oldest.id]),
+        busy: Arc::new(marked.busy),
+        unreadable: Arc::new(marked.unreadable),
+        reshaping: false,
+        root,
+        leaves: leaves.into_iter().collect(),
+    }
 }
 
-fn kvset(id: u64, word: &str) -> KvsetShape {
-    let (busy, unreadable) = (word.ends_with('*'), word.ends_with('!'));
-    let lands = match word.chars().last() {
-        Some('>') => Lands::After,
-        Some('~') => Lands::InOne,
-        _ => Lands::Apart,
-    };
-    let word = word.trim_end_matches(['*', '!', '>', '~']);
-    let (word, vblocks) = word.split_once('@').unwrap_or((word, "1"));
-    let (keys, tombstones) = word.split_once('/').unwrap_or((word, "0"));
-    let keys = keys.parse().unwrap();
-    KvsetShape {
-        id: KvsetId::new(id),
-        keys,
-        tombstones: tombstones.parse().unwrap(),
-        kblock_bytes: keys * 40,
-        value_bytes: keys << 10,
-        vblocks: vblocks.parse().unwrap(),
-        lands,
-        busy,
-        unreadable,
+/// The kvsets of a picture that have a mark, and how many there are.
+#[derive(Default)]
+struct Marked {
+    count: u64,
+    busy: BTreeSet<KvsetId>,
+    unreadable: BTreeSet<KvsetId>,
+    lands: BTreeMap<KvsetId, Lands>,
+}
+
+impl Marked {
+    fn kvset(&mut self, word: &str) -> KvsetShape {
+        self.count += 1;
+        let id = KvsetId::new(self.count);
+        let mark = word.chars().last();
+        if mark == Some('*') {
+            self.busy.insert(id);
+        }
+        if mark == Some('!') {
+            self.unreadable.insert(id);
+        }
+        let lands = match mark {
+            Some('>') => Lands::After,
+            Some('~') => Lands::InOne,
+            _ => Lands::Apart,
+        };
+        self.lands.insert(id, lands);
+        let word = word.trim_end_matches(['*', '!', '>', '~']);
+        let (word, vblocks) = word.split_once('@').unwrap_or((word, "1"));
+        let (keys, tombstones) = word.split_once('/').unwrap_or((word, "0"));
+        let keys = keys.parse().unwrap();
+        KvsetShape {
+            id,
+            keys,
+            tombstones: tombstones.parse().unwrap(),
+            kblock_bytes: keys * 40,
+            value_bytes: keys << 10,
+            vblocks: vblocks.parse().unwrap(),
+        }
     }
 }
 
@@ -291,7 +308,12 @@ fn a_plan_that_would_change_nothing_is_not_made() {
         ("leaf: 999@101\n leaf: 1@1", "kv_compact scatter 1: 1"),
     ]);
     let mut dense = tree("leaf: 9@101");
-    dense.leaves[0].kvsets[0].value_bytes = 99 * LIMITS.vblock_fill_bytes();
+    let kvset = KvsetShape {
+        value_bytes: 99 * LIMITS.vblock_fill_bytes(),
+        ..dense.leaves[0].kvsets[0].clone()
+    };
+    let leaf = NodeShape::new(NodeId::new(1), vec![kvset], 9);
+    dense.leaves = std::iter::once(Arc::new(leaf)).collect();
     assert_eq!(pick(&dense, LIMITS), None);
     // Limits that no shape can satisfy.
     let none = Limits {
