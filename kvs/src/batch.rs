@@ -4,51 +4,39 @@
 //! copies its bytes once. It knows the limits of keys and values; the limit of a whole batch is an
 //! option of the database and is checked at commit.
 //!
-//! Body format, version 1 (the version is that of the frame around it). A body is a sequence of
-//! entries without gaps; integers are little-endian:
+//! Body format, version 2 (the version is that of the frame around it; version 1 is in
+//! `wal/wide.rs`). A body is a sequence of entries without gaps; integers of more than a byte are
+//! varints:
 //!
 //! ```text
-//! offset  size  field
-//!      0     1  op         bits 0-3: 0 = delete, 1 = put, 2 = merge (reserved)
-//!                          bit    4: the value begins with a time to live (reserved)
-//!                          bits 5-7: zero
-//!      1     1  reserved   zero
-//!      2     2  key_len    1..=KEY_BYTES_MAX
-//!      4     4  kvs        id of the KVS
-//!      8     4  value_len  0..=VALUE_BYTES_MAX; 0 for a delete
-//!     12     -  key, then value
+//! size    field
+//!    1    op         bits 0-3: 0 = delete, 1 = put, 2 = merge (reserved)
+//!                    bit    4: the value begins with a time to live (reserved)
+//!                    bits 5-7: zero
+//!  1-5    kvs        id of the KVS
+//!  1-2    key_len    1..=KEY_BYTES_MAX
+//!  1-4    value_len  0..=VALUE_BYTES_MAX; not there for a delete
+//!    -    key, then value
 //! ```
 //!
-//! Version 1 writes no reserved bit and refuses to read one. A later entry for a key replaces an
+//! Version 2 writes no reserved bit and refuses to read one. A later entry for a key replaces an
 //! earlier one: entries keep their order, and the memtable lets the last of one revision win.
 
 use crate::error::{Error, Result};
 use crate::handle::Kvs;
 use crate::key::{KEY_BYTES_MAX, KvsId, VALUE_BYTES_MAX};
 use crate::owner::Owner;
+use crate::varint;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use zerocopy::little_endian::{U16, U32};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const OP_DELETE: u8 = 0;
 const OP_PUT: u8 = 1;
 
-/// What stands before an entry's key.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct RawEntry {
-    op: u8,
-    reserved: u8,
-    key_len: U16,
-    kvs: U32,
-    value_len: U32,
-}
-
-const ENTRY_HEAD_LEN: usize = 12;
-const _: () = assert!(size_of::<RawEntry>() == ENTRY_HEAD_LEN);
-const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
-const _: () = assert!(VALUE_BYTES_MAX <= u32::MAX as usize);
+/// What stands before an entry's key takes no more.
+const ENTRY_HEAD_LEN_MAX: usize = 1 + 5 + 2 + 4;
+const _: () = assert!(KEY_BYTES_MAX < 1 << 14);
+const _: () = assert!(VALUE_BYTES_MAX < 1 << 28);
 
 /// Writes over any KVSs of one database, applied all or none. The first handle says of which
 /// database; handles of another are refused, and so is the batch by another.
@@ -158,7 +146,7 @@ impl WriteBatch {
         self.entries == 0
     }
 
-    /// Bytes it takes in the write-ahead log: keys, values and 12 bytes an entry. What
+    /// Bytes it takes in the write-ahead log: keys, values and 3 to 12 bytes an entry. What
     /// [`Options::batch_bytes_max`](crate::Options::batch_bytes_max) limits.
     pub fn len_bytes(&self) -> usize {
         self.body.len()
@@ -218,17 +206,13 @@ impl WriteBatch {
         if key.is_empty() || key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyLength { len: key.len() });
         }
-        let head = RawEntry {
-            op,
-            reserved: 0,
-            key_len: U16::new(u16::try_from(key.len()).expect("checked against KEY_BYTES_MAX")),
-            kvs: U32::new(kvs.get()),
-            value_len: U32::new(
-                u32::try_from(value.len()).expect("checked against VALUE_BYTES_MAX"),
-            ),
-        };
-        self.body.reserve(ENTRY_HEAD_LEN + key.len() + value.len());
-        self.body.extend_from_slice(head.as_bytes());
+        self.body.reserve(ENTRY_HEAD_LEN_MAX + key.len() + value.len());
+        self.body.push(op);
+        varint::put(&mut self.body, u64::from(kvs.get()));
+        varint::put(&mut self.body, len_u64(key));
+        if op == OP_PUT {
+            varint::put(&mut self.body, len_u64(value));
+        }
         self.body.extend_from_slice(key);
         self.body.extend_from_slice(value);
         self.entries += 1;
@@ -259,23 +243,29 @@ type Entry<'a> = (KvsId, &'a [u8], Op<'a>);
 
 /// The first entry of `bytes`, every field checked, and what follows it.
 fn split_entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), &'static str> {
-    let (head, rest) =
-        RawEntry::read_from_prefix(bytes).map_err(|_| "the entry's head is cut short")?;
-    let (key_len, value_len) = (usize::from(head.key_len.get()), head.value_len.get());
-    let value_len = usize::try_from(value_len).map_err(|_| "the value is too long")?;
-    if head.op != OP_DELETE && head.op != OP_PUT || head.reserved != 0 {
+    const CUT: &str = "the entry's head is cut short, or a number in it is too large";
+    let op = *bytes.first().ok_or(CUT)?;
+    if op != OP_DELETE && op != OP_PUT {
         return Err("the operation is unknown to this version");
     }
+    let mut at = 1;
+    let kvs = varint::take_u32(bytes, &mut at).ok_or(CUT)?;
+    let key_len = varint::take_len(bytes, &mut at).ok_or(CUT)?;
+    let value_len = if op == OP_PUT { varint::take_len(bytes, &mut at).ok_or(CUT)? } else { 0 };
     if key_len == 0 || key_len > KEY_BYTES_MAX {
         return Err("the key's length is out of range");
     }
-    if value_len > VALUE_BYTES_MAX || head.op == OP_DELETE && value_len != 0 {
+    if value_len > VALUE_BYTES_MAX {
         return Err("the value's length is out of range");
     }
-    let (key, rest) = rest.split_at_checked(key_len).ok_or("the key is cut short")?;
+    let (key, rest) = bytes[at..].split_at_checked(key_len).ok_or("the key is cut short")?;
     let (value, rest) = rest.split_at_checked(value_len).ok_or("the value is cut short")?;
-    let op = if head.op == OP_PUT { Op::Put(value) } else { Op::Delete };
-    Ok(((KvsId::new(head.kvs.get()), key, op), rest))
+    let op = if op == OP_PUT { Op::Put(value) } else { Op::Delete };
+    Ok(((KvsId::new(kvs), key, op), rest))
+}
+
+fn len_u64(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).expect("a length in memory")
 }
 
 #[cfg(test)]
@@ -294,9 +284,9 @@ mod tests {
 
     #[test]
     fn layout_is_frozen() {
-        let mut bytes = vec![1, 0, 3, 0, 7, 0, 0, 0, 5, 0, 0, 0];
+        let mut bytes = vec![1, 7, 3, 5];
         bytes.extend_from_slice(b"keyvalue");
-        bytes.extend_from_slice(&[0, 0, 1, 0, 4, 3, 2, 1, 0, 0, 0, 0, b'k']);
+        bytes.extend_from_slice(&[0, 0x84, 0x86, 0x88, 0x08, 1, b'k']);
         assert_eq!(sample().body(), bytes);
     }
 
@@ -332,14 +322,17 @@ mod tests {
         batch.put_id(KVS, &key, &value).unwrap();
         let again = WriteBatch::from_body(batch.body().to_vec()).unwrap();
         assert_eq!(again.ops().next(), Some((KVS, &key[..], Op::Put(&value[..]))));
+        let mut batch = WriteBatch::new();
+        batch.put_id(KvsId::new(u32::MAX), &key, &value).unwrap();
+        assert_eq!(batch.len_bytes(), ENTRY_HEAD_LEN_MAX + key.len() + value.len());
     }
 
     #[test]
     fn reserved_bits_are_refused() {
-        for (byte, bit) in [(0, 1), (0, 4), (0, 5), (0, 7), (1, 0), (1, 7)] {
+        for bit in [1, 4, 5, 7] {
             let mut body = sample().body().to_vec();
-            body[byte] |= 1 << bit;
-            assert!(WriteBatch::from_body(body.clone()).is_err(), "byte {byte} bit {bit}");
+            body[0] |= 1 << bit;
+            assert!(WriteBatch::from_body(body.clone()).is_err(), "bit {bit}");
         }
     }
 
@@ -347,7 +340,7 @@ mod tests {
     fn a_cut_body_is_refused() {
         let batch = sample();
         for len in 1..batch.len_bytes() {
-            let whole_first_entry = len == 20;
+            let whole_first_entry = len == 12;
             assert_eq!(
                 WriteBatch::from_body(batch.body()[..len].to_vec()).is_ok(),
                 whole_first_entry

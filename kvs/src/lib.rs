@@ -90,6 +90,7 @@ mod space;
 mod store;
 mod tree;
 mod tree_info;
+mod varint;
 mod view;
 mod wal;
 mod warm;

@@ -13,11 +13,12 @@ use kvs::{Database, Durability, Kvs, Options, Range};
 use mpool::{CheckOptions, Pool, ScrubOptions, Severity, sim::image};
 use std::{fs, path::Path};
 
-const IMAGES: [(&str, &[u8]); 5] = [
+const IMAGES: [(&str, &[u8]); 6] = [
     ("version 1, commit 9b63ec4", include_bytes!("golden/version-1.img")),
     ("before gaps in the log, commit dfbff44", include_bytes!("golden/before-gaps.img")),
     ("before twin logs, commit 376c060", include_bytes!("golden/before-twin-logs.img")),
     ("before sketches, commit 4bea7c7", include_bytes!("golden/before-sketches.img")),
+    ("before compact frames, commit e63594d", include_bytes!("golden/before-compact-frames.img")),
     ("today", include_bytes!("golden/today.img")),
 ];
 const KVSS: [&str; 2] = ["birds", "fish"];

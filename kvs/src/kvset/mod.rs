@@ -32,7 +32,6 @@ mod read_ahead;
 pub(crate) mod sketch;
 #[cfg(test)]
 mod tests;
-mod varint;
 mod vblock;
 
 pub(crate) use builder::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};

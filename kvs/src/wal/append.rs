@@ -11,10 +11,9 @@
 //!
 //! Which segment is current, and when it changes, is decided by the parent.
 
-use super::frame::{
-    FRAME_ALIGN, FRAME_HEAD_LEN, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN, SegmentHead,
-};
+use super::frame::{FrameHead, Kind, PAGE_BYTES};
 use super::metrics::WalMetrics;
+use super::segment_head::{SEGMENT_HEAD_LEN, SegmentHead};
 use crate::error::Result;
 use crate::key::Revision;
 use mpool::{IO_ALIGN, IoBuf, Pool, Segment};
@@ -85,7 +84,9 @@ impl Tail {
         durable: Revision,
         body: &[u8],
     ) -> Result<()> {
+        let begins_page = self.position().is_multiple_of(PAGE_BYTES);
         let head = FrameHead {
+            kind: if begins_page { Kind::Long } else { Kind::Short },
             sequence: self.head.sequence,
             revision,
             durable,
@@ -93,10 +94,12 @@ impl Tail {
             body_crc: crc32c::crc32c(body),
         };
         assert!(head.frame_len() <= self.room_bytes());
-        self.put(&head.encode())?;
-        self.put(body)?;
-        let end = FRAME_HEAD_LEN + body.len();
-        self.put(&[0; FRAME_ALIGN][..end.next_multiple_of(FRAME_ALIGN) - end])
+        if begins_page {
+            self.put(&head.encode_long())?;
+        } else {
+            self.put(&head.encode_short())?;
+        }
+        self.put(body)
     }
 
     /// Copies bytes into the buffer, writing it out each time it is full.

@@ -94,8 +94,8 @@ impl Damage {
     }
 
     /// What the damage met last seems to have been.
-    pub(super) fn guess(&mut self, revision: Revision, body: Vec<u8>) {
-        if let (Some(hole), Ok(batch)) = (self.holes.last_mut(), WriteBatch::from_body(body)) {
+    pub(super) fn guess(&mut self, revision: Revision, batch: Result<WriteBatch>) {
+        if let (Some(hole), Ok(batch)) = (self.holes.last_mut(), batch) {
             hole.note(revision, &batch);
         }
     }
@@ -104,10 +104,9 @@ impl Damage {
     pub(super) fn frame(
         &mut self,
         revision: Revision,
-        body: Vec<u8>,
+        batch: WriteBatch,
         apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
     ) -> Result<bool> {
-        let batch = WriteBatch::from_body(body)?;
         let Some(beyond) = &mut self.beyond else {
             apply(revision, &batch)?;
             return Ok(true);

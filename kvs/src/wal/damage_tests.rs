@@ -1,7 +1,8 @@
 //! The log with bytes changed on the medium: what is noticed, and what ends the log.
 
 use super::append::BUFFER_BYTES;
-use super::frame::{FRAME_HEAD_LEN, FrameHead, SEGMENT_HEAD_LEN};
+use super::frame::{FrameHead, Kind, LONG_HEAD_LEN, SHORT_HEAD_LEN};
+use super::segment_head::SEGMENT_HEAD_LEN;
 use super::tests::{append, batch, blank, close, open, options, revisions};
 use super::*;
 use crate::key::KvsId;
@@ -24,7 +25,7 @@ fn segment_with(pool: &Arc<Pool>, sequence: u64) -> Segment {
         .expect("the segment exists")
 }
 
-fn rewrite(segment: &Segment, offset: u64, change: impl FnOnce(&mut [u8])) {
+pub(super) fn rewrite(segment: &Segment, offset: u64, change: impl FnOnce(&mut [u8])) {
     let mut page = IoBuf::zeroed(4096);
     segment.read_at(offset, &mut page).unwrap();
     change(&mut page);
@@ -45,7 +46,7 @@ fn any_flipped_bit_of_a_durable_frame_is_noticed() {
     }
     drop(wal);
     let segment = segment_with(&pool, 1);
-    let len = FRAME_HEAD_LEN + batch(2, 20).len_bytes();
+    let len = LONG_HEAD_LEN + batch(2, 20).len_bytes();
     for bit in 0..len * 8 {
         let flip = |page: &mut [u8]| page[bit / 8] ^= 1 << (bit % 8);
         rewrite(&segment, frame_offset(2), flip);
@@ -67,7 +68,7 @@ fn a_bad_last_frame_ends_the_log() {
     append(&mut wal, &[20], true);
     append(&mut wal, &[20], true);
     drop(wal);
-    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[60] ^= 1);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[50] ^= 1);
     let (mut wal, seen) = open(&pool, 0).unwrap();
     assert_eq!(revisions(&seen), [1]);
     let next = wal.last().next().get();
@@ -85,7 +86,7 @@ fn any_flipped_bit_of_the_last_frame_is_noticed_after_a_clean_close() {
     append(&mut wal, &[20], true);
     close(wal);
     let segment = segment_with(&pool, 1);
-    let len = FRAME_HEAD_LEN + batch(2, 20).len_bytes();
+    let len = LONG_HEAD_LEN + batch(2, 20).len_bytes();
     for bit in 0..len * 8 {
         let flip = |page: &mut [u8]| page[bit / 8] ^= 1 << (bit % 8);
         rewrite(&segment, frame_offset(2), flip);
@@ -113,7 +114,7 @@ fn damage_among_what_kvsets_hold_is_passed_over() {
         append(&mut wal, &[20], true);
     }
     close(wal);
-    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[60] ^= 1);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[50] ^= 1);
     rewrite(&segment_with(&pool, 1), frame_offset(3), |page| page[7] ^= 1);
     assert!(open(&pool, 2).is_err(), "3 is needed");
     assert_eq!(revisions(&open(&pool, 3).unwrap().1), [4, 5]);
@@ -159,7 +160,7 @@ fn a_newer_format_is_told_from_rot() {
     drop(wal);
     let segment = segment_with(&pool, 1);
     let set_version = |page: &mut [u8], head_len: usize| {
-        page[4] = 3;
+        page[4] = 4;
         let crc = crc32c::crc32c(&page[..head_len - 4]).to_le_bytes();
         page[head_len - 4..head_len].copy_from_slice(&crc);
     };
@@ -168,13 +169,11 @@ fn a_newer_format_is_told_from_rot() {
         segment.read_at(offset, &mut page).unwrap();
         page
     };
-    for (offset, head_len) in [(0, SEGMENT_HEAD_LEN), (frame_offset(1), FRAME_HEAD_LEN)] {
-        let before = saved(offset);
-        rewrite(&segment, offset, |page| set_version(page, head_len));
-        let error = open(&pool, 0).map(|_| ()).unwrap_err();
-        assert!(matches!(error, Error::Format { found: 3, supported: 1 | 2 }), "{error}");
-        segment.write_at(offset, &before).unwrap();
-    }
+    let before = saved(0);
+    rewrite(&segment, 0, |page| set_version(page, SEGMENT_HEAD_LEN));
+    let error = open(&pool, 0).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Format { found: 4, supported: 3 }), "{error}");
+    segment.write_at(0, &before).unwrap();
     rewrite(&segment, 0, |page| page[9] ^= 1);
     assert!(matches!(open(&pool, 0), Err(Error::Corrupt { .. })));
 }
@@ -184,14 +183,15 @@ fn a_body_that_looks_like_a_frame_is_not_one() {
     let (_, pool) = blank();
     let (mut wal, _) = open(&pool, 0).unwrap();
     let fake = FrameHead {
+        kind: Kind::Short,
         sequence: 1,
         revision: Revision::new(2),
-        durable: Revision::new(1),
+        durable: Revision::ZERO,
         body_len: 0,
         body_crc: crc32c::crc32c(&[]),
     };
     let mut batch = WriteBatch::new();
-    batch.put_id(KVS, &[1], &fake.encode().repeat(300)).unwrap();
+    batch.put_id(KVS, &[1], &fake.encode_short().repeat(900)).unwrap();
     wal.append(Revision::new(1), &[&batch], true).unwrap();
     drop(wal);
     let mut frames = 0;
@@ -266,6 +266,43 @@ fn a_log_that_lost_its_start_goes_on_behind_it_when_asked() {
     assert_eq!(lost, [(Revision::new(1), Revision::new(3))]);
 }
 
+/// What lay between damage and the next page that begins with a frame was lost with it: with small
+/// frames that are written together, hundreds of KiB.
+#[test]
+fn what_follows_damage_within_a_write_is_found() {
+    let (_, pool) = blank();
+    let (mut wal, _) = open(&pool, 0).unwrap();
+    append(&mut wal, &[20; 300], true);
+    append(&mut wal, &[20], true);
+    drop(wal);
+    let segment = segment_with(&pool, 1);
+    let len = SHORT_HEAD_LEN + batch(2, 20).len_bytes();
+    let start = |n: usize| LONG_HEAD_LEN + batch(1, 20).len_bytes() + (n - 2) * len;
+    // The head of frame 5, and a page that holds parts of frames at both its ends.
+    rewrite(&segment, frame_offset(1), |page| page[start(5) + 1] ^= 1);
+    rewrite(&segment, frame_offset(2), |page| page.fill(0xa5));
+    let first = (2..=301).find(|n| start(n + 1) > 4096).unwrap();
+    let last = (2..=301).rfind(|n| start(*n) < 8192).unwrap();
+    let lost: Vec<u64> = [5].into_iter().chain(first..=last).map(|n| n as u64).collect();
+    let mut seen = Vec::new();
+    let mut options = options();
+    options.salvage.log = LogDamage::SkipDamaged;
+    let apply = &mut |revision: Revision, found: &WriteBatch| {
+        assert_eq!(found.body(), batch(revision.get(), 20).body());
+        seen.push(revision.get());
+        Ok(())
+    };
+    assert!(open(&pool, 0).is_err());
+    Wal::open(&pool, &options, Revision::ZERO, &OpenProgress::default(), apply).unwrap();
+    assert_eq!(seen, (1..=301).filter(|n| !lost.contains(n)).collect::<Vec<_>>());
+    let found = verify(&segment, Revision::new(301), &mut |_| true).damaged;
+    let range =
+        |first: usize, last: usize| Some((Revision::new(first as u64), Revision::new(last as u64)));
+    let ranges: Vec<_> = found.iter().map(|damaged| damaged.revisions).collect();
+    // The head of the first one on the page is on the page before, and sound.
+    assert_eq!(ranges, [range(5, 5), range(first, first), range(first + 1, last)]);
+}
+
 /// A segment that was taken into use and has no frame yet is no damage, recycled or new.
 #[test]
 fn a_start_without_frames_is_no_damage() {
@@ -299,7 +336,7 @@ fn the_last_frame_of_a_sealed_segment_is_missed_by_the_next() {
     let tail = wal.tail.take();
     wal.tail = Some(wal.rotate(tail, 0).unwrap());
     drop(wal);
-    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[60] ^= 1);
+    rewrite(&segment_with(&pool, 1), frame_offset(2), |page| page[50] ^= 1);
     let error = open(&pool, 0).map(drop).unwrap_err().to_string();
     assert!(error.contains("revision 2") && error.contains("a later segment follows"), "{error}");
 }

@@ -1,350 +1,398 @@
-//! Formats of the write-ahead log: the head of a segment, version 2, and the frame of a batch,
-//! version 1.
+//! FORMAT: the frame of a batch in the write-ahead log, version 2.
 //!
-//! A segment is a fixed extent of the pool, a multiple of 4 KiB. Its first page is the head; frames
-//! follow from the second page on. Where there is no frame yet the second page holds the head
-//! again, in a segment that was noted when it was taken into use (`note`): so its first frame is
-//! there, or the head is, and anything else is rot.
+//! A frame is a head and a body, the batch. It begins where the one before it ends. One that begins
+//! a page has a long head; all others have a short one.
 //!
 //! ```text
-//! segment head                                   frame
+//! short head                                     long head
 //! offset  size  field                            offset  size  field
-//!      0     4  magic     "MWSG"                      0     4  magic     "MWFR"
-//!      4     2  version   1, or 2 with a gap         4     2  version   1
-//!      6     2  reserved  zero                        6     2  reserved  zero
-//!      8     8  sequence  1, 2, 3, ...                8     8  sequence  that of the segment
-//!     16     8  first     revision of the first      16     8  revision  of the batch
-//!                         frame                      24     8  durable   see below
-//!     24     4  gap       revisions skipped          32     4  body_len  of the batch
-//!     28     4  head_crc  CRC-32C of 0..28           36     4  body_crc  CRC-32C of the body
-//!     32     -  zeros to the end of the page         40     4  reserved  zero
-//!                                                    44     4  head_crc  CRC-32C of 0..44
-//!                                                    48     -  body, then zeros to a multiple of 8
+//!      0     4  kind      1, and above the 2          0     4  kind      2, and body_len
+//!               lowest bits body_len                  4     4  revision  lower half
+//!      4     4  revision  lower half                  8     4  body_crc
+//!      8     4  body_crc  CRC-32C of the body        12     4  revision  upper half
+//!     12     4  head_crc  of sequence (8 bytes),     16     8  sequence  that of the segment
+//!               upper half of the revision (4),      24     8  durable   see below
+//!               and 0..12                            32     4  head_crc  of 0..32
+//!     16     -  body                                 36     -  body
 //! ```
 //!
-//! Integers are little-endian. `magic`, `version` and `head_crc` (the last field of a head) keep
-//! their places in every version, so that a newer format is told from rot.
+//! Integers are little-endian, checksums CRC-32C. The first byte of a frame is not zero.
 //!
 //! Frames written together follow each other without gaps; each write starts on a page and is
-//! padded with zeros to the end of its last. So a reader that finds zeros where a magic should be
+//! padded with zeros to the end of its last. So a reader that finds a zero where a frame should be
 //! goes on at the next page, and a page that holds acknowledged frames is never written again: no
 //! torn write can damage them. The price is up to a page of space for each write; it is no more
 //! bytes on the drive than rewriting the last page would cost.
 //!
-//! Invariants: a segment's head is durable before its first frame is written, and everything before
-//! `first` is durable before the head is written. `durable` is a revision up to which everything
-//! was on stable storage when the frame was made: when a frame at or before it cannot be read, an
-//! acknowledged write was lost, and the log is corrupt; a frame missing after it is a torn tail.
-//! The sequence in each frame tells a segment's present life from an earlier one.
+//! Invariant: `durable` is a revision up to which everything was on stable storage when the frame
+//! was made: when a frame at or before it cannot be read, an acknowledged write was lost, and the
+//! log is corrupt; a frame missing after it is a torn tail. Only long heads have it, as what
+//! follows a flush of the drive begins a page.
 //!
-//! Within a segment revisions are consecutive. `gap` revisions before `first` are in no frame: a
-//! crash may have lost frames that had them, so they are not given again. Everything up to
-//! `first - 1 - gap` is in the log before this segment, or in kvsets. A head without a gap is of
-//! version 1, which has zero there.
+//! **What a short head leaves out is checked all the same.** A reader knows which revision it
+//! wants, and of which life of the segment. The lower half of the revision is compared; its upper
+//! half and the sequence are in the checksum. A frame of an earlier life is not taken for one of
+//! this: it has the same bytes under a number that differs within 32 bits, as sequences below 2^32
+//! do (2^54 bytes of log at least), and CRC-32C finds every such difference. Head and body have a
+//! checksum each, so a head tells where the next frame begins and who has been lost, whatever
+//! became of the body. A zero in the first byte that is rot leads to the next page, where only the
+//! frame that is wanted would do.
 //!
 //! What a missing frame means is decided by `replay`.
 
+use super::segment_head::{BadHead, Life, SEQUENCE_LAST, head_crc};
+use super::wide;
+use crate::batch::WriteBatch;
+use crate::error::Result;
 use crate::key::Revision;
-use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub(super) const PAGE_BYTES: u64 = 4096;
-pub(super) const SEGMENT_HEAD_LEN: usize = 32;
-pub(super) const FRAME_HEAD_LEN: usize = 48;
-/// Frames begin at multiples of this, so that a magic never straddles a page.
-pub(super) const FRAME_ALIGN: usize = 8;
-
-pub(super) const SEGMENT_VERSION: u16 = 2;
-const SEGMENT_VERSION_WITHOUT_GAP: u16 = 1;
-pub(super) const FRAME_VERSION: u16 = 1;
-/// As [`Revision::LAST`].
-const SEQUENCE_LAST: u64 = Revision::LAST.get();
-const SEGMENT_MAGIC: [u8; 4] = *b"MWSG";
-const FRAME_MAGIC: [u8; 4] = *b"MWFR";
+pub(super) const SHORT_HEAD_LEN: usize = 16;
+pub(super) const LONG_HEAD_LEN: usize = 36;
+const KIND_BITS: u32 = 2;
+const SHORT: u32 = 1;
+const LONG: u32 = 2;
+const BODY_LEN_MAX: u32 = u32::MAX >> KIND_BITS;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct RawSegmentHead {
-    magic: [u8; 4],
-    version: U16,
-    reserved: U16,
-    sequence: U64,
-    first: U64,
-    gap: U32,
-    head_crc: U32,
-}
-
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct RawFrameHead {
-    magic: [u8; 4],
-    version: U16,
-    reserved: U16,
-    sequence: U64,
-    revision: U64,
-    durable: U64,
-    body_len: U32,
+struct RawShort {
+    kind: U32,
+    revision: U32,
     body_crc: U32,
-    reserved_too: U32,
     head_crc: U32,
 }
 
-const _: () = assert!(size_of::<RawSegmentHead>() == SEGMENT_HEAD_LEN);
-const _: () = assert!(size_of::<RawFrameHead>() == FRAME_HEAD_LEN);
-const _: () = assert!(FRAME_HEAD_LEN.is_multiple_of(FRAME_ALIGN));
-/// A head lies in one sector, so that it is written whole or not at all.
-const _: () = assert!(SEGMENT_HEAD_LEN <= 512);
-
-/// Why bytes are not a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BadHead {
-    /// Nothing was ever written here.
-    Blank,
-    Magic,
-    Checksum,
-    Version(u16),
-    /// A field is outside its range.
-    Range,
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawLong {
+    kind: U32,
+    revision: U32,
+    body_crc: U32,
+    revision_upper: U32,
+    sequence: U64,
+    durable: U64,
+    head_crc: U32,
 }
 
-/// A segment's head whose every field has been checked.
+const _: () = assert!(size_of::<RawShort>() == SHORT_HEAD_LEN);
+const _: () = assert!(size_of::<RawLong>() == LONG_HEAD_LEN);
+/// Segments are 1 GiB at most.
+const _: () = assert!(BODY_LEN_MAX as u64 >= (1 << 30) - 1);
+
+/// How a segment's frames are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SegmentHead {
-    pub(super) sequence: u64,
-    pub(super) first: Revision,
-    /// Revisions right before `first` that are in no frame.
-    pub(super) gap: u32,
+pub(super) enum Frames {
+    /// As earlier programs did.
+    Wide,
+    Compact,
 }
 
-impl SegmentHead {
-    pub(super) fn encode(self) -> [u8; SEGMENT_HEAD_LEN] {
-        assert!(self.sequence > 0);
-        assert!(self.first.get() > u64::from(self.gap));
-        let version = if self.gap == 0 { SEGMENT_VERSION_WITHOUT_GAP } else { SEGMENT_VERSION };
-        let mut raw = RawSegmentHead {
-            magic: SEGMENT_MAGIC,
-            version: U16::new(version),
-            reserved: U16::ZERO,
-            sequence: U64::new(self.sequence),
-            first: U64::new(self.first.get()),
-            gap: U32::new(self.gap),
-            head_crc: U32::ZERO,
-        };
-        raw.head_crc = U32::new(head_crc(raw.as_bytes()));
-        zerocopy::transmute!(raw)
-    }
-
-    /// Checks in the order that gives the best diagnosis: identity, integrity, then meaning.
-    pub(super) fn decode(bytes: &[u8; SEGMENT_HEAD_LEN]) -> Result<Self, BadHead> {
-        let raw: RawSegmentHead = zerocopy::transmute!(*bytes);
-        if bytes.iter().all(|&byte| byte == 0) {
-            return Err(BadHead::Blank);
-        }
-        if raw.magic != SEGMENT_MAGIC {
-            return Err(BadHead::Magic);
-        }
-        if raw.head_crc.get() != head_crc(bytes) {
-            return Err(BadHead::Checksum);
-        }
-        let (version, gap) = (raw.version.get(), raw.gap.get());
-        let gap_fits = match version {
-            SEGMENT_VERSION_WITHOUT_GAP => gap == 0,
-            SEGMENT_VERSION => gap > 0,
-            newer => return Err(BadHead::Version(newer)),
-        };
-        let head =
-            Self { sequence: raw.sequence.get(), first: Revision::new(raw.first.get()), gap };
-        if !gap_fits || !head.is_in_range() || raw.reserved.get() != 0 {
-            return Err(BadHead::Range);
-        }
-        Ok(head)
-    }
-
-    /// Whether the fields are such as a head may have.
-    pub(super) fn is_in_range(self) -> bool {
-        (1..=SEQUENCE_LAST).contains(&self.sequence)
-            && self.first.get() > self.gap.into()
-            && self.first <= Revision::LAST
-    }
-
-    /// Up to there everything is in the log before this segment, or in kvsets.
-    pub(super) fn after(self) -> Revision {
-        Revision::new(self.first.get() - 1 - u64::from(self.gap))
-    }
+/// Which head a frame has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Wide,
+    Short,
+    Long,
 }
 
 /// A frame's head whose every field has been checked; its body has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHead {
+    pub(super) kind: Kind,
     pub(super) sequence: u64,
     pub(super) revision: Revision,
+    /// Zero in a short head: it proves nothing.
     pub(super) durable: Revision,
     pub(super) body_len: u32,
     pub(super) body_crc: u32,
 }
 
+impl Frames {
+    /// The batch that a frame's body is.
+    pub(super) fn batch(self, body: Vec<u8>) -> Result<WriteBatch> {
+        match self {
+            Self::Wide => wide::batch(&body),
+            Self::Compact => WriteBatch::from_body(body),
+        }
+    }
+}
+
 impl FrameHead {
-    pub(super) fn encode(self) -> [u8; FRAME_HEAD_LEN] {
-        assert!(self.sequence > 0);
-        assert!(self.durable < self.revision);
-        let mut raw = RawFrameHead {
-            magic: FRAME_MAGIC,
-            version: U16::new(FRAME_VERSION),
-            reserved: U16::ZERO,
-            sequence: U64::new(self.sequence),
-            revision: U64::new(self.revision.get()),
-            durable: U64::new(self.durable.get()),
-            body_len: U32::new(self.body_len),
+    /// Bytes of the head.
+    pub(super) fn len(self) -> u64 {
+        let len = match self.kind {
+            Kind::Wide => wide::HEAD_LEN,
+            Kind::Short => SHORT_HEAD_LEN,
+            Kind::Long => LONG_HEAD_LEN,
+        };
+        u64::try_from(len).expect("48 at most")
+    }
+
+    /// Bytes from this frame's start to the next one's.
+    pub(super) fn frame_len(self) -> u64 {
+        let len = self.len() + u64::from(self.body_len);
+        if self.kind == Kind::Wide { wide::padded(len) } else { len }
+    }
+
+    pub(super) fn encode_short(self) -> [u8; SHORT_HEAD_LEN] {
+        assert!(self.kind == Kind::Short);
+        let (revision, _) = halves(self.revision);
+        let mut raw = RawShort {
+            kind: self.word(SHORT),
+            revision,
             body_crc: U32::new(self.body_crc),
-            reserved_too: U32::ZERO,
+            head_crc: U32::ZERO,
+        };
+        raw.head_crc = U32::new(short_crc(self.sequence, self.revision, raw.as_bytes()));
+        zerocopy::transmute!(raw)
+    }
+
+    pub(super) fn encode_long(self) -> [u8; LONG_HEAD_LEN] {
+        assert!(self.kind == Kind::Long);
+        assert!(self.durable < self.revision);
+        let (revision, revision_upper) = halves(self.revision);
+        let mut raw = RawLong {
+            kind: self.word(LONG),
+            revision,
+            body_crc: U32::new(self.body_crc),
+            revision_upper,
+            sequence: U64::new(self.sequence),
+            durable: U64::new(self.durable.get()),
             head_crc: U32::ZERO,
         };
         raw.head_crc = U32::new(head_crc(raw.as_bytes()));
         zerocopy::transmute!(raw)
     }
 
-    /// As [`SegmentHead::decode`].
-    pub(super) fn decode(bytes: &[u8; FRAME_HEAD_LEN]) -> Result<Self, BadHead> {
-        let raw: RawFrameHead = zerocopy::transmute!(*bytes);
-        if raw.magic == [0; 4] {
-            return Err(BadHead::Blank);
-        }
-        if raw.magic != FRAME_MAGIC {
-            return Err(BadHead::Magic);
-        }
-        if raw.head_crc.get() != head_crc(bytes) {
+    fn word(self, kind: u32) -> U32 {
+        assert!(self.sequence > 0);
+        assert!(self.body_len <= BODY_LEN_MAX);
+        U32::new(self.body_len << KIND_BITS | kind)
+    }
+
+    /// A short head in `life`. Its revision is the first one from `from` on with the lower half
+    /// that it has.
+    pub(super) fn decode_short(
+        bytes: &[u8; SHORT_HEAD_LEN],
+        life: Life,
+        from: Revision,
+    ) -> Result<Self, BadHead> {
+        let raw: RawShort = zerocopy::transmute!(*bytes);
+        let body_len = body_len(raw.kind, SHORT)?;
+        let (lower, _) = halves(from);
+        let further = raw.revision.get().wrapping_sub(lower.get());
+        let revision = Revision::new(from.get().saturating_add(further.into()));
+        if raw.head_crc.get() != short_crc(life.sequence, revision, bytes) {
             return Err(BadHead::Checksum);
         }
-        if raw.version.get() != FRAME_VERSION {
-            return Err(BadHead::Version(raw.version.get()));
-        }
-        let reserved = u32::from(raw.reserved.get()) | raw.reserved_too.get();
-        let in_range = (1..=SEQUENCE_LAST).contains(&raw.sequence.get())
-            && raw.durable.get() < raw.revision.get()
-            && raw.revision.get() <= Revision::LAST.get();
-        if !in_range || reserved != 0 {
+        if revision == Revision::ZERO || revision > Revision::LAST {
             return Err(BadHead::Range);
         }
         Ok(Self {
-            sequence: raw.sequence.get(),
-            revision: Revision::new(raw.revision.get()),
-            durable: Revision::new(raw.durable.get()),
-            body_len: raw.body_len.get(),
+            kind: Kind::Short,
+            sequence: life.sequence,
+            revision,
+            durable: Revision::ZERO,
+            body_len,
             body_crc: raw.body_crc.get(),
         })
     }
 
-    /// Bytes from this frame's start to the next one's.
-    pub(super) fn frame_len(self) -> u64 {
-        frame_len(u64::from(self.body_len))
+    /// A long head, of whatever life.
+    pub(super) fn decode_long(bytes: &[u8; LONG_HEAD_LEN]) -> Result<Self, BadHead> {
+        let raw: RawLong = zerocopy::transmute!(*bytes);
+        let body_len = body_len(raw.kind, LONG)?;
+        if raw.head_crc.get() != head_crc(bytes) {
+            return Err(BadHead::Checksum);
+        }
+        let [lower, upper] = [raw.revision, raw.revision_upper].map(|half| u64::from(half.get()));
+        let revision = Revision::new(upper << 32 | lower);
+        let (sequence, durable) = (raw.sequence.get(), Revision::new(raw.durable.get()));
+        let in_range = (1..=SEQUENCE_LAST).contains(&sequence)
+            && durable < revision
+            && revision <= Revision::LAST;
+        let body_crc = raw.body_crc.get();
+        let head = Self { kind: Kind::Long, sequence, revision, durable, body_len, body_crc };
+        in_range.then_some(head).ok_or(BadHead::Range)
     }
 }
 
-/// Bytes that a body takes with its head and padding.
-pub(super) fn frame_len(body_len: u64) -> u64 {
-    let head_len = u64::try_from(FRAME_HEAD_LEN).expect("48");
-    let align = u64::try_from(FRAME_ALIGN).expect("8");
-    (head_len + body_len).next_multiple_of(align)
+/// At most so many bytes are taken by a body and its head.
+pub(super) fn frame_len_max(body_len: u64) -> u64 {
+    u64::try_from(LONG_HEAD_LEN).expect("36") + body_len
 }
 
-/// CRC-32C of a head without its last field, the CRC.
-fn head_crc(head: &[u8]) -> u32 {
-    crc32c::crc32c(&head[..head.len() - 4])
+/// At least so many bytes are taken by any frame.
+pub(super) fn frame_len_min() -> u64 {
+    u64::try_from(SHORT_HEAD_LEN).expect("16")
+}
+
+fn body_len(word: U32, kind: u32) -> Result<u32, BadHead> {
+    let word = word.get();
+    if word & 0xff == 0 {
+        return Err(BadHead::Blank);
+    }
+    if word & ((1 << KIND_BITS) - 1) != kind {
+        return Err(BadHead::Magic);
+    }
+    Ok(word >> KIND_BITS)
+}
+
+/// The lower and the upper half.
+fn halves(revision: Revision) -> (U32, U32) {
+    let half = |word: u64| U32::new(u32::try_from(word & u64::from(u32::MAX)).expect("32 bits"));
+    (half(revision.get()), half(revision.get() >> 32))
+}
+
+fn short_crc(sequence: u64, revision: Revision, head: &[u8]) -> u32 {
+    let (_, upper) = halves(revision);
+    let left_out = crc32c::crc32c_append(crc32c::crc32c(&sequence.to_le_bytes()), upper.as_bytes());
+    crc32c::crc32c_append(left_out, &head[..head.len() - 4])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    const SEGMENT: SegmentHead =
-        SegmentHead { sequence: 0x0102, first: Revision::new(0x0304), gap: 0 };
-    const AFTER_A_GAP: SegmentHead = SegmentHead { gap: 0x0203, ..SEGMENT };
-    const FRAME: FrameHead = FrameHead {
+    const SHORT_FRAME: FrameHead = FrameHead {
+        kind: Kind::Short,
         sequence: 0x0102,
-        revision: Revision::new(0x0304),
-        durable: Revision::new(0x0303),
+        revision: Revision::new(0x0001_0000_0304),
+        durable: Revision::ZERO,
         body_len: 0x0506,
         body_crc: 0x0708_090a,
     };
+    const LONG_FRAME: FrameHead =
+        FrameHead { kind: Kind::Long, durable: Revision::new(0x0001_0000_0303), ..SHORT_FRAME };
+    const LIFE: Life = Life { sequence: 0x0102, frames: Frames::Compact };
+
+    fn short(bytes: &[u8; SHORT_HEAD_LEN]) -> Result<FrameHead, BadHead> {
+        FrameHead::decode_short(bytes, LIFE, SHORT_FRAME.revision)
+    }
 
     #[test]
     fn layout_is_frozen() {
-        let segment = *b"MWSG\x01\0\0\0\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\0\0\0\0";
-        let encoded = SEGMENT.encode();
-        assert_eq!(encoded[..28], segment);
-        assert_eq!(encoded[28..], crc32c::crc32c(&segment).to_le_bytes());
-        let segment = *b"MWSG\x02\0\0\0\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\x03\x02\0\0";
-        assert_eq!(AFTER_A_GAP.encode()[..28], segment);
+        let start = *b"\x19\x14\0\0\x04\x03\0\0\x0a\x09\x08\x07";
+        let encoded = SHORT_FRAME.encode_short();
+        assert_eq!(encoded[..12], start);
+        let covered = [&b"\x02\x01\0\0\0\0\0\0\x01\0\0\0"[..], &start].concat();
+        assert_eq!(encoded[12..], crc32c::crc32c(&covered).to_le_bytes());
 
-        let frame = *b"MWFR\x01\0\0\0\x02\x01\0\0\0\0\0\0\x04\x03\0\0\0\0\0\0\x03\x03\0\0\0\0\0\0\
-            \x06\x05\0\0\x0a\x09\x08\x07\0\0\0\0";
-        let encoded = FRAME.encode();
-        assert_eq!(encoded[..44], frame);
-        assert_eq!(encoded[44..], crc32c::crc32c(&frame).to_le_bytes());
+        let start = *b"\x1a\x14\0\0\x04\x03\0\0\x0a\x09\x08\x07\x01\0\0\0\
+            \x02\x01\0\0\0\0\0\0\x03\x03\0\0\x01\0\0\0";
+        let encoded = LONG_FRAME.encode_long();
+        assert_eq!(encoded[..32], start);
+        assert_eq!(encoded[32..], crc32c::crc32c(&start).to_le_bytes());
     }
 
     #[test]
     fn heads_survive_a_round_trip() {
-        assert_eq!(SegmentHead::decode(&SEGMENT.encode()), Ok(SEGMENT));
-        assert_eq!(SegmentHead::decode(&AFTER_A_GAP.encode()), Ok(AFTER_A_GAP));
-        assert_eq!(SEGMENT.after(), Revision::new(0x0303));
-        assert_eq!(AFTER_A_GAP.after(), Revision::new(0x0100));
-        assert_eq!(FrameHead::decode(&FRAME.encode()), Ok(FRAME));
+        assert_eq!(FrameHead::decode_long(&LONG_FRAME.encode_long()), Ok(LONG_FRAME));
+        let bytes = SHORT_FRAME.encode_short();
+        for from in [0x0000_0001_0000_0304_u64, 0x0001_0000_0000, 0x0000_0000_0305] {
+            let from = Revision::new(from);
+            assert_eq!(FrameHead::decode_short(&bytes, LIFE, from), Ok(SHORT_FRAME), "{from}");
+        }
+        for other in [0x0001_0000_0305, 0x0304, 0] {
+            let found = FrameHead::decode_short(&bytes, LIFE, Revision::new(other));
+            assert_eq!(found, Err(BadHead::Checksum), "{other}: another revision");
+        }
     }
 
     #[test]
     fn every_single_bit_flip_is_rejected() {
-        for bit in 0..SEGMENT_HEAD_LEN * 8 {
-            let mut bytes = SEGMENT.encode();
+        for bit in 0..SHORT_HEAD_LEN * 8 {
+            let mut bytes = SHORT_FRAME.encode_short();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(SegmentHead::decode(&bytes).is_err(), "segment head, bit {bit}");
+            assert!(short(&bytes).is_err(), "short head, bit {bit}");
         }
-        for bit in 0..FRAME_HEAD_LEN * 8 {
-            let mut bytes = FRAME.encode();
+        for bit in 0..LONG_HEAD_LEN * 8 {
+            let mut bytes = LONG_FRAME.encode_long();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(FrameHead::decode(&bytes).is_err(), "frame head, bit {bit}");
+            assert!(FrameHead::decode_long(&bytes).is_err(), "long head, bit {bit}");
         }
-    }
-
-    /// A head with a field changed and its checksum made right again.
-    fn forged<const LEN: usize>(mut bytes: [u8; LEN], at: usize, byte: u8) -> [u8; LEN] {
-        bytes[at] = byte;
-        let crc = head_crc(&bytes).to_le_bytes();
-        bytes[LEN - 4..].copy_from_slice(&crc);
-        bytes
     }
 
     #[test]
     fn fields_out_of_range_are_rejected_though_the_checksum_is_right() {
-        assert_eq!(SegmentHead::decode(&forged(SEGMENT.encode(), 4, 3)), Err(BadHead::Version(3)));
-        assert_eq!(FrameHead::decode(&forged(FRAME.encode(), 4, 9)), Err(BadHead::Version(9)));
-        for at in [6, 7, 24, 27] {
-            let bytes = forged(SEGMENT.encode(), at, 1);
-            assert_eq!(SegmentHead::decode(&bytes), Err(BadHead::Range), "byte {at}");
+        let forged = |at: usize, byte: u8| {
+            let mut bytes = LONG_FRAME.encode_long();
+            bytes[at] = byte;
+            let crc = head_crc(&bytes).to_le_bytes();
+            bytes[LONG_HEAD_LEN - 4..].copy_from_slice(&crc);
+            FrameHead::decode_long(&bytes)
+        };
+        // Kinds that are not known; `durable` at `revision`; numbers beyond the last.
+        assert_eq!(forged(0, 0x1b), Err(BadHead::Magic));
+        assert_eq!(forged(0, 0x18), Err(BadHead::Magic));
+        for (at, byte) in [(24, 4), (15, 0x80), (23, 0x80)] {
+            assert_eq!(forged(at, byte), Err(BadHead::Range), "byte {at}");
         }
-        for (at, byte) in [(4, 1), (27, 1)] {
-            let bytes = forged(AFTER_A_GAP.encode(), at, byte);
-            assert_eq!(SegmentHead::decode(&bytes), Err(BadHead::Range), "byte {at}");
-        }
-        assert_eq!(SegmentHead::decode(&forged(SEGMENT.encode(), 4, 2)), Err(BadHead::Range));
-        for at in [6, 7, 40, 43] {
-            let bytes = forged(FRAME.encode(), at, 1);
-            assert_eq!(FrameHead::decode(&bytes), Err(BadHead::Range), "byte {at}");
-        }
-        // `durable` at `revision`.
-        let bytes = forged(FRAME.encode(), 24, 4);
-        assert_eq!(FrameHead::decode(&bytes), Err(BadHead::Range));
     }
 
     #[test]
     fn blank_space_is_told_from_rot() {
-        assert_eq!(SegmentHead::decode(&[0; SEGMENT_HEAD_LEN]), Err(BadHead::Blank));
-        assert_eq!(FrameHead::decode(&[0; FRAME_HEAD_LEN]), Err(BadHead::Blank));
-        assert_eq!(FrameHead::decode(&[7; FRAME_HEAD_LEN]), Err(BadHead::Magic));
+        assert_eq!(short(&[0; SHORT_HEAD_LEN]), Err(BadHead::Blank));
+        assert_eq!(FrameHead::decode_long(&[0; LONG_HEAD_LEN]), Err(BadHead::Blank));
+        assert_eq!(short(&[7; SHORT_HEAD_LEN]), Err(BadHead::Magic));
+        // A short head is no long one, nor the other way round.
+        assert_eq!(FrameHead::decode_long(&[5; LONG_HEAD_LEN]), Err(BadHead::Magic));
+        assert_eq!(short(&[6; SHORT_HEAD_LEN]), Err(BadHead::Magic));
     }
 
     #[test]
-    fn frames_are_padded_to_their_alignment() {
-        assert_eq!([0, 1, 8, 9].map(frame_len), [48, 56, 56, 64]);
+    fn a_frame_takes_its_head_and_its_body() {
+        assert_eq!(SHORT_FRAME.frame_len(), 16 + 0x0506);
+        assert_eq!(LONG_FRAME.frame_len(), frame_len_max(0x0506));
+        assert_eq!(frame_len_min(), 16);
+    }
+
+    proptest! {
+        /// A segment is written over again and again: what it held before has every right checksum
+        /// but the one of this life.
+        #[test]
+        fn a_frame_of_another_life_is_never_one_of_this(
+            (one, other) in (1..u64::from(u32::MAX), 1..u64::from(u32::MAX)),
+            (revision, body_len, body_crc) in (1_u64..1 << 62, 0..BODY_LEN_MAX, any::<u32>()),
+        ) {
+            prop_assume!(one != other);
+            let revision = Revision::new(revision);
+            let head = FrameHead { sequence: one, revision, body_len, body_crc, ..SHORT_FRAME };
+            let bytes = head.encode_short();
+            let [one, other] = [one, other].map(|sequence| Life { sequence, ..LIFE });
+            prop_assert_eq!(FrameHead::decode_short(&bytes, one, revision), Ok(head));
+            let found = FrameHead::decode_short(&bytes, other, revision);
+            prop_assert_eq!(found, Err(BadHead::Checksum));
+        }
+
+        #[test]
+        fn any_bytes_are_a_head_or_not(
+            mut long in prop::collection::vec(any::<u8>(), LONG_HEAD_LEN),
+            from: u64, is_summed: bool, small: bool,
+        ) {
+            let from = Revision::new(from);
+            if small {
+                long[15] &= 0x3f;
+                long[24..32].fill(0);
+            }
+            let mut long: [u8; LONG_HEAD_LEN] = long.try_into().expect("as long");
+            let mut head = *long.first_chunk::<SHORT_HEAD_LEN>().expect("longer");
+            if is_summed {
+                let crc = head_crc(&long).to_le_bytes();
+                long[LONG_HEAD_LEN - 4..].copy_from_slice(&crc);
+                let crc = short_crc(LIFE.sequence, from, &head).to_le_bytes();
+                head[12..].copy_from_slice(&crc);
+            }
+            if let Ok(found) = FrameHead::decode_long(&long) {
+                prop_assert_eq!(found.encode_long(), long);
+            }
+            if let Ok(found) = FrameHead::decode_short(&head, LIFE, from) {
+                prop_assert_eq!(found.encode_short(), head);
+            }
+        }
     }
 }

@@ -33,7 +33,8 @@
 //! again. `Error::LogFull` comes before anything is logged.
 //!
 //! Not here: who may append and when it is durable (`write::group`), what a bad frame means
-//! (`replay`), how bytes lie in a segment (`frame`).
+//! (`replay`), how bytes lie in a segment (`segment_head`, `frame`, and `wide` in those of earlier
+//! programs).
 
 mod ahead;
 mod append;
@@ -46,13 +47,17 @@ mod frame;
 mod live;
 mod metrics;
 mod note;
+#[cfg(test)]
+mod old_tests;
 mod reader;
 mod replay;
 mod scrub;
+mod segment_head;
 mod spares;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 pub(crate) use damage::Hole;
 pub(crate) use metrics::WalMetrics;
@@ -67,11 +72,12 @@ use crate::options::Options;
 use crate::progress::OpenProgress;
 use append::Tail;
 use damage::Damage;
-use frame::{FRAME_HEAD_LEN, PAGE_BYTES, SegmentHead, frame_len};
+use frame::{Frames, PAGE_BYTES, frame_len_max, frame_len_min};
 use live::Live;
 use mpool::{Pool, Segment, SegmentId};
 use note::Note;
 use replay::Way;
+use segment_head::SegmentHead;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -206,8 +212,7 @@ impl Wal {
         }
         for segment in found.strays {
             // Frames of it may have been given out.
-            let frames = segment.len_bytes() / u64::try_from(FRAME_HEAD_LEN).expect("48");
-            replayed.last = replayed.last.plus(frames);
+            replayed.last = replayed.last.plus(segment.len_bytes() / frame_len_min());
             let end = replayed.end;
             self.closed.push_back(Closed { segment, end, last: end, is_whole: false });
         }
@@ -244,7 +249,7 @@ impl Wal {
         durable: bool,
     ) -> Result<()> {
         assert_eq!(first, self.last.next(), "revisions are consecutive");
-        let len = batches.iter().map(|batch| frame_len(body_len(batch))).sum();
+        let len = batches.iter().map(|batch| frame_len_max(body_len(batch))).sum();
         let mut tail = match self.tail.take() {
             Some(tail) if tail.room_bytes() >= len && self.is_leaving(tail.segment()) => {
                 self.rotate_or_stay(tail, len)?
@@ -295,8 +300,8 @@ impl Wal {
         }
         self.durable = self.last;
         self.sequence += 1;
-        let head =
-            SegmentHead { sequence: self.sequence, first: self.last.next(), gap: self.gap() };
+        let (sequence, first, gap) = (self.sequence, self.last.next(), self.gap());
+        let head = SegmentHead { sequence, first, gap, frames: Frames::Compact };
         let note = Note { segment: segment.id().get(), head };
         let tail = Tail::start(segment, head, Arc::clone(&self.metrics))?;
         match note.leave(&self.pool) {
@@ -391,8 +396,7 @@ impl Wal {
 
 /// Frames that may have been in a segment behind what a walk has read.
 fn unread_frames(segment: &Segment, walked: &replay::Walked) -> u64 {
-    let frame_len_min = u64::try_from(FRAME_HEAD_LEN).expect("48");
-    (segment.len_bytes() - walked.end) / frame_len_min
+    (segment.len_bytes() - walked.end) / frame_len_min()
 }
 
 fn body_len(batch: &WriteBatch) -> u64 {

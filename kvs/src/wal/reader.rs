@@ -4,13 +4,13 @@
 //! first are looked at. What a missing frame means is decided by `replay`.
 
 use super::ahead::Ahead;
-use super::frame::{
-    BadHead, FRAME_HEAD_LEN, FRAME_VERSION, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN, SegmentHead,
-};
+use super::frame::{FrameHead, Frames, PAGE_BYTES, SHORT_HEAD_LEN};
+use super::segment_head::{BadHead, Life, SEGMENT_HEAD_LEN, SegmentHead};
+use super::wide;
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use mpool::{IO_ALIGN, IoBuf, Pool, Segment};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 /// Large enough for sequential speed, small beside a memtable.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
@@ -53,51 +53,76 @@ impl<'a> Reader<'a> {
     pub(super) fn frame_at(
         &mut self,
         position: u64,
-        sequence: u64,
+        life: Life,
         wanted: Revision,
     ) -> Result<Option<(u64, FrameHead)>> {
-        let (mut at, mut found) = (position, self.head(position)?);
+        let (mut at, mut found) = (position, self.head(position, life, wanted)?);
         if found == Err(BadHead::Blank) {
             at = position.next_multiple_of(PAGE_BYTES);
-            found = self.head(at)?;
+            found = self.head(at, life, wanted)?;
         }
         match found {
-            Err(BadHead::Version(found)) => Err(newer(found, FRAME_VERSION)),
-            Ok(head)
-                if head.sequence == sequence
-                    && head.revision == wanted
-                    && head.frame_len() <= self.segment.len_bytes() - at =>
-            {
-                Ok(Some((at, head)))
-            }
+            Err(BadHead::Version(found)) => Err(newer(found, wide::VERSION)),
+            Ok(head) if head.revision == wanted && self.has_room(at, head) => Ok(Some((at, head))),
             _ => Ok(None),
         }
     }
 
+    fn has_room(&self, at: u64, head: FrameHead) -> bool {
+        head.frame_len() <= self.segment.len_bytes() - at
+    }
+
     /// Where a frame begins that was written after what ends at `at`: there, or on the next page if
     /// zeros pad this one.
-    pub(super) fn behind_padding(&mut self, at: u64) -> Result<u64> {
-        let padded = self.head(at)? == Err(BadHead::Blank);
+    pub(super) fn behind_padding(&mut self, at: u64, life: Life) -> Result<u64> {
+        let padded = self.head(at, life, Revision::ZERO)? == Err(BadHead::Blank);
         Ok(if padded { at.next_multiple_of(PAGE_BYTES) } else { at })
     }
 
-    /// What stands at `at`; blank past the end of the segment.
-    pub(super) fn head(&mut self, at: u64) -> Result<Result<FrameHead, BadHead>> {
-        let mut bytes = [0; FRAME_HEAD_LEN];
+    /// The head of this life at `at`, with a revision from `from` on; blank past the end of the
+    /// segment.
+    fn head(&mut self, at: u64, life: Life, from: Revision) -> Result<Result<FrameHead, BadHead>> {
+        let decoded = match life.frames {
+            Frames::Wide => self.take(at)?.map(|bytes| wide::decode(&bytes)),
+            Frames::Compact if at.is_multiple_of(PAGE_BYTES) => {
+                self.take(at)?.map(|bytes| FrameHead::decode_long(&bytes))
+            }
+            Frames::Compact => {
+                self.take(at)?.map(|bytes| FrameHead::decode_short(&bytes, life, from))
+            }
+        };
+        let is_ours = |head: &FrameHead| head.sequence == life.sequence;
+        Ok(decoded
+            .unwrap_or(Err(BadHead::Blank))
+            .and_then(|head| if is_ours(&head) { Ok(head) } else { Err(BadHead::Range) }))
+    }
+
+    /// The first bytes at `at`, if the segment has so many.
+    fn take<const LEN: usize>(&mut self, at: u64) -> Result<Option<[u8; LEN]>> {
+        let mut bytes = [0; LEN];
         let room = self.segment.len_bytes() - at;
-        if room < u64::try_from(FRAME_HEAD_LEN).expect("48") {
-            return Ok(Err(BadHead::Blank));
+        if room < u64::try_from(LEN).expect("48 at most") {
+            return Ok(None);
         }
         self.read(at, &mut bytes)?;
-        Ok(FrameHead::decode(&bytes))
+        Ok(Some(bytes))
+    }
+
+    /// A head on the page at `at`, of whatever life.
+    pub(super) fn any_head(&mut self, at: u64) -> Result<Option<(Life, FrameHead)>> {
+        let found = |frames, head: FrameHead| (Life { sequence: head.sequence, frames }, head);
+        let wide = self.take(at)?.and_then(|bytes| wide::decode(&bytes).ok());
+        let long = self.take(at)?.and_then(|bytes| FrameHead::decode_long(&bytes).ok());
+        Ok(wide
+            .map(|head| found(Frames::Wide, head))
+            .or(long.map(|head| found(Frames::Compact, head))))
     }
 
     /// Whether the place of the first frame has one of this life, torn or not, or still the head.
     pub(super) fn has_start(&mut self, head: SegmentHead) -> Result<bool> {
         let mut bytes = [0; SEGMENT_HEAD_LEN];
         self.read(PAGE_BYTES, &mut bytes)?;
-        let frame = self.head(PAGE_BYTES)?;
-        let is_frame = frame.is_ok_and(|frame| frame.sequence == head.sequence);
+        let is_frame = self.head(PAGE_BYTES, head.life(), head.first)?.is_ok();
         Ok(is_frame || SegmentHead::decode(&bytes) == Ok(head))
     }
 
@@ -110,21 +135,20 @@ impl<'a> Reader<'a> {
     /// The same, whatever stands there.
     pub(super) fn raw_body(&mut self, at: u64, head: FrameHead) -> Result<Vec<u8>> {
         let mut body = vec![0; usize::try_from(head.body_len).expect("shorter than the segment")];
-        self.read(at + u64::try_from(FRAME_HEAD_LEN).expect("48"), &mut body)?;
+        self.read(at + head.len(), &mut body)?;
         Ok(body)
     }
 
     /// A revision whose frame says that `wanted` was durable.
     pub(super) fn witness(
         &mut self,
-        sequence: u64,
+        life: Life,
         wanted: Revision,
         from: u64,
     ) -> Result<Option<Revision>> {
         let mut at = (from + 1).next_multiple_of(PAGE_BYTES);
         while at < self.segment.len_bytes() {
-            if let Ok(head) = self.head(at)?
-                && head.sequence == sequence
+            if let Ok(head) = self.head(at, life, wanted)?
                 && head.durable >= wanted
             {
                 return Ok(Some(head.revision));
@@ -134,25 +158,59 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    /// The first frame of a page behind `at` that belongs to this log and has one of `revisions`.
+    /// The first frame behind `at` that belongs to this log and has one of `revisions`: by its head
+    /// where that begins a page, else by head and body.
     pub(super) fn resume(
         &mut self,
-        sequence: u64,
+        life: Life,
         at: u64,
         revisions: RangeInclusive<Revision>,
     ) -> Result<Option<(u64, FrameHead)>> {
         if revisions.is_empty() {
             return Ok(None);
         }
-        let mut start = (at + 1).next_multiple_of(PAGE_BYTES);
+        let mut start = at + 1;
         while start < self.segment.len_bytes() {
-            if let Ok(head) = self.head(start)?
-                && head.sequence == sequence
-                && revisions.contains(&head.revision)
-            {
-                return Ok(Some((start, head)));
+            let page = start.next_multiple_of(PAGE_BYTES);
+            let found = if start < page {
+                self.resume_within(life, start..page, &revisions)?
+            } else {
+                let head = self.head(start, life, *revisions.start())?.ok();
+                head.filter(|head| revisions.contains(&head.revision)).map(|head| (start, head))
+            };
+            if found.is_some() {
+                return Ok(found);
             }
-            start += PAGE_BYTES;
+            start = page.max(start + 1);
+        }
+        Ok(None)
+    }
+
+    /// The first whole frame that begins at one of `places`, which are of one page and do not begin
+    /// it. Wide frames are looked for on pages only.
+    fn resume_within(
+        &mut self,
+        life: Life,
+        places: Range<u64>,
+        revisions: &RangeInclusive<Revision>,
+    ) -> Result<Option<(u64, FrameHead)>> {
+        if life.frames == Frames::Wide {
+            return Ok(None);
+        }
+        let mut bytes = [0; PAGE_BYTES as usize + SHORT_HEAD_LEN];
+        let len = self.segment.len_bytes() - places.start;
+        let len = len.min(places.end - places.start + u64::try_from(SHORT_HEAD_LEN).expect("16"));
+        let bytes = &mut bytes[..usize::try_from(len).expect("about a page")];
+        self.read(places.start, bytes)?;
+        for (at, head) in places.zip(bytes.windows(SHORT_HEAD_LEN)) {
+            let head = head.first_chunk().expect("a window is as long");
+            if let Ok(head) = FrameHead::decode_short(head, life, *revisions.start())
+                && revisions.contains(&head.revision)
+                && self.has_room(at, head)
+                && self.body(at, head)?.is_some()
+            {
+                return Ok(Some((at, head)));
+            }
         }
         Ok(None)
     }

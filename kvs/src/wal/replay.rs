@@ -8,7 +8,7 @@
 //! `walk` reads one segment by chunks and gives each frame after the floor to `apply`. In a segment
 //! that is not the last, a missing frame is corruption. In the last it is the end of the log -
 //! unless a later frame, or the mark of a clean close, says that it was durable. That search looks
-//! at the first frame of each page, which finds the first frame of every write that follows a sync.
+//! at frames that begin a page, as the first frame of every write that follows a sync does.
 //! Frames up to the floor are in kvsets: damage among them is passed over. Where not one frame of
 //! the last segment can be read, its start must still be as it was when it was taken into use: rot
 //! there is no end of the log.
@@ -18,10 +18,9 @@
 //! Memory: the reader's (`reader`), and one batch.
 
 use super::damage::Damage;
-use super::frame::{
-    BadHead, FRAME_HEAD_LEN, FrameHead, PAGE_BYTES, SEGMENT_HEAD_LEN, SEGMENT_VERSION, SegmentHead,
-};
+use super::frame::{FrameHead, PAGE_BYTES, frame_len_min};
 use super::reader::{Reader, newer};
+use super::segment_head::{BadHead, SEGMENT_HEAD_LEN, SEGMENT_VERSION, SegmentHead};
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
@@ -175,16 +174,18 @@ fn check_neighbours(head: SegmentHead, next: SegmentHead) -> Result<()> {
 /// What the frames of a segment say of its head. A gap before them is not known.
 fn guess_head(segment: &Segment) -> Result<Option<SegmentHead>> {
     let mut reader = Reader::new(segment).tolerant();
-    let mut newest: Option<FrameHead> = None;
+    let mut newest: Option<SegmentHead> = None;
     let mut at = PAGE_BYTES;
     while at < segment.len_bytes() {
-        if let Ok(head) = reader.head(at)? {
-            let is_newer = newest.is_none_or(|newest| head.sequence > newest.sequence);
-            newest = if is_newer { Some(head) } else { newest };
+        if let Some((life, frame)) = reader.any_head(at)?
+            && newest.is_none_or(|newest| life.sequence > newest.sequence)
+        {
+            let (sequence, frames) = (life.sequence, life.frames);
+            newest = Some(SegmentHead { sequence, first: frame.revision, gap: 0, frames });
         }
         at += PAGE_BYTES;
     }
-    Ok(newest.map(|frame| SegmentHead { sequence: frame.sequence, first: frame.revision, gap: 0 }))
+    Ok(newest)
 }
 
 /// None: the segment was never used.
@@ -232,7 +233,7 @@ pub(super) fn walk(
     let mut first_at = None;
     while run.last.is_none_or(|last| walked.last < last) {
         let wanted = walked.last.next();
-        let found = reader.frame_at(walked.end, run.head.sequence, wanted)?;
+        let found = reader.frame_at(walked.end, run.head.life(), wanted)?;
         let body = match found {
             Some((at, head)) if wanted > floor => reader.body(at, head)?,
             Some(_) => Some(Vec::new()),
@@ -244,7 +245,7 @@ pub(super) fn walk(
             }
             break;
         };
-        if wanted > floor && damage.frame(wanted, body, apply)? {
+        if wanted > floor && damage.frame(wanted, run.head.frames.batch(body)?, apply)? {
             first_at.get_or_insert(at);
             walked.frames += 1;
             walked.bytes += u64::from(head.body_len);
@@ -266,9 +267,13 @@ fn step_over(
     walked: &mut Walked,
     damage: &mut Damage,
 ) -> Result<bool> {
-    let (sequence, from, wanted) = (run.head.sequence, walked.end, walked.last.next());
-    if let Some((at, head)) = reader.resume(sequence, from, wanted.next()..=floor.next())? {
-        tracing::warn!(segment = sequence, offset = from, "damaged log that kvsets make up for");
+    let (life, from, wanted) = (run.head.life(), walked.end, walked.last.next());
+    if let Some((at, head)) = reader.resume(life, from, wanted.next()..=floor.next())? {
+        tracing::warn!(
+            segment = life.sequence,
+            offset = from,
+            "damaged log that kvsets make up for"
+        );
         (walked.end, walked.last) = (at, before(head.revision));
         return Ok(true);
     }
@@ -278,19 +283,20 @@ fn step_over(
         Some((at + head.frame_len(), wanted.next()))
     } else {
         let later = first.next()..=run.last.unwrap_or(Revision::MAX);
-        reader.resume(sequence, from, later)?.map(|(at, head)| (at, head.revision))
+        reader.resume(life, from, later)?.map(|(at, head)| (at, head.revision))
     };
     // Where only the start is known to have been written, any number may follow.
-    let unknown = first.plus((run.segment.len_bytes() - from) / FRAME_HEAD_LEN as u64);
+    let unknown = first.plus((run.segment.len_bytes() - from) / frame_len_min());
     let known = run.last.or((run.closed_at >= first).then_some(run.closed_at));
     let end = known.unwrap_or(unknown).max(first);
     let last = next.map_or(end, |(_, revision)| before(revision));
-    let at = reader.behind_padding(from)?;
-    let what = format!("write-ahead log segment {sequence} ({}) at offset {at}", run.segment.id());
+    let at = reader.behind_padding(from, life)?;
+    let (sequence, id) = (life.sequence, run.segment.id());
+    let what = format!("write-ahead log segment {sequence} ({id}) at offset {at}");
     let reason = format!("revision {first} was durable and cannot be read: {proof}");
     damage.meet(what, reason, Some((first, last)))?;
     if let Some((at, head)) = found {
-        damage.guess(wanted, reader.raw_body(at, head)?);
+        damage.guess(wanted, life.frames.batch(reader.raw_body(at, head)?));
     }
     if let Some((at, _)) = next {
         walked.end = at;
@@ -309,7 +315,7 @@ fn proof(
     if run.last.is_some() {
         return Ok(Some("a later segment follows it".to_owned()));
     }
-    if let Some(witness) = reader.witness(run.head.sequence, wanted, from)? {
+    if let Some(witness) = reader.witness(run.head.life(), wanted, from)? {
         return Ok(Some(format!("revision {witness} follows it")));
     }
     if wanted <= run.closed_at {

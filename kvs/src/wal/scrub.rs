@@ -58,7 +58,7 @@ pub(crate) fn verify(
             }
             paid = at + PAUSE_BYTES;
         }
-        if let Ok(Some((start, frame))) = reader.frame_at(at, head.sequence, wanted) {
+        if let Ok(Some((start, frame))) = reader.frame_at(at, head.life(), wanted) {
             let end = start + frame.frame_len();
             if !matches!(reader.body(start, frame), Ok(Some(_))) {
                 let revisions = Some((wanted, wanted));
@@ -68,8 +68,8 @@ pub(crate) fn verify(
             continue;
         }
         // Behind padding the frame began on the page after it.
-        at = reader.behind_padding(at).unwrap_or(at);
-        let next = reader.resume(head.sequence, at, wanted.next()..=last).ok().flatten();
+        at = reader.behind_padding(at, head.life()).unwrap_or(at);
+        let next = reader.resume(head.life(), at, wanted.next()..=last).ok().flatten();
         let end = next.map_or(at + 1, |(start, _)| start);
         let lost = next.map_or(last, |(_, frame)| Revision::new(frame.revision.get() - 1));
         let revisions = Some((wanted, lost));

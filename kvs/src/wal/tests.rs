@@ -266,8 +266,8 @@ fn a_revision_that_a_crash_has_lost_is_not_given_again() {
         assert!(again.last().get() >= given, "{given} was given out");
         wal = again;
     }
-    // Frames are 48 bytes at least, so a segment has no more of them.
-    assert!(given < 5 * (4 * MIB / 48), "{given}");
+    // Frames are 16 bytes at least, so a segment has no more of them.
+    assert!(given < 5 * (4 * MIB / 16), "{given}");
     let (again, _) = open(&pool, 0).unwrap();
     let last = again.last();
     assert_eq!(open(&pool, 0).unwrap().0.last(), last, "an open alone skips no further");

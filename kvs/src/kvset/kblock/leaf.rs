@@ -19,10 +19,10 @@
 //! revision + 2 length = 22, restart points 1, filter 1.4, interior pages 0.1.
 
 use super::super::page::{Decode, PAGE_BYTES, PageHead, PageKind, Place};
-use super::super::varint;
 use super::run::{Payload, Run, RunBuilder};
 use crate::iter::{Stored, ValuePtr};
 use crate::key::{KEY_BYTES_MAX, Revision};
+use crate::varint;
 
 const BASE_BYTES: usize = 8;
 const KIND_MASK: u8 = 0b011;

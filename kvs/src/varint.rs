@@ -1,7 +1,7 @@
 //! Integers of one to ten bytes: seven bits a byte, least significant first, the top bit set on all
 //! but the last.
 //!
-//! Entries of kblock pages are made of them. Reading is bounded and never panics: the bytes come
+//! Entries of kblock pages and of batches are made of them. Reading is bounded and never panics: the bytes come
 //! from the medium.
 
 /// Appends `value`.
