@@ -122,13 +122,25 @@ async fn end(server: &Server, begun: Value) -> Result<Value, Failure> {
     while seen["running"] == true {
         line.show(&table::compaction_line(&seen));
         tokio::time::sleep(ASK_AGAIN).await;
-        seen = ask_json(server, Method::GET, "/v1/admin/compact", None).await?;
+        let answer = ask_json(server, Method::GET, "/v1/admin/compact", None).await;
+        seen = answer.map_err(gone_meanwhile)?;
         if seen["number"] != begun["number"] {
             let text = "another compaction was begun since; the one that was waited for is over";
             return Err(Failure::Refused(text.to_owned()));
         }
     }
     Ok(seen)
+}
+
+/// Why a compaction that runs cannot be waited for any longer.
+fn gone_meanwhile(failure: Failure) -> Failure {
+    match failure {
+        Failure::Connection(error) => Failure::Connection(error.context(
+            "the server went away while it compacted; what is compacted stays, the rest is not gone \
+             on with when the server is started again: ask for it again",
+        )),
+        other => other,
+    }
 }
 
 fn verdict(seen: &Value) -> Result<(), Failure> {
@@ -143,6 +155,25 @@ fn verdict(seen: &Value) -> Result<(), Failure> {
         _ => {
             let why = seen["error"].as_str().unwrap_or("it failed");
             Err(Failure::Refused(why.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// "No server answers; start one" was all that was said.
+    #[tokio::test]
+    async fn a_server_that_goes_away_while_it_compacts_is_told() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let server = Server { url: format!("http://{nobody}"), timeout: "60s".parse().unwrap() };
+        let failure = end(&server, json!({"running": true, "number": 1})).await.unwrap_err();
+        let text = failure.to_string();
+        assert!(matches!(failure, Failure::Connection(_)), "{text}");
+        for part in ["went away while it compacted", "ask for it again", "no server answers"] {
+            assert!(text.contains(part), "{text}");
         }
     }
 }
