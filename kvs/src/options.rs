@@ -47,7 +47,8 @@ pub struct Options {
     /// 3.
     pub memtables_max: u64,
 
-    /// Bytes of one WAL segment, written with zeros when it is created and recycled afterwards.
+    /// Bytes of one WAL segment, which is recycled again and again; written with zeros first where
+    /// little is synced at a time.
     ///
     /// A batch never spans two, so it bounds the batch: a third of it, or most of one under 64 MiB.
     /// Range 4 MiB to 1 GiB, default 64 MiB; on a pool under 2 GiB shorter, down to 24 MiB.

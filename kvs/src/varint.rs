@@ -1,8 +1,8 @@
 //! Integers of one to ten bytes: seven bits a byte, least significant first, the top bit set on all
 //! but the last.
 //!
-//! Entries of kblock pages and of batches are made of them. Reading is bounded and never panics: the bytes come
-//! from the medium.
+//! Entries of kblock pages and of batches are made of them. Reading is bounded and never panics:
+//! the bytes come from the medium.
 
 /// Appends `value`.
 pub(crate) fn put(out: &mut Vec<u8>, mut value: u64) {

@@ -419,12 +419,28 @@ impl Pool {
     /// A fixed extent that its owner overwrites at will (WAL). Created pre-written with zeros (so
     /// that later writes allocate nothing in the file system), durable on return.
     pub fn create_segment(self: &Arc<Self>, len_bytes: u64) -> Result<Segment> {
+        self.create_segment_with_start(len_bytes, u64::MAX)
+    }
+
+    /// The same, of which only the first `zeros_bytes` are written, up to the whole. What is behind
+    /// is there, too, and holds whatever was there before. Durable writes to it cost more, once:
+    /// for owners that make much durable at a time.
+    pub fn create_segment_with_start(
+        self: &Arc<Self>,
+        len_bytes: u64,
+        zeros_bytes: u64,
+    ) -> Result<Segment> {
         self.volumes.check_writable()?;
         in_range("length of a segment", len_bytes, 1, self.space.len_max())?;
         let lease = self.space.lease(len_bytes, MediaClass::Staging)?;
         let extent = lease.extent();
         let id = SegmentId::new(self.journal.new_id()?).expect("ids start at 1");
-        self.volumes.write_zeros(extent, Priority::Wal)?;
+        let zeros = zeros_bytes.checked_next_multiple_of(ALLOC_UNIT).unwrap_or(u64::MAX);
+        let mut start = extent;
+        start.len = extent.len.min(zeros);
+        if start.len > 0 {
+            self.volumes.write_zeros(start, Priority::Wal)?;
+        }
         self.volumes.flush()?;
         let segment = Segment::new(id, lease, &self.volumes);
         self.journal.commit(

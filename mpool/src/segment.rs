@@ -1,9 +1,10 @@
 //! Segments: fixed extents that their owner overwrites at will.
 //!
 //! Made for write-ahead logs. A segment is written with zeros when it is created, so that no later
-//! write allocates in the file system (a durable append costs a third less), and is meant to be
-//! reused rather than deleted. Its contents are the owner's business: nothing here is checksummed,
-//! and a write is atomic per sector only.
+//! write allocates in the file system (a durable append costs a third less), unless its owner
+//! writes so much at a time that this does not matter. It is meant to be reused rather than
+//! deleted. Its contents are the owner's business: nothing here is checksummed, and a write is
+//! atomic per sector only.
 
 use crate::{
     address::VolumeId,

@@ -229,6 +229,34 @@ fn mistakes_are_named_and_change_nothing() {
 }
 
 #[test]
+fn a_segment_begins_with_as_many_zeros_as_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = open(dir.path());
+    let whole = |segment: &mpool::Segment| {
+        let mut bytes = IoBuf::zeroed(1 << 20);
+        segment.read_at(0, &mut bytes).unwrap();
+        bytes
+    };
+    // All of the volume has been written to.
+    let mut sevens = IoBuf::zeroed(1 << 20);
+    sevens.fill(7);
+    let mut old = Vec::new();
+    while let Ok(segment) = pool.create_segment(1 << 20) {
+        segment.write_at(0, &sevens).unwrap();
+        old.push(segment.id());
+    }
+    for id in old {
+        pool.delete_segment(id).unwrap();
+    }
+    for (zeros, len) in [(0, 0), (1, 64 << 10), (200_000, 256 << 10), (u64::MAX, 1 << 20)] {
+        let segment = pool.create_segment_with_start(1 << 20, zeros).unwrap();
+        let bytes = whole(&segment);
+        assert!(bytes[..len].iter().all(|byte| *byte == 0), "{zeros}");
+        assert!(bytes[len..].iter().all(|byte| *byte == 7), "{zeros}");
+    }
+}
+
+#[test]
 fn a_place_that_is_no_pool_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("capacity.vol"), vec![b'x'; 200_000]).unwrap();

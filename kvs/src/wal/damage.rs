@@ -104,16 +104,16 @@ impl Damage {
     pub(super) fn frame(
         &mut self,
         revision: Revision,
-        batch: WriteBatch,
+        batch: &WriteBatch,
         apply: &mut dyn FnMut(Revision, &WriteBatch) -> Result<()>,
     ) -> Result<bool> {
         let Some(beyond) = &mut self.beyond else {
-            apply(revision, &batch)?;
+            apply(revision, batch)?;
             return Ok(true);
         };
         let (first, _) = beyond.revisions.unwrap_or((revision, revision));
         beyond.revisions = Some((first, revision));
-        beyond.note(revision, &batch);
+        beyond.note(revision, batch);
         Ok(false)
     }
 

@@ -231,10 +231,10 @@ pub(super) fn frame_len_min() -> u64 {
 }
 
 fn body_len(word: U32, kind: u32) -> Result<u32, BadHead> {
-    let word = word.get();
-    if word & 0xff == 0 {
+    if word.as_bytes()[0] == 0 {
         return Err(BadHead::Blank);
     }
+    let word = word.get();
     if word & ((1 << KIND_BITS) - 1) != kind {
         return Err(BadHead::Magic);
     }

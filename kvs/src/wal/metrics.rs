@@ -29,11 +29,7 @@ impl WalMetrics {
             ("wal_frames_total", "Batches appended to the log.", &self.frames),
             ("wal_syncs_total", "Durable writes and flushes made for the log.", &self.syncs),
             ("wal_replay_bytes_total", "Bytes of batches replayed at open.", &self.replay_bytes),
-            (
-                "wal_segments_created_total",
-                "Log segments created and pre-written.",
-                &self.segments_created,
-            ),
+            ("wal_segments_created_total", "Log segments created.", &self.segments_created),
             (
                 "wal_segments_recycled_total",
                 "Log segments that were given a new life.",

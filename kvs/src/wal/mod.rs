@@ -1,4 +1,4 @@
-//! The write-ahead log: frames of batches in recycled, pre-written segments of the pool.
+//! The write-ahead log: frames of batches in recycled segments of the pool.
 //!
 //! ```text
 //!  spare      closed          closed          tail
@@ -9,8 +9,8 @@
 //! One segment is the tail and takes frames (`append`). When a group of frames does not fit, the
 //! tail is made durable and closed, and a spare segment, or a new one, gets the next sequence
 //! number. `release` turns closed segments that hold nothing later than the floor into spares. So
-//! in the steady state no segment is created, and a durable append is one write to blocks that the
-//! file system has already allocated. When nothing is put any more, the log goes over to one short
+//! in the steady state no segment is created, and a durable append is one write to blocks that were
+//! written before. When nothing is put any more, the log goes over to one short
 //! segment, and gives the others back (`spares`).
 //!
 //! On a volume that is being emptied, the next append leaves the tail, spares are deleted, and so
@@ -62,6 +62,7 @@ mod wide;
 pub(crate) use damage::Hole;
 pub(crate) use metrics::WalMetrics;
 pub(crate) use scrub::{Damaged, Verified, sequence_of, verify};
+pub(crate) use spares::Wanted;
 pub(crate) use survey::{ends, survey};
 
 use crate::batch::WriteBatch;
@@ -284,7 +285,7 @@ impl Wal {
     /// Closes the tail, if there is one, and starts the next segment, with room for `len`.
     fn rotate_now(&mut self, tail: Option<Tail>, len: u64) -> Result<Tail> {
         assert!(len <= self.least_bytes - PAGE_BYTES, "a group fits in a segment");
-        let segment = match self.spare(len) {
+        let segment = match self.spare(len, tail.as_ref()) {
             Ok(segment) => segment,
             Err(error) => {
                 // Nothing was logged: the next append finds the log as it was.

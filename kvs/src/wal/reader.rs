@@ -15,6 +15,8 @@ use std::ops::{Range, RangeInclusive};
 /// Large enough for sequential speed, small beside a memtable.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
 
+const _: () = assert!(IO_ALIGN as u64 == PAGE_BYTES);
+
 pub(super) fn newer(found: u16, supported: u16) -> Error {
     Error::Format { found: found.into(), supported: supported.into() }
 }
@@ -197,7 +199,7 @@ impl<'a> Reader<'a> {
         if life.frames == Frames::Wide {
             return Ok(None);
         }
-        let mut bytes = [0; PAGE_BYTES as usize + SHORT_HEAD_LEN];
+        let mut bytes = [0; IO_ALIGN + SHORT_HEAD_LEN];
         let len = self.segment.len_bytes() - places.start;
         let len = len.min(places.end - places.start + u64::try_from(SHORT_HEAD_LEN).expect("16"));
         let bytes = &mut bytes[..usize::try_from(len).expect("about a page")];

@@ -245,7 +245,7 @@ pub(super) fn walk(
             }
             break;
         };
-        if wanted > floor && damage.frame(wanted, run.head.frames.batch(body)?, apply)? {
+        if wanted > floor && damage.frame(wanted, &run.head.frames.batch(body)?, apply)? {
             first_at.get_or_insert(at);
             walked.frames += 1;
             walked.bytes += u64::from(head.body_len);

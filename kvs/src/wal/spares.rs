@@ -1,29 +1,55 @@
 //! Segments that wait for a life in the log: how many, how long, and when they are made.
 //!
-//! Making a segment fills it with zeros, which takes as long as the drive needs for its length. So
-//! a background thread makes the next one before it is needed. When puts have ended and kvsets have
-//! everything, the log *rests* on one short segment, and the others go; on
-//! that one writers begin again, while the next is made.
+//! Where little is made durable at a time, making a segment fills it with zeros, which takes as
+//! long as the drive needs for its length: then no sync waits for the file system to note that a
+//! block is written for the first time. Else only its start is, so that it has no head. Frames of
+//! whatever lay there before are not of a life of this segment.
+//!
+//! A background thread makes the next segment before it is needed. When puts have ended and kvsets
+//! have everything, the log *rests* on one short segment, and the others go; on that one writers
+//! begin again, while the next is made. On such a one a new log begins, too.
 
 use super::append::Tail;
 use super::frame::PAGE_BYTES;
 use super::{Closed, Wal};
 use crate::error::{Error, Result};
 use crate::key::Revision;
-use mpool::Segment;
+use mpool::{Pool, Segment};
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 /// Released segments kept for reuse: one for the next rotation, one for a burst.
 pub(super) const SPARES_MAX: usize = 2;
 /// The segment of a log that rests. At full speed it lasts for a tenth of a second, in which
 /// another one is made.
 pub(super) const SHORT_BYTES: u64 = 16 << 20;
+/// What is always zeros in a new segment: its head's place.
+const START_BYTES: u64 = PAGE_BYTES;
 /// A tail that is filled to this part wants a successor; a short one to half of it.
 const FILLED_PART: u64 = 2;
 
+/// A segment that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(super) len_bytes: u64,
+    pub(super) zeros_bytes: u64,
+}
+
+impl Wanted {
+    pub(crate) fn create(self, pool: &Arc<Pool>) -> mpool::Result<Segment> {
+        pool.create_segment_with_start(self.len_bytes, self.zeros_bytes)
+    }
+
+    /// What follows `tail`: it will be written to in the same way.
+    fn after(tail: &Tail, len_bytes: u64) -> Self {
+        let zeros_bytes = if tail.syncs_often() { len_bytes } else { START_BYTES };
+        Self { len_bytes, zeros_bytes }
+    }
+}
+
 impl Wal {
-    /// A segment with room for `len` bytes of frames: a spare, or a new one.
-    pub(super) fn spare(&mut self, len: u64) -> Result<Segment> {
+    /// A segment with room for `len` bytes of frames after `tail`: a spare, or a new one.
+    pub(super) fn spare(&mut self, len: u64, tail: Option<&Tail>) -> Result<Segment> {
         let is_fit = |segment: &Segment| {
             segment.len_bytes() >= len + PAGE_BYTES && !self.is_leaving(segment)
         };
@@ -31,18 +57,20 @@ impl Wal {
             self.metrics.segments_recycled.add(1);
             return Ok(self.spares.remove(at));
         }
-        self.create()
+        let short = self.short_bytes;
+        let first = if len + PAGE_BYTES <= short { short } else { self.segment_bytes };
+        let first = Wanted { len_bytes: first, zeros_bytes: first };
+        self.create(tail.map_or(first, |tail| Wanted::after(tail, self.segment_bytes)))
     }
 
     /// A new segment; [`Error::LogFull`] if there is no room for one.
-    fn create(&self) -> Result<Segment> {
-        let segment =
-            self.pool.create_segment(self.segment_bytes).map_err(|error| match error {
-                mpool::Error::Full { need_bytes, free_bytes } => {
-                    Error::LogFull { need_bytes, free_bytes }
-                }
-                other => Error::Pool(other),
-            })?;
+    fn create(&self, wanted: Wanted) -> Result<Segment> {
+        let segment = wanted.create(&self.pool).map_err(|error| match error {
+            mpool::Error::Full { need_bytes, free_bytes } => {
+                Error::LogFull { need_bytes, free_bytes }
+            }
+            other => Error::Pool(other),
+        })?;
         self.metrics.segments_created.add(1);
         Ok(segment)
     }
@@ -52,16 +80,17 @@ impl Wal {
         let has =
             |wal: &Self| wal.closed.len() + wal.spares.len() + usize::from(wal.tail.is_some());
         while (has(self) as u64) < count && self.spares.len() < SPARES_MAX {
-            let segment = self.create()?;
+            let len_bytes = self.segment_bytes;
+            let segment = self.create(Wanted { len_bytes, zeros_bytes: len_bytes })?;
             self.spares.push(segment);
         }
         Ok(())
     }
 
-    /// The length of the segment that is to be made now, because the tail fills and none waits.
-    pub(crate) fn wants(&self) -> Option<u64> {
+    /// The segment that is to be made now, because the tail fills and none waits.
+    pub(crate) fn wants(&self) -> Option<Wanted> {
         let tail = self.tail.as_ref().filter(|_| self.spares.is_empty())?;
-        self.is_filled(tail).then_some(self.segment_bytes)
+        self.is_filled(tail).then(|| Wanted::after(tail, self.segment_bytes))
     }
 
     fn is_filled(&self, tail: &Tail) -> bool {

@@ -17,12 +17,12 @@ impl Store {
     /// Makes the segment that the log will need next, so that no put has to.
     pub(super) fn prepare_log(&self) {
         let Some(commits) = self.commit_queue() else { return };
-        let Some(bytes) = commits.take_wanted() else { return };
+        let Some(wanted) = commits.take_wanted() else { return };
         if self.is_tight() {
             // Then the log has what it needs: see `ready_log`.
             return;
         }
-        match self.pool.create_segment(bytes) {
+        match wanted.create(&self.pool) {
             Ok(segment) => commits.add_segment(segment),
             Err(error) => tracing::debug!(%error, "the put that needs a segment makes it"),
         }
@@ -111,7 +111,7 @@ mod tests {
         for n in 0..40_u8 {
             kvs.put(&[n], &vec![n; 1_000_000], Durability::Sync).unwrap();
         }
-        assert!(log_bytes(&db) >= 64 * MIB);
+        assert_eq!(log_bytes(&db), (16 + 32) * MIB);
         rest(&db);
         assert_eq!(log_bytes(&db), 16 * MIB);
         // It stays with a little more, and that is not flushed for it.
@@ -134,14 +134,14 @@ mod tests {
     fn the_next_segment_is_made_in_the_background() {
         let db = database(&SimDevice::new(4 << 30), options(1));
         let kvs = db.create_kvs("k").unwrap();
-        for n in 0..20_u8 {
+        for n in 0..10_u8 {
             kvs.put(&[n], &vec![n; 1_000_000], Durability::Sync).unwrap();
         }
         // Nothing is written any more: a worker does it.
-        while log_bytes(&db) < 64 * MIB {
+        while log_bytes(&db) < (16 + 32) * MIB {
             std::thread::yield_now();
         }
-        for n in 20..40_u8 {
+        for n in 10..40_u8 {
             kvs.put(&[n], &vec![n; 1_000_000], Durability::Sync).unwrap();
         }
         db.close().unwrap();

@@ -120,7 +120,7 @@ struct Shared<S> {
     /// Copies of the log's figures, for those who do not hold it: the bytes that a replay would
     /// read, and the length of the segment that it wants made, 0 if none; whether that was told.
     wal_live_bytes: AtomicU64,
-    wal_wants: AtomicU64,
+    wal_wants: AtomicBool,
     wal_told: AtomicBool,
     /// Why nothing more is accepted. Set under the log's lock or by a panicking leader.
     poison: OnceLock<String>,
@@ -183,7 +183,7 @@ impl<S: CommitSink> CommitQueue<S> {
             work: Condvar::new(),
             drained: Condvar::new(),
             wal_live_bytes: AtomicU64::new(wal.live_bytes()),
-            wal_wants: AtomicU64::new(0),
+            wal_wants: AtomicBool::new(false),
             wal_told: AtomicBool::new(false),
             wal_metrics: Arc::clone(wal.metrics()),
             log: Mutex::new(wal),

@@ -3,7 +3,7 @@
 use super::{CommitQueue, CommitSink, Shared};
 use crate::error::Result;
 use crate::key::Revision;
-use crate::wal::Wal;
+use crate::wal::{Wal, Wanted};
 use mpool::{Segment, SegmentId};
 use std::sync::atomic::Ordering;
 
@@ -36,10 +36,10 @@ impl<S: CommitSink> CommitQueue<S> {
         self.shared.log.lock().last_in(segment)
     }
 
-    /// The length of a segment that is to be made now, if one is; told once.
-    pub(crate) fn take_wanted(&self) -> Option<u64> {
-        let bytes = self.shared.wal_wants.swap(0, Ordering::Relaxed);
-        (bytes > 0).then_some(bytes)
+    /// The segment that is to be made now, if one is; told once.
+    pub(crate) fn take_wanted(&self) -> Option<Wanted> {
+        let is_wanted = self.shared.wal_wants.swap(false, Ordering::Relaxed);
+        is_wanted.then(|| self.shared.log.lock().wants()).flatten()
     }
 
     /// Gives the log a segment that was made for it.
@@ -71,14 +71,12 @@ impl<S: CommitSink> Shared<S> {
     /// Copies the log's figures.
     pub(super) fn note(&self, log: &Wal) {
         self.wal_live_bytes.store(log.live_bytes(), Ordering::Relaxed);
-        match log.wants() {
+        if log.wants().is_none() {
+            self.wal_told.store(false, Ordering::Relaxed);
+        } else if !self.wal_told.swap(true, Ordering::Relaxed) {
             // Whoever takes it makes one; until that is there, nothing is told again.
-            Some(bytes) if !self.wal_told.swap(true, Ordering::Relaxed) => {
-                self.wal_wants.store(bytes, Ordering::Relaxed);
-                self.sink.log_wants_segment();
-            }
-            Some(_) => {}
-            None => self.wal_told.store(false, Ordering::Relaxed),
+            self.wal_wants.store(true, Ordering::Relaxed);
+            self.sink.log_wants_segment();
         }
     }
 }
