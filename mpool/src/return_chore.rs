@@ -14,7 +14,7 @@
 
 use crate::{
     options::ReturnOptions,
-    space::{Space, volume::VolumeSpace},
+    space::{Space, give_back::RETURN_MIN, volume::VolumeSpace},
     tidy::{Chore, Progress},
     volume::Volumes,
 };
@@ -129,7 +129,8 @@ impl Chore for ReturnChore {
         let now = self.began.elapsed();
         if bytes > 0 {
             self.space.publish();
-            self.timetable.gone(bytes, now);
+            // A short piece costs the disk as much as a longer one.
+            self.timetable.gone(bytes.max(RETURN_MIN), now);
             return self.timetable.wait(now).map_or(Progress::More, Progress::Later);
         }
         self.look();

@@ -261,6 +261,11 @@ impl FreeSet {
         (start < self.volume_len).then(|| Extent { offset: start, len: self.volume_len - start })
     }
 
+    /// What is rested.
+    pub(super) fn rested_bytes(&self) -> u64 {
+        self.rested.bytes()
+    }
+
     /// The first `len_max` bytes of the longest rested range, if it has at least `len_min`.
     pub(super) fn idle_range(&self, len_min: u64, len_max: u64) -> Option<Extent> {
         let longest = self.rested.longest().filter(|longest| longest.len >= len_min)?;
