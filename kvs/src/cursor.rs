@@ -73,6 +73,8 @@ pub struct Cursor {
     found: Option<Entry>,
     /// Its snapshot's place in the list; `None` once that was ended.
     hold: Option<Arc<Hold>>,
+    /// The age that it was ended at.
+    ended_age_ms: Option<u64>,
     /// Keeps the database open for as long as its kvsets are read.
     open: Arc<Open>,
 }
@@ -87,7 +89,8 @@ impl Cursor {
         let holes = Arc::new(Holes::default());
         let visible = scan::visible(&open.store, view, (kvs, at), range, &holes);
         let (view, open, hold) = (Arc::clone(view), Arc::clone(open), Some(Arc::clone(hold)));
-        Self { visible, kvs, at, view, holes, led: None, found: None, hold, open }
+        let (led, found, ended_age_ms) = (None, None, None);
+        Self { visible, kvs, at, view, holes, led, found, hold, ended_age_ms, open }
     }
 
     /// The next key, its value left on the drive.
@@ -114,7 +117,7 @@ impl Cursor {
         if let Some(hold) = &self.hold
             && let Err(ended) = hold.check()
         {
-            self.let_go();
+            self.let_go(&ended);
             return Err(ended);
         }
         let led = self.lead(steps_max);
@@ -123,7 +126,10 @@ impl Cursor {
 
     /// Gives back what it holds, and is at its end.
     #[cold]
-    fn let_go(&mut self) {
+    fn let_go(&mut self, ended: &Error) {
+        if let Error::SnapshotEnded { age_max_ms, .. } = ended {
+            self.ended_age_ms = Some(*age_max_ms);
+        }
         let nothing = Arc::new(View::of_nothing());
         self.visible = Visible::new(Merge::new(Vec::new()), self.at, Range::default());
         (self.view, self.hold, self.led, self.found) = (nothing, None, None, None);
@@ -204,8 +210,12 @@ impl Cursor {
         value.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
     }
 
-    /// Continues from `key` (inclusive) in the cursor's direction, within its bounds.
+    /// Continues from `key` (inclusive) in the cursor's direction, within its bounds. Fails once its
+    /// snapshot was ended: there is nothing to go on with.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(age_max_ms) = self.ended_age_ms {
+            return Err(Error::SnapshotEnded { at: self.at, age_max_ms });
+        }
         // A hole that the walk meets again is returned again.
         self.holes.clear();
         (self.led, self.found) = (None, None);

@@ -99,8 +99,9 @@ pub enum Error {
     /// The volumes are full for puts. Deletes go on, and free what it takes.
     #[error(
         "{need_bytes} bytes wanted, 0 writable: of {free_bytes} free, {reserve_bytes} are kept for \
-         the log, flushes and compaction; {}",
-        way_out(*missing_bytes, *stuck_bytes)
+         the log, flushes and compaction; {}{}",
+        way_out(*missing_bytes, *stuck_bytes),
+        held(*held_bytes)
     )]
     Full {
         /// What was to be written.
@@ -113,6 +114,8 @@ pub enum Error {
         missing_bytes: u64,
         /// What compaction needs beyond what is free before it can free anything; 0 as a rule.
         stuck_bytes: u64,
+        /// What readers that live hold of what is deleted: free when they end.
+        held_bytes: u64,
     },
     /// One compaction that was asked for runs at a time.
     #[error("compaction {number}, {what}, is running; wait for its end, or cancel it")]
@@ -246,6 +249,14 @@ fn way_out(missing_bytes: u64, stuck_bytes: u64) -> String {
             "compaction lacks {stuck_bytes} bytes to free what is deleted: drop a KVS, or grow a \
              volume by as much, add one, or make room on the disk"
         ),
+    }
+}
+
+/// What ends by itself, or could be ended.
+fn held(held_bytes: u64) -> String {
+    match held_bytes {
+        0 => String::new(),
+        _ => format!("; snapshots and scans that live hold {held_bytes} bytes of what is deleted"),
     }
 }
 

@@ -72,10 +72,10 @@ impl Store {
             return Ok(());
         }
         let need_bytes = batch.len_bytes() as u64 + more_bytes;
-        let SpaceInfo { free_bytes, reserve_bytes, missing_bytes, stuck_bytes, .. } =
+        let SpaceInfo { free_bytes, reserve_bytes, missing_bytes, .. } =
             self.account(free, need_bytes);
         self.refuse(free_bytes, reserve_bytes, missing_bytes);
-        Err(Error::Full { need_bytes, free_bytes, reserve_bytes, missing_bytes, stuck_bytes })
+        Err(self.full(free, need_bytes))
     }
 
     /// Refuses a compaction of what is stored while puts are refused: it has to write before it
@@ -85,10 +85,21 @@ impl Store {
         if !self.note_space(free) {
             return Ok(());
         }
-        let need_bytes = self.needs.object_bytes;
+        Err(self.full(free, self.needs.object_bytes))
+    }
+
+    fn full(&self, free: FreeSpace, need_bytes: u64) -> Error {
         let SpaceInfo { free_bytes, reserve_bytes, missing_bytes, stuck_bytes, .. } =
             self.account(free, need_bytes);
-        Err(Error::Full { need_bytes, free_bytes, reserve_bytes, missing_bytes, stuck_bytes })
+        let held_bytes = self.pool.metrics().held_bytes();
+        Error::Full {
+            need_bytes,
+            free_bytes,
+            reserve_bytes,
+            missing_bytes,
+            stuck_bytes,
+            held_bytes,
+        }
     }
 
     /// Counts a refusal; the first one is told.

@@ -128,3 +128,35 @@ fn a_short_log_is_flushed_rather_than_full() {
     assert!(db.pool().free_space().log_bytes < 4 << 20, "no room for another segment");
     assert_eq!(kvs.get(&key(99)).unwrap().unwrap().value, "small");
 }
+
+/// It said how much to delete, and deleting freed nothing.
+#[test]
+fn a_full_one_says_what_a_snapshot_holds() {
+    let options = Options { background_threads: 0, ..support::options() };
+    let place = Place::on(SimDevice::new(160 << 20));
+    let db = place.create(&options).unwrap();
+    let kvs = db.create_kvs("k").unwrap();
+    let keys = fill(&db, &kvs) * 3 / 5;
+    for n in keys..keys * 5 / 3 {
+        kvs.delete(&key(n), Durability::Interval).unwrap();
+    }
+    db.flush().unwrap();
+    db.compact().unwrap();
+    let snapshot = db.snapshot();
+    let refused = (0..10 * keys).find_map(|n| {
+        let put = || kvs.put(&key(n % keys), &value(n + 1), Durability::Interval);
+        put().err()?;
+        db.flush().unwrap();
+        db.compact().unwrap();
+        put().err()
+    });
+    let refused = refused.expect("what is held cannot be used again");
+    let Error::Full { held_bytes, .. } = refused else { panic!("{refused}") };
+    assert!(held_bytes >= 10 << 20, "{refused}");
+    assert!(refused.to_string().contains(&format!("hold {held_bytes} bytes")), "{refused}");
+    drop(snapshot);
+    db.flush().unwrap();
+    db.compact().unwrap();
+    assert!(kvs.put(&key(0), &value(0), Durability::Interval).is_ok());
+    db.close().unwrap();
+}

@@ -83,6 +83,9 @@ fn one_that_is_too_old_is_ended_and_lets_go() {
     let met = cursor.next().unwrap().unwrap_err();
     assert!(matches!(met, Error::SnapshotEnded { .. }), "{met}");
     assert!(cursor.next().is_none(), "it is at its end");
+    // It showed an empty table from there on.
+    let met = cursor.seek(b"key0000").unwrap_err();
+    assert!(matches!(met, Error::SnapshotEnded { age_max_ms: 1, .. }), "{met}");
     assert_eq!(
         (db.snapshots().count, db.snapshots().held_bytes),
         (0, 0),

@@ -24,6 +24,9 @@ use std::sync::Arc;
 const HOW_TO_GROW: &str = "`millpond pool grow vol-0 SIZE` raises what a volume may grow to, \
                            `millpond pool add PATH` adds one";
 
+/// The command that names who holds space.
+const LIST_SNAPSHOTS: &str = "`millpond snapshots` tells how old they are; ";
+
 /// Ways out by HTTP; the commands have their own.
 pub(crate) const CREATE_KVS: &str = "create it with PUT /v1/kvs/";
 pub(crate) const LIST_VOLUMES: &str = "GET /v1/admin/pool lists the volumes";
@@ -307,8 +310,9 @@ impl From<Error> for Problem {
                 Self::new(StatusCode::CONFLICT, ("kvs-limit", "Too many KVSs"), detail)
             }
             Error::Stalled { reason } => Self::overloaded(reason, detail),
-            Error::Full { .. } => {
-                Self::full(format!("{detail} ({HOW_TO_GROW}); reads and deletes go on"))
+            Error::Full { held_bytes, .. } => {
+                let holders = if *held_bytes > 0 { LIST_SNAPSHOTS } else { "" };
+                Self::full(format!("{detail} ({holders}{HOW_TO_GROW}); reads and deletes go on"))
             }
             Error::LogFull { .. } | Error::Pool(mpool::Error::Full { .. }) => {
                 Self::full(format!("{detail} ({HOW_TO_GROW})"))
@@ -379,6 +383,21 @@ impl std::fmt::Display for Chain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_store_names_the_command_that_tells_who_holds_space() {
+        let full = |held_bytes| Error::Full {
+            need_bytes: 18,
+            free_bytes: 90,
+            reserve_bytes: 100,
+            missing_bytes: 28,
+            stuck_bytes: 0,
+            held_bytes,
+        };
+        let detail = |held_bytes| Problem::from(full(held_bytes)).detail;
+        assert!(detail(7).contains("hold 7 bytes") && detail(7).contains("`millpond snapshots`"));
+        assert!(!detail(0).contains("hold") && detail(0).contains("`millpond pool grow"));
+    }
 
     #[test]
     fn engine_errors_have_their_statuses() {

@@ -279,6 +279,7 @@ async fn engine_failures_have_a_status_and_a_reason() {
         reserve_bytes: 100,
         missing_bytes: 28,
         stuck_bytes: 0,
+        held_bytes: 0,
     };
     for (error, status, retry, stall) in [
         (Error::Stalled { reason: "memtables" }, 503, true, Some("memtables")),

@@ -54,6 +54,7 @@ pub(crate) enum Command {
     /// Run two targets in turns and print the ratios of their results
     Compare(CompareArgs),
     /// Measure how long a store takes to open, after a clean close and after kill -9
+    #[command(mut_args(without_what_opens_refuse))]
     Open(OpenArgs),
     /// Run B and C under each reaper policy in turns and print the ratios to `off`
     Reaper(ReaperArgs),
@@ -243,6 +244,14 @@ pub(crate) struct OpenArgs {
 
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+/// Hides the options of a run that an open has no use for.
+fn without_what_opens_refuse(argument: clap::Arg) -> clap::Arg {
+    let of_runs = ["files", "memory", "seconds", "warmup", "fill", "hold_snapshot"];
+    let of_servers = ["url", "server_pid", "server", "server_arg"];
+    let id = argument.get_id().as_str();
+    if of_runs.contains(&id) || of_servers.contains(&id) { argument.hide(true) } else { argument }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
