@@ -186,6 +186,7 @@ impl Database {
         store.append(&mut versions, &[Item::KvsDrop { kvs }])?;
         let tree = store.tree(kvs).expect("the view knows every KVS of the manifest");
         store.update_view(|view| view.without_tree(kvs));
+        store.helpless.lock().remove(&kvs);
         let dead: Vec<_> =
             tree.kvsets().flat_map(|kvset| versions.references.take(kvset.meta())).collect();
         drop(versions);

@@ -330,7 +330,7 @@ pub(crate) fn open_on(
     // A device that keeps writes to itself has no file for the ring.
     let io = if options.read_only { IoBackend::Threads } else { options.io };
     let queue = Arc::new(IoQueue::new(Arc::clone(volume), io, options.queue_depth)?);
-    let table = journal.read(|catalog| table_of(catalog, volume, &space, &mcache));
+    let table = journal.read(|catalog| table_of((uuid, catalog), volume, &space, &mcache));
     let journal_chore = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
     let journal_chore = tidy.bell().add(Box::new(journal_chore))?;
     let return_chore = match &options.returning {
@@ -454,7 +454,7 @@ fn labelled(
 }
 
 fn table_of(
-    catalog: &Catalog,
+    (uuid, catalog): ([u8; 16], &Catalog),
     volumes: &Arc<Volumes>,
     space: &Space,
     mcache: &Arc<Mcache>,
@@ -465,7 +465,7 @@ fn table_of(
         (*id, Mblock::new(what, adopt(place.extents.clone()), volumes, mcache))
     };
     let segment =
-        |(id, extent): (&_, &Extent)| (*id, Segment::new(*id, adopt(vec![*extent]), volumes));
+        |(id, extent): (&_, &Extent)| (*id, Segment::new(uuid, *id, adopt(vec![*extent]), volumes));
     let mdc = |(id, logs): (&_, &[Log; 2])| (*id, logs.map(|log| adopt(vec![log.extent()])));
     Table {
         mblocks: catalog.mblocks.iter().map(mblock).collect(),

@@ -442,7 +442,7 @@ impl Pool {
             self.volumes.write_zeros(start, Priority::Wal)?;
         }
         self.volumes.flush()?;
-        let segment = Segment::new(id, lease, &self.volumes);
+        let segment = Segment::new(self.uuid, id, lease, &self.volumes);
         self.journal.commit(
             &[Change::SegmentCreated { id, extent }],
             |_| Ok(()),

@@ -24,14 +24,22 @@ pub struct Segment {
 }
 
 struct Shared {
+    pool: [u8; 16],
     id: SegmentId,
     lease: Lease,
     volumes: Arc<Volumes>,
 }
 
 impl Segment {
-    pub(crate) fn new(id: SegmentId, lease: Lease, volumes: &Arc<Volumes>) -> Self {
-        Self { shared: Arc::new(Shared { id, lease, volumes: Arc::clone(volumes) }) }
+    /// One of the pool with this UUID.
+    pub(crate) fn new(pool: [u8; 16], id: SegmentId, lease: Lease, volumes: &Arc<Volumes>) -> Self {
+        Self { shared: Arc::new(Shared { pool, id, lease, volumes: Arc::clone(volumes) }) }
+    }
+
+    /// The UUID of its pool: by it an owner can tell its bytes from what another pool has left
+    /// there.
+    pub fn pool_uuid(&self) -> [u8; 16] {
+        self.shared.pool
     }
 
     /// The volume it is on.

@@ -11,7 +11,7 @@
 //!
 //! Which segment is current, and when it changes, is decided by the parent.
 
-use super::frame::{FrameHead, Kind, PAGE_BYTES};
+use super::frame::{FrameHead, Kind, PAGE_BYTES, Salt};
 use super::metrics::WalMetrics;
 use super::segment_head::{SEGMENT_HEAD_LEN, SegmentHead};
 use crate::error::Result;
@@ -32,6 +32,7 @@ const _: () = assert!(PAGE_BYTES.is_multiple_of(IO_ALIGN as u64));
 
 /// A segment that takes frames.
 pub(super) struct Tail {
+    salt: Salt,
     segment: Segment,
     head: SegmentHead,
     /// Where the buffer's first byte goes; page-aligned.
@@ -63,6 +64,7 @@ impl Tail {
         metrics.syncs.add(1);
         let buffer = IoBuf::zeroed(BUFFER_BYTES);
         Ok(Self {
+            salt: Salt::of(&segment),
             segment,
             head,
             offset: PAGE_BYTES,
@@ -116,9 +118,9 @@ impl Tail {
         };
         assert!(head.frame_len() <= self.room_bytes());
         if begins_page {
-            self.put(&head.encode_long())?;
+            self.put(&head.encode_long(self.salt))?;
         } else {
-            self.put(&head.encode_short())?;
+            self.put(&head.encode_short(self.salt))?;
         }
         self.put(body)
     }

@@ -1,7 +1,7 @@
 //! The log with bytes changed on the medium: what is noticed, and what ends the log.
 
 use super::append::BUFFER_BYTES;
-use super::frame::{FrameHead, Kind, LONG_HEAD_LEN, SHORT_HEAD_LEN};
+use super::frame::{FrameHead, Kind, LONG_HEAD_LEN, SHORT_HEAD_LEN, Salt};
 use super::segment_head::SEGMENT_HEAD_LEN;
 use super::tests::{append, batch, blank, close, open, options, revisions};
 use super::*;
@@ -35,6 +35,29 @@ pub(super) fn rewrite(segment: &Segment, offset: u64, change: impl FnOnce(&mut [
 /// Where frames begin when each is written alone: one page each.
 fn frame_offset(revision: u64) -> u64 {
     revision * PAGE_BYTES
+}
+
+/// A segment is not always filled with zeros, and a drive that held another pool holds frames of
+/// the same sequences and revisions: what follows the log's end was replayed, or proved that
+/// something was lost.
+#[test]
+fn what_another_pool_has_left_is_no_part_of_the_log() {
+    let written = |count: usize| {
+        let (_, pool) = blank();
+        let (mut wal, _) = open(&pool, 0).unwrap();
+        (0..count).for_each(|_| append(&mut wal, &[20], true));
+        drop(wal);
+        pool
+    };
+    let (theirs, ours) = (written(9), written(4));
+    let (left, segment) = (segment_with(&theirs, 1), segment_with(&ours, 1));
+    for revision in 5..=9 {
+        let mut page = IoBuf::zeroed(4096);
+        left.read_at(frame_offset(revision), &mut page).unwrap();
+        rewrite(&segment, frame_offset(revision), |to| to.copy_from_slice(&page));
+    }
+    let (_, seen) = open(&ours, 0).unwrap();
+    assert_eq!(revisions(&seen), [1, 2, 3, 4]);
 }
 
 #[test]
@@ -190,8 +213,9 @@ fn a_body_that_looks_like_a_frame_is_not_one() {
         body_len: 0,
         body_crc: crc32c::crc32c(&[]),
     };
+    let salt = Salt::of(&pool.create_segment(64 << 10).unwrap());
     let mut batch = WriteBatch::new();
-    batch.put_id(KVS, &[1], &fake.encode_short().repeat(900)).unwrap();
+    batch.put_id(KVS, &[1], &fake.encode_short(salt).repeat(900)).unwrap();
     wal.append(Revision::new(1), &[&batch], true).unwrap();
     drop(wal);
     let mut frames = 0;

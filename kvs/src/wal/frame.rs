@@ -10,9 +10,9 @@
 //!               lowest bits body_len                  4     4  revision  lower half
 //!      4     4  revision  lower half                  8     4  body_crc
 //!      8     4  body_crc  CRC-32C of the body        12     4  revision  upper half
-//!     12     4  head_crc  of sequence (8 bytes),     16     8  sequence  that of the segment
-//!               upper half of the revision (4),      24     8  durable   see below
-//!               and 0..12                            32     4  head_crc  of 0..32
+//!     12     4  head_crc  of the pool's UUID,        16     8  sequence  that of the segment
+//!               sequence (8 bytes), upper half       24     8  durable   see below
+//!               of the revision (4), and 0..12       32     4  head_crc  of the UUID and 0..32
 //!     16     -  body                                 36     -  body
 //! ```
 //!
@@ -33,18 +33,20 @@
 //! wants, and of which life of the segment. The lower half of the revision is compared; its upper
 //! half and the sequence are in the checksum. A frame of an earlier life is not taken for one of
 //! this: it has the same bytes under a number that differs within 32 bits, as sequences below 2^32
-//! do (2^54 bytes of log at least), and CRC-32C finds every such difference. Head and body have a
+//! do (2^54 bytes of log at least), and CRC-32C finds every such difference. One that another pool
+//! has left is taken once in 2^32. Head and body have a
 //! checksum each, so a head tells where the next frame begins and who has been lost, whatever
 //! became of the body. A zero in the first byte that is rot leads to the next page, where only the
 //! frame that is wanted would do.
 //!
 //! What a missing frame means is decided by `replay`.
 
-use super::segment_head::{BadHead, Life, SEQUENCE_LAST, head_crc};
+use super::segment_head::{BadHead, Life, SEQUENCE_LAST};
 use super::wide;
 use crate::batch::WriteBatch;
 use crate::error::Result;
 use crate::key::Revision;
+use mpool::Segment;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -55,6 +57,22 @@ const KIND_BITS: u32 = 2;
 const SHORT: u32 = 1;
 const LONG: u32 = 2;
 const BODY_LEN_MAX: u32 = u32::MAX >> KIND_BITS;
+
+/// What the checksums of heads begin with: the pool's UUID. A segment may hold what another pool's
+/// log, with the same sequences and revisions, has left in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Salt(u32);
+
+impl Salt {
+    pub(super) fn of(segment: &Segment) -> Self {
+        Self(crc32c::crc32c(&segment.pool_uuid()))
+    }
+
+    /// CRC-32C of the UUID and `parts`.
+    fn crc(self, parts: &[&[u8]]) -> u32 {
+        parts.iter().fold(self.0, |crc, part| crc32c::crc32c_append(crc, part))
+    }
+}
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -137,7 +155,7 @@ impl FrameHead {
         if self.kind == Kind::Wide { wide::padded(len) } else { len }
     }
 
-    pub(super) fn encode_short(self) -> [u8; SHORT_HEAD_LEN] {
+    pub(super) fn encode_short(self, salt: Salt) -> [u8; SHORT_HEAD_LEN] {
         assert!(self.kind == Kind::Short);
         let (revision, _) = halves(self.revision);
         let mut raw = RawShort {
@@ -146,11 +164,11 @@ impl FrameHead {
             body_crc: U32::new(self.body_crc),
             head_crc: U32::ZERO,
         };
-        raw.head_crc = U32::new(short_crc(self.sequence, self.revision, raw.as_bytes()));
+        raw.head_crc = U32::new(short_crc(salt, self.sequence, self.revision, raw.as_bytes()));
         zerocopy::transmute!(raw)
     }
 
-    pub(super) fn encode_long(self) -> [u8; LONG_HEAD_LEN] {
+    pub(super) fn encode_long(self, salt: Salt) -> [u8; LONG_HEAD_LEN] {
         assert!(self.kind == Kind::Long);
         assert!(self.durable < self.revision);
         let (revision, revision_upper) = halves(self.revision);
@@ -163,7 +181,7 @@ impl FrameHead {
             durable: U64::new(self.durable.get()),
             head_crc: U32::ZERO,
         };
-        raw.head_crc = U32::new(head_crc(raw.as_bytes()));
+        raw.head_crc = U32::new(long_crc(salt, raw.as_bytes()));
         zerocopy::transmute!(raw)
     }
 
@@ -177,6 +195,7 @@ impl FrameHead {
     /// that it has.
     pub(super) fn decode_short(
         bytes: &[u8; SHORT_HEAD_LEN],
+        salt: Salt,
         life: Life,
         from: Revision,
     ) -> Result<Self, BadHead> {
@@ -185,7 +204,7 @@ impl FrameHead {
         let (lower, _) = halves(from);
         let further = raw.revision.get().wrapping_sub(lower.get());
         let revision = Revision::new(from.get().saturating_add(further.into()));
-        if raw.head_crc.get() != short_crc(life.sequence, revision, bytes) {
+        if raw.head_crc.get() != short_crc(salt, life.sequence, revision, bytes) {
             return Err(BadHead::Checksum);
         }
         if revision == Revision::ZERO || revision > Revision::LAST {
@@ -202,10 +221,10 @@ impl FrameHead {
     }
 
     /// A long head, of whatever life.
-    pub(super) fn decode_long(bytes: &[u8; LONG_HEAD_LEN]) -> Result<Self, BadHead> {
+    pub(super) fn decode_long(bytes: &[u8; LONG_HEAD_LEN], salt: Salt) -> Result<Self, BadHead> {
         let raw: RawLong = zerocopy::transmute!(*bytes);
         let body_len = body_len(raw.kind, LONG)?;
-        if raw.head_crc.get() != head_crc(bytes) {
+        if raw.head_crc.get() != long_crc(salt, bytes) {
             return Err(BadHead::Checksum);
         }
         let [lower, upper] = [raw.revision, raw.revision_upper].map(|half| u64::from(half.get()));
@@ -247,10 +266,13 @@ fn halves(revision: Revision) -> (U32, U32) {
     (half(revision.get()), half(revision.get() >> 32))
 }
 
-fn short_crc(sequence: u64, revision: Revision, head: &[u8]) -> u32 {
+fn short_crc(salt: Salt, sequence: u64, revision: Revision, head: &[u8]) -> u32 {
     let (_, upper) = halves(revision);
-    let left_out = crc32c::crc32c_append(crc32c::crc32c(&sequence.to_le_bytes()), upper.as_bytes());
-    crc32c::crc32c_append(left_out, &head[..head.len() - 4])
+    salt.crc(&[&sequence.to_le_bytes(), upper.as_bytes(), &head[..head.len() - 4]])
+}
+
+fn long_crc(salt: Salt, head: &[u8]) -> u32 {
+    salt.crc(&[&head[..head.len() - 4]])
 }
 
 #[cfg(test)]
@@ -268,37 +290,42 @@ mod tests {
     };
     const LONG_FRAME: FrameHead =
         FrameHead { kind: Kind::Long, durable: Revision::new(0x0001_0000_0303), ..SHORT_FRAME };
+    const SALT: Salt = Salt(0x0b0c_0d0e);
     const LIFE: Life = Life { sequence: 0x0102, frames: Frames::Compact };
 
     fn short(bytes: &[u8; SHORT_HEAD_LEN]) -> Result<FrameHead, BadHead> {
-        FrameHead::decode_short(bytes, LIFE, SHORT_FRAME.revision)
+        FrameHead::decode_short(bytes, SALT, LIFE, SHORT_FRAME.revision)
     }
 
     #[test]
     fn layout_is_frozen() {
         let start = *b"\x19\x14\0\0\x04\x03\0\0\x0a\x09\x08\x07";
-        let encoded = SHORT_FRAME.encode_short();
+        let encoded = SHORT_FRAME.encode_short(SALT);
         assert_eq!(encoded[..12], start);
         let covered = [&b"\x02\x01\0\0\0\0\0\0\x01\0\0\0"[..], &start].concat();
-        assert_eq!(encoded[12..], crc32c::crc32c(&covered).to_le_bytes());
+        assert_eq!(encoded[12..], crc32c::crc32c_append(SALT.0, &covered).to_le_bytes());
 
         let start = *b"\x1a\x14\0\0\x04\x03\0\0\x0a\x09\x08\x07\x01\0\0\0\
             \x02\x01\0\0\0\0\0\0\x03\x03\0\0\x01\0\0\0";
-        let encoded = LONG_FRAME.encode_long();
+        let encoded = LONG_FRAME.encode_long(SALT);
         assert_eq!(encoded[..32], start);
-        assert_eq!(encoded[32..], crc32c::crc32c(&start).to_le_bytes());
+        assert_eq!(encoded[32..], crc32c::crc32c_append(SALT.0, &start).to_le_bytes());
     }
 
     #[test]
     fn heads_survive_a_round_trip() {
-        assert_eq!(FrameHead::decode_long(&LONG_FRAME.encode_long()), Ok(LONG_FRAME));
-        let bytes = SHORT_FRAME.encode_short();
+        assert_eq!(FrameHead::decode_long(&LONG_FRAME.encode_long(SALT), SALT), Ok(LONG_FRAME));
+        let bytes = SHORT_FRAME.encode_short(SALT);
         for from in [0x0000_0001_0000_0304_u64, 0x0001_0000_0000, 0x0000_0000_0305] {
             let from = Revision::new(from);
-            assert_eq!(FrameHead::decode_short(&bytes, LIFE, from), Ok(SHORT_FRAME), "{from}");
+            assert_eq!(
+                FrameHead::decode_short(&bytes, SALT, LIFE, from),
+                Ok(SHORT_FRAME),
+                "{from}"
+            );
         }
         for other in [0x0001_0000_0305, 0x0304, 0] {
-            let found = FrameHead::decode_short(&bytes, LIFE, Revision::new(other));
+            let found = FrameHead::decode_short(&bytes, SALT, LIFE, Revision::new(other));
             assert_eq!(found, Err(BadHead::Checksum), "{other}: another revision");
         }
     }
@@ -306,25 +333,25 @@ mod tests {
     #[test]
     fn every_single_bit_flip_is_rejected() {
         for bit in 0..SHORT_HEAD_LEN * 8 {
-            let mut bytes = SHORT_FRAME.encode_short();
+            let mut bytes = SHORT_FRAME.encode_short(SALT);
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(short(&bytes).is_err(), "short head, bit {bit}");
         }
         for bit in 0..LONG_HEAD_LEN * 8 {
-            let mut bytes = LONG_FRAME.encode_long();
+            let mut bytes = LONG_FRAME.encode_long(SALT);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(FrameHead::decode_long(&bytes).is_err(), "long head, bit {bit}");
+            assert!(FrameHead::decode_long(&bytes, SALT).is_err(), "long head, bit {bit}");
         }
     }
 
     #[test]
     fn fields_out_of_range_are_rejected_though_the_checksum_is_right() {
         let forged = |at: usize, byte: u8| {
-            let mut bytes = LONG_FRAME.encode_long();
+            let mut bytes = LONG_FRAME.encode_long(SALT);
             bytes[at] = byte;
-            let crc = head_crc(&bytes).to_le_bytes();
+            let crc = long_crc(SALT, &bytes).to_le_bytes();
             bytes[LONG_HEAD_LEN - 4..].copy_from_slice(&crc);
-            FrameHead::decode_long(&bytes)
+            FrameHead::decode_long(&bytes, SALT)
         };
         // Kinds that are not known; `durable` at `revision`; numbers beyond the last.
         assert_eq!(forged(0, 0x1b), Err(BadHead::Magic));
@@ -337,10 +364,10 @@ mod tests {
     #[test]
     fn blank_space_is_told_from_rot() {
         assert_eq!(short(&[0; SHORT_HEAD_LEN]), Err(BadHead::Blank));
-        assert_eq!(FrameHead::decode_long(&[0; LONG_HEAD_LEN]), Err(BadHead::Blank));
+        assert_eq!(FrameHead::decode_long(&[0; LONG_HEAD_LEN], SALT), Err(BadHead::Blank));
         assert_eq!(short(&[7; SHORT_HEAD_LEN]), Err(BadHead::Magic));
         // A short head is no long one, nor the other way round.
-        assert_eq!(FrameHead::decode_long(&[5; LONG_HEAD_LEN]), Err(BadHead::Magic));
+        assert_eq!(FrameHead::decode_long(&[5; LONG_HEAD_LEN], SALT), Err(BadHead::Magic));
         assert_eq!(short(&[6; SHORT_HEAD_LEN]), Err(BadHead::Magic));
     }
 
@@ -362,10 +389,10 @@ mod tests {
             prop_assume!(one != other);
             let revision = Revision::new(revision);
             let head = FrameHead { sequence: one, revision, body_len, body_crc, ..SHORT_FRAME };
-            let bytes = head.encode_short();
+            let bytes = head.encode_short(SALT);
             let [one, other] = [one, other].map(|sequence| Life { sequence, ..LIFE });
-            prop_assert_eq!(FrameHead::decode_short(&bytes, one, revision), Ok(head));
-            let found = FrameHead::decode_short(&bytes, other, revision);
+            prop_assert_eq!(FrameHead::decode_short(&bytes, SALT, one, revision), Ok(head));
+            let found = FrameHead::decode_short(&bytes, SALT, other, revision);
             prop_assert_eq!(found, Err(BadHead::Checksum));
         }
 
@@ -382,16 +409,16 @@ mod tests {
             let mut long: [u8; LONG_HEAD_LEN] = long.try_into().expect("as long");
             let mut head = *long.first_chunk::<SHORT_HEAD_LEN>().expect("longer");
             if is_summed {
-                let crc = head_crc(&long).to_le_bytes();
+                let crc = long_crc(SALT, &long).to_le_bytes();
                 long[LONG_HEAD_LEN - 4..].copy_from_slice(&crc);
-                let crc = short_crc(LIFE.sequence, from, &head).to_le_bytes();
+                let crc = short_crc(SALT, LIFE.sequence, from, &head).to_le_bytes();
                 head[12..].copy_from_slice(&crc);
             }
-            if let Ok(found) = FrameHead::decode_long(&long) {
-                prop_assert_eq!(found.encode_long(), long);
+            if let Ok(found) = FrameHead::decode_long(&long, SALT) {
+                prop_assert_eq!(found.encode_long(SALT), long);
             }
-            if let Ok(found) = FrameHead::decode_short(&head, LIFE, from) {
-                prop_assert_eq!(found.encode_short(), head);
+            if let Ok(found) = FrameHead::decode_short(&head, SALT, LIFE, from) {
+                prop_assert_eq!(found.encode_short(SALT), head);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! first are looked at. What a missing frame means is decided by `replay`.
 
 use super::ahead::Ahead;
-use super::frame::{FrameHead, Frames, PAGE_BYTES, SHORT_HEAD_LEN};
+use super::frame::{FrameHead, Frames, PAGE_BYTES, SHORT_HEAD_LEN, Salt};
 use super::segment_head::{BadHead, Life, SEGMENT_HEAD_LEN, SegmentHead};
 use super::wide;
 use crate::error::{Error, Result};
@@ -24,6 +24,7 @@ pub(super) fn newer(found: u16, supported: u16) -> Error {
 /// Reads a segment front to back through one chunk.
 pub(super) struct Reader<'a> {
     segment: &'a Segment,
+    salt: Salt,
     chunk: IoBuf,
     /// Where the chunk's bytes come from; none when equal.
     start: u64,
@@ -38,7 +39,8 @@ const UNREADABLE: u8 = 0xff;
 impl<'a> Reader<'a> {
     pub(super) fn new(segment: &'a Segment) -> Self {
         let chunk = IoBuf::zeroed(CHUNK_BYTES);
-        Self { segment, chunk, start: 0, end: 0, is_tolerant: false, ahead: None }
+        let salt = Salt::of(segment);
+        Self { segment, salt, chunk, start: 0, end: 0, is_tolerant: false, ahead: None }
     }
 
     /// Pages that the drive cannot read are damage from here on, and no error.
@@ -87,10 +89,11 @@ impl<'a> Reader<'a> {
         let decoded = match life.frames {
             Frames::Wide => self.take(at)?.map(|bytes| wide::decode(&bytes)),
             Frames::Compact if at.is_multiple_of(PAGE_BYTES) => {
-                self.take(at)?.map(|bytes| FrameHead::decode_long(&bytes))
+                self.take(at)?.map(|bytes| FrameHead::decode_long(&bytes, self.salt))
             }
             Frames::Compact => {
-                self.take(at)?.map(|bytes| FrameHead::decode_short(&bytes, life, from))
+                let salt = self.salt;
+                self.take(at)?.map(|bytes| FrameHead::decode_short(&bytes, salt, life, from))
             }
         };
         let is_ours = |head: &FrameHead| head.sequence == life.sequence;
@@ -114,7 +117,7 @@ impl<'a> Reader<'a> {
     pub(super) fn any_head(&mut self, at: u64) -> Result<Option<(Life, FrameHead)>> {
         let found = |frames, head: FrameHead| (Life { sequence: head.sequence, frames }, head);
         let wide = self.take(at)?.and_then(|bytes| wide::decode(&bytes).ok());
-        let long = self.take(at)?.and_then(|bytes| FrameHead::decode_long(&bytes).ok());
+        let long = self.take(at)?.and_then(|bytes| FrameHead::decode_long(&bytes, self.salt).ok());
         Ok(wide
             .map(|head| found(Frames::Wide, head))
             .or(long.map(|head| found(Frames::Compact, head))))
@@ -206,7 +209,7 @@ impl<'a> Reader<'a> {
         self.read(places.start, bytes)?;
         for (at, head) in places.zip(bytes.windows(SHORT_HEAD_LEN)) {
             let head = head.first_chunk().expect("a window is as long");
-            if let Ok(head) = FrameHead::decode_short(head, life, *revisions.start())
+            if let Ok(head) = FrameHead::decode_short(head, self.salt, life, *revisions.start())
                 && revisions.contains(&head.revision)
                 && self.has_room(at, head)
                 && self.body(at, head)?.is_some()

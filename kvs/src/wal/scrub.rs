@@ -68,8 +68,8 @@ pub(crate) fn verify(
             continue;
         }
         // Behind padding the frame began on the page after it.
-        at = reader.behind_padding(at, head.life()).unwrap_or(at);
         let next = reader.resume(head.life(), at, wanted.next()..=last).ok().flatten();
+        at = reader.behind_padding(at, head.life()).unwrap_or(at);
         let end = next.map_or(at + 1, |(start, _)| start);
         let lost = next.map_or(last, |(_, frame)| Revision::new(frame.revision.get() - 1));
         let revisions = Some((wanted, lost));

@@ -2,8 +2,8 @@
 //!
 //! Where little is made durable at a time, making a segment fills it with zeros, which takes as
 //! long as the drive needs for its length: then no sync waits for the file system to note that a
-//! block is written for the first time. Else only its start is, so that it has no head. Frames of
-//! whatever lay there before are not of a life of this segment.
+//! block is written for the first time. Else only its start is, so that it has no head. Frames that
+//! lay there before are of another life of the log, or of another pool's: see `frame`.
 //!
 //! A background thread makes the next segment before it is needed. When puts have ended and kvsets
 //! have everything, the log *rests* on one short segment, and the others go; on that one writers

@@ -118,7 +118,7 @@ struct Shared<S> {
     drained: Condvar,
     log: Mutex<Wal>,
     /// Copies of the log's figures, for those who do not hold it: the bytes that a replay would
-    /// read, and the length of the segment that it wants made, 0 if none; whether that was told.
+    /// read, and whether it wants a segment made; whether that was told.
     wal_live_bytes: AtomicU64,
     wal_wants: AtomicBool,
     wal_told: AtomicBool,

@@ -10,6 +10,7 @@
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
+use crate::memtable;
 use crate::recover::apply;
 use crate::store::Store;
 use crate::write::gate::Lagging;
@@ -29,11 +30,7 @@ impl CommitSink for Store {
         if self.is_alone() || self.check_writable().is_err() {
             return Lagging::new();
         }
-        let mut lagging = self.view.load().lagging().clone();
-        if !lagging.is_empty() {
-            self.forgive(&mut lagging);
-        }
-        lagging
+        self.lagging_by_work()
     }
 
     fn log_wants_segment(&self) {
@@ -53,6 +50,8 @@ impl CommitSink for Store {
         self.ready_log(self.pool.free_space());
         let view = self.view.load();
         let active = view.active.bytes();
+        let entries: usize = batches.iter().map(|batch| batch.len()).sum();
+        let bytes = bytes + entries * memtable::ENTRY_BYTES;
         let full =
             active + bytes > usize::try_from(self.options.memtable_bytes).unwrap_or(usize::MAX);
         // A long log needs one early flush, not one for each commit until that flush is done.
@@ -150,7 +149,7 @@ impl Store {
 
     /// Whether writers wait for compaction, or would if they wrote now.
     fn is_behind(&self, debt: Debt) -> bool {
-        stall::is_short(debt) || !self.view.load().lagging().is_empty()
+        stall::is_short(debt) || !self.lagging_by_work().is_empty()
     }
 
     /// Waits, or without threads works; `false` if nothing is to be done and nobody does anything.
@@ -201,12 +200,20 @@ impl Store {
         kvss.filter_map(|kvs| lagging.get(&kvs)).map(|debt| debt.root_kvsets).max().unwrap_or(0)
     }
 
-    /// Garbage that no compaction can take away is nothing to wait for.
-    fn forgive(&self, lagging: &mut Lagging) {
-        let helpless = self.helpless.lock();
-        lagging.retain(|kvs, debt| {
-            debt.reason() != Some(StallReason::Garbage) || !helpless.contains(kvs)
-        });
+    /// The KVSs that are behind with what compaction can do: garbage that it cannot take away is
+    /// nothing to wait for.
+    fn lagging_by_work(&self) -> Lagging {
+        let mut lagging = self.view.load().lagging().clone();
+        if !lagging.is_empty() {
+            let helpless = self.helpless.lock();
+            lagging.retain(|kvs, debt| {
+                if helpless.contains(kvs) {
+                    debt.garbage_bytes = 0;
+                }
+                debt.reason().is_some()
+            });
+        }
+        lagging
     }
 
     /// What the store owes, but for what its KVSs owe.

@@ -12,8 +12,9 @@ const ROOT_FIRST: usize = 2;
 /// Leaves are joined when they have less than this part of what a leaf may have.
 const JOIN_SHARE: u64 = 4;
 /// The first leaves have at least this part of what a leaf may have, and so many bytes of keys: a
-/// tree that grows splits none of them before it is five times as large, two of them together are
-/// not small enough to be joined, and what later spills bring to each is no splinter.
+/// tree that grows splits none of them before it is two and a half times as large, two of them
+/// together are not small enough to be joined, as a rule, and what later spills bring to each is no
+/// splinter.
 const FIRST_SHARE: u64 = 5;
 const FIRST_BYTES_MIN: u64 = 4 << 20;
 const _: () = assert!(2 * JOIN_SHARE > FIRST_SHARE);
@@ -65,7 +66,8 @@ pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, 
     let bytes = |kvset: &KvsetShape| {
         kvset.kblock_bytes + if limits.spill_moves_values { kvset.value_bytes } else { 0 }
     };
-    let kvsets = length(tree.leaves.len().max(1));
+    let new_leaves = tree.leaves.is_empty().then(|| leaves_for(tree, inputs, limits));
+    let kvsets = new_leaves.unwrap_or(length(tree.leaves.len()));
     Plan {
         node: tree.root.id,
         inputs: inputs.iter().map(|kvset| kvset.id).collect(),
@@ -73,7 +75,7 @@ pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, 
         why,
         vblocks: Vec::new(),
         distinct_keys: keys(inputs).min(tree.root.distinct_keys),
-        new_leaves: tree.leaves.is_empty().then(|| leaves_for(tree, inputs, limits)),
+        new_leaves,
         output_bytes: inputs.iter().map(bytes).sum::<u64>() + kvsets * KVSET_BYTES,
     }
 }
