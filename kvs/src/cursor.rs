@@ -210,8 +210,8 @@ impl Cursor {
         value.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
     }
 
-    /// Continues from `key` (inclusive) in the cursor's direction, within its bounds. Fails once its
-    /// snapshot was ended: there is nothing to go on with.
+    /// Continues from `key` (inclusive) in the cursor's direction, within its bounds. Fails once
+    /// its snapshot was ended: there is nothing to go on with.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
         if let Some(age_max_ms) = self.ended_age_ms {
             return Err(Error::SnapshotEnded { at: self.at, age_max_ms });
