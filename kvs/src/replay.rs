@@ -20,7 +20,7 @@ use crate::dead;
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, Revision, key_hash};
-use crate::memtable::{self, prefix};
+use crate::memtable::prefix;
 use crate::progress::OpenProgress;
 use crate::recover::make_again;
 use crate::salvage::Loss;
@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 /// Bytes of keys and values staged: some thousand entries of a kilobyte, a quarter of what the
 /// smallest usual memtable holds.
 const STAGE_BYTES: usize = 8 << 20;
+/// What an entry takes in a memtable beside key and value, about.
+const ENTRY_BYTES: usize = 56;
 /// How often progress is logged.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -98,7 +100,7 @@ impl<'a> Replay<'a> {
             make_again(self.store, revision, batch, self.losses)?;
             self.kvs_end = self.store.versions.lock().manifest.live().next_kvs;
         }
-        let bytes = batch.len_bytes() + batch.len() * memtable::ENTRY_BYTES;
+        let bytes = batch.len_bytes() + batch.len() * ENTRY_BYTES;
         let memtable_bytes = self.store.options.memtable_bytes;
         let held = (self.active_bytes + self.stage.memtable_bytes) as u64;
         if held > 0 && held + bytes as u64 > memtable_bytes {

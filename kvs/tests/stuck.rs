@@ -9,7 +9,8 @@ use kvs::{Database, Durability, Error, Kvs, Options};
 use mpool::{Device, Faults, SimDevice};
 
 const MIB: u64 = 1 << 20;
-/// Keys of the leaf, whose values are inline: about 31 MiB, a little under where it is split.
+/// Keys of the leaf, whose values are inline: about 31 MiB, under half of what a leaf may have in
+/// the pool that it is made in: from there on it is split as it is merged.
 const KEYS: u64 = 31_000;
 /// A value that is not inline.
 static VALUE: [u8; 20_000] = [b'f'; 20_000];
@@ -52,10 +53,12 @@ fn settle(db: &Database) {
 
 #[test]
 fn what_no_compaction_can_free_is_told_with_what_it_lacks() {
-    let device = SimDevice::new(1024 * MIB);
-    let db = support::create(&device, &options()).unwrap();
+    let device = SimDevice::new(2048 * MIB);
+    let mut roomy = options();
+    roomy.pool.spare_pct = 40;
+    let db = support::create(&device, &roomy).unwrap();
     let long = db.create_kvs("long").unwrap();
-    // Keys that come later between those of a leaf go into it, until it is long enough for a split.
+    // Keys that come later between those of a leaf go into it.
     for third in 0..3 {
         for n in (0..KEYS).filter(|n| n % 3 == third) {
             long.put(&key(n), &[b'l'; 980], Durability::Off).unwrap();

@@ -33,9 +33,6 @@ use skiplist::{Entry, HEIGHT_MAX, ListCursor, Position, SkipList};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-/// What an entry takes beside key and value, about.
-pub(crate) const ENTRY_BYTES: usize = 56;
-
 /// Unflushed writes.
 pub(crate) struct Memtable {
     list: Arc<SkipList>,

@@ -10,7 +10,6 @@
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
-use crate::memtable;
 use crate::recover::apply;
 use crate::store::Store;
 use crate::write::gate::Lagging;
@@ -50,8 +49,6 @@ impl CommitSink for Store {
         self.ready_log(self.pool.free_space());
         let view = self.view.load();
         let active = view.active.bytes();
-        let entries: usize = batches.iter().map(|batch| batch.len()).sum();
-        let bytes = bytes + entries * memtable::ENTRY_BYTES;
         let full =
             active + bytes > usize::try_from(self.options.memtable_bytes).unwrap_or(usize::MAX);
         // A long log needs one early flush, not one for each commit until that flush is done.
