@@ -423,7 +423,7 @@ impl Pool {
     }
 
     /// The same, of which only the first `zeros_bytes` are written, up to the whole. What is behind
-    /// is there, too, and holds whatever was there before. Durable writes to it cost more, once:
+    /// is there, too, and holds what was there before. Durable writes to it cost more, once:
     /// for owners that make much durable at a time.
     pub fn create_segment_with_start(
         self: &Arc<Self>,

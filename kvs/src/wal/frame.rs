@@ -34,10 +34,9 @@
 //! half and the sequence are in the checksum. A frame of an earlier life is not taken for one of
 //! this: it has the same bytes under a number that differs within 32 bits, as sequences below 2^32
 //! do (2^54 bytes of log at least), and CRC-32C finds every such difference. One that another pool
-//! has left is taken once in 2^32. Head and body have a
-//! checksum each, so a head tells where the next frame begins and who has been lost, whatever
-//! became of the body. A zero in the first byte that is rot leads to the next page, where only the
-//! frame that is wanted would do.
+//! has left is taken once in 2^32. Head and body have a checksum each, so a head tells where the
+//! next frame begins and which batch is lost, also where the body is rot. A zero in the first byte
+//! that is rot leads to the next page, where only the frame that is wanted would do.
 //!
 //! What a missing frame means is decided by `replay`.
 
@@ -220,7 +219,7 @@ impl FrameHead {
         })
     }
 
-    /// A long head, of whatever life.
+    /// A long head, of any life.
     pub(super) fn decode_long(bytes: &[u8; LONG_HEAD_LEN], salt: Salt) -> Result<Self, BadHead> {
         let raw: RawLong = zerocopy::transmute!(*bytes);
         let body_len = body_len(raw.kind, LONG)?;

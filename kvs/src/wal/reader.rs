@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
         Ok(Some(bytes))
     }
 
-    /// A head on the page at `at`, of whatever life.
+    /// A head on the page at `at`, of any life.
     pub(super) fn any_head(&mut self, at: u64) -> Result<Option<(Life, FrameHead)>> {
         let found = |frames, head: FrameHead| (Life { sequence: head.sequence, frames }, head);
         let wide = self.take(at)?.and_then(|bytes| wide::decode(&bytes).ok());

@@ -76,7 +76,7 @@ const TICKET_BYTES: usize = 128;
 /// What the leader drives. Called by one thread at a time, in revision order.
 pub(crate) trait CommitSink: Send + Sync + 'static {
     /// The KVSs that are behind, so that their batches are held. None where holding is in vain:
-    /// nothing is written any more, or nobody but the leader works.
+    /// nothing is written any more, or the leader alone works.
     fn lagging(&self) -> Lagging {
         Lagging::new()
     }

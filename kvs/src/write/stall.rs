@@ -17,8 +17,8 @@
 //! The delay is `slowest * strain^3` for each byte: it starts from nothing, stays out of the way
 //! while the debt is small (at half the way an eighth of the slowest), and meets the limit at a
 //! rate that flush and compaction can follow. Of several debts the one that asks for the longest
-//! delay decides. Garbage stops nobody: how much there is is an estimate, and what it costs is
-//! space, which has a limit of its own. Waiting is the caller's; this is a pure function.
+//! delay decides. Garbage never stops writers: how much there is is an estimate, and what it costs
+//! is space, which has a limit of its own. Waiting is the caller's; this is a pure function.
 
 use std::time::Duration;
 
