@@ -33,7 +33,7 @@ use std::sync::Arc;
 const OP_DELETE: u8 = 0;
 const OP_PUT: u8 = 1;
 
-/// What stands before an entry's key takes no more.
+/// The longest head of an entry: operation, KVS, length of the key, length of the value.
 const ENTRY_HEAD_LEN_MAX: usize = 1 + 5 + 2 + 4;
 const _: () = assert!(KEY_BYTES_MAX < 1 << 14);
 const _: () = assert!(VALUE_BYTES_MAX < 1 << 28);

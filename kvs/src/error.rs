@@ -252,7 +252,7 @@ fn way_out(missing_bytes: u64, stuck_bytes: u64) -> String {
     }
 }
 
-/// What ends by itself, or could be ended.
+/// What a full store says of the space that readers hold.
 fn held(held_bytes: u64) -> String {
     match held_bytes {
         0 => String::new(),

@@ -21,7 +21,7 @@ const ENTRY_BYTES: u64 = 45;
 const INLINE_ENTRY_BYTES: u64 = 22;
 const INLINE_MAX: u64 = 256;
 const VBLOCK_BYTES: u64 = 32 << 20;
-/// Leaves of which the picker is told together.
+/// Leaves of one chunk of the shape that the picker gets.
 const CHUNK_LEN: usize = 64;
 
 /// Where a value lies: the number of a vblock, or one of these.

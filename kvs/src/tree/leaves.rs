@@ -36,7 +36,8 @@ pub(crate) struct Leaf {
     told: Option<Told<NodeShape>>,
 }
 
-/// What is told of a leaf, or of those of a chunk: their keys, and their shape for the picker.
+/// The keys of a leaf, or of the leaves of a chunk, and their shape for the picker. An edit makes
+/// both anew for what it changes.
 struct Told<Shape> {
     keys: Arc<KeySet>,
     shape: Arc<Shape>,

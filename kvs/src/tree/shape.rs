@@ -24,7 +24,8 @@ pub(super) fn node_shape(id: NodeId, kvsets: &[Arc<Kvset>], keys: &KeySet) -> No
 }
 
 impl Tree {
-    /// What the picker decides on, but for the vblocks. It shares what is told of the leaves.
+    /// What the picker decides on, but for the vblocks. The shapes of leaves are shared with
+    /// the tree.
     pub(crate) fn shape(&self, aside: &Aside) -> TreeShape {
         TreeShape {
             root: node_shape(NodeId::ROOT, &self.root, &self.root_keys),

@@ -223,7 +223,7 @@ fn check(tree: &Tree, random: &mut Seeded, seed: u64) {
     aside.unreadable_vblocks = Arc::new(vblocks.collect());
     let (shape, anew) = (tree.shape(&aside), other.shape(&aside));
     assert_eq!(shape, anew, "seed {seed}");
-    // What is told of chunks does not hide what is due, however leaves are divided into them.
+    // The picker decides the same, also where the two trees divide their leaves into other chunks.
     for limits in [Limits::DEFAULT, Limits::QUIET, Limits::SHORT] {
         let limits = Limits { leaf_keys_max: 20 + random.below(100), ..limits };
         assert_eq!(needs_vblocks(&shape, limits), needs_vblocks(&anew, limits), "seed {seed}");

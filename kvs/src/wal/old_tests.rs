@@ -93,7 +93,7 @@ fn any_flipped_bit_of_its_frames_is_noticed() {
     assert_eq!(revisions(&open(&pool, 0).unwrap().1), [1, 2, 3, 4]);
 }
 
-/// Its head is told by the note, and without one by its frames.
+/// A damaged head is made again from the note of the log, or from the frames where there is none.
 #[test]
 fn it_is_salvaged_without_its_head() {
     for noted in [true, false] {

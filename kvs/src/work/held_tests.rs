@@ -5,6 +5,7 @@ use crate::handle::Kvs;
 use crate::key::Revision;
 use crate::metrics::Sample;
 use crate::options::{Durability, Options};
+use crate::write::group::CommitSink;
 use crate::write::stall::ROOT_STOP;
 use mpool::{Pool, SimDevice};
 use std::collections::BTreeSet;
@@ -103,6 +104,7 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
         waited() == 0.0
     });
     assert!(tries.count() < 1000, "writers of a do not wait");
+    assert!(db.store().is_behind(), "compaction has the drive");
 
     // Nothing can be done: what is there cannot be read.
     let mut jobs = db.store().jobs.lock();
@@ -114,6 +116,8 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
         db.store().ring();
         std::thread::yield_now();
     }
+    assert!(db.store().lagging().is_empty());
+    assert!(!db.store().is_behind(), "compaction has the drive for nothing");
     // Those who wait still are let go.
     write(&a, 1);
     let before = waited();

@@ -112,7 +112,7 @@ impl Store {
         let (mut delayed, mut in_vain) = (false, false);
         loop {
             let debt = self.debt(bytes);
-            self.pool.queue().hurry(self.is_behind(debt));
+            self.pool.queue().hurry(stall::is_short(debt) || self.is_behind());
             let root_kvsets = if self.is_alone() { self.longest_root(batches) } else { 0 };
             let debt = Debt { root_kvsets, root_slow: ROOT_SLOW, root_stop: ROOT_STOP, ..debt };
             let verdict = match stall::verdict(debt) {
@@ -141,12 +141,12 @@ impl Store {
 
     /// Lets compaction have the drive while it is behind, and only then.
     pub(crate) fn pace_compaction(&self) {
-        self.pool.queue().hurry(self.is_behind(self.debt(0)));
+        self.pool.queue().hurry(stall::is_short(self.debt(0)) || self.is_behind());
     }
 
-    /// Whether writers wait for compaction, or would if they wrote now.
-    fn is_behind(&self, debt: Debt) -> bool {
-        stall::is_short(debt) || !self.lagging_by_work().is_empty()
+    /// Whether writers of some KVS wait for compaction, or would if they wrote now.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.lagging_by_work().is_empty()
     }
 
     /// Waits, or without threads works; `false` if nothing is to be done and nobody does anything.

@@ -153,7 +153,7 @@ fn root(debt: Debt) -> Strain {
     Strain { thousandths, nanos_per_kib: ROOT_NANOS_PER_KIB, reason }
 }
 
-/// At its most, writers are as slow as they get.
+/// Writers are slowest at the limit, and do not stop beyond it.
 fn garbage(debt: Debt) -> Strain {
     let slow = debt.garbage_slow_bytes;
     let over = debt.garbage_bytes.saturating_sub(slow);
@@ -362,6 +362,22 @@ mod tests {
         }
         let at = |garbage| wait(verdict(kvs(0, garbage, 1000).debt(MIB))).unwrap().as_millis();
         assert_eq!([564, 910, 1256, 9999].map(at), [0, 7, 62, 62]);
+    }
+
+    #[test]
+    fn space_is_short_where_it_delays_or_stops_writers_and_no_other_debt_makes_it_so() {
+        let table = [
+            (CALM, false),
+            (Debt { free_bytes: 21 * MIB, ..CALM }, false),
+            (Debt { free_bytes: 20 * MIB, ..CALM }, true),
+            (Debt { free_bytes: CALM.free_reserve_bytes, ..CALM }, true),
+            (Debt { sealed_memtables: CALM.memtables_max, ..CALM }, false),
+            (Debt { root_kvsets: CALM.root_stop, ..CALM }, false),
+            (Debt { garbage_bytes: CALM.garbage_most_bytes, ..CALM }, false),
+        ];
+        for (debt, short) in table {
+            assert_eq!(is_short(debt), short, "{debt:?}");
+        }
     }
 
     #[test]

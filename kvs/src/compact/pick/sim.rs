@@ -356,8 +356,8 @@ fn load_of_small_values(keys: u64) -> (u64, String) {
     (ratio(keys_written, keys_ingested), told)
 }
 
-/// Two leaves were made of a leaf that was full, whatever came next: 5 M keys were written 2.7
-/// times. Values that are small lie beside the keys, so that is what a load writes.
+/// A full leaf was split into two by a job of its own, and a load of 5 M keys wrote them 2.7 times.
+/// Small values lie beside their keys, so this is what their load writes.
 #[test]
 fn a_load_of_small_values_splits_leaves_where_they_are_merged_anyway() {
     for (keys, most_pct) in [(5_000_000, 200), (8_000_000, 290)] {
