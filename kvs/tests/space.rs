@@ -93,8 +93,8 @@ fn overwriting_takes_a_bounded_multiple_of_what_lives() {
         store.settle();
         let last = store.pct_of(KEYS);
         assert!(most <= 175, "seed {seed}: {most} % on the way");
-        // 28 % of garbage are 139; 151 to 156 were seen where the store was not quiet for long enough
-        // to collect more.
+        // 28 % of garbage are 139; 151 to 156 were seen where the store was not quiet for long
+        // enough to collect more.
         assert!(last <= 160, "seed {seed}: {last} % at the end");
         for n in 0..KEYS {
             let read = store.kvs.get(&key(n)).unwrap().unwrap().value;

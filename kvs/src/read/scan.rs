@@ -47,8 +47,8 @@ pub(crate) fn visible(
     Visible::new(merged(view, kvs, (holes, &ahead)), at, range).with_dead(dead)
 }
 
-/// Whether all values of a tree can be in memory: there is room for those that are not. Kvsets count
-/// those only where the budget takes all values of the tree, because the count takes time.
+/// Whether all values of a tree can be in memory: there is room for those that are not. Kvsets
+/// count those only where the budget takes all values of the tree, because the count takes time.
 fn fit(tree: &Tree, room: u64, budget_bytes: u64) -> bool {
     let bytes = tree.totals().value_bytes;
     let absent = || tree.kvsets().map(|kvset| kvset.absent_value_bytes()).sum::<u64>();
