@@ -1,8 +1,10 @@
 //! An insert-only skip list in an arena: concurrent inserts by compare-and-swap, reads without
 //! locks.
 //!
-//! Ordered by (KVS, key, revision descending). A node holds its key inline, and its value beside it
-//! unless the value was replaced:
+//! Ordered by (KVS, key, revision descending). A node holds its key inline, and a value of up to
+//! [`BESIDE_BYTES_MAX`] beside it. Longer values, and those that replace another, lie in an arena
+//! of their own, so that the nodes that a search walks over are near each other: in few cache lines
+//! and pages.
 //!
 //! ```text
 //! | prefix | revision | value* | kvs, key_len, height | link* x height | key | value record |
@@ -42,6 +44,9 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 /// Levels of the tallest node: with one node in four rising, 12 levels serve 4^12 nodes.
 pub(super) const HEIGHT_MAX: usize = 12;
+
+/// Longest value that lies beside its node: about what a node and its key take.
+const BESIDE_BYTES_MAX: usize = 64;
 
 const VALUE_TOMBSTONE: u32 = 0;
 const VALUE_PUT: u32 = 1;
@@ -168,7 +173,7 @@ impl<'a> Entry<'a> {
     pub(super) fn value(self) -> Option<&'a [u8]> {
         // Acquire pairs with the Release of `replace_value`: the new record is seen.
         let record = self.node().value.load(Ordering::Acquire);
-        // SAFETY: a node's value points to a record that `write_value` filled in the same arena.
+        // SAFETY: a node's value points to a record that `fill_value` filled in one of the arenas.
         let Value { len, kind } = unsafe { record.read() };
         let len = usize::try_from(len).expect("a length that was a usize");
         // SAFETY: `len` bytes follow the record's head, in the same allocation.
@@ -213,7 +218,8 @@ struct Gap<'a> {
 
 /// The list.
 pub(super) struct SkipList {
-    arena: Arena,
+    nodes: Arena,
+    values: Arena,
     /// Of full height, before everything, never compared.
     head: NonNull<Node>,
     /// Levels in use. A stale read costs speed only.
@@ -222,15 +228,15 @@ pub(super) struct SkipList {
 
 impl SkipList {
     pub(super) fn new() -> Self {
-        let arena = Arena::new();
-        let head =
-            create(&arena, &Position::new(KvsId::new(0), &[], Revision::ZERO), HEIGHT_MAX, None);
-        Self { arena, head, height: AtomicUsize::new(1) }
+        let (nodes, values) = (Arena::new(), Arena::new());
+        let start = Position::new(KvsId::new(0), &[], Revision::ZERO);
+        let head = create((&nodes, &values), &start, HEIGHT_MAX, None);
+        Self { nodes, values, head, height: AtomicUsize::new(1) }
     }
 
     /// Bytes taken by nodes and values.
     pub(super) fn used_bytes(&self) -> usize {
-        self.arena.used_bytes()
+        self.nodes.used_bytes() + self.values.used_bytes()
     }
 
     /// Adds a version; `value` None is a tombstone. An equal position gets the new value.
@@ -244,9 +250,9 @@ impl SkipList {
         self.height.fetch_max(height, Ordering::Relaxed);
         let mut gaps = self.gaps(at);
         if let Some(same) = gaps[0].after.filter(|node| node.compare(at).is_eq()) {
-            return same.replace_value(write_value(&self.arena, value));
+            return same.replace_value(write_value(&self.values, value));
         }
-        let node = Entry::new(create(&self.arena, at, height, value));
+        let node = Entry::new(create((&self.nodes, &self.values), at, height, value));
         for (level, gap) in gaps.iter_mut().enumerate().take(height) {
             while !link(node, level, gap) {
                 *gap = gap_from(gap.before, level, at, None);
@@ -336,16 +342,27 @@ fn link(node: Entry<'_>, level: usize, gap: &Gap<'_>) -> bool {
 }
 
 /// A private node with null links.
-fn create(arena: &Arena, at: &Position<'_>, height: usize, value: Option<&[u8]>) -> NonNull<Node> {
+fn create(
+    (nodes, values): (&Arena, &Arena),
+    at: &Position<'_>,
+    height: usize,
+    value: Option<&[u8]>,
+) -> NonNull<Node> {
     let key_at = LINKS_AT + height * size_of::<Link>();
     let value_at = (key_at + at.key.len()).next_multiple_of(align_of::<Value>());
-    let bytes = arena.allocate(value_at + value_len(value));
-    // SAFETY: `value_at` is within the allocation, and leaves room for the record.
-    let record = unsafe { bytes.add(value_at) };
+    let is_beside = value.is_none_or(|value| value.len() <= BESIDE_BYTES_MAX);
+    let beside_bytes = if is_beside { value_len(value) } else { 0 };
+    let bytes = nodes.allocate(value_at + beside_bytes);
+    let record = if is_beside {
+        // SAFETY: `value_at` is within the allocation, and leaves room for the record.
+        fill_value(unsafe { bytes.add(value_at) }, value)
+    } else {
+        write_value(values, value)
+    };
     let node = Node {
         prefix: at.prefix,
         revision: at.revision,
-        value: AtomicPtr::new(fill_value(record, value)),
+        value: AtomicPtr::new(record),
         kvs: u32::try_from(at.kvs).expect("a position of a KVS that exists"),
         key_len: u16::try_from(at.key.len()).expect("keys have at most KEY_BYTES_MAX bytes"),
         height: u16::try_from(height).expect("at most HEIGHT_MAX"),
@@ -389,7 +406,7 @@ fn fill_value(bytes: NonNull<u8>, value: Option<&[u8]>) -> *mut Value {
     record.as_ptr()
 }
 
-// SAFETY: `head` points into `arena`, which moves with it; nodes are not tied to a thread.
+// SAFETY: `head` points into `nodes`, which moves with it; nodes are not tied to a thread.
 unsafe impl Send for SkipList {}
 // SAFETY: shared nodes change only through their atomics, by the protocol of the module.
 unsafe impl Sync for SkipList {}

@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::write::gate::Lagging;
 use crate::write::group::CommitSink;
 use crate::write::stall::{self, Debt, ROOT_SLOW, ROOT_STOP, StallReason, Verdict};
+use mpool::FreeSpace;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -45,8 +46,8 @@ impl CommitSink for Store {
     fn make_room(&self, batches: &[&WriteBatch], wal_live_bytes: u64) -> Result<()> {
         self.check_writable()?;
         let bytes = batches.iter().map(|batch| batch.len_bytes()).sum();
-        self.throttle(batches, bytes)?;
-        self.ready_log(self.pool.free_space());
+        let free = self.throttle(batches, bytes)?;
+        self.ready_log(free);
         let view = self.view.load();
         let active = view.active.bytes();
         let full =
@@ -106,12 +107,13 @@ impl Store {
         self.options.background_threads == 0
     }
 
-    /// Waits as long as the debt says.
-    fn throttle(&self, batches: &[&WriteBatch], bytes: usize) -> Result<()> {
+    /// Waits as long as the debt says; what is free after that.
+    fn throttle(&self, batches: &[&WriteBatch], bytes: usize) -> Result<FreeSpace> {
         let start = Instant::now();
         let (mut delayed, mut in_vain) = (false, false);
         loop {
-            let debt = self.debt(bytes);
+            let free = self.pool.free_space();
+            let debt = self.debt(free, bytes);
             self.pool.queue().hurry(stall::is_short(debt) || self.is_behind());
             let root_kvsets = if self.is_alone() { self.longest_root(batches) } else { 0 };
             let debt = Debt { root_kvsets, root_slow: ROOT_SLOW, root_stop: ROOT_STOP, ..debt };
@@ -125,8 +127,8 @@ impl Store {
                 verdict => verdict,
             };
             let (wait, reason) = match verdict {
-                Verdict::Go => return Ok(()),
-                Verdict::Delay(..) if delayed || in_vain => return Ok(()),
+                Verdict::Go => return Ok(free),
+                Verdict::Delay(..) if delayed || in_vain => return Ok(free),
                 Verdict::Delay(delay, reason) => (delay, reason),
                 Verdict::Stop(reason) if in_vain => (Duration::ZERO, reason),
                 Verdict::Stop(reason) => (STOP_MAX.saturating_sub(start.elapsed()), reason),
@@ -141,7 +143,9 @@ impl Store {
 
     /// Lets compaction have the drive while it is behind, and only then.
     pub(crate) fn pace_compaction(&self) {
-        self.pool.queue().hurry(stall::is_short(self.debt(0)) || self.is_behind());
+        self.pool
+            .queue()
+            .hurry(stall::is_short(self.debt(self.pool.free_space(), 0)) || self.is_behind());
     }
 
     /// Whether writers of some KVS wait for compaction, or would if they wrote now.
@@ -214,9 +218,8 @@ impl Store {
     }
 
     /// What the store owes, but for what its KVSs owe.
-    fn debt(&self, bytes: usize) -> Debt {
+    fn debt(&self, free: FreeSpace, bytes: usize) -> Debt {
         let view = self.view.load();
-        let free = self.pool.free_space();
         self.note_space(free);
         Debt {
             sealed_memtables: view.sealed.len() as u64,

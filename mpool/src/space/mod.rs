@@ -172,25 +172,17 @@ impl Space {
         free_together(&self.open(), VolumeSpace::free_bytes)
     }
 
-    /// What is in use and what is free, on volumes that take new objects.
-    pub(crate) fn total_bytes(&self) -> u64 {
-        free_together(&self.open(), |space| space.used_bytes() + space.free_bytes())
-    }
-
     /// What is free, by who can use it, beside segments of so many bytes.
     pub(crate) fn free(&self, segment_bytes: u64) -> FreeSpace {
+        let open = self.open();
+        let free_for = |what| free_together(&open, |space| space.candidate(what).free_bytes);
         FreeSpace {
-            object_bytes: self.free_for(What::Object),
-            log_bytes: self.free_for(What::Log),
-            spare_bytes: self.spare_bytes(),
-            total_bytes: self.total_bytes(),
+            object_bytes: free_for(What::Object),
+            log_bytes: free_for(What::Log),
+            spare_bytes: open.iter().map(|space| space.spare_bytes()).sum(),
+            total_bytes: free_together(&open, |space| space.used_bytes() + space.free_bytes()),
             segment_bytes,
         }
-    }
-
-    /// What of that objects, or logs, can take.
-    fn free_for(&self, what: What) -> u64 {
-        free_together(&self.open(), |space| space.candidate(what).free_bytes)
     }
 
     /// What of that only allocations get that say so.
