@@ -15,7 +15,9 @@ fn key(number: u64, random: bool) -> Vec<u8> {
 
 fn value(number: u64, bytes: usize) -> Vec<u8> {
     let word = mixed(number ^ 1 << 63).to_le_bytes();
-    word.iter().copied().cycle().take(bytes).collect()
+    let mut value = word.repeat(bytes.div_ceil(word.len()));
+    value.truncate(bytes);
+    value
 }
 
 pub(crate) fn load(arguments: &Arguments) -> Result<()> {

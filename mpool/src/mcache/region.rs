@@ -87,17 +87,12 @@ impl Region {
 
     /// Reads the pages of `span` in and maps them. A drive error is an `Err`.
     ///
-    /// Each page is read by `pread` first and only then mapped by `MADV_POPULATE_READ`. That one
+    /// The pages are read by `pread` first and only then mapped by `MADV_POPULATE_READ`. That one
     /// alone would do, but where it has to wait for the drive it retries in a way that costs a turn
     /// of the scheduler: measured on a busy machine, 3,900 us at the median against 60 us.
     pub(crate) fn populate(&self, span: Span) -> io::Result<()> {
         if let Some(file) = &self.buffered {
-            if span.len > PAGE_BYTES {
-                read_ahead(file, span)?;
-            }
-            for page in 0..span.len / PAGE_BYTES {
-                file.read_exact_at(&mut [0], span.offset + page * PAGE_BYTES)?;
-            }
+            self.fetch(file, span)?;
         }
         if !self.populate_by_touch.load(Relaxed) {
             match self.ask(span, Ask::Populate) {
@@ -113,6 +108,24 @@ impl Region {
             std::hint::black_box(page[0]);
         }
         if self.faults() == before { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
+    }
+
+    /// Waits until the pages of `span` are in the page cache. What was ordered as one piece arrives
+    /// together, so the wait is for the last page of each piece, and for the few others that are
+    /// not there then. A call for each page costs 0.8 us a page of the 2.2 that populating takes.
+    fn fetch(&self, file: &File, span: Span) -> io::Result<()> {
+        let read = |offset| file.read_exact_at(&mut [0], offset);
+        if span.len == PAGE_BYTES {
+            return read(span.offset);
+        }
+        read_ahead(file, span)?;
+        for piece in pieces(span) {
+            read(piece.offset + piece.len - PAGE_BYTES)?;
+        }
+        let mut here = Vec::new();
+        self.list_resident(span, &mut here)?;
+        let mut pages = (span.offset..).step_by(PAGE_LEN).zip(&here);
+        pages.try_for_each(|(offset, here)| if here & 1 == 1 { Ok(()) } else { read(offset) })
     }
 
     /// Drops the pages of `span` from the page tables and from the page cache.
@@ -194,18 +207,19 @@ fn reopen_buffered(file: &File) -> Option<File> {
     Some(reopened)
 }
 
-/// Starts reading `span` of the file into the page cache, in pieces no larger than the smallest
-/// usual read-ahead window, because one call reads no more than a window.
+/// Starts reading `span` of the file into the page cache.
 pub(crate) fn read_ahead(file: &File, span: Span) -> io::Result<()> {
+    pieces(span).try_for_each(|piece| advise::will_need(file, piece.offset, nonzero(piece.len)))
+}
+
+/// `span` in pieces no larger than the smallest usual read-ahead window, because one call reads no
+/// more than a window.
+fn pieces(span: Span) -> impl Iterator<Item = Span> {
     const PIECE_BYTES: u64 = 128 * 1024;
     let end = span.offset + span.len;
-    let mut offset = span.offset;
-    while offset < end {
-        let len = PIECE_BYTES.min(end - offset);
-        advise::will_need(file, offset, nonzero(len))?;
-        offset += len;
-    }
-    Ok(())
+    let step = usize::try_from(PIECE_BYTES).expect("a small number");
+    let starts = (span.offset..end).step_by(step);
+    starts.map(move |offset| Span { offset, len: PIECE_BYTES.min(end - offset) })
 }
 
 fn nonzero(len: u64) -> NonZeroU64 {
@@ -240,6 +254,27 @@ mod tests {
         file.write_all(&[2; PAGE_LEN]).unwrap();
         region.populate(page(1)).unwrap();
         assert_eq!(region.bytes(PAGE_BYTES, PAGE_LEN), [2; PAGE_LEN]);
+        assert_eq!(region.faults(), 0);
+    }
+
+    #[test]
+    fn long_spans_are_populated_whole_whatever_is_there_of_them() {
+        let (file, region) = volume(200);
+        let (whole, tail) = (Span { offset: 0, len: 200 * PAGE_BYTES }, page(199));
+        region.drop_span(&file, whole).unwrap();
+        // The last page of a piece says nothing of the others of it, where it came by itself.
+        for span in [tail, page(31), page(77)] {
+            region.populate(span).unwrap();
+        }
+        region.populate(whole).unwrap();
+        let mut listed = Vec::new();
+        region.list_resident(whole, &mut listed).unwrap();
+        assert!(listed.iter().all(|page| page & 1 == 1), "{listed:?}");
+        for n in 0..200u8 {
+            assert_eq!(region.bytes(u64::from(n) * PAGE_BYTES, PAGE_LEN), [n + 1; PAGE_LEN]);
+        }
+        file.set_len(100 * PAGE_BYTES).unwrap();
+        assert!(region.populate(whole).is_err(), "a part of it is past the end");
         assert_eq!(region.faults(), 0);
     }
 
