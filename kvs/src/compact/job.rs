@@ -13,7 +13,7 @@
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
 
-use crate::compact::pick::{Action, Plan};
+use crate::compact::pick::{Action, NewLeaves, Plan};
 use crate::error::{Result, Scope};
 use crate::iter::merge::Merge;
 use crate::iter::{Stored, ValuePtr, VersionCursor};
@@ -131,6 +131,37 @@ struct Target {
     until: Option<Bytes>,
 }
 
+/// How the keys of new leaves are divided, and what the one that is written has.
+struct Parts {
+    /// Keys of one, and how many more begin where one has so many.
+    keys: u64,
+    left: u64,
+    value_bytes_max: u64,
+    value_bytes: u64,
+}
+
+impl Parts {
+    fn new(leaves: NewLeaves, distinct_keys: u64) -> Self {
+        Self {
+            keys: distinct_keys.div_ceil(leaves.count.max(1)).max(1),
+            left: leaves.count.saturating_sub(1),
+            value_bytes_max: leaves.value_bytes_max,
+            value_bytes: 0,
+        }
+    }
+
+    /// Whether the next part begins with a key that has so many bytes of value, when so many keys
+    /// of this one are written.
+    fn next_begins(&mut self, written: u64, value_bytes: u64) -> bool {
+        let sum = self.value_bytes.saturating_add(value_bytes);
+        let by_keys = written >= self.keys && self.left > 0;
+        let begins = by_keys || (written > 0 && sum > self.value_bytes_max);
+        self.left -= u64::from(by_keys);
+        self.value_bytes = if begins { value_bytes } else { sum };
+        begins
+    }
+}
+
 struct Job<'a> {
     store: &'a Store,
     tree: &'a Tree,
@@ -140,8 +171,8 @@ struct Job<'a> {
     /// Bytes of keys, and of values, that an output may come to.
     index_bytes_hint: u64,
     value_bytes_hint: u64,
-    /// Keys at which the next new leaf begins; `None`: the leaves are given.
-    part_keys: Option<u64>,
+    /// Where the next new leaf begins; `None`: the leaves are given.
+    parts: Option<Parts>,
     target: Target,
     /// Targets still to come, in key order (spill).
     targets: VecDeque<Target>,
@@ -170,7 +201,8 @@ impl<'a> Job<'a> {
         let target = targets.pop_front().expect("every action has a target");
         let index_bytes: u64 = inputs.iter().map(|kvset| kvset.meta().kblock_bytes).sum();
         // Spread over the outputs, with some to spare; a low hint costs a few more objects.
-        let outputs = (targets.len() as u64 + 1).max(plan.new_leaves.unwrap_or(1));
+        let new_leaves = plan.new_leaves.map_or(1, |leaves| leaves.count);
+        let outputs = (targets.len() as u64 + 1).max(new_leaves);
         let share = |bytes: u64| if outputs == 1 { bytes } else { bytes / outputs * 2 };
         Self {
             store,
@@ -179,7 +211,7 @@ impl<'a> Job<'a> {
             action: plan.action,
             index_bytes_hint: share(index_bytes) + INDEX_BYTES_MIN,
             value_bytes_hint: share(plan.output_bytes.saturating_sub(index_bytes)),
-            part_keys: plan.new_leaves.map(|leaves| plan.distinct_keys.div_ceil(leaves).max(1)),
+            parts: plan.new_leaves.map(|leaves| Parts::new(leaves, plan.distinct_keys)),
             target,
             targets,
             rewritten: if plan.action == Action::Collect {
@@ -200,7 +232,11 @@ impl<'a> Job<'a> {
             self.next_target()?;
         }
         let written = self.builder.as_ref().map_or(0, KvsetBuilder::keys);
-        if self.part_keys.is_some_and(|keys| written >= keys) {
+        let value_bytes = match merge.stored() {
+            Stored::Extern(ptr) => u64::from(ptr.len),
+            Stored::Inline(_) | Stored::Tombstone => 0,
+        };
+        if self.parts.as_mut().is_some_and(|parts| parts.next_begins(written, value_bytes)) {
             self.next_part(key)?;
         }
         let bytes;

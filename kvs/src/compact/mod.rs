@@ -1,4 +1,6 @@
 //! Compaction: what, and how.
 
+#[cfg(test)]
+mod division_tests;
 pub(crate) mod job;
 pub(crate) mod pick;

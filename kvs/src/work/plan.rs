@@ -231,7 +231,7 @@ impl Store {
         };
         let free = self.pool.free_space();
         Limits {
-            leaf_bytes_max: self.needs.leaf_bytes_max(free),
+            leaf_bytes_max: self.needs.leaf_bytes_max(free).min(base.leaf_bytes_max),
             shortage: if self.is_refusing() { Some(Shortage::Full) } else { base.shortage },
             object_bytes: self.needs.object_bytes,
             room_bytes,

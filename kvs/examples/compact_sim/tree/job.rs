@@ -2,7 +2,7 @@
 
 use super::{CHUNK_LEN, DEAD, INLINE, Kvset, Leaf, Place, Tree, merged};
 use crate::key::{KvsetId, NodeId};
-use crate::pick::{Action, Limits, NodeShape, Plan, pick};
+use crate::pick::{Action, Limits, NewLeaves, NodeShape, Plan, pick};
 use mpool::MblockId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl Tree {
         entries: Vec<(u32, Place)>,
         job: &mut Job,
     ) -> Vec<(NodeId, Vec<(u32, Place)>)> {
-        if let Some(leaves) = plan.new_leaves {
+        if let Some(NewLeaves { count: leaves, .. }) = plan.new_leaves {
             let first = match plan.action {
                 Action::Join { with } => {
                     job.leaves_remove = vec![plan.node, with];

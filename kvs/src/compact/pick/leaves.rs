@@ -42,12 +42,14 @@ pub(super) struct Extremes {
     pub(super) kvsets: usize,
     pub(super) distinct_keys: u64,
     pub(super) kblock_bytes: u64,
+    pub(super) current_value_bytes: u64,
     pub(super) shadowed_bytes: u64,
     /// vblocks of one kvset.
     pub(super) vblocks: u64,
     pub(super) tombstone_pct: u64,
     pub(super) least_keys: u64,
     pub(super) least_kblock_bytes: u64,
+    pub(super) least_value_bytes: u64,
 }
 
 /// See the module.
@@ -73,11 +75,13 @@ impl Sums {
             kvsets: 0,
             distinct_keys: 0,
             kblock_bytes: 0,
+            current_value_bytes: 0,
             shadowed_bytes: 0,
             vblocks: 0,
             tombstone_pct: 0,
             least_keys: u64::MAX,
             least_kblock_bytes: u64::MAX,
+            least_value_bytes: u64::MAX,
         },
     };
 
@@ -93,11 +97,13 @@ impl Sums {
                 kvsets: leaf.kvsets.len(),
                 distinct_keys: leaf.distinct_keys,
                 kblock_bytes: leaf.kblock_bytes(),
+                current_value_bytes: leaf.current_value_bytes(),
                 shadowed_bytes: leaf.shadowed_bytes(),
                 vblocks: leaf.vblocks_max(),
                 tombstone_pct: percent(leaf.tombstones(), leaf.live_keys()),
                 least_keys: leaf.distinct_keys,
                 least_kblock_bytes: leaf.kblock_bytes(),
+                least_value_bytes: leaf.current_value_bytes(),
             },
         }
     }
@@ -115,11 +121,13 @@ impl Sums {
                 kvsets: one.kvsets.max(two.kvsets),
                 distinct_keys: one.distinct_keys.max(two.distinct_keys),
                 kblock_bytes: one.kblock_bytes.max(two.kblock_bytes),
+                current_value_bytes: one.current_value_bytes.max(two.current_value_bytes),
                 shadowed_bytes: one.shadowed_bytes.max(two.shadowed_bytes),
                 vblocks: one.vblocks.max(two.vblocks),
                 tombstone_pct: one.tombstone_pct.max(two.tombstone_pct),
                 least_keys: one.least_keys.min(two.least_keys),
                 least_kblock_bytes: one.least_kblock_bytes.min(two.least_kblock_bytes),
+                least_value_bytes: one.least_value_bytes.min(two.least_value_bytes),
             },
         }
     }

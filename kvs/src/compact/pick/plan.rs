@@ -53,9 +53,25 @@ pub(crate) struct Plan {
     /// About how many different keys the inputs have.
     pub(crate) distinct_keys: u64,
     /// New leaves that the keys are divided into; `None` if they go where there are leaves.
-    pub(crate) new_leaves: Option<u64>,
+    pub(crate) new_leaves: Option<NewLeaves>,
     /// What it may write, keys and values.
     pub(crate) output_bytes: u64,
+}
+
+/// How keys are divided into new leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NewLeaves {
+    /// So many, of as many keys each,
+    pub(crate) count: u64,
+    /// and more where one would have more bytes of values than this, and more than one key.
+    pub(crate) value_bytes_max: u64,
+}
+
+impl NewLeaves {
+    /// As many bytes of values as are there.
+    pub(super) const fn by_keys(count: u64) -> Self {
+        Self { count, value_bytes_max: u64::MAX }
+    }
 }
 
 impl Plan {

@@ -3,7 +3,8 @@
 //! It goes over the tree once and takes what was there when it was asked for:
 //!
 //! 1. Kvsets of the root that hold any of it go to the leaves, the oldest first.
-//! 2. Then one leaf after the other is merged into one kvset, with its values, in key order.
+//! 2. Then one leaf after the other is merged into one kvset, with its values, in key order; one
+//!    that is too long is split before, and its parts are taken.
 //!
 //! ```text
 //!   root   k9 | k8 k7      k9 was written after the question, and stays
@@ -16,7 +17,7 @@
 //! ending. A leaf that rewriting would not change is passed by. What cannot be done is passed
 //! by, too, and told.
 
-use super::rules::{is_dense, spill_of};
+use super::rules::{is_dense, is_one_job, is_too_long, spill_of, split};
 use super::{Action, KvsetShape, Limits, NodeShape, Plan, TreeShape, Why, fits};
 use crate::key::KvsetId;
 use std::collections::BTreeSet;
@@ -81,6 +82,14 @@ pub(crate) fn next(tree: &TreeShape, limits: Limits, asked: Asked<'_>) -> Next {
     if !asked.is_old || is_clean(leaf, limits, asked.vblock_bytes) {
         return Next::PassLeaf;
     }
+    if is_too_long(leaf, limits) {
+        let plan = split(leaf, limits, Why::Requested);
+        if fits(limits.room_bytes, plan.output_bytes) {
+            // A spill and a split wait for each other.
+            let may_begin = !tree.reshaping && !tree.is_busy(&tree.root);
+            return if may_begin { Next::Job(plan) } else { Next::WaitForAll };
+        }
+    }
     let plan = tree.plan(leaf, Action::KvCompact, Why::Requested);
     if !leaf.can_be_rewritten(limits) {
         let room_bytes = limits.room_bytes.saturating_sub(limits.kept_bytes);
@@ -102,11 +111,14 @@ fn spill(tree: &TreeShape, limits: Limits, asked: Asked<'_>) -> Next {
     if tree.is_busy(&tree.root) || tree.reshaping {
         return Next::WaitForAll;
     }
-    let plan =
-        |count: usize| spill_of(tree, &tree.root.kvsets[len - count..], limits, Why::Requested);
+    let inputs = |count: usize| &tree.root.kvsets[len - count..];
+    let plan = |count| spill_of(tree, inputs(count), limits, Why::Requested);
     let writes = |count| plan(count).output_bytes;
+    let can_go = |count: &usize| {
+        fits(limits.room_bytes, writes(*count)) && is_one_job(inputs(*count), limits)
+    };
     let most = asked.root.min(readable).min(limits.spill_max.max(1));
-    let Some(count) = (1..=most).rev().find(|count| fits(limits.room_bytes, writes(*count))) else {
+    let Some(count) = (1..=most).rev().find(can_go) else {
         let (need_bytes, room_bytes) = (writes(1), limits.room_bytes);
         return Next::GiveUpRoot(Obstacle::NoRoom { need_bytes, room_bytes });
     };
@@ -213,6 +225,26 @@ mod tests {
         deleted.leaves = [tree.leaves[0].clone(), two].into_iter().map(Arc::new).collect();
         let (action, ..) = job(next(&deleted, Limits::DEFAULT, asked(0, Some(1))));
         assert_eq!(action, "kv_compact");
+    }
+
+    /// A leaf of many bytes of values was one job, however long.
+    #[test]
+    fn a_leaf_that_is_too_long_is_split_before_its_parts_are_rewritten() {
+        let mut tree = tree(&[9], &[&[4, 3], &[2]]);
+        let limits = Limits { leaf_value_bytes_max: 10 * MIB, ..Limits::DEFAULT };
+        let shared = Asked { vblock_bytes: 16 * MIB, ..asked(0, Some(1)) };
+        assert_eq!(job(next(&tree, limits, asked(0, Some(0)))), ("split", 1, vec![4, 3]));
+        assert_eq!(job(next(&tree, limits, shared)).0, "kv_compact", "it is not");
+        tree.busy = Arc::new(BTreeSet::from([KvsetId::new(9)]));
+        assert_eq!(next(&tree, limits, asked(0, Some(0))), Next::WaitForAll, "a spill runs");
+        tree.busy = Arc::default();
+        tree.reshaping = true;
+        assert_eq!(next(&tree, limits, asked(0, Some(0))), Next::WaitForAll);
+        assert_eq!(job(next(&tree, limits, shared)).0, "kv_compact", "it waits for nobody");
+        tree.reshaping = false;
+        let cramped = Limits { room_bytes: MIB, ..limits };
+        let none = next(&tree, cramped, asked(0, Some(0)));
+        assert!(matches!(none, Next::GiveUpLeaf(Obstacle::NoRoom { .. })), "{none:?}");
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use super::garbage;
 use super::leaves::Extremes;
 use super::shape::{KVSET_BYTES, KvsetShape, Lands, NodeShape, Run, TreeShape};
-use super::{Action, Due, Limits, Plan, Shortage, Why, fits, greatest, length, percent};
+use super::size::{self, Extent};
+use super::{Action, Due, Limits, NewLeaves, Plan, Shortage, Why};
+use super::{LEAF_BYTES_MAX, fits, greatest, length, percent};
 use crate::key::NodeId;
 
 /// A root that is so many times over its limit goes before leaves are split: a spill and a split
@@ -53,7 +55,8 @@ pub(super) fn spill(tree: &TreeShape, limits: Limits, why: Why) -> Option<Plan> 
     let plan = |inputs| spill_of(tree, inputs, limits, why);
     let writes = |inputs| plan(inputs).output_bytes;
     let counts = (1..=root.len().min(limits.spill_max)).rev();
-    let inputs = counts.map(oldest).find(|inputs| fits(limits.room_bytes, writes(inputs)))?;
+    let mut one_job = counts.map(oldest).filter(|inputs| is_one_job(inputs, limits));
+    let inputs = one_job.find(|inputs| fits(limits.room_bytes, writes(inputs)))?;
     let pays = || tree.pays(killers(inputs, limits), writes(inputs));
     if limits.is_short() && root.len() < Limits::DEFAULT.spill_min && !pays() {
         return None;
@@ -61,13 +64,23 @@ pub(super) fn spill(tree: &TreeShape, limits: Limits, why: Why) -> Option<Plan> 
     Some(plan(inputs))
 }
 
-/// A spill of these.
-pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, why: Why) -> Plan {
+/// What a spill of these writes, but for what each kvset takes besides.
+fn spilled_bytes(inputs: &[KvsetShape], limits: Limits) -> u64 {
     let bytes = |kvset: &KvsetShape| {
         kvset.kblock_bytes + if limits.spill_moves_values { kvset.value_bytes } else { 0 }
     };
+    inputs.iter().map(bytes).sum()
+}
+
+/// Whether a spill of these is no longer than a job may be. One kvset goes down at least.
+pub(super) fn is_one_job(inputs: &[KvsetShape], limits: Limits) -> bool {
+    inputs.len() == 1 || spilled_bytes(inputs, limits) <= LEAF_BYTES_MAX
+}
+
+/// A spill of these.
+pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, why: Why) -> Plan {
     let new_leaves = tree.leaves.is_empty().then(|| leaves_for(tree, inputs, limits));
-    let kvsets = new_leaves.unwrap_or(length(tree.leaves.len()));
+    let kvsets = new_leaves.map_or(length(tree.leaves.len()), |leaves| leaves.count);
     Plan {
         node: tree.root.id,
         inputs: inputs.iter().map(|kvset| kvset.id).collect(),
@@ -76,7 +89,7 @@ pub(super) fn spill_of(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits, 
         vblocks: Vec::new(),
         distinct_keys: keys(inputs).min(tree.root.distinct_keys),
         new_leaves,
-        output_bytes: inputs.iter().map(bytes).sum::<u64>() + kvsets * KVSET_BYTES,
+        output_bytes: spilled_bytes(inputs, limits) + kvsets * KVSET_BYTES,
     }
 }
 
@@ -87,7 +100,7 @@ fn relocate(tree: &TreeShape, root: &[KvsetShape], (limits, why): (Limits, Why))
     if limits.spill_moves_values {
         return None;
     }
-    let is_small = |leaf: &NodeShape| size([leaf], limits) < 100 / JOIN_SHARE;
+    let is_small = |leaf: &NodeShape| size::of_leaf(leaf, limits) < 100 / JOIN_SHARE;
     let new_leaf = tree.lands == Lands::After && !tree.leaves.last().is_some_and(is_small);
     Some(Plan {
         node: NodeId::ROOT,
@@ -111,17 +124,17 @@ fn index_bytes(kvsets: &[KvsetShape]) -> u64 {
 }
 
 /// Leaves that the first spill of a tree makes: at least as many as a split would.
-fn leaves_for(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits) -> u64 {
-    let bytes: u64 = inputs.iter().map(|kvset| kvset.kblock_bytes).sum();
-    let keys = keys(inputs).min(tree.root.distinct_keys);
-    let size = size_of((keys, bytes), limits);
-    let for_growth = (size.saturating_mul(FIRST_SHARE) / 100).min(bytes / FIRST_BYTES_MIN);
-    halves(size).max(for_growth).clamp(1, keys.max(1))
-}
-
-/// Leaves of half the limit for so many percent of it.
-fn halves(size: u64) -> u64 {
-    size.saturating_mul(2).div_ceil(100)
+fn leaves_for(tree: &TreeShape, inputs: &[KvsetShape], limits: Limits) -> NewLeaves {
+    let extent = Extent {
+        keys: keys(inputs).min(tree.root.distinct_keys),
+        index_bytes: inputs.iter().map(|kvset| kvset.kblock_bytes).sum(),
+        value_bytes: inputs.iter().map(|kvset| kvset.value_bytes).sum(),
+    };
+    let size = extent.size(limits);
+    let by_bytes = extent.index_bytes / FIRST_BYTES_MIN;
+    let for_growth = (size.saturating_mul(FIRST_SHARE) / 100).min(by_bytes);
+    let count = size::halves(size).max(for_growth).clamp(1, extent.keys.max(1));
+    NewLeaves { count, value_bytes_max: size::part_value_bytes_max(limits) }
 }
 
 /// Rule 1, where something that cannot be read lies in the root: what is newer cannot go past it,
@@ -158,37 +171,34 @@ fn may_split(tree: &TreeShape, limits: Limits) -> bool {
     !tree.reshaping && !tree.is_busy(&tree.root) && !waits
 }
 
-/// A split of a leaf of so many percent of the limit.
-fn split(leaf: &NodeShape, size: u64, why: Why) -> Plan {
-    let parts = halves(size).clamp(2, leaf.distinct_keys.max(2));
-    let parts = usize::try_from(parts).unwrap_or(usize::MAX);
-    leaf.plan_of(&leaf.kvsets, Action::Split { parts }, why)
+/// A split of a leaf of more than one key into parts of half of what a leaf may have.
+pub(super) fn split(leaf: &NodeShape, limits: Limits, why: Why) -> Plan {
+    let parts = size::halves(size::of_leaf(leaf, limits)).clamp(2, leaf.distinct_keys.max(2));
+    let action = Action::Split { parts: usize::try_from(parts).unwrap_or(usize::MAX) };
+    let value_bytes_max = size::part_value_bytes_max(limits);
+    let new_leaves = Some(NewLeaves { count: parts, value_bytes_max });
+    Plan { new_leaves, ..leaf.plan_of(&leaf.kvsets, action, why) }
 }
 
-/// Rule 2. Under two keys there is nothing to split, whatever the limit.
+/// Whether a leaf has as much as one may have. Under two keys there is nothing to split, whatever
+/// the limit.
+pub(super) fn is_too_long(leaf: &NodeShape, limits: Limits) -> bool {
+    size::of_leaf(leaf, limits) >= 100 && leaf.distinct_keys >= 2
+}
+
+/// Rule 2.
 pub(super) fn leaf_keys(tree: &TreeShape, limits: Limits) -> Option<Due> {
     if !may_split(tree, limits) {
         return None;
     }
-    let may_be = |most: &Extremes| size_of((most.distinct_keys, most.kblock_bytes), limits) >= 100;
+    let may_be = |most: &Extremes| Extent::greatest(most).size(limits) >= 100;
     let leaf = greatest(tree, may_be, |leaf| {
-        let due = size([leaf], limits) >= 100 && leaf.distinct_keys >= 2 && tree.is_readable(leaf);
-        (due && fits(limits.room_bytes, leaf.index_bytes())).then(|| size([leaf], limits))
+        let due = is_too_long(leaf, limits) && tree.is_readable(leaf);
+        let fits = due && fits(limits.room_bytes, leaf.index_bytes());
+        fits.then(|| size::of_leaf(leaf, limits))
     })?;
-    let size = size([leaf], limits);
-    Some(Due { pressure: size, plan: split(leaf, size, Why::LeafKeys) })
-}
-
-/// How far leaves, taken as one, are over the limit, in percent, by keys or by bytes.
-fn size<'a>(leaves: impl IntoIterator<Item = &'a NodeShape>, limits: Limits) -> u64 {
-    let sum =
-        |(keys, bytes), leaf: &NodeShape| (keys + leaf.distinct_keys, bytes + leaf.kblock_bytes());
-    size_of(leaves.into_iter().fold((0, 0), sum), limits)
-}
-
-fn size_of((keys, bytes): (u64, u64), limits: Limits) -> u64 {
-    let bytes = percent(bytes, limits.leaf_bytes_max.max(1));
-    percent(keys, limits.leaf_keys_max.max(2)).max(bytes)
+    let pressure = size::of_leaf(leaf, limits);
+    Some(Due { pressure, plan: split(leaf, limits, Why::LeafKeys) })
 }
 
 /// Rule 7. Two neighbours that are small together become one leaf, so that what was deleted does
@@ -197,11 +207,9 @@ pub(super) fn join(tree: &TreeShape, limits: Limits) -> Option<Due> {
     if tree.reshaping || tree.is_busy(&tree.root) {
         return None;
     }
-    let may_be = |most: &Extremes| {
-        size_of((most.least_keys, most.least_kblock_bytes), limits) < 100 / JOIN_SHARE
-    };
+    let may_be = |most: &Extremes| Extent::least(most).size(limits) < 100 / JOIN_SHARE;
     let are_small = |pair: [&NodeShape; 2]| {
-        size(pair, limits) < 100 / JOIN_SHARE
+        Extent::of(pair).size(limits) < 100 / JOIN_SHARE
             && pair.iter().all(|leaf| tree.is_readable(leaf) && !tree.is_busy(leaf))
     };
     let pair = tree.leaves.find_pair(may_be, are_small)?;
@@ -231,12 +239,12 @@ pub(super) fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
 
 /// A split of a leaf that is merged whole, if it would have to be split soon.
 fn split_along(tree: &TreeShape, leaf: &NodeShape, limits: Limits) -> Option<Plan> {
-    let size = size([leaf], limits);
+    let is_grown = size::of_leaf(leaf, limits) >= 100 / GROWN_SHARE;
     let grows = percent(leaf.live_keys(), leaf.keys()) >= GROWS_PCT;
-    if !grows || size < 100 / GROWN_SHARE || limits.is_short() || !may_split(tree, limits) {
+    if !grows || !is_grown || limits.is_short() || !may_split(tree, limits) {
         return None;
     }
-    Some(split(leaf, size, Why::LeafLength))
+    Some(split(leaf, limits, Why::LeafLength))
         .filter(|plan| fits(limits.room_bytes, plan.output_bytes))
 }
 
@@ -311,12 +319,14 @@ pub(super) fn leaf_tombstones(tree: &TreeShape, limits: Limits) -> Option<Due> {
     Some(Due { pressure, plan: tree.plan(leaf, Action::KCompact, Why::Tombstones) })
 }
 
-/// Rule 5.
+/// Rule 5. A leaf that is too long is split first.
 pub(super) fn scatter(tree: &TreeShape, limits: Limits) -> Option<Due> {
     let may_be = |most: &Extremes| most.vblocks > limits.scatter_max;
     let leaf = greatest(tree, may_be, |leaf| {
-        let due =
-            !is_dense(leaf, limits) && leaf.can_be_rewritten(limits) && tree.is_readable(leaf);
+        let due = !is_dense(leaf, limits)
+            && !is_too_long(leaf, limits)
+            && leaf.can_be_rewritten(limits)
+            && tree.is_readable(leaf);
         Some(leaf.vblocks_max()).filter(|&vblocks| vblocks > limits.scatter_max && due)
     })?;
     let pressure = percent(leaf.vblocks_max(), limits.scatter_max);

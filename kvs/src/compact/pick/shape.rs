@@ -1,7 +1,7 @@
 //! PURE: what the picker sees of a tree, and the sums it forms of it.
 
 use super::leaves::LeafShapes;
-use super::plan::{Action, Plan, Why};
+use super::plan::{Action, NewLeaves, Plan, Why};
 use super::{COST_MAX, Limits, fits, length, percent};
 use crate::key::{KvsetId, NodeId};
 use mpool::MblockId;
@@ -231,6 +231,11 @@ impl NodeShape {
         self.sums.value_bytes
     }
 
+    /// Bytes of values that no newer kvset of the node shadows, about.
+    pub(super) fn current_value_bytes(&self) -> u64 {
+        part_of(self.value_bytes(), self.distinct_keys.min(self.keys()), self.keys())
+    }
+
     pub(super) fn kblock_bytes(&self) -> u64 {
         self.sums.kblock_bytes
     }
@@ -275,7 +280,7 @@ impl NodeShape {
             why,
             vblocks: Vec::new(),
             distinct_keys: self.distinct_keys.min(keys),
-            new_leaves: action.reshapes().then_some(parts),
+            new_leaves: action.reshapes().then_some(NewLeaves::by_keys(parts)),
             output_bytes: kblock_bytes + values + parts * KVSET_BYTES,
         }
     }

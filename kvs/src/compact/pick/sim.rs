@@ -215,7 +215,7 @@ impl Sim {
     fn apply(&mut self, plan: &Plan) {
         *self.totals.plans.entry((plan.why.as_str(), plan.action.as_str())).or_default() += 1;
         if plan.action == Action::Spill {
-            self.lay_out(plan.new_leaves);
+            self.lay_out(plan.new_leaves.map(|leaves| leaves.count));
             return self.spill(plan.inputs.len());
         }
         let at = self.leaves.iter().position(|leaf| leaf.id == plan.node).unwrap();
@@ -377,7 +377,8 @@ fn flushes_of_updates_stay_in_bounds() {
     let keys_pct = ratio(totals.keys_written, totals.keys_ingested);
     let values_pct = ratio(totals.values_written, totals.keys_ingested);
     let told = format!(
-        "keys {keys_pct} values {values_pct} space {} (first {}) root {} leaf {} leaves {} plans {:?}",
+        "keys {keys_pct} values {values_pct} space {} (first {}) root {} leaf {} leaves {} \
+         plans {:?}",
         totals.space_pct_max,
         first.space_pct_max,
         totals.root_len_max,

@@ -194,7 +194,9 @@ fn each_rule_has_its_plan() {
 #[test]
 fn the_first_leaves_have_room_to_grow() {
     let limits = Limits { leaf_keys_max: 1 << 20, ..LIMITS };
-    let leaves = |picture: &str, limits| pick(&tree(picture), limits).unwrap().new_leaves;
+    let leaves = |picture: &str, limits| {
+        pick(&tree(picture), limits).unwrap().new_leaves.map(|leaves| leaves.count)
+    };
     let of = |picture| leaves(picture, limits);
     assert_eq!(of("root: 300000 300000 300000 300000"), Some(5));
     assert_eq!(of("root: 300000 300000 300000 300000 = 640000"), Some(3), "as they are different");
@@ -366,6 +368,61 @@ fn a_leaf_of_many_bytes_is_split_before_it_no_longer_fits() {
     assert_eq!(plan("leaf: 250"), "split/5 leaf_keys 1: 1");
 }
 
+/// Leaves were split by their keys only: one with a million values of 1 MB was one job.
+#[test]
+fn a_leaf_of_many_bytes_of_values_is_split_before_it_is_too_long_a_job() {
+    let limits = Limits { leaf_value_bytes_max: 100 << 10, ..LIMITS };
+    let plan = |picture| told(pick(&tree(picture), limits));
+    assert_eq!(plan("leaf: 99"), "-");
+    assert_eq!(plan("leaf: 100"), "split/2 leaf_keys 1: 1");
+    assert_eq!(plan("leaf: 250"), "split/5 leaf_keys 1: 1");
+    assert_eq!(plan("leaf: 60 60 = 99"), "-", "what is shadowed does not count");
+    assert_eq!(plan("leaf: 60 60 = 100"), "split/2 leaf_keys 1: 1 2");
+    // It is not rewritten as a whole, but its parts are.
+    assert_eq!(plan("leaf: 100@900"), "split/2 leaf_keys 1: 1");
+    assert_eq!(
+        plan(
+            "root: 9*
+ leaf: 100@900"
+        ),
+        "-"
+    );
+    assert_eq!(plan("leaf: 99@900"), "kv_compact scatter 1: 1");
+    // Small ones are joined as before, if they are small by values, too.
+    assert_eq!(
+        plan(
+            "leaf: 12
+ leaf: 12"
+        ),
+        "join leaf_keys 1: 1 2"
+    );
+    assert_eq!(
+        plan(
+            "leaf: 12
+ leaf: 13"
+        ),
+        "-"
+    );
+    // Split on the way, where it is merged.
+    assert_eq!(plan("leaf: 20 20 20"), "split/2 leaf_length 1: 1 2 3");
+    // The first leaves, and the parts of a leaf, end at three quarters though they have few keys.
+    let first = pick(&tree("root: 100 100 100"), limits).unwrap().new_leaves.unwrap();
+    assert_eq!((first.count, first.value_bytes_max), (6, 75 << 10));
+    let parts = pick(&tree("leaf: 250"), limits).unwrap().new_leaves.unwrap();
+    assert_eq!((parts.count, parts.value_bytes_max), (5, 75 << 10));
+    let joined = pick(
+        &tree(
+            "leaf: 12
+ leaf: 12",
+        ),
+        limits,
+    )
+    .unwrap()
+    .new_leaves
+    .unwrap();
+    assert_eq!(joined, NewLeaves::by_keys(1));
+}
+
 /// When space is short, deletes go down to what they delete; what frees nothing is not written for
 /// each flush.
 #[test]
@@ -383,4 +440,13 @@ fn short_space_is_worth_early_work_where_it_pays() {
     assert_eq!(tight("leaf: 400/400 9000"), "k_compact leaf_length 1: 1 2");
     assert_eq!(tight("leaf: 9/9 9000"), "-");
     assert_eq!(tight("leaf: 9 9 9 9 9 9 9 9000"), "k_compact leaf_length 1: 1 2 3 4 5 6 7 8");
+}
+
+/// Memtables may be gigabytes, and a spill took up to eight.
+#[test]
+fn a_spill_takes_no_more_than_a_job_may_write() {
+    // Keys take 40 bytes: 20 M of them are 0.8 of 2.1 GB.
+    let plan = |picture| told(pick(&tree(picture), LIMITS));
+    assert_eq!(plan("root: 9 20000000 20000000 20000000"), "spill root_length 0: 3 4");
+    assert_eq!(plan("root: 9 9 60000000"), "spill root_length 0: 3", "one at least");
 }

@@ -61,6 +61,10 @@ pub(super) enum About {
         /// Bytes that the job goes over.
         bytes: u64,
     },
+    /// A leaf whose parts come next. If it cannot be split it is passed by.
+    Split {
+        end: Option<Bytes>,
+    },
 }
 
 impl About {
@@ -68,9 +72,13 @@ impl About {
         let Some(at) = tree.leaves.iter().position(|leaf| leaf.id == plan.node) else {
             return Self::Root;
         };
+        let end = end_of(tree, at);
+        if plan.action.reshapes() {
+            return Self::Split { end };
+        }
         let is_input = |kvset: &&Arc<Kvset>| plan.inputs.contains(&kvset.meta().id);
         let bytes = tree.leaves[at].kvsets.iter().filter(is_input).map(bytes_of).sum();
-        Self::Leaf { end: end_of(tree, at), bytes }
+        Self::Leaf { end, bytes }
     }
 }
 
@@ -230,9 +238,13 @@ impl Errand {
                 self.root_given_up |= matches!(step.about, About::Root);
             }
         }
-        if let About::Leaf { end, bytes } = step.about {
-            self.bytes_done += bytes;
-            self.move_to(end);
+        match step.about {
+            About::Leaf { end, bytes } => {
+                self.bytes_done += bytes;
+                self.move_to(end);
+            }
+            About::Split { end } if done.is_err() => self.move_to(end),
+            About::Split { .. } | About::Root => {}
         }
     }
 
@@ -258,8 +270,8 @@ impl Errand {
                 kvset.get()
             ),
             Obstacle::NoRoom { need_bytes, room_bytes } => format!(
-                "{place} is left as it is: to rewrite it takes {need_bytes} bytes, and there is room \
-                 for {room_bytes}; delete data, or grow a volume"
+                "{place} is left as it is: to rewrite it takes {need_bytes} bytes, and there is \
+                 room for {room_bytes}; delete data, or grow a volume"
             ),
         });
     }
@@ -330,4 +342,25 @@ fn end_of(tree: &Tree, at: usize) -> Option<Bytes> {
 /// Bytes that a rewriting of it goes over.
 fn bytes_of(kvset: &Arc<Kvset>) -> u64 {
     kvset.meta().kblock_bytes + kvset.meta().value_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The parts of a leaf that is split come next; one that cannot be split is passed by.
+    #[test]
+    fn after_a_split_the_parts_of_the_leaf_are_next() {
+        let todo = VecDeque::from([(KvsId::new(1), "k".into())]);
+        let mut errand = Errand::new(1, CompactionRequest::default(), todo);
+        let mut split = |done: &Result<()>| {
+            let about = About::Split { end: Some("m".into()) };
+            errand.step = Some(Step { number: 7, about, progress: Arc::default(), left_alone: 0 });
+            errand.end_step(7, done, 0);
+            (errand.next.clone(), errand.jobs, errand.problems_total)
+        };
+        assert_eq!(split(&Ok(())), (Some(Bytes::new()), 1, 0));
+        let refused = Error::Poisoned { cause: "a test".to_owned() };
+        assert_eq!(split(&Err(refused)), (Some("m".into()), 1, 1));
+    }
 }
