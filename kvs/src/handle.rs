@@ -75,11 +75,8 @@ impl Kvs {
             Tried::Answer(entry) => TryGet::Ready(entry),
             Tried::Cold(cold) => {
                 let (store, view) = (Arc::clone(store), Guard::into_inner(view));
-                let reads = &store.metrics.reads;
-                match cold {
-                    Cold::Index => reads.cold_index.add(1),
-                    Cold::Value(_) => reads.cold_value.add(1),
-                }
+                // Whether an index that is wanting must be read is known when it is read.
+                store.metrics.reads.cold_value.add(u64::from(matches!(cold, Cold::Value(_))));
                 let key = Bytes::copy_from_slice(key);
                 TryGet::Cold(ColdRead { store, view, kvs: self.id, key, at, cold })
             }

@@ -288,7 +288,7 @@ impl ReadMetrics {
         }
         let cold = (
             "cold_gets_total",
-            "Lookups that had to wait for the drive asynchronously, by what was missing.",
+            "Lookups that did not block and had to wait for the drive, by what was read first.",
         );
         emit(see, MetricKind::Counter, cold, &[("missing", "index")], cold_index.get());
         emit(see, MetricKind::Counter, cold, &[("missing", "value")], cold_value.get());

@@ -461,7 +461,7 @@ impl Store {
     /// A lookup in this database.
     pub(crate) fn lookup<'a>(&'a self, kvs: KvsId, key: &'a [u8], at: Revision) -> Lookup<'a> {
         let (metrics, damage) = (&self.metrics.reads, &self.metrics.damage);
-        Lookup { kvs, key, at, cache: &self.cache, metrics, damage }
+        Lookup { kvs, key, at, cache: &self.cache, metrics, damage, is_cold: false }
     }
 
     /// A KVS's tree in the current view.

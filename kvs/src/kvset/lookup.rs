@@ -35,6 +35,14 @@ pub(crate) enum Probe {
     Extern(Revision, ValuePtr),
 }
 
+/// What happens on the way to a probe's answer.
+pub(crate) enum Passed<'e> {
+    /// The filter cannot be read, so it excludes no key.
+    Filter(&'e Error),
+    /// A page was read from the drive.
+    Read,
+}
+
 /// `try_probe`'s answer when an index page is not resident.
 #[derive(Debug)]
 pub(crate) struct WouldBlock;
@@ -59,33 +67,41 @@ impl Kvset {
         !matches!(self.guarded(ask), Ok(Some(false)))
     }
 
-    /// What is held for `key`. Blocks if index pages are not resident. A filter that cannot be read
-    /// excludes no key: the search goes on without it, and `unfiltered` is called with the error.
+    /// What is held for `key`. Blocks if index pages are not resident; `passed` is told what was
+    /// met on the way.
     pub(crate) fn probe(
         &self,
         key: &[u8],
         hash: u64,
-        unfiltered: &dyn Fn(&Error),
+        passed: &dyn Fn(Passed<'_>),
     ) -> Result<Probe> {
         let Some(index) = self.kblock_of(key) else { return Ok(Probe::Miss) };
         let kblock = &self.kblocks[index];
+        let fetch = |page| {
+            let page = self.page(index, page)?;
+            if !matches!(page, PageRef::Mapped(_)) {
+                passed(Passed::Read);
+            }
+            Ok(page)
+        };
         let filter = || {
-            let asked = self.page(index, kblock.filter_page(hash)).and_then(|page| {
+            let asked = fetch(kblock.filter_page(hash)).and_then(|page| {
                 kblock.may_hold(&page, hash).map_err(|stop| self.stopped(index, &stop))
             });
             Ok(asked.unwrap_or_else(|error| {
-                unfiltered(&error);
+                passed(Passed::Filter(&error));
                 true
             }))
         };
-        let search = || search(kblock, key, filter, |page| self.page(index, page));
+        let search = || search(kblock, key, filter, fetch);
         self.guarded(search)?.map_err(|stop| match stop {
             Stop::Fetch(error) => error,
             Stop::Bad { page, reason } => self.page_corrupt(index, page, reason),
         })
     }
 
-    /// As [`probe`](Self::probe), but never blocks.
+    /// As [`probe`](Self::probe), but never blocks. `unfiltered` is told of a filter that cannot be
+    /// read.
     pub(crate) fn try_probe(
         &self,
         key: &[u8],

@@ -8,7 +8,7 @@
 use crate::damage::Met;
 use crate::error::Result;
 use crate::key::{KvsId, Revision, key_hash};
-use crate::read::get::{self, Cold, Entry, Extern, Located};
+use crate::read::get::{self, Cold, Entry, Extern, Located, Lookup};
 use crate::store::Store;
 use crate::view::View;
 use bytes::Bytes;
@@ -45,9 +45,13 @@ pub struct ColdRead {
 impl ColdRead {
     /// Completes it on this thread.
     pub fn wait(self) -> Result<Option<Entry>> {
-        let store = &self.store;
-        get::get(&self.view, store.lookup(self.kvs, &self.key, self.at))
-            .inspect_err(|error| store.note_damage(Met::Get, error))
+        get::get(&self.view, self.lookup())
+            .inspect_err(|error| self.store.note_damage(Met::Get, error))
+    }
+
+    fn lookup(&self) -> Lookup<'_> {
+        let is_cold = matches!(self.cold, Cold::Index);
+        Lookup { is_cold, ..self.store.lookup(self.kvs, &self.key, self.at) }
     }
 
     /// Bytes of the value that the read will bring, where the index page that says so is resident.
@@ -67,7 +71,7 @@ impl ColdRead {
         }
         let pool = Arc::clone(&self.store.pool);
         let job = move || {
-            let located = get::locate(&self.view, self.store.lookup(self.kvs, &self.key, self.at));
+            let located = get::locate(&self.view, self.lookup());
             let located = located.inspect_err(|error| self.store.note_damage(Met::Get, error));
             done(located.map(|located| match located {
                 Located::Answer(entry) => TryGet::Ready(entry),
@@ -99,6 +103,54 @@ impl ColdRead {
                     done(found.inspect_err(|error| store.note_damage(Met::Get, error)));
                 }),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::db::Database;
+    use crate::options::{Durability, Options};
+
+    fn open(dir: &std::path::Path, background_threads: u64) -> Database {
+        let mut options =
+            Options { background_threads, value_cache_bytes: Some(0), ..Options::default() };
+        options.pool.allow_buffered = true;
+        options.pool.allow_volatile = true;
+        options.pool.grow_step_bytes = 16 << 20;
+        options.pool.capacity_bytes_max = 1 << 30;
+        Database::open(dir, options).unwrap()
+    }
+
+    /// Lookups that found the index unverified were counted among those that wait for the drive,
+    /// though it had been read ahead: the first of each page after a flush or an open.
+    #[test]
+    fn a_lookup_is_cold_for_the_index_where_that_is_read_from_the_drive() {
+        // What a flush does in the background reads its index ahead.
+        for (background_threads, expected) in [(1, 0), (0, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            let db = open(dir.path(), background_threads);
+            let kvs = db.create_kvs("a").unwrap();
+            kvs.put(b"cat", b"meow", Durability::Off).unwrap();
+            db.flush().unwrap();
+            let counted = || db.store().metrics.reads.cold_index.get();
+            let TryGet::Cold(read) = kvs.try_get(b"cat").unwrap() else {
+                panic!("no page of the index is verified yet");
+            };
+            assert_eq!(counted(), 0, "nothing is known yet");
+            if background_threads == 1 {
+                assert_eq!(read.wait().unwrap().unwrap().value, "meow");
+            } else {
+                let (told, hears) = std::sync::mpsc::channel();
+                read.submit(Box::new(move |outcome| told.send(outcome).unwrap()));
+                assert_eq!(hears.recv().unwrap().unwrap().unwrap().value, "meow");
+            }
+            assert_eq!(counted(), expected, "{background_threads}");
+            assert!(matches!(kvs.try_get(b"cat").unwrap(), TryGet::Ready(Some(_))));
+            assert_eq!(counted(), expected, "a lookup that is ready is not cold");
+            db.close().unwrap();
         }
     }
 }

@@ -18,10 +18,11 @@ use crate::damage::{DamageMetrics, Met};
 use crate::error::{Error, Result, Scope};
 use crate::iter::ValuePtr;
 use crate::key::{KvsId, Revision, key_hash};
-use crate::kvset::{Kvset, Probe, WouldBlock};
+use crate::kvset::{Kvset, Passed, Probe, WouldBlock};
 use crate::metrics::ReadMetrics;
 use crate::view::View;
 use bytes::Bytes;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// A value and the revision of the batch that wrote it.
@@ -43,6 +44,9 @@ pub(crate) struct Lookup<'a> {
     pub(crate) cache: &'a ValueCache,
     pub(crate) metrics: &'a ReadMetrics,
     pub(crate) damage: &'a DamageMetrics,
+    /// It was begun by one that does not block, and found the index wanting: what it reads of that
+    /// is counted.
+    pub(crate) is_cold: bool,
 }
 
 impl Lookup<'_> {
@@ -122,7 +126,16 @@ pub(crate) fn locate(view: &View, lookup: Lookup<'_>) -> Result<Located> {
     find_place(view, lookup).map_err(|error| damaged(view, lookup, error))
 }
 
+/// Pages that are in memory and were not verified yet make a lookup cold as well, but it is no read
+/// of the drive that it waits for then.
 fn find_place(view: &View, lookup: Lookup<'_>) -> Result<Located> {
+    let has_read = Cell::new(false);
+    let place = search_place(view, lookup, &has_read);
+    lookup.metrics.cold_index.add(u64::from(lookup.is_cold && has_read.get()));
+    place
+}
+
+fn search_place(view: &View, lookup: Lookup<'_>, has_read: &Cell<bool>) -> Result<Located> {
     let hash = key_hash(lookup.kvs, lookup.key);
     match from_memory(view, lookup, hash, |_| true) {
         Some(Known::Answer(answer)) => return Ok(Located::Answer(answer)),
@@ -135,7 +148,11 @@ fn find_place(view: &View, lookup: Lookup<'_>) -> Result<Located> {
             continue;
         }
         lookup.metrics.kvsets_probed.add(1);
-        let probe = kvset.probe(lookup.key, hash, &|error| lookup.unfiltered(view, error))?;
+        let passed = |what: Passed<'_>| match what {
+            Passed::Filter(error) => lookup.unfiltered(view, error),
+            Passed::Read => has_read.set(true),
+        };
+        let probe = kvset.probe(lookup.key, hash, &passed)?;
         match step(view, lookup, hash, kvset, probe) {
             Step::Answer(answer) => return Ok(Located::Answer(answer)),
             Step::Extern(place) => return Ok(Located::Value(place)),

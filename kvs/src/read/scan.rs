@@ -41,18 +41,30 @@ pub(crate) fn visible(
     let pool = Arc::clone(&store.pool);
     let fits = move || {
         let reaper = pool.reaper();
-        tree.as_ref().is_none_or(|tree| fit(tree, reaper.room(), reaper.stats().budget_bytes))
+        let memory = Memory { room: reaper.room(), budget_bytes: reaper.stats().budget_bytes };
+        tree.as_ref().is_none_or(|tree| {
+            let absent = || tree.kvsets().map(|kvset| kvset.absent_value_bytes()).sum();
+            fit(tree.totals().value_bytes, absent, memory)
+        })
     };
     let ahead = ScanAhead::new(&store.read_ahead, Box::new(fits));
     Visible::new(merged(view, kvs, (holes, &ahead)), at, range).with_dead(dead)
 }
 
-/// Whether all values of a tree can be in memory: there is room for those that are not. Kvsets
-/// count those only where the budget takes all values of the tree, because the count takes time.
-fn fit(tree: &Tree, room: u64, budget_bytes: u64) -> bool {
-    let bytes = tree.totals().value_bytes;
-    let absent = || tree.kvsets().map(|kvset| kvset.absent_value_bytes()).sum::<u64>();
-    bytes <= room || (bytes <= budget_bytes && absent() <= room)
+/// What the governor has for values.
+#[derive(Clone, Copy)]
+struct Memory {
+    /// Bytes that may enter.
+    room: u64,
+    /// Bytes that all may take, what is there among them.
+    budget_bytes: u64,
+}
+
+/// Whether so many bytes of values can all be in memory: there is room for those that are `absent`.
+/// These are counted only where the budget takes all values, because the count takes time.
+fn fit(value_bytes: u64, absent: impl FnOnce() -> u64, memory: Memory) -> bool {
+    let Memory { room, budget_bytes } = memory;
+    value_bytes <= room || (value_bytes <= budget_bytes && absent() <= room)
 }
 
 /// All sources of a KVS in a view, newest first, merged.
@@ -317,6 +329,28 @@ mod tests {
         let edit = TreeEdit { add, leaves_add, ..TreeEdit::default() };
         let tree = Tree::new(kvs.id(), "k").edited(&edit, &|_| 1 << 20);
         (db, tree)
+    }
+
+    #[test]
+    fn values_fit_where_there_is_room_for_those_that_are_absent() {
+        let memory = Memory { room: 10, budget_bytes: 20 };
+        // Bytes of values, of which absent, if these need a count; whether they fit.
+        let table = [
+            (0, None, true),
+            (10, None, true),
+            (11, Some(0), true),
+            (11, Some(10), true),
+            (11, Some(11), false),
+            (20, Some(10), true),
+            (20, Some(20), false),
+            (21, None, false),
+        ];
+        for (bytes, absent, expected) in table {
+            let mut left = absent;
+            let count = || left.take().expect("it needs no count");
+            assert_eq!(fit(bytes, count, memory), expected, "{bytes} {absent:?}");
+            assert_eq!(left, None, "{bytes} {absent:?}");
+        }
     }
 
     /// A merge within a leaf was turned round, all of its kvsets, to take back one step of one of

@@ -14,7 +14,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     Class, Map, Mcache,
-    map::{ReadDone, pages_of},
+    map::{PageRef, ReadDone, pages_of},
     mapping::Mapping,
     object::Object,
     pages::{Leave, Owned, PAGE_BYTES, PAGE_LEN, Take},
@@ -40,14 +40,15 @@ impl Map {
         object: &'o Object,
         page: u32,
         verify: fn(&[u8]) -> bool,
-    ) -> Result<Option<&'o [u8]>> {
+    ) -> Result<Option<PageRef<'o>>> {
         let Some(mapping) = &object.mapping else { return Ok(None) };
         object.states.touch(page);
         // A page that is resident but unverified is owned as well while it is checked, so that the
         // verdict is about the residency it is recorded for.
         let Some(owner) = object.states.own(page, Take::Readable) else { return Ok(None) };
         let span = object.page(page);
-        if !owner.was().is_resident() {
+        let was_resident = owner.was().is_resident();
+        if !was_resident {
             self.mcache.room.take_anyway(PAGE_BYTES);
             if !self.populate(mapping, object, span) {
                 return Ok(None);
@@ -66,7 +67,8 @@ impl Map {
             return Err(self.verify_failed(object, u64::from(page) * PAGE_BYTES));
         }
         owner.release(Leave::Verified);
-        Ok(Some(bytes))
+        let page = if was_resident { PageRef::Mapped(bytes) } else { PageRef::Filled(bytes) };
+        Ok(Some(page))
     }
 
     /// Whether the pages of `range`, which are not all resident, are worth their place in memory.
@@ -185,7 +187,8 @@ impl Map {
             }
             Err(error) => {
                 self.mcache.metrics.fill_errors.add(1);
-                tracing::warn!(offset = span.offset, len = span.len, %error, "populating failed; reading directly");
+                let Span { offset, len } = span;
+                tracing::warn!(offset, len, %error, "populating failed; reading directly");
                 false
             }
         }

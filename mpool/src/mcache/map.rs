@@ -79,8 +79,10 @@ impl Class {
 /// One page (4 KiB) of an object.
 #[derive(Debug)]
 pub enum PageRef<'a> {
-    /// In the volume's mapping.
+    /// In the volume's mapping, where it was.
     Mapped(&'a [u8]),
+    /// In the volume's mapping, and read from the drive into it for this.
+    Filled(&'a [u8]),
     /// Read into a buffer, where there is no map or the page cannot be had through it now.
     Read(IoBuf),
 }
@@ -90,7 +92,7 @@ impl Deref for PageRef<'_> {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Mapped(bytes) => bytes,
+            Self::Mapped(bytes) | Self::Filled(bytes) => bytes,
             Self::Read(buf) => buf,
         }
     }
@@ -208,8 +210,8 @@ impl Map {
         if offset >= object.padded_bytes() {
             return Err(beyond_the_end(object, offset));
         }
-        if let Some(bytes) = self.fill_page(object, page, verify)? {
-            return Ok(PageRef::Mapped(bytes));
+        if let Some(page) = self.fill_page(object, page, verify)? {
+            return Ok(page);
         }
         let mut buf = IoBuf::zeroed(PAGE_LEN);
         self.read_direct(object, offset..offset + PAGE_BYTES, &mut buf)?;

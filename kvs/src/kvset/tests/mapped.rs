@@ -3,6 +3,7 @@
 use super::*;
 use crate::iter::VersionCursor;
 use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn file_pool(dir: &std::path::Path) -> Arc<Pool> {
     let options = mpool::Options {
@@ -211,5 +212,52 @@ fn a_scan_of_what_fits_brings_it_into_memory() {
         assert!(first < stored / 4, "{first} of {stored} past the map");
         let again = scan(true, reverse);
         assert!(again < stored / 8, "{again} of {stored} past the map, again");
+    }
+}
+
+/// Whether values fit is asked once, when a stream has been followed for a while; if they do, each
+/// further vblock is read into memory from its second value on, and if not, none is.
+#[test]
+fn a_scan_that_has_shown_to_be_long_brings_in_further_vblocks_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = file_pool(dir.path());
+    let model = long_model();
+    let kvset = build_and_open(&pool, &model);
+    let values = kvset.values.as_ref().unwrap();
+    values.preload().unwrap();
+    let has_room = values.resident_bytes() >= kvset.meta().value_bytes;
+    let past_the_map = || pool.metrics().read_bytes() + values.stats().direct_reads * 8192;
+    for fits in [true, false] {
+        values.purge();
+        let asked = Arc::new(AtomicU64::new(0));
+        let ask = Arc::clone(&asked);
+        let fits_or_not = move || {
+            ask.fetch_add(1, Ordering::Relaxed);
+            fits
+        };
+        let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(fits_or_not));
+        let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));
+        cursor.seek_first().unwrap();
+        let (mut seen, mut seen_before, mut bytes_after) = (0u64, 0, 0);
+        while cursor.valid() {
+            assert_eq!(cursor.value().unwrap(), model[cursor.key()].value.as_deref().unwrap());
+            cursor.next().unwrap();
+            seen += 1;
+            if asked.load(Ordering::Relaxed) == 0 {
+                (seen_before, bytes_after) = (seen, past_the_map());
+            }
+        }
+        assert!((100..1000).contains(&seen_before), "it is asked after {seen_before} values");
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        let bytes_after = past_the_map() - bytes_after;
+        let stored_after = (seen - seen_before) * 1000;
+        // The first value of each vblock is read alone, as by a lookup.
+        let first_bytes = kvset.meta().vblocks.len() as u64 * 8192;
+        if !fits {
+            assert!(values.resident_bytes() <= first_bytes, "{}", values.resident_bytes());
+        } else if has_room {
+            assert!(bytes_after < stored_after / 8, "{bytes_after} of {stored_after}");
+            assert!(values.resident_bytes() > stored_after * 9 / 10);
+        }
     }
 }
