@@ -32,7 +32,7 @@ use std::sync::Arc;
 const CHUNK_BYTES_MAX: u64 = 256 << 10;
 const CHUNK_BYTES_MIN: u64 = 16 << 10;
 /// Most bytes in the chunks of one reader.
-const HELD_BYTES_USER: u64 = 4 << 20;
+pub(super) const HELD_BYTES_USER: u64 = 4 << 20;
 const HELD_BYTES_COMPACTION: u64 = 8 << 20;
 /// Unreferenced bytes that a stream may skip and still be one: reading them is cheaper than another
 /// request.
