@@ -33,6 +33,7 @@ use crate::{
     tidy::{Chore, Progress},
     volume::Volumes,
 };
+use parking_lot::Mutex;
 use std::sync::Arc;
 
 /// Zeros written in one step.
@@ -48,11 +49,15 @@ pub(crate) struct JournalChore {
     growth: Growth,
 }
 
+/// What keeps the journal's logs from being free. The chore exchanges them when the journal has
+/// moved; the pool holds them, too, and lets go of them when no chore is left that could take them
+/// for free space.
+pub(crate) type JournalLogs = Arc<Mutex<[Lease; 2]>>;
+
 /// Where the journal lives.
 struct Home {
     anchor: Arc<Anchor>,
-    /// Give the extents back when the journal has moved.
-    leases: [Lease; 2],
+    leases: JournalLogs,
 }
 
 /// Where it will live.
@@ -74,17 +79,19 @@ impl JournalChore {
         volume: &Arc<Volumes>,
         space: &Arc<Space>,
         anchor: Arc<Anchor>,
-    ) -> Self {
-        let leases = anchor.superblock().logs.map(|log| space.adopt(vec![log.extent()]));
-        Self {
+    ) -> (Self, JournalLogs) {
+        let logs = anchor.superblock().logs;
+        let leases = Arc::new(Mutex::new(logs.map(|log| space.adopt(vec![log.extent()]))));
+        let chore = Self {
             journal: Arc::clone(journal),
             volume: Arc::clone(volume),
             space: Arc::clone(space),
             background: Background::default(),
-            home: Home { anchor, leases },
+            home: Home { anchor, leases: Arc::clone(&leases) },
             next: None,
             growth: Growth::Possible,
-        }
+        };
+        (chore, leases)
     }
 
     /// Finds room for longer logs.
@@ -113,7 +120,7 @@ impl JournalChore {
         let next = self.next.take().expect("it has moved to them");
         let bytes = next.logs()[0].len;
         // The old ones are freed here.
-        self.home.leases = next.leases;
+        *self.home.leases.lock() = next.leases;
         self.volume.metrics().journal_moves.add(1);
         tracing::info!(bytes, "the pool's journal has moved to longer logs");
     }
@@ -155,5 +162,27 @@ impl Chore for JournalChore {
             self.growth = Growth::Fixed;
             Progress::More
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Options, Pool, ReturnOptions, SimDevice};
+    use std::sync::Arc;
+
+    /// A pool that ends lets go of its chores one after the other. What the journal's chore let go
+    /// of was free then, and what was not gone yet cut it off the volume: no journal was left.
+    #[test]
+    #[expect(clippy::used_underscore_binding, reason = "the pool only keeps it")]
+    fn the_journal_outlives_its_chore() {
+        let returning = ReturnOptions { after_s: 0, ..ReturnOptions::default() };
+        let options =
+            Options { background: false, returning: Some(returning), ..Options::default() };
+        let device = SimDevice::new(64 << 20);
+        let pool = Pool::create(Arc::new(device.clone()), &options).unwrap();
+        pool._journal_chore.end();
+        while pool.tidy() {}
+        drop(pool);
+        Pool::open(Arc::new(device), &options).unwrap();
     }
 }

@@ -331,8 +331,8 @@ pub(crate) fn open_on(
     let io = if options.read_only { IoBackend::Threads } else { options.io };
     let queue = Arc::new(IoQueue::new(Arc::clone(volume), io, options.queue_depth)?);
     let table = journal.read(|catalog| table_of((uuid, catalog), volume, &space, &mcache));
-    let journal_chore = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
-    let journal_chore = tidy.bell().add(Box::new(journal_chore))?;
+    let (chore, journal_logs) = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
+    let journal_chore = tidy.bell().add(Box::new(chore))?;
     let return_chore = match &options.returning {
         Some(returning) if !options.read_only => {
             let chore = ReturnChore::new(&space, volume, returning, options.background);
@@ -349,6 +349,7 @@ pub(crate) fn open_on(
     let pool = Arc::new(Pool {
         zone_chore: OnceLock::new(),
         _journal_chore: journal_chore,
+        _journal_logs: journal_logs,
         _return_chore: return_chore,
         tidy,
         uuid,

@@ -22,6 +22,7 @@ use crate::{
     id::{MblockId, MdcId, SegmentId},
     io::queue::{IoQueue, Priority},
     journal::{Journal, owner_word},
+    journal_chore::JournalLogs,
     mblock::{Finished, Mblock, MblockWriter, Sink, sums},
     mcache::{Class, Map, MapStats, Mcache},
     mdc::{
@@ -66,6 +67,8 @@ pub struct Pool {
     pub(crate) _journal_chore: Registered,
     pub(crate) _return_chore: Option<Registered>,
     pub(crate) tidy: Tidy,
+    /// After all chores.
+    pub(crate) _journal_logs: JournalLogs,
     pub(crate) uuid: [u8; 16],
     pub(crate) anchor: Arc<Anchor>,
     pub(crate) journal: Arc<Journal>,

@@ -253,8 +253,9 @@ impl Shared {
     }
 }
 
-impl Drop for Registered {
-    fn drop(&mut self) {
+impl Registered {
+    /// Takes the chore off.
+    pub(crate) fn end(&self) {
         let removed = {
             let mut state = self.shared.state.lock();
             let at = state.chores.iter().position(|(id, _)| *id == self.id);
@@ -262,6 +263,12 @@ impl Drop for Registered {
         };
         drop(removed);
         let_go(&self.turn);
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
