@@ -10,6 +10,7 @@
 //! through their handles.
 
 use crate::cache::ValueCache;
+use crate::compact::pick::VblockIndex;
 use crate::dead::hints::Hints;
 use crate::error::{Error, Result, Scope};
 use crate::health;
@@ -38,7 +39,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority, ScrubTarget};
 use parking_lot::{Condvar, Mutex};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -63,6 +64,8 @@ pub(crate) struct Store {
     /// Last revision that readers may see.
     pub(crate) visible: AtomicU64,
     pub(crate) jobs: Mutex<Jobs>,
+    /// What the picker has found of vblocks, by tree.
+    pub(crate) vblock_indexes: Mutex<BTreeMap<KvsId, VblockIndex>>,
     /// KVSs with garbage that delays writers, and in which nothing is due and nothing runs.
     pub(crate) helpless: Mutex<BTreeSet<KvsId>>,
     /// Rung when `jobs`, the sealed memtables or the trees change.
@@ -153,6 +156,7 @@ impl Store {
             versions: Mutex::new(versions),
             cache: Arc::new(ValueCache::new(cache_bytes)),
             jobs: Mutex::default(),
+            vblock_indexes: Mutex::default(),
             helpless: Mutex::default(),
             bell: Condvar::new(),
             next_kvset,

@@ -163,6 +163,11 @@ impl Tree {
         self.vblocks.len() as u64
     }
 
+    /// How long a vblock is that a kvset refers to.
+    pub(crate) fn vblock_bytes(&self, id: MblockId) -> u64 {
+        self.vblocks.get(&id).expect("counted when the kvset came").len_bytes
+    }
+
     /// About how many different keys it has, tombstones among them.
     pub(crate) const fn distinct_keys(&self) -> u64 {
         self.distinct_keys
@@ -218,7 +223,7 @@ impl Tree {
         totals.tombstones += meta.tombstones;
         totals.kblock_bytes += meta.kblock_bytes;
         totals.value_bytes += meta.value_bytes;
-        for (id, bytes) in &meta.vblocks {
+        for (id, bytes) in meta.vblocks.iter() {
             let used = self.vblocks.get(id).copied().unwrap_or_else(|| {
                 let len_bytes = len_of(*id);
                 totals.vblock_bytes += len_bytes;
@@ -236,7 +241,7 @@ impl Tree {
         totals.tombstones -= meta.tombstones;
         totals.kblock_bytes -= meta.kblock_bytes;
         totals.value_bytes -= meta.value_bytes;
-        for (id, bytes) in &meta.vblocks {
+        for (id, bytes) in meta.vblocks.iter() {
             let used = *self.vblocks.get(id).expect("counted when the kvset came");
             if used.kvsets == 1 {
                 totals.vblock_bytes -= used.len_bytes;

@@ -25,6 +25,8 @@ pub(crate) struct Outcome {
     put_bytes: u64,
     written_bytes: u64,
     read_bytes: u64,
+    put_keys: u64,
+    written_keys: u64,
     most: f64,
     end: f64,
     quiet: f64,
@@ -42,11 +44,13 @@ impl fmt::Display for Outcome {
         let put = self.put_bytes as f64;
         write!(
             f,
-            "{:<34} {:>9.1} {:>6.2} {:>6.2} {:>6.2} {:>6.2} {:>6.2} {:>7.1} {:>7.1} {:>7.1} {:>5} {:>5} {:>7.0}",
+            "{:<34} {:>9.1} {:>6.2} {:>6.2} {:>6.2} {:>6.2} {:>6.2} {:>6.2} {:>7.1} {:>7.1} \
+             {:>7.1} {:>5} {:>5} {:>7.0}",
             self.name,
             put / 1e9,
             self.written_bytes as f64 / put,
             self.read_bytes as f64 / put,
+            self.written_keys as f64 / self.put_keys as f64,
             self.most,
             self.end,
             self.quiet,
@@ -115,6 +119,8 @@ impl Clock {
             put_bytes: 0,
             written_bytes: 0,
             read_bytes: 0,
+            put_keys: 0,
+            written_keys: 0,
             most: 0.0,
             end: 0.0,
             quiet: 0.0,
@@ -165,6 +171,7 @@ impl Clock {
             (bytes as f64 / rate).max(self.tree.keys_of(writes.len() as u64) as f64 * WRITE_S);
         self.advance(self.now + takes + delay);
         self.told.put_bytes += bytes;
+        self.told.put_keys += self.tree.keys_of(writes.len() as u64);
         // The log.
         self.told.written_bytes += bytes;
         for write in writes {
@@ -248,6 +255,7 @@ impl Clock {
             let lasts = bytes / DRIVE_BYTES_PER_S + job.keys as f64 * KEY_S;
             self.told.longest_s = self.told.longest_s.max(lasts);
             self.told.read_bytes += job.read_bytes;
+            self.told.written_keys += job.written_keys;
             self.told.written_bytes += job.written_bytes;
             self.compaction = Some((self.now + lasts, job));
         }

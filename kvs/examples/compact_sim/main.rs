@@ -16,6 +16,7 @@
 //! | put | bytes of keys and values put |
 //! | WA | bytes written over bytes put: log, flushes, compactions |
 //! | RA | bytes that compactions read over bytes put |
+//! | keys | how often compactions write a key, on average |
 //! | most | bytes of kvsets over bytes that live: the highest after the load |
 //! | end, quiet | the same when all that was due is done, and when a quiet store has tidied up |
 //! | job s | longest job |
@@ -66,11 +67,12 @@ mod tree;
 fn main() {
     let filters: Vec<String> = std::env::args().skip(1).collect();
     println!(
-        "{:<34} {:>9} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>7} {:>7} {:>5} {:>5} {:>7}",
+        "{:<34} {:>9} {:>6} {:>6} {:>6} {:>6} {:>6} {:>6} {:>7} {:>7} {:>7} {:>5} {:>5} {:>7}",
         "load",
         "put GB",
         "WA",
         "RA",
+        "keys",
         "most",
         "end",
         "quiet",

@@ -7,7 +7,7 @@ pub(crate) use job::Job;
 use crate::key::{KvsetId, NodeId};
 use crate::loads::{Load, Write};
 use crate::pick::{
-    ChunkShape, KvsetShape, Lands, LeafShapes, Limits, NodeShape, TreeShape, VblockShape,
+    ChunkShape, KvsetShape, Lands, LeafShapes, Limits, NodeShape, TreeShape, VblockIndex,
     pick_needs_vblocks,
 };
 use mpool::MblockId;
@@ -36,8 +36,9 @@ struct Kvset {
     age: (u64, u64),
     /// By key.
     entries: Arc<Vec<(u32, Place)>>,
-    /// By place.
+    /// Keys by place, and their bytes by vblock.
     refs: Vec<(Place, u64)>,
+    ref_bytes: Arc<[(MblockId, u64)]>,
     /// Keys whose values lie in vblocks.
     value_keys: u64,
     tombstones: u64,
@@ -62,6 +63,7 @@ pub(crate) struct Tree {
     leaves: Vec<Leaf>,
     vblocks: HashMap<Place, Vblock>,
     vblock_keys: u64,
+    index: VblockIndex,
     /// Keys of the simulation that kvsets point with, and bytes of all their kblocks.
     value_keys: u64,
     index_bytes: u64,
@@ -86,6 +88,7 @@ impl Tree {
             leaves: Vec::new(),
             vblocks: HashMap::new(),
             vblock_keys: 0,
+            index: VblockIndex::default(),
             value_keys: 0,
             index_bytes: 0,
             root_told: None,
@@ -176,7 +179,9 @@ impl Tree {
         let refs: Vec<(Place, u64)> = refs.into_iter().collect();
         let value_keys = refs.iter().map(|(_, keys)| keys).sum();
         self.value_keys += value_keys;
-        Kvset { id, age, entries: Arc::new(entries), refs, value_keys, tombstones }
+        let bytes = |keys: u64| keys * self.scale * self.value_bytes;
+        let ref_bytes = refs.iter().map(|(place, keys)| (id_of(*place), bytes(*keys))).collect();
+        Kvset { id, age, entries: Arc::new(entries), refs, ref_bytes, value_keys, tombstones }
     }
 
     fn let_go(&mut self, kvset: &Kvset) {
@@ -249,6 +254,7 @@ impl Tree {
             kblock_bytes: self.index_of(kvset),
             value_bytes: kvset.value_keys * self.scale * self.value_bytes,
             vblocks: kvset.refs.len() as u64,
+            refs: Arc::clone(&kvset.ref_bytes),
         };
         NodeShape::new(id, kvsets.iter().map(kvset).collect(), distinct * self.scale)
     }
@@ -279,7 +285,8 @@ impl Tree {
             lands: self.root.last().map_or(Lands::Apart, |oldest| self.lands(oldest)),
             busy: Arc::new(self.busy.clone()),
             unreadable: Arc::default(),
-            vblocks: Vec::new(),
+            vblocks: Arc::default(),
+            held: Arc::default(),
             vblock_bytes: self.vblock_keys * self.scale * self.value_bytes,
             value_bytes: self.value_keys * self.scale * self.value_bytes,
             distinct_keys: in_leaves + fresh * self.scale,
@@ -288,7 +295,9 @@ impl Tree {
             leaves,
         };
         if pick_needs_vblocks(&shape, limits) {
-            shape.vblocks = self.vblock_shapes();
+            let (vblocks, key_bytes) = (&self.vblocks, self.scale * self.value_bytes);
+            let len_of = |id| vblocks[&place_of(id)].keys * key_bytes;
+            shape.vblocks = self.index.follow(&shape, &len_of);
         }
         shape
     }
@@ -314,42 +323,14 @@ impl Tree {
         let after = node(first) == Some(end.id) && end.kvsets.iter().all(before);
         if after { Lands::After } else { Lands::InOne }
     }
+}
 
-    /// Of those with garbage.
-    fn vblock_shapes(&self) -> Vec<VblockShape> {
-        const NONE: usize = usize::MAX;
-        let bytes = |keys: u64| keys * self.scale * self.value_bytes;
-        let mut places: Vec<Place> = self.vblocks.keys().copied().collect();
-        places.retain(|place| self.vblocks[place].refs < self.vblocks[place].keys);
-        places.sort_unstable();
-        let mut found = vec![NONE; usize::try_from(self.next_place).expect("32 bits")];
-        let index = |place: Place| usize::try_from(place).expect("32 bits");
-        let mut shapes = Vec::with_capacity(places.len());
-        for place in places {
-            found[index(place)] = shapes.len();
-            shapes.push(VblockShape {
-                id: MblockId::new(u64::from(place) + 1).expect("not zero"),
-                len_bytes: bytes(self.vblocks[&place].keys),
-                held_bytes: 0,
-                leaf_bytes: Vec::new(),
-            });
-        }
-        for (place, keys) in self.root.iter().flat_map(|kvset| &kvset.refs) {
-            if let Some(shape) = shapes.get_mut(found[index(*place)]) {
-                shape.held_bytes += bytes(*keys);
-            }
-        }
-        for (at, leaf) in self.leaves.iter().enumerate() {
-            for (place, keys) in leaf.kvsets.iter().flat_map(|kvset| &kvset.refs) {
-                let Some(shape) = shapes.get_mut(found[index(*place)]) else { continue };
-                match shape.leaf_bytes.last_mut() {
-                    Some((last, sum)) if *last == at => *sum += bytes(*keys),
-                    _ => shape.leaf_bytes.push((at, bytes(*keys))),
-                }
-            }
-        }
-        shapes
-    }
+fn id_of(place: Place) -> MblockId {
+    MblockId::new(u64::from(place) + 1).expect("not zero")
+}
+
+fn place_of(id: MblockId) -> Place {
+    Place::try_from(id.get() - 1).expect("made of a place")
 }
 
 /// The newest entry of each key.

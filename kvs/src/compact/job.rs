@@ -361,7 +361,7 @@ fn misplaced(store: &Store, action: Action, inputs: &[Arc<Kvset>]) -> Vec<Mblock
         let volume = store.pool.mblock(*id).ok().map(|mblock| mblock.volume());
         volume.and_then(|volume| store.pool.media_class(volume)).is_some_and(|on| on != class)
     };
-    let vblocks = inputs.iter().flat_map(|kvset| &kvset.meta().vblocks).map(|(id, _)| *id);
+    let vblocks = inputs.iter().flat_map(|kvset| kvset.meta().vblocks.iter()).map(|(id, _)| *id);
     let mut ids: Vec<MblockId> = vblocks.filter(on_another).collect();
     ids.sort_unstable();
     ids

@@ -219,7 +219,7 @@ impl KvsetBuilder {
             kvs: self.options.kvs,
             hblock,
             kblocks: kblocks.iter().map(|kblock| kblock.id).collect(),
-            vblocks: self.vblocks.clone(),
+            vblocks: self.vblocks.as_slice().into(),
             keys,
             tombstones: self.footers.iter().map(|footer| footer.tombstones).sum(),
             min_key: first.min_key.clone(),

@@ -113,7 +113,7 @@ impl Hblock {
         for kblock in &self.kblocks {
             put_kblock(&mut out, kblock);
         }
-        for (id, referenced) in &meta.vblocks {
+        for (id, referenced) in meta.vblocks.iter() {
             out.extend_from_slice(&id.get().to_le_bytes());
             out.extend_from_slice(&referenced.to_le_bytes());
         }
@@ -271,7 +271,7 @@ fn assemble(
         kvs: KvsId::new(raw.kvs.get()),
         hblock: id,
         kblocks: kblocks.iter().map(|kblock| kblock.id).collect(),
-        vblocks,
+        vblocks: vblocks.into(),
         keys: raw.keys.get(),
         tombstones: raw.tombstones.get(),
         min_key: first.min_key.clone(),
@@ -306,7 +306,7 @@ mod tests {
             kvs: KvsId::new(8),
             hblock: id(1),
             kblocks: vec![id(2), id(3)],
-            vblocks: vec![(id(4), 100), (id(0x1_0000), 7)],
+            vblocks: [(id(4), 100), (id(0x1_0000), 7)].into(),
             keys: 6,
             tombstones: 5,
             min_key: Bytes::from_static(b"a"),

@@ -61,7 +61,7 @@ pub(crate) struct KvsetMeta {
     pub(crate) kblocks: Vec<MblockId>,
     /// Every vblock referenced (own or shared) with the bytes this kvset references in it, record
     /// heads included.
-    pub(crate) vblocks: Vec<(MblockId, u64)>,
+    pub(crate) vblocks: Arc<[(MblockId, u64)]>,
     /// Entries, tombstones included.
     pub(crate) keys: u64,
     pub(crate) tombstones: u64,

@@ -85,7 +85,7 @@ mod tests {
             kvs: KVS,
             hblock: mblock(1),
             kblocks: vec![mblock(2)],
-            vblocks: Vec::new(),
+            vblocks: std::sync::Arc::default(),
             keys: 2,
             tombstones: 0,
             min_key: Bytes::from("h"),

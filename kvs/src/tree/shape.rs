@@ -1,10 +1,12 @@
 //! A tree as the picker sees it.
 
-use super::{Aside, Tree, VblockUse};
-use crate::compact::pick::{KvsetShape, Lands, NodeShape, TreeShape, VblockShape};
+use super::{Aside, Tree};
+use crate::compact::pick::{KvsetShape, Lands, NodeShape, TreeShape};
 use crate::key::NodeId;
 use crate::kvset::Kvset;
 use crate::kvset::sketch::KeySet;
+use mpool::MblockId;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A node as the picker sees it.
@@ -18,6 +20,7 @@ pub(super) fn node_shape(id: NodeId, kvsets: &[Arc<Kvset>], keys: &KeySet) -> No
             kblock_bytes: meta.kblock_bytes,
             value_bytes: meta.value_bytes,
             vblocks: meta.vblocks.len() as u64,
+            refs: Arc::clone(&meta.vblocks),
         }
     };
     NodeShape::new(id, kvsets.iter().map(kvset).collect(), keys.keys)
@@ -33,7 +36,8 @@ impl Tree {
             leaves: self.leaves.shapes(),
             busy: Arc::clone(&aside.busy),
             unreadable: Arc::clone(&aside.unreadable),
-            vblocks: Vec::new(),
+            vblocks: Arc::default(),
+            held: Arc::default(),
             vblock_bytes: self.totals.vblock_bytes,
             value_bytes: self.totals.value_bytes,
             distinct_keys: self.distinct_keys,
@@ -59,44 +63,21 @@ impl Tree {
         if after { Lands::After } else { Lands::InOne }
     }
 
-    /// Each vblock of at least so much garbage that a leaf may free, with what refers to it. Those
-    /// that the root refers to, or in a leaf an unreadable kvset or an older one, are held by
-    /// those, for no job takes them; and so are the unreadable ones.
-    pub(crate) fn vblock_shapes(&self, aside: &Aside, garbage_min: u64) -> Vec<VblockShape> {
-        let garbage = |used: &VblockUse| used.len_bytes.saturating_sub(used.live_bytes);
-        let all = self.vblocks.iter().filter(|(_, used)| garbage(used) >= garbage_min);
-        // In the order of their ids, by which they are looked for.
-        let mut shapes: Vec<VblockShape> = all
-            .map(|(id, used)| VblockShape {
-                id: *id,
-                len_bytes: used.len_bytes,
-                held_bytes: 0,
-                leaf_bytes: Vec::new(),
-            })
-            .collect();
-        if shapes.is_empty() {
-            return shapes;
+    /// vblocks that no job on a leaf can let go of, but for the root's: those that an unreadable
+    /// kvset refers to or an older one of its leaf, for no job takes them; and those with values
+    /// that cannot be read.
+    pub(crate) fn held_vblocks(&self, aside: &Aside) -> Arc<BTreeSet<MblockId>> {
+        if aside.unreadable.is_empty() {
+            return Arc::clone(&aside.unreadable_vblocks);
         }
-        let mut refer = |at: Option<usize>, kvset: &Kvset| {
-            for (id, bytes) in &kvset.meta().vblocks {
-                let Ok(found) = shapes.binary_search_by_key(id, |shape| shape.id) else { continue };
-                let shape = &mut shapes[found];
-                let at = at.filter(|_| !aside.unreadable_vblocks.contains(id));
-                match (at, shape.leaf_bytes.last_mut()) {
-                    (None, _) => shape.held_bytes += bytes,
-                    (Some(at), Some((last, sum))) if *last == at => *sum += bytes,
-                    (Some(at), _) => shape.leaf_bytes.push((at, *bytes)),
-                }
-            }
-        };
-        self.root.iter().for_each(|kvset| refer(None, kvset));
-        for (at, leaf) in self.leaves.iter().enumerate() {
-            let mut at = Some(at);
-            for kvset in &leaf.kvsets {
-                at = at.filter(|_| !aside.unreadable.contains(&kvset.meta().id));
-                refer(at, kvset);
+        let mut held = BTreeSet::clone(&aside.unreadable_vblocks);
+        for leaf in self.leaves.iter() {
+            let is_bad = |kvset: &Arc<Kvset>| aside.unreadable.contains(&kvset.meta().id);
+            let first = leaf.kvsets.iter().position(is_bad).unwrap_or(leaf.kvsets.len());
+            for kvset in &leaf.kvsets[first..] {
+                held.extend(kvset.meta().vblocks.iter().map(|(id, _)| *id));
             }
         }
-        shapes
+        Arc::new(held)
     }
 }

@@ -4,7 +4,7 @@
 //! The kvsets have a meta and no objects: a tree looks at nothing else of them.
 
 use super::*;
-use crate::compact::pick::{Limits, needs_vblocks, pick};
+use crate::compact::pick::{Limits, VblockIndex, VblockShape, Vblocks, needs_vblocks, pick};
 use crate::db::Database;
 use crate::key::{Revision, key_hash};
 use crate::kvset::sketch::Sketch;
@@ -77,7 +77,7 @@ impl Maker {
             max_revision: Revision::new(of.revisions.1),
             kblock_bytes: 1000 + id,
             value_bytes: vblocks.iter().map(|(_, bytes)| bytes).sum(),
-            vblocks,
+            vblocks: vblocks.into(),
             sketch: Some(Arc::new(sketch)),
         })
     }
@@ -190,29 +190,37 @@ fn anew(tree: &Tree) -> Tree {
     Tree::new(KVS, "k").edited(&edit, &len_of)
 }
 
-/// What refers to each vblock, told without what is counted on the way.
-fn references(tree: &Tree, aside: &Aside) -> BTreeMap<MblockId, (u64, Vec<(usize, u64)>)> {
-    let mut all: BTreeMap<MblockId, (u64, BTreeMap<usize, u64>)> = BTreeMap::new();
-    let mut refer = |at: Option<usize>, kvset: &Kvset| {
-        for (id, bytes) in &kvset.meta().vblocks {
-            let (held, by_leaf) = all.entry(*id).or_default();
-            match at.filter(|_| !aside.unreadable_vblocks.contains(id)) {
-                None => *held += bytes,
-                Some(at) => *by_leaf.entry(at).or_default() += bytes,
+/// What refers to each vblock, told without what is counted on the way; and which are held.
+fn references(tree: &Tree, aside: &Aside) -> (References, BTreeSet<MblockId>) {
+    let (mut all, mut held) = (References::new(), BTreeSet::new());
+    let mut refer = |node: NodeId, kvsets: &[Arc<Kvset>]| {
+        let bad = kvsets.iter().position(|kvset| aside.unreadable.contains(&kvset.meta().id));
+        let bad = bad.filter(|_| node != NodeId::ROOT);
+        for (n, kvset) in kvsets.iter().enumerate() {
+            for (id, bytes) in kvset.meta().vblocks.iter() {
+                *all.entry(*id).or_default().entry(node).or_default() += bytes;
+                if bad.is_some_and(|bad| n >= bad) {
+                    held.insert(*id);
+                }
             }
         }
     };
-    tree.root.iter().for_each(|kvset| refer(None, kvset));
-    for (at, leaf) in tree.leaves.iter().enumerate() {
-        let bad = leaf.kvsets.iter().position(|kvset| aside.unreadable.contains(&kvset.meta().id));
-        for (n, kvset) in leaf.kvsets.iter().enumerate() {
-            refer((bad.is_none_or(|bad| n < bad)).then_some(at), kvset);
-        }
-    }
-    all.into_iter().map(|(id, (held, by))| (id, (held, by.into_iter().collect()))).collect()
+    refer(NodeId::ROOT, &tree.root);
+    tree.leaves.iter().for_each(|leaf| refer(leaf.id, &leaf.kvsets));
+    held.extend(aside.unreadable_vblocks.iter());
+    (all, held)
 }
 
-fn check(tree: &Tree, random: &mut Seeded, seed: u64) {
+/// Bytes by vblock and node.
+type References = BTreeMap<MblockId, BTreeMap<NodeId, u64>>;
+
+fn told(vblocks: &Vblocks) -> References {
+    let refs = |vblock: &VblockShape| vblock.refs().iter().copied().collect();
+    vblocks.iter().map(|vblock| (vblock.id, refs(vblock))).collect()
+}
+
+/// The index has followed the tree so far, or another that came before.
+fn check(tree: &Tree, index: &mut VblockIndex, (random, seed): (&mut Seeded, u64)) {
     let other = anew(tree);
     let ids: Vec<KvsetId> = tree.kvsets().map(|kvset| kvset.meta().id).collect();
     let some = |random: &mut Seeded| -> Arc<BTreeSet<KvsetId>> {
@@ -233,14 +241,12 @@ fn check(tree: &Tree, random: &mut Seeded, seed: u64) {
     assert_eq!(tree.totals, other.totals, "seed {seed}");
     let lens = tree.vblocks.keys().map(|id| len_of(*id));
     assert_eq!(tree.totals.vblock_bytes, lens.sum::<u64>(), "seed {seed}");
-    let shapes = tree.vblock_shapes(&aside, 0);
-    let told = shapes.iter().map(|shape| (shape.id, (shape.held_bytes, shape.leaf_bytes.clone())));
-    assert_eq!(told.collect::<BTreeMap<_, _>>(), references(tree, &aside), "seed {seed}");
-    let garbage = |shape: &&crate::compact::pick::VblockShape| {
-        shape.len_bytes.saturating_sub(tree.vblocks.get(&shape.id).unwrap().live_bytes) >= 4000
-    };
-    let some: Vec<_> = shapes.iter().filter(garbage).cloned().collect();
-    assert_eq!(tree.vblock_shapes(&aside, 4000), some, "seed {seed}");
+    let (refs, held) = references(tree, &aside);
+    assert_eq!(*tree.held_vblocks(&aside), held, "seed {seed}");
+    let of = |index: &mut VblockIndex| index.follow(&shape, &len_of);
+    let (followed, anew) = (of(index), of(&mut VblockIndex::default()));
+    assert_eq!(followed, anew, "seed {seed}");
+    assert_eq!(told(&followed), refs, "seed {seed}");
     let firsts: Vec<&Bytes> = tree.leaves.iter().map(|leaf| &leaf.first_key).collect();
     assert!(firsts.is_sorted() && firsts.len() == tree.leaves.len(), "seed {seed}");
     for n in (0..20).map(|_| random.below(1 << 31)) {
@@ -257,18 +263,19 @@ fn a_tree_after_edits_is_the_one_that_is_made_anew() {
         let mut random = Seeded::new(seed);
         let mut maker = Maker { real: Arc::clone(&real), next: 0 };
         let mut tree = Tree::new(KVS, "k");
+        let mut index = VblockIndex::default();
         for round in 0..120 {
             let edit = random_edit(&mut maker, &tree, &mut random);
             let next = tree.edited(&edit, &len_of);
             if round % 8 == 0 {
                 // It shares its parts with the next one, and is as it was.
-                check(&tree, &mut random, seed);
-                check(&next, &mut random, seed);
+                check(&tree, &mut index, (&mut random, seed));
+                check(&next, &mut index, (&mut random, seed));
             }
             tree = next;
             longest = longest.max(tree.leaves.len());
         }
-        check(&tree, &mut random, seed);
+        check(&tree, &mut index, (&mut random, seed));
     }
     assert!(longest > 150, "{longest} leaves fill several chunks");
 }
@@ -313,11 +320,23 @@ fn an_edit_of_a_large_tree() {
         let shape = timed(&mut || drop(tree.shape(&aside)));
         let told = tree.shape(&aside);
         let picked = timed(&mut || drop(pick(&told, Limits::DEFAULT)));
-        let vblocks = timed(&mut || drop(tree.vblock_shapes(&aside, 0)));
+        let mut index = VblockIndex::default();
+        let anew = timed(&mut || drop(index.follow(&told, &len_of)));
+        let remove = all_of(&tree, NodeId::new(1));
+        let add = vec![(NodeId::new(1), maker.merged(&remove, range(&tree, 0)))];
+        tree = tree.edited(&TreeEdit { remove, add, ..TreeEdit::default() }, &len_of);
+        let mut told = tree.shape(&aside);
+        let vblocks = timed(&mut || drop(index.follow(&told, &len_of)));
+        // As if a quarter of each vblock and more were garbage, and nothing else due.
+        told.vblock_bytes = told.value_bytes * 2;
+        told.vblocks = index.follow(&told, &len_of);
+        let limits = Limits { leaf_len_max: 9, ..Limits::DEFAULT };
+        let collected = timed(&mut || drop(pick(&told, limits)));
         let kvsets = tree.totals.kvsets;
         println!(
             "{leaves} leaves, {kvsets} kvsets: an edit {edit:?}; shape {shape:?}; \
-             pick {picked:?}; vblocks {vblocks:?}"
+             pick {picked:?}; vblocks anew {anew:?}, after an edit {vblocks:?}, a pick that \
+             looks at them {collected:?}"
         );
     }
     for kvss in [1, 256] {

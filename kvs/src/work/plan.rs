@@ -153,6 +153,7 @@ impl Store {
     /// The plan; without one, what the least of the plans for which there is no room would need.
     fn pick(&self, sight: &Sight) -> (Option<(KvsId, Plan)>, Option<u64>) {
         let mut least: Option<u64> = None;
+        self.vblock_indexes.lock().retain(|kvs, _| sight.view.trees.contains_key(kvs));
         let count = sight.view.trees.len();
         let first = sight.turn % count.max(1);
         for (kvs, tree) in sight.view.trees.iter().cycle().skip(first).take(count) {
@@ -167,7 +168,7 @@ impl Store {
                     None => limits.spill_max = 0,
                 }
             }
-            let shape = shape(tree, &aside, limits, pick::pick_needs_vblocks);
+            let shape = self.shape(tree, &aside, limits, pick::pick_needs_vblocks);
             let plan = pick::pick(&shape, limits);
             self.note_helpless(sight, tree, plan.is_some());
             if let Some(plan) = plan {
@@ -197,6 +198,24 @@ impl Store {
         if is_new {
             self.relieve_writers();
         }
+    }
+
+    /// The picker's picture of a tree; its vblocks only where they are looked at.
+    pub(super) fn shape(
+        &self,
+        tree: &Tree,
+        aside: &Aside,
+        limits: Limits,
+        needs_vblocks: fn(&TreeShape, Limits) -> bool,
+    ) -> TreeShape {
+        let mut shape = tree.shape(aside);
+        if needs_vblocks(&shape, limits) {
+            let mut indexes = self.vblock_indexes.lock();
+            let index = indexes.entry(tree.kvs).or_default();
+            shape.vblocks = index.follow(&shape, &|id| tree.vblock_bytes(id));
+            shape.held = tree.held_vblocks(aside);
+        }
+        shape
     }
 
     /// Makes a plan a job that runs.
@@ -257,18 +276,4 @@ impl Jobs {
     pub(super) fn aside(&self, kvs: KvsId) -> Aside {
         Aside { reshaping: self.reshaping.contains(&kvs), ..self.aside_of_all() }
     }
-}
-
-/// The picker's picture of a tree; its vblocks only where they are looked at.
-pub(super) fn shape(
-    tree: &Tree,
-    aside: &Aside,
-    limits: Limits,
-    needs_vblocks: fn(&TreeShape, Limits) -> bool,
-) -> TreeShape {
-    let mut shape = tree.shape(aside);
-    if needs_vblocks(&shape, limits) {
-        shape.vblocks = tree.vblock_shapes(aside, pick::GARBAGE_BYTES_MIN);
-    }
-    shape
 }

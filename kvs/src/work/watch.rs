@@ -1,7 +1,6 @@
 //! What those who look after the store ask of the jobs.
 
 use super::ledger::JobInfo;
-use super::plan::shape;
 use crate::compact::pick::{Limits, TreeShape, needs_vblocks};
 use crate::key::KvsId;
 use crate::store::Store;
@@ -27,6 +26,6 @@ impl Store {
         };
         let room_bytes = self.job_room(self.pool.free_space(), admitted_bytes);
         let limits = self.limits(room_bytes, is_quiet);
-        (shape(tree, aside, limits, needs_vblocks), limits)
+        (self.shape(tree, aside, limits, needs_vblocks), limits)
     }
 }

@@ -1,9 +1,8 @@
 //! What jobs make of a tree, and what they cost.
 
-use super::{CHUNK_LEN, DEAD, INLINE, Kvset, Leaf, Place, Tree, merged};
+use super::{CHUNK_LEN, DEAD, INLINE, Kvset, Leaf, Place, Tree, id_of, merged};
 use crate::key::{KvsetId, NodeId};
 use crate::pick::{Action, Limits, NewLeaves, NodeShape, Plan, pick};
-use mpool::MblockId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -19,6 +18,8 @@ pub(crate) struct Job {
     pub(crate) read_bytes: u64,
     pub(crate) written_bytes: u64,
     pub(crate) keys: u64,
+    /// Of the kvsets that it writes.
+    pub(crate) written_keys: u64,
 }
 
 impl Tree {
@@ -46,6 +47,7 @@ impl Tree {
             reshapes: plan.action.reshapes(),
             read_bytes: inputs.iter().map(|kvset| self.index_of(kvset)).sum(),
             written_bytes: 0,
+            written_keys: 0,
             keys: inputs.iter().map(|kvset| kvset.entries.len() as u64).sum::<u64>() * self.scale,
         };
         if let Action::Move { new_leaf } = plan.action {
@@ -60,8 +62,7 @@ impl Tree {
         let mut entries = merged(&inputs);
         entries.retain(|(key, place)| *place != DEAD || self.hides_something(*key, age.0));
         let moved = |place: Place| {
-            let id = MblockId::new(u64::from(place) + 1).expect("not zero");
-            plan.action == Action::KvCompact || plan.vblocks.binary_search(&id).is_ok()
+            plan.action == Action::KvCompact || plan.vblocks.binary_search(&id_of(place)).is_ok()
         };
         let is_moved = |entry: &(u32, Place)| entry.1 < INLINE && moved(entry.1);
         let (mut gone, mut kept): (Vec<_>, Vec<_>) = entries.into_iter().partition(is_moved);
@@ -75,6 +76,7 @@ impl Tree {
             if !part.is_empty() {
                 let kvset = self.kvset(part, age);
                 job.written_bytes += self.index_of(&kvset);
+                job.written_keys += self.keys_of(kvset.entries.len() as u64);
                 job.add.push((node, kvset));
             }
         }

@@ -23,14 +23,15 @@
 //! merge of each. So the batch is one of shared vblocks or of one leaf's own, whichever frees more
 //! for what it writes.
 
-use super::shape::{KVSET_BYTES, TreeShape, VblockShape};
+use super::shape::{KVSET_BYTES, NodeShape, TreeShape, VblockShape};
 use super::{Action, Due, Limits, Plan, Why, fits, percent};
+use crate::key::NodeId;
 use mpool::MblockId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{HashMap, HashSet};
 
 /// Garbage of a vblock, in bytes, below which rewriting its values is not worth a job: its head and
 /// the rest of its last unit look like garbage, and stay.
-pub(crate) const GARBAGE_BYTES_MIN: u64 = 64 << 10;
+const GARBAGE_BYTES_MIN: u64 = 64 << 10;
 
 /// What is collected together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,27 +92,27 @@ impl Chosen<'_> {
         Gain { bytes, written_bytes: live_bytes + keys_bytes, keys_bytes }
     }
 
-    /// Those that a leaf refers to, sorted.
-    fn ids_of(&self, leaf: usize) -> Vec<MblockId> {
-        let has = self.vblocks.iter().filter(|vblock| vblock.of_leaf(leaf) > 0);
-        let mut ids: Vec<MblockId> = has.map(|vblock| vblock.id).collect();
-        ids.sort_unstable();
-        ids
-    }
-
     /// What each leaf has to do with them.
-    fn by_leaf(&self) -> BTreeMap<usize, Share> {
-        let mut shares: BTreeMap<usize, Share> = BTreeMap::new();
+    fn by_leaf(&self) -> HashMap<NodeId, Share> {
+        let mut shares: HashMap<NodeId, Share> = HashMap::new();
         for vblock in &self.vblocks {
-            let part = vblock.garbage_bytes() / (vblock.leaf_bytes.len() as u64).max(1);
-            for (at, bytes) in &vblock.leaf_bytes {
-                let share = shares.entry(*at).or_default();
+            let part = vblock.garbage_bytes() / (vblock.refs().len() as u64).max(1);
+            for (leaf, bytes) in vblock.refs() {
+                let share = shares.entry(*leaf).or_default();
                 share.value_bytes += bytes;
                 share.gained += part;
             }
         }
         shares
     }
+}
+
+/// Those that a leaf refers to, sorted.
+fn ids_of(vblocks: &[&VblockShape], leaf: NodeId) -> Vec<MblockId> {
+    let has = vblocks.iter().filter(|vblock| vblock.of_leaf(leaf) > 0);
+    let mut ids: Vec<MblockId> = has.map(|vblock| vblock.id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// For when space is short.
@@ -124,8 +125,12 @@ pub(super) fn collect(tree: &TreeShape, limits: Limits, least_pct: u64) -> Optio
 /// The leaf that does its part of the vblocks that are chosen, and what all leaves' parts gain.
 pub(super) fn collect_by(tree: &TreeShape, limits: Limits, batch: Batch) -> Option<(Gain, Plan)> {
     let worth = worth(tree, batch.least_pct);
-    let owner = |vblock: &VblockShape| match vblock.leaf_bytes[..] {
-        [(at, _)] => Some(at),
+    if worth.is_empty() {
+        return None;
+    }
+    let leaves = Leaves::of(tree);
+    let owner = |vblock: &VblockShape| match vblock.refs() {
+        [(leaf, _)] => Some(leaves.0[leaf].0),
         _ => None,
     };
     // By owner; of each those with the most garbage first, as before.
@@ -134,23 +139,23 @@ pub(super) fn collect_by(tree: &TreeShape, limits: Limits, batch: Batch) -> Opti
     owned.sort_by_key(|(at, _)| *at);
     let batches = owned.chunk_by(|(one, _), (two, _)| one == two).map(|own| {
         let vblocks = own.iter().map(|(_, vblock)| *vblock);
-        choose(tree, vblocks, limits, batch)
+        choose((tree, &leaves), vblocks, limits, batch)
     });
     // The last one of equals is taken: the shared ones, in a round that has begun.
-    let shared = choose(tree, worth.iter().copied(), limits, batch);
+    let shared = choose((tree, &leaves), worth.iter().copied(), limits, batch);
     let chosen = batches.chain([shared]).max_by_key(|chosen| chosen.gain().rank())?;
     let shares = chosen.by_leaf();
-    let parts = shares.iter().filter_map(|(at, share)| {
-        let leaf = &tree.leaves[*at];
+    let parts = shares.iter().filter_map(|(id, share)| {
+        let (at, leaf) = leaves.0[id];
         let output_bytes = leaf.index_bytes() + share.value_bytes;
         let can_do =
             share.value_bytes > 0 && fits(limits.room_bytes, output_bytes) && !tree.is_busy(leaf);
-        can_do.then(|| (percent(share.gained.saturating_mul(10), output_bytes), output_bytes, *at))
+        let yields = percent(share.gained.saturating_mul(10), output_bytes);
+        can_do.then_some((yields, output_bytes, at, leaf))
     });
-    let best = parts.max_by_key(|(yields, _, at)| (*yields, std::cmp::Reverse(*at)));
-    let (_, output_bytes, at) = best?;
-    let leaf = &tree.leaves[at];
-    let vblocks = chosen.ids_of(at);
+    let best = parts.max_by_key(|(yields, _, at, _)| (*yields, std::cmp::Reverse(*at)));
+    let (_, output_bytes, _, leaf) = best?;
+    let vblocks = ids_of(&chosen.vblocks, leaf.id);
     let plan = Plan { vblocks, output_bytes, ..tree.plan(leaf, Action::Collect, Why::Garbage) };
     Some((chosen.gain(), plan))
 }
@@ -158,40 +163,70 @@ pub(super) fn collect_by(tree: &TreeShape, limits: Limits, batch: Batch) -> Opti
 /// A merge of a leaf that does the leaf's part of the shared batch on the way, as far as there is
 /// room.
 pub(super) fn along(plan: Plan, tree: &TreeShape, limits: Limits, batch: Batch) -> Plan {
-    let Some(at) = tree.leaves.iter().position(|leaf| leaf.id == plan.node) else { return plan };
-    let chosen = choose(tree, worth(tree, batch.least_pct).into_iter(), limits, batch);
-    let value_bytes = chosen.vblocks.iter().map(|vblock| vblock.of_leaf(at)).sum::<u64>();
+    let leaf = plan.node;
+    let worth = worth(tree, batch.least_pct).into_iter();
+    let chosen = choose_vblocks(tree, worth, limits, batch);
+    let value_bytes = chosen.iter().map(|vblock| vblock.of_leaf(leaf)).sum::<u64>();
     let output_bytes = plan.output_bytes + value_bytes;
     if value_bytes == 0 || !fits(limits.room_bytes, output_bytes) {
         return plan;
     }
-    Plan { action: Action::Collect, vblocks: chosen.ids_of(at), output_bytes, ..plan }
+    Plan { action: Action::Collect, vblocks: ids_of(&chosen, leaf), output_bytes, ..plan }
 }
 
 /// Those worth collecting, with the most garbage first. The ones that running jobs may free, or
 /// that no leaf can, are left out.
 fn worth(tree: &TreeShape, least_pct: u64) -> Vec<&VblockShape> {
-    let leaves = tree.leaves.iter().enumerate().filter(|_| !tree.busy.is_empty());
-    let busy: BTreeSet<usize> =
-        leaves.filter(|(_, leaf)| tree.is_busy(leaf)).map(|(at, _)| at).collect();
-    let is_idle = |(at, _): &(usize, u64)| !busy.contains(at);
+    let leaves = tree.leaves.iter().filter(|_| !tree.busy.is_empty());
+    let busy: Vec<NodeId> = leaves.filter(|leaf| tree.is_busy(leaf)).map(|leaf| leaf.id).collect();
+    let is_idle = |vblock: &VblockShape| busy.iter().all(|leaf| vblock.of_leaf(*leaf) == 0);
+    let is_held = |vblock: &VblockShape| vblock.is_in_root() || tree.held.contains(&vblock.id);
     let mut worth: Vec<&VblockShape> = tree
         .vblocks
         .iter()
-        .filter(|vblock| vblock.held_bytes == 0 && vblock.garbage_bytes() >= GARBAGE_BYTES_MIN)
-        .filter(|vblock| vblock.share() >= least_pct && vblock.leaf_bytes.iter().all(is_idle))
+        .filter(|vblock| vblock.garbage_bytes() >= GARBAGE_BYTES_MIN)
+        .filter(|vblock| vblock.share() >= least_pct && !is_held(vblock) && is_idle(vblock))
         .collect();
     worth.sort_by_cached_key(|vblock| (std::cmp::Reverse(vblock.share()), vblock.id));
     worth
 }
 
-/// As many as make a batch and fit.
+/// The leaves by their ids, each with its place in the tree.
+struct Leaves<'a>(HashMap<NodeId, (usize, &'a NodeShape)>);
+
+impl<'a> Leaves<'a> {
+    fn of(tree: &'a TreeShape) -> Self {
+        let placed = tree.leaves.iter().enumerate();
+        Self(placed.map(|(at, leaf)| (leaf.id, (at, leaf))).collect())
+    }
+}
+
+/// As many as make a batch and fit, and what comes with them.
 fn choose<'a>(
-    tree: &TreeShape,
+    (tree, leaves): (&TreeShape, &Leaves<'_>),
     worth: impl Iterator<Item = &'a VblockShape>,
     limits: Limits,
     batch: Batch,
 ) -> Chosen<'a> {
+    let vblocks = choose_vblocks(tree, worth, limits, batch);
+    let live_bytes = vblocks.iter().map(|vblock| vblock.live_bytes()).sum();
+    let mut counted = HashSet::new();
+    let mut keys_bytes = 0;
+    for (leaf, _) in vblocks.iter().flat_map(|vblock| vblock.refs()) {
+        if counted.insert(*leaf) {
+            keys_bytes += leaves.0[leaf].1.index_bytes();
+        }
+    }
+    Chosen { vblocks, live_bytes, keys_bytes }
+}
+
+/// As many as make a batch and fit.
+fn choose_vblocks<'a>(
+    tree: &TreeShape,
+    worth: impl Iterator<Item = &'a VblockShape>,
+    limits: Limits,
+    batch: Batch,
+) -> Vec<&'a VblockShape> {
     let longest_index = tree.leaves.sums().extremes.kblock_bytes + KVSET_BYTES;
     let (mut len_bytes, mut live_bytes) = (0_u64, 0);
     let mut vblocks = Vec::new();
@@ -205,22 +240,16 @@ fn choose<'a>(
             vblocks.push(vblock);
         }
     }
-    let mut keys_bytes = 0;
-    let mut counted = vec![false; if vblocks.is_empty() { 0 } else { tree.leaves.len() }];
-    for (at, _) in vblocks.iter().flat_map(|vblock| &vblock.leaf_bytes) {
-        if !std::mem::replace(&mut counted[*at], true) {
-            keys_bytes += tree.leaves[*at].index_bytes();
-        }
-    }
-    Chosen { vblocks, live_bytes, keys_bytes }
+    vblocks
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::shape::{KvsetShape, Lands, NodeShape};
+    use super::super::shape::{KvsetShape, Lands};
     use super::super::{LeafShapes, Shortage, pick};
     use super::*;
-    use crate::key::{KvsetId, NodeId};
+    use crate::key::KvsetId;
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
@@ -241,14 +270,14 @@ mod tests {
                 kblock_bytes: INDEX_BYTES,
                 value_bytes,
                 vblocks: refers,
+                refs: Arc::default(),
             };
             Arc::new(NodeShape::new(NodeId::new(at as u64 + 1), vec![kvset], 1000))
         };
-        let shape = |(id, (len_bytes, live)): (usize, &(u64, Vec<u64>))| VblockShape {
-            id: MblockId::new(id as u64 + 1).unwrap(),
-            len_bytes: *len_bytes,
-            held_bytes: 0,
-            leaf_bytes: live.iter().copied().enumerate().filter(|(_, bytes)| *bytes > 0).collect(),
+        let shape = |(id, (len_bytes, live)): (usize, &(u64, Vec<u64>))| {
+            let refs = live.iter().copied().enumerate().filter(|(_, bytes)| *bytes > 0);
+            let refs = refs.map(|(at, bytes)| (NodeId::new(at as u64 + 1), bytes)).collect();
+            VblockShape::new(MblockId::new(id as u64 + 1).unwrap(), *len_bytes, refs)
         };
         let leaves: LeafShapes = (0..leaves).map(leaf).collect();
         TreeShape {
@@ -259,7 +288,8 @@ mod tests {
             vblock_bytes: vblocks.iter().map(|(len, _)| len).sum(),
             value_bytes: leaves.iter().map(NodeShape::value_bytes).sum(),
             leaves,
-            vblocks: vblocks.iter().enumerate().map(shape).collect(),
+            vblocks: Arc::new(vblocks.iter().enumerate().map(shape).collect()),
+            held: Arc::default(),
             distinct_keys: 1000 * vblocks.first().map_or(0, |(_, live)| live.len() as u64),
             reshaping: false,
         }
@@ -312,7 +342,17 @@ mod tests {
     fn what_no_leaf_can_free_is_left_alone() {
         let vblocks = vec![(10 * MIB, vec![MIB, MIB]), (10 * MIB, vec![0, MIB])];
         let mut root = tree(&vblocks, 2);
-        root.vblocks[1].held_bytes = 1;
+        root.held = Arc::new(BTreeSet::from([MblockId::new(2).unwrap()]));
+        assert_eq!(told(&root, 30, Shortage::Full), (1, vec![1]));
+        root.held = Arc::default();
+        let held = |vblock: &VblockShape| {
+            let mut held = vblock.clone();
+            if held.id.get() == 2 {
+                held.add(NodeId::ROOT, 1);
+            }
+            held
+        };
+        root.vblocks = Arc::new(root.vblocks.iter().map(held).collect());
         assert_eq!(told(&root, 30, Shortage::Full), (1, vec![1]));
         root.busy = Arc::new(BTreeSet::from([KvsetId::new(1)]));
         assert_eq!(told(&root, 30, Shortage::Full), (0, vec![]));

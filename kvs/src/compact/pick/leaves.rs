@@ -11,6 +11,7 @@
 
 use super::percent;
 use super::shape::NodeShape;
+use std::collections::HashSet;
 use std::ops::Index;
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ pub(super) struct Extremes {
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LeafShapes {
     /// None is empty.
     chunks: Vec<Arc<ChunkShape>>,
@@ -61,6 +62,12 @@ pub(crate) struct LeafShapes {
     starts: Vec<usize>,
     len: usize,
     sums: Sums,
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 impl Sums {
@@ -170,6 +177,13 @@ impl LeafShapes {
 
     pub(super) fn sums(&self) -> &Sums {
         &self.sums
+    }
+
+    /// The leaves of those chunks that `other` does not share.
+    pub(super) fn not_in(&self, other: &Self) -> impl Iterator<Item = &NodeShape> {
+        let shared: HashSet<*const ChunkShape> = other.chunks.iter().map(Arc::as_ptr).collect();
+        let own = self.chunks.iter().filter(move |chunk| !shared.contains(&Arc::as_ptr(chunk)));
+        own.flat_map(|chunk| &chunk.leaves).map(|leaf| &**leaf)
     }
 
     /// The leaves of those chunks of whose extremes it is said that one may be due.

@@ -63,13 +63,18 @@ mod sim;
 mod size;
 #[cfg(test)]
 mod tests;
+mod vblocks;
 
-pub(crate) use collect::GARBAGE_BYTES_MIN;
 pub(crate) use due::{DueWork, due};
 pub(crate) use garbage::{garbage_bytes, needs_vblocks};
 pub(crate) use leaves::{ChunkShape, LeafShapes};
 pub(crate) use plan::{Action, NewLeaves, Plan, Why};
-pub(crate) use shape::{KvsetShape, Lands, NodeShape, TreeShape, VblockShape};
+#[cfg(test)]
+pub(crate) use shape::VblockShape;
+pub(crate) use shape::{KvsetShape, Lands, NodeShape, TreeShape};
+pub(crate) use vblocks::VblockIndex;
+#[cfg(test)]
+pub(crate) use vblocks::Vblocks;
 
 use crate::space::OBJECT_BYTES_MAX;
 use leaves::Extremes;

@@ -156,6 +156,7 @@ mod tests {
             kblock_bytes: MIB,
             value_bytes: 8 * MIB,
             vblocks: 1,
+            refs: Arc::default(),
         }
     }
 
@@ -172,7 +173,8 @@ mod tests {
             busy: Arc::default(),
             unreadable: Arc::default(),
             leaves,
-            vblocks: Vec::new(),
+            vblocks: Arc::default(),
+            held: Arc::default(),
             vblock_bytes: 0,
             value_bytes: 0,
             distinct_keys: 0,

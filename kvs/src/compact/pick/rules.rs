@@ -228,8 +228,10 @@ pub(super) fn join(tree: &TreeShape, limits: Limits) -> Option<Due> {
 pub(super) fn leaf_length(tree: &TreeShape, limits: Limits) -> Option<Due> {
     let len = |leaf: &NodeShape| tree.run(leaf).kvsets.len();
     let may_be = |most: &Extremes| most.kvsets >= limits.leaf_len_max;
-    let leaf = greatest(tree, may_be, |leaf| too_many(tree, leaf, limits).map(|_| len(leaf)))?;
-    let inputs = too_many(tree, leaf, limits)?;
+    let share = if garbage::is_due(tree, limits) { WHOLE_SHARE_GARBAGE } else { WHOLE_SHARE };
+    let measure = |leaf: &NodeShape| too_many(tree, leaf, limits, share).map(|_| len(leaf));
+    let leaf = greatest(tree, may_be, measure)?;
+    let inputs = too_many(tree, leaf, limits, share)?;
     let pressure = percent(length(len(leaf)), length(limits.leaf_len_max));
     let is_whole = inputs.len() == leaf.kvsets.len();
     let plan = is_whole.then(|| split_along(tree, leaf, limits)).flatten();
@@ -249,9 +251,15 @@ fn split_along(tree: &TreeShape, leaf: &NodeShape, limits: Limits) -> Option<Pla
 }
 
 /// The kvsets of a leaf that are merged because there are too many, if there is room. All of them,
-/// if the newer ones have enough keys; else the newest ones, of which each has at most as many keys
-/// as those above it together; and at twice the length all but the oldest.
-fn too_many<'a>(tree: &TreeShape, leaf: &'a NodeShape, limits: Limits) -> Option<&'a [KvsetShape]> {
+/// if the newer ones have one in `share` of the keys of the oldest; else the newest ones, of which
+/// each has at most as many keys as those above it together; and at twice the length all but the
+/// oldest.
+fn too_many<'a>(
+    tree: &TreeShape,
+    leaf: &'a NodeShape,
+    limits: Limits,
+    share: u64,
+) -> Option<&'a [KvsetShape]> {
     let all = tree.run(leaf).kvsets;
     let (oldest, newer) = all.split_last()?;
     if newer.is_empty() || all.len() < limits.leaf_len_max {
@@ -260,7 +268,6 @@ fn too_many<'a>(tree: &TreeShape, leaf: &'a NodeShape, limits: Limits) -> Option
     let even = &newer[..doubling(newer)];
     let is_long = |limits: Limits| all.len() >= limits.leaf_len_max.saturating_mul(2);
     let pays = || tree.pays(killers(newer, limits), leaf.index_bytes());
-    let share = if garbage::is_due(tree, limits) { WHOLE_SHARE_GARBAGE } else { WHOLE_SHARE };
     let inputs = if keys(newer).saturating_mul(share) >= oldest.keys {
         all
     } else if limits.is_short() {

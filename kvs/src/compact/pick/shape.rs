@@ -2,6 +2,7 @@
 
 use super::leaves::LeafShapes;
 use super::plan::{Action, NewLeaves, Plan, Why};
+use super::vblocks::Vblocks;
 use super::{COST_MAX, Limits, fits, length, percent};
 use crate::key::{KvsetId, NodeId};
 use mpool::MblockId;
@@ -34,6 +35,8 @@ pub(crate) struct KvsetShape {
     pub(crate) value_bytes: u64,
     /// vblocks it refers to: scatter.
     pub(crate) vblocks: u64,
+    /// Which, and how many bytes of each.
+    pub(crate) refs: Arc<[(MblockId, u64)]>,
 }
 
 /// One node, kvsets newest first.
@@ -67,9 +70,11 @@ pub(crate) struct TreeShape {
     pub(crate) busy: Arc<BTreeSet<KvsetId>>,
     /// Kvsets of which a job could not read all keys: they stay where they are.
     pub(crate) unreadable: Arc<BTreeSet<KvsetId>>,
-    /// Each vblock with garbage that may be worth a job; none unless [`super::needs_vblocks`] says
-    /// so.
-    pub(crate) vblocks: Vec<VblockShape>,
+    /// All its vblocks; none unless [`super::needs_vblocks`] says so.
+    pub(crate) vblocks: Arc<Vblocks>,
+    /// Of those the ones that no job on a leaf can let go of, but for the root's: because of what
+    /// cannot be read.
+    pub(crate) held: Arc<BTreeSet<MblockId>>,
     /// All its vblocks on the medium.
     pub(crate) vblock_bytes: u64,
     /// What all its kvsets refer to, keys shadowed by newer ones among them.
@@ -85,10 +90,9 @@ pub(crate) struct TreeShape {
 pub(crate) struct VblockShape {
     pub(crate) id: MblockId,
     pub(crate) len_bytes: u64,
-    /// Bytes that no leaf can let go of: those of the root, or that cannot be read.
-    pub(crate) held_bytes: u64,
-    /// Bytes that kvsets of leaves refer to, by the leaf's place in the tree, ascending.
-    pub(crate) leaf_bytes: Vec<(usize, u64)>,
+    live_bytes: u64,
+    /// Bytes that kvsets refer to, by their node, ascending: the root comes first.
+    refs: Vec<(NodeId, u64)>,
 }
 
 /// Kvsets of a node that a job may take: nothing unreadable lies among them.
@@ -100,17 +104,52 @@ pub(super) struct Run<'a> {
 }
 
 impl VblockShape {
-    pub(super) fn live_bytes(&self) -> u64 {
-        self.held_bytes + self.leaf_bytes.iter().map(|(_, bytes)| bytes).sum::<u64>()
+    /// One to which these nodes refer.
+    pub(crate) fn new(id: MblockId, len_bytes: u64, mut refs: Vec<(NodeId, u64)>) -> Self {
+        refs.sort_unstable();
+        Self { id, len_bytes, live_bytes: refs.iter().map(|(_, bytes)| bytes).sum(), refs }
+    }
+
+    pub(crate) fn refs(&self) -> &[(NodeId, u64)] {
+        &self.refs
+    }
+
+    pub(super) fn add(&mut self, node: NodeId, bytes: u64) {
+        self.live_bytes += bytes;
+        match self.find(node) {
+            Ok(at) => self.refs[at].1 += bytes,
+            Err(at) => self.refs.insert(at, (node, bytes)),
+        }
+    }
+
+    pub(super) fn take(&mut self, node: NodeId, bytes: u64) {
+        let at = self.find(node).expect("what is let go of was referred to");
+        self.live_bytes -= bytes;
+        self.refs[at].1 -= bytes;
+        if self.refs[at].1 == 0 {
+            self.refs.remove(at);
+        }
+    }
+
+    fn find(&self, node: NodeId) -> Result<usize, usize> {
+        self.refs.binary_search_by_key(&node, |(node, _)| *node)
+    }
+
+    pub(super) const fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// Whether the root refers to it.
+    pub(super) fn is_in_root(&self) -> bool {
+        self.refs.first().is_some_and(|(node, _)| *node == NodeId::ROOT)
     }
 
     pub(super) fn garbage_bytes(&self) -> u64 {
         self.len_bytes.saturating_sub(self.live_bytes())
     }
 
-    pub(super) fn of_leaf(&self, leaf: usize) -> u64 {
-        let found = self.leaf_bytes.binary_search_by_key(&leaf, |(at, _)| *at);
-        found.map_or(0, |found| self.leaf_bytes[found].1)
+    pub(super) fn of_leaf(&self, leaf: NodeId) -> u64 {
+        self.find(leaf).map_or(0, |found| self.refs[found].1)
     }
 
     /// Garbage in percent of the vblock.

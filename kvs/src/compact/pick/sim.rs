@@ -8,7 +8,7 @@
 use super::*;
 use crate::key::{KvsetId, NodeId};
 use mpool::MblockId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const KEYS: u64 = 8_000_000;
@@ -114,6 +114,7 @@ impl Sim {
             kblock_bytes: keys * ENTRY_BYTES,
             value_bytes: keys * VALUE_BYTES,
             vblocks: refs.iter().map(|(batch, _)| self.batches[*batch].vblocks()).sum(),
+            refs: Arc::default(),
         };
         Kvset { refs, shape }
     }
@@ -166,29 +167,21 @@ impl Sim {
         self.merge(kvsets, universe).iter().map(|(_, keys)| keys).sum()
     }
 
-    fn vblock_shapes(&self) -> Vec<VblockShape> {
-        let mut held: BTreeMap<Batch, u64> = BTreeMap::new();
-        let mut of_leaves: BTreeMap<Batch, Vec<(usize, u64)>> = BTreeMap::new();
-        for (batch, keys) in self.root.iter().flat_map(|kvset| &kvset.refs) {
-            *held.entry(*batch).or_default() += keys * VALUE_BYTES;
-        }
-        for (at, leaf) in self.leaves.iter().enumerate() {
-            for (batch, keys) in leaf.kvsets.iter().flat_map(|kvset| &kvset.refs) {
-                let list = of_leaves.entry(*batch).or_default();
-                match list.last_mut() {
-                    Some((last, bytes)) if *last == at => *bytes += keys * VALUE_BYTES,
-                    _ => list.push((at, keys * VALUE_BYTES)),
-                }
+    fn vblock_shapes(&self) -> Arc<Vblocks> {
+        let mut refs: BTreeMap<Batch, BTreeMap<NodeId, u64>> = BTreeMap::new();
+        let leaves = self.leaves.iter().map(|leaf| (leaf.id, &leaf.kvsets));
+        for (node, kvsets) in leaves.chain([(NodeId::ROOT, &self.root)]) {
+            for (batch, keys) in kvsets.iter().flat_map(|kvset| &kvset.refs) {
+                let by_node = refs.entry(*batch).or_default();
+                *by_node.entry(node).or_default() += keys * VALUE_BYTES;
             }
         }
-        let batches: BTreeSet<Batch> = held.keys().chain(of_leaves.keys()).copied().collect();
-        let shape = |batch: Batch| VblockShape {
-            id: MblockId::new(batch as u64 + 1).unwrap(),
-            len_bytes: self.batches[batch].keys * VALUE_BYTES,
-            held_bytes: held.get(&batch).copied().unwrap_or(0),
-            leaf_bytes: of_leaves.get(&batch).cloned().unwrap_or_default(),
+        let shape = |(batch, by_node): (Batch, BTreeMap<NodeId, u64>)| {
+            let id = MblockId::new(batch as u64 + 1).unwrap();
+            let len_bytes = self.batches[batch].keys * VALUE_BYTES;
+            VblockShape::new(id, len_bytes, by_node.into_iter().collect())
         };
-        batches.into_iter().map(shape).collect()
+        Arc::new(refs.into_iter().map(shape).collect())
     }
 
     fn shape(&self) -> TreeShape {
@@ -204,7 +197,8 @@ impl Sim {
             busy: Arc::default(),
             unreadable: Arc::default(),
             leaves: self.leaves.iter().map(leaf).collect(),
-            vblocks: Vec::new(),
+            vblocks: Arc::default(),
+            held: Arc::default(),
             vblock_bytes: self.vblock_keys * VALUE_BYTES,
             value_bytes: self.value_keys * VALUE_BYTES,
             distinct_keys: self.loaded,
@@ -303,7 +297,7 @@ impl Sim {
             }
             let Some(plan) = pick(&shape, limits) else { return };
             if !pick_needs_vblocks(&shape, limits) {
-                shape.vblocks = Vec::new();
+                shape.vblocks = Arc::default();
                 assert_eq!(pick(&shape, limits).as_ref(), Some(&plan), "vblocks are not looked at");
             }
             self.apply(&plan);

@@ -64,7 +64,8 @@ fn tree(picture: &str) -> TreeShape {
     let value_bytes = nodes().map(NodeShape::value_bytes).sum();
     TreeShape {
         distinct_keys: nodes().map(|node| node.distinct_keys).sum::<u64>() - shadows,
-        vblocks: Vec::new(),
+        vblocks: Arc::default(),
+        held: Arc::default(),
         vblock_bytes: value_bytes,
         value_bytes,
         lands: root.kvsets.last().map_or(Lands::Apart, |oldest| marked.lands[&oldest.id]),
@@ -113,6 +114,7 @@ impl Marked {
             kblock_bytes: keys * 40,
             value_bytes: keys << 10,
             vblocks: vblocks.parse().unwrap(),
+            refs: Arc::default(),
         }
     }
 }
@@ -284,17 +286,16 @@ fn garbage_is_taken_down_from_where_most_of_it_lies() {
     assert_eq!(garbage_bytes(&tree("leaf: 500 500 = 600")), (400 * 1064, 1000 * 1064));
     // A vblock of two leaves, one that the root holds, and one with little garbage.
     let mut collected = tree("root: 10\n leaf: 400\n leaf: 400");
-    let vblock = |id, len_kib: u64, held_kib: u64, leaf_kib: &[(usize, u64)]| VblockShape {
-        id: mpool::MblockId::new(id).unwrap(),
-        len_bytes: len_kib << 10,
-        held_bytes: held_kib << 10,
-        leaf_bytes: leaf_kib.iter().map(|(at, kib)| (*at, kib << 10)).collect(),
+    let vblock = |id, len_kib: u64, nodes_kib: &[(u64, u64)]| {
+        let refs = nodes_kib.iter().map(|(node, kib)| (NodeId::new(*node), kib << 10)).collect();
+        VblockShape::new(mpool::MblockId::new(id).unwrap(), len_kib << 10, refs)
     };
-    collected.vblocks = vec![
-        vblock(1, 1000, 0, &[(0, 100), (1, 100)]),
-        vblock(2, 600, 10, &[(0, 300)]),
-        vblock(3, 300, 0, &[(1, 290)]),
+    let vblocks = [
+        vblock(1, 1000, &[(1, 100), (2, 100)]),
+        vblock(2, 600, &[(0, 10), (1, 300)]),
+        vblock(3, 300, &[(2, 290)]),
     ];
+    collected.vblocks = Arc::new(vblocks.into_iter().collect());
     collected.vblock_bytes = 1900 << 10;
     let plan = pick(&collected, LIMITS).unwrap();
     assert_eq!(plan.vblocks, [mpool::MblockId::new(1).unwrap()]);

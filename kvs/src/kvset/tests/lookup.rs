@@ -156,7 +156,7 @@ fn shared_values_stay_where_they_are() {
         for key in model.keys() {
             assert_eq!(held(&second, key).as_ref(), kept.get(key), "seed {seed}");
         }
-        for (id, bytes) in &second.meta().vblocks {
+        for (id, bytes) in second.meta().vblocks.iter() {
             let before = first.meta().vblocks.iter().find(|(other, _)| other == id).unwrap().1;
             assert!(*bytes <= before, "seed {seed}");
         }
