@@ -16,8 +16,6 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Part of the volumes that is writable when the refusal of puts is over.
-const RELIEF: u64 = 20;
 /// Rounds of work after space was short: one for what is in kvsets, one for the last deletes, which
 /// are in the memtable until then.
 const EFFORT: u8 = 2;
@@ -27,6 +25,8 @@ const EFFORT: u8 = 2;
 pub(crate) struct Room {
     /// Less than the reserve was free when somebody last looked.
     full: AtomicBool,
+    /// It was, and no more than the relief has become free since.
+    short: AtomicBool,
     /// Since when puts are refused, and how many had been before.
     refusing: Mutex<Option<(Instant, u64)>>,
     /// Puts refused, ever.
@@ -42,12 +42,16 @@ pub(crate) struct Room {
 impl Store {
     /// The space by who may use it.
     pub(crate) fn space(&self) -> SpaceInfo {
-        self.account(self.pool.free_space(), 0)
+        let free = self.pool.free_space();
+        self.note_space(free);
+        self.account(free, 0)
     }
 
+    /// As it was last noted.
     fn account(&self, free: FreeSpace, write_bytes: u64) -> SpaceInfo {
         let stuck_bytes = self.room.stuck_bytes.load(Ordering::Relaxed);
-        SpaceInfo { stuck_bytes, ..self.needs.account(free, write_bytes) }
+        let is_short = self.room.short.load(Ordering::Relaxed);
+        SpaceInfo { stuck_bytes, ..self.needs.account(free, write_bytes, is_short) }
     }
 
     /// Keeps the bytes that are missing for any compaction to begin, 0 if none are. Logs a warning
@@ -57,7 +61,8 @@ impl Store {
         if before == 0 && stuck_bytes > 0 {
             tracing::warn!(
                 stuck_bytes,
-                "compaction has no room to free any space: drop a KVS, or add stuck_bytes to the volumes"
+                "compaction has no room to free any space: drop a KVS, or add stuck_bytes to the \
+                 volumes"
             );
         }
     }
@@ -113,7 +118,8 @@ impl Store {
                 free_bytes,
                 reserve_bytes,
                 missing_bytes,
-                "the volumes are full: puts are refused until about missing_bytes are deleted or added"
+                "the volumes are full: puts are refused until about missing_bytes are deleted or \
+                 added"
             );
             drop(refusing);
             // Compaction has more to do than a moment ago.
@@ -123,20 +129,19 @@ impl Store {
 
     /// Remembers whether the volumes are full, and says so.
     pub(crate) fn note_space(&self, free: FreeSpace) -> bool {
-        let reserve = self.needs.reserve_bytes(free);
-        let full = free.object_bytes < reserve;
-        let was = self.room.full.swap(full, Ordering::Relaxed);
-        if !full && (was || self.room.refusing.lock().is_some()) {
-            self.end_refusal(self.needs.account(free, 0));
+        let full = self.needs.is_short(free, false);
+        self.room.full.store(full, Ordering::Relaxed);
+        // Of two who look at the same time either is right.
+        let short = self.needs.is_short(free, self.room.short.load(Ordering::Relaxed));
+        self.room.short.store(short, Ordering::Relaxed);
+        if !short {
+            self.end_refusal(self.needs.account(free, 0, short));
         }
         full
     }
 
-    /// Tells that puts are accepted again, if they are for some time.
-    fn end_refusal(&self, SpaceInfo { writable_bytes, total_bytes, .. }: SpaceInfo) {
-        if writable_bytes < self.options.memtable_bytes.max(total_bytes / RELIEF) {
-            return;
-        }
+    /// Tells that puts are accepted again, if any was refused.
+    fn end_refusal(&self, SpaceInfo { writable_bytes, .. }: SpaceInfo) {
         if let Some((since, before)) = self.room.refusing.lock().take() {
             let refused = self.room.refused.get() - before;
             let seconds = since.elapsed().as_secs();
@@ -168,7 +173,8 @@ impl Store {
             ),
             (
                 "space_missing_bytes",
-                "About what must be deleted before puts are accepted again; 0 while they are.",
+                "About what must become free before puts are accepted for good; 0 unless they are \
+                 refused or were and little has become free since.",
                 missing_bytes,
             ),
             (

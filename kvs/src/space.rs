@@ -10,6 +10,17 @@
 //! and one compaction need, or the spare part of the volumes where that is more. Deletes go on, and
 //! compaction turns them into free space with what the reserve holds.
 //!
+//! Work under way takes free space and gives it back, so a pool at the reserve is above it at one
+//! look and below it at the next. What is told to be missing has a band for that:
+//!
+//! ```text
+//!                 reserve      relief
+//!   - is missing -|- is missing, if it was -|- nothing is missing -
+//! ```
+//!
+//! So it begins when puts are refused, is what is still to become free up to the relief, and ends
+//! when that much is: it falls by what becomes free, and to 0 once.
+//!
 //! On a small pool the engine's own objects are smaller too, so that its work takes a like part of
 //! every pool: [`fitted`] gives memtables, log and objects a 32nd of the pool each at most.
 
@@ -36,9 +47,10 @@ pub(crate) const SEGMENTS_MIN: u64 = 3;
 /// What is kept for compaction, in objects: the keys of a leaf, the values of a vblock, and as much
 /// again for what is not exact.
 const COMPACTION_OBJECTS: u64 = 3;
-/// Part of what is in use, per cent, that deletes should come to before compaction can win it back
-/// for less than twenty times as many bytes written.
-const WORTHWHILE_PCT: u64 = 5;
+/// Part of the pool that is free beyond the reserve when puts are accepted for good again. It is
+/// also about what scattered deletes should come to before compaction can win them back for less
+/// than twenty times as many bytes written.
+const RELIEF: u64 = 20;
 
 /// The space of a database, by who may use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +64,9 @@ pub struct SpaceInfo {
     pub reserve_bytes: u64,
     /// Bytes of them that puts can take before they are refused.
     pub writable_bytes: u64,
-    /// About what must be deleted before puts are accepted again; 0 while they are.
+    /// About what must become free before puts are accepted for good: it is above 0 from when puts
+    /// are refused until a twentieth of the pool, or a memtable if that is more, is free beyond the
+    /// reserve.
     pub missing_bytes: u64,
     /// Bytes more than are free that compaction needs to turn any delete into free space, because
     /// what it would have to merge is longer; 0 while it can. Deleting does not help then: dropping
@@ -64,7 +78,8 @@ impl SpaceInfo {
     /// The space of a pool, were a database with these options opened on it.
     pub fn of(free: FreeSpace, options: &Options) -> Self {
         let fit = fitted(options.clone(), free.total_bytes);
-        Needs::new(&fit, free.total_bytes).account(free, 0)
+        let needs = Needs::new(&fit, free.total_bytes);
+        needs.account(free, 0, needs.is_short(free, false))
     }
 }
 
@@ -72,7 +87,8 @@ impl SpaceInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_field_names, reason = "units stand last in names")]
 pub(crate) struct Needs {
-    /// All memtables, full.
+    /// One memtable, full, and all of them.
+    memtable_bytes: u64,
     memtables_bytes: u64,
     /// One segment of the log.
     segment_bytes: u64,
@@ -96,6 +112,7 @@ impl Needs {
     /// With options that fit the pool.
     pub(crate) fn new(options: &Options, total_bytes: u64) -> Self {
         Self {
+            memtable_bytes: options.memtable_bytes,
             memtables_bytes: options.memtable_bytes * (options.memtables_max + 1),
             segment_bytes: options.wal_segment_bytes,
             object_bytes: (total_bytes / SHARE).clamp(OBJECT_BYTES_MIN, OBJECT_BYTES_MAX),
@@ -134,16 +151,23 @@ impl Needs {
         self.object_bytes.max(self.reserve_bytes(free) / 8)
     }
 
-    /// The space by who may use it, when a write of `write_bytes` asks.
-    pub(crate) fn account(self, free: FreeSpace, write_bytes: u64) -> SpaceInfo {
+    /// Free bytes from which on puts that were refused are accepted for good.
+    fn relief_bytes(self, free: FreeSpace) -> u64 {
+        self.reserve_bytes(free) + self.memtable_bytes.max(free.total_bytes / RELIEF)
+    }
+
+    /// Whether space is missing, given whether it was when somebody last looked.
+    pub(crate) fn is_short(self, free: FreeSpace, was_short: bool) -> bool {
+        let enough = if was_short { self.relief_bytes(free) } else { self.reserve_bytes(free) };
+        free.object_bytes < enough
+    }
+
+    /// The space by who may use it, when a write of `write_bytes` asks, and space is short or not.
+    pub(crate) fn account(self, free: FreeSpace, write_bytes: u64, is_short: bool) -> SpaceInfo {
         let (total_bytes, free_bytes) = (free.total_bytes, free.object_bytes);
         let reserve_bytes = self.reserve_bytes(free);
-        let missing_bytes = if free_bytes >= reserve_bytes {
-            0
-        } else {
-            let worthwhile = total_bytes.saturating_sub(free_bytes) / 100 * WORTHWHILE_PCT;
-            (reserve_bytes - free_bytes + write_bytes).max(worthwhile)
-        };
+        let relief_bytes = if is_short { self.relief_bytes(free) + write_bytes } else { 0 };
+        let missing_bytes = relief_bytes.saturating_sub(free_bytes);
         let writable_bytes = free_bytes.saturating_sub(reserve_bytes);
         SpaceInfo {
             total_bytes,
@@ -216,7 +240,10 @@ mod tests {
     #[test]
     fn what_puts_may_take_is_what_the_reserve_leaves() {
         let needs = Needs::new(&Options::default(), 10_000 * MIB);
-        let account = |free_mib| needs.account(free(10_000, free_mib, 192), 18);
+        let account = |free_mib| {
+            let free = free(10_000, free_mib, 192);
+            needs.account(free, 18, needs.is_short(free, false))
+        };
         let reserve = account(10_000).reserve_bytes / MIB;
         assert_eq!(reserve, 500, "the spare part is more than 352");
         assert_eq!(account(10_000).writable_bytes, 9500 * MIB);
@@ -226,6 +253,42 @@ mod tests {
             (0, true)
         );
         assert!(account(1).missing_bytes >= 499 * MIB);
+    }
+
+    /// It was 5 % of what is stored at one look and 0 at the next, as work gave back a little.
+    #[test]
+    fn what_is_missing_falls_by_what_becomes_free_and_to_nothing_once() {
+        let needs = Needs::new(&Options::default(), 2048 * MIB);
+        // Free and segments of the log, MiB; then what is missing. The reserve is 352 with three
+        // segments, and the relief 102 more.
+        let looks = [
+            (453, 192, 0),
+            (352, 192, 0),
+            (351, 192, 104),
+            (360, 192, 95),
+            (351, 192, 104),
+            // A segment of the log is given back, and taken again: the reserve moves with it.
+            (415, 128, 104),
+            (351, 192, 104),
+            (400, 192, 55),
+            (454, 192, 1),
+            (455, 192, 0),
+            (400, 192, 0),
+            (352, 192, 0),
+            (351, 192, 104),
+        ];
+        let mut short = false;
+        for (at, (free_mib, segments_mib, missing_mib)) in looks.into_iter().enumerate() {
+            let free = free(2048, free_mib, segments_mib);
+            short = needs.is_short(free, short);
+            let space = needs.account(free, 0, short);
+            assert_eq!(space.missing_bytes.div_ceil(MIB), missing_mib, "look {at}");
+            assert_eq!(needs.account(free, 7, short).missing_bytes > space.missing_bytes, short);
+        }
+        // Scattered deletes are worth their compaction from a twentieth of what is stored on.
+        let full = free(2048, 351, 192);
+        let used = full.total_bytes - full.object_bytes;
+        assert!(needs.account(full, 0, true).missing_bytes >= used / 20);
     }
 
     /// A segment that exists takes nothing more, so a log that has grown leaves puts as much as one
