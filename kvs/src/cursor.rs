@@ -15,7 +15,7 @@
 use crate::damage::Met;
 use crate::db::Open;
 use crate::error::{Error, Result};
-use crate::holds::Hold;
+use crate::holds::{Hold, SnapshotEnd};
 use crate::iter::bounded::{Advance, Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::{KvsId, Revision};
@@ -73,8 +73,8 @@ pub struct Cursor {
     found: Option<Entry>,
     /// Its snapshot's place in the list; `None` once that was ended.
     hold: Option<Arc<Hold>>,
-    /// The age that it was ended at.
-    ended_age_ms: Option<u64>,
+    /// Why that was.
+    ended: Option<SnapshotEnd>,
     /// Keeps the database open for as long as its kvsets are read.
     open: Arc<Open>,
 }
@@ -89,8 +89,8 @@ impl Cursor {
         let holes = Arc::new(Holes::default());
         let visible = scan::visible(&open.store, view, (kvs, at), range, &holes);
         let (view, open, hold) = (Arc::clone(view), Arc::clone(open), Some(Arc::clone(hold)));
-        let (led, found, ended_age_ms) = (None, None, None);
-        Self { visible, kvs, at, view, holes, led, found, hold, ended_age_ms, open }
+        let (led, found, ended) = (None, None, None);
+        Self { visible, kvs, at, view, holes, led, found, hold, ended, open }
     }
 
     /// The next key, its value left on the drive.
@@ -115,21 +115,41 @@ impl Cursor {
     /// the cursor is at its end.
     pub fn advance(&mut self, steps_max: u32) -> Result<Advance> {
         if let Some(hold) = &self.hold
-            && let Err(ended) = hold.check()
+            && let Some(why) = hold.ended()
         {
-            self.let_go(&ended);
-            return Err(ended);
+            self.let_go(why);
+            return Err(Error::SnapshotEnded { at: self.at, why });
         }
         let led = self.lead(steps_max);
         led.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
     }
 
+    /// Fails once its snapshot was ended; from then on the cursor holds nothing, and is at its end.
+    /// [`advance`](Self::advance) does the same; this is for cursors that stand still.
+    pub fn check(&mut self) -> Result<()> {
+        if let Some(why) = self.hold.as_ref().and_then(|hold| hold.ended()) {
+            self.let_go(why);
+        }
+        match self.ended {
+            Some(why) => Err(Error::SnapshotEnded { at: self.at, why }),
+            None => Ok(()),
+        }
+    }
+
+    /// Has `call` called when its snapshot is ended, at once if it has been: on the thread that
+    /// ends it, so it must be short. It is for cursors that stand still, and would hold what they
+    /// read until they are used again.
+    pub fn on_end(&self, call: impl FnOnce() + Send + 'static) {
+        match &self.hold {
+            Some(hold) => hold.on_end(Box::new(call)),
+            None => call(),
+        }
+    }
+
     /// Gives back what it holds, and is at its end.
     #[cold]
-    fn let_go(&mut self, ended: &Error) {
-        if let Error::SnapshotEnded { age_max_ms, .. } = ended {
-            self.ended_age_ms = Some(*age_max_ms);
-        }
+    fn let_go(&mut self, why: SnapshotEnd) {
+        self.ended = Some(why);
         let nothing = Arc::new(View::of_nothing());
         self.visible = Visible::new(Merge::new(Vec::new()), self.at, Range::default());
         (self.view, self.hold, self.led, self.found) = (nothing, None, None, None);
@@ -213,8 +233,8 @@ impl Cursor {
     /// Continues from `key` (inclusive) in the cursor's direction, within its bounds. Fails once
     /// its snapshot was ended: there is nothing to go on with.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
-        if let Some(age_max_ms) = self.ended_age_ms {
-            return Err(Error::SnapshotEnded { at: self.at, age_max_ms });
+        if let Some(why) = self.ended {
+            return Err(Error::SnapshotEnded { at: self.at, why });
         }
         // A hole that the walk meets again is returned again.
         self.holes.clear();

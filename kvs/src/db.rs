@@ -9,8 +9,8 @@ use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::handle::Kvs;
 use crate::health::{Health, Part};
-use crate::holds::SnapshotsInfo;
-use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision};
+use crate::holds::{Holder, SnapshotInfo, SnapshotsInfo};
+use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, SnapshotId};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
@@ -258,13 +258,29 @@ impl Database {
 
     /// An unchanging picture of all KVSs as they are now.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot::take(&self.open)
+        Snapshot::take(&self.open, Holder::default())
     }
 
-    /// The snapshots that live, and cursors over ones of their own: how many, how old, and what
-    /// space is held by what was deleted since.
+    /// As [`Database::snapshot`]; `holder` says whose it is in [`Database::snapshots`].
+    pub fn snapshot_for(&self, holder: &str) -> Snapshot {
+        let holder = Holder { name: Some(holder.into()), ..Holder::default() };
+        Snapshot::take(&self.open, holder)
+    }
+
+    /// The snapshots that live, and cursors over ones of their own: how many, how old, whose, and
+    /// what space is held by what was deleted since.
     pub fn snapshots(&self) -> SnapshotsInfo {
         self.store().holds.info(self.pool().metrics().held_bytes())
+    }
+
+    /// Ends a snapshot, or a cursor over one of its own: what it holds becomes free, and whoever
+    /// uses it meets [`Error::SnapshotEnded`]. A cursor that stands still holds on until it is
+    /// used, unless it has asked to be told ([`Cursor::on_end`](crate::Cursor::on_end)).
+    ///
+    /// [`Error::NoSuchSnapshot`] where none lives with this id.
+    pub fn end_snapshot(&self, id: SnapshotId) -> Result<SnapshotInfo> {
+        self.store().check_open()?;
+        self.store().holds.end(id)
     }
 
     /// The last revision that readers see.

@@ -3,7 +3,10 @@
 //! A caller asks one question: is it the call, the moment, or the store that is bad?
 //! [`Error::scope`] answers it, so no caller matches on variants to decide.
 
-use crate::key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KeyText, Revision, VALUE_BYTES_MAX};
+use crate::holds::SnapshotEnd;
+use crate::key::{
+    KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KeyText, Revision, SnapshotId, VALUE_BYTES_MAX,
+};
 
 /// Result of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,7 +23,8 @@ pub enum Error {
     },
     /// Value is too long.
     #[error(
-        "value of {len} bytes: values have at most {VALUE_BYTES_MAX} bytes; split it over several keys"
+        "value of {len} bytes: values have at most {VALUE_BYTES_MAX} bytes; split it over \
+         several keys"
     )]
     ValueLength {
         /// Length given.
@@ -48,7 +52,8 @@ pub enum Error {
     },
     /// The name is malformed.
     #[error(
-        "KVS name {name:?}: names have 1 to {KVS_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - and are not . or .."
+        "KVS name {name:?}: names have 1 to {KVS_NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - and \
+         are not . or .."
     )]
     KvsName {
         /// The name asked for.
@@ -68,17 +73,22 @@ pub enum Error {
         /// Of the snapshot.
         at: Revision,
     },
-    /// The snapshot was held for longer than one may be.
+    /// The snapshot was ended, because it was too old or somebody has asked for its end.
     #[error(
-        "the snapshot of revision {at} was held for longer than {age_max_ms} ms (option \
-         snapshot_age_max) and was ended, so that what it held becomes free; take another one, and go \
-         on after the last key that was read"
+        "the snapshot of revision {at} was {why}, so that what it held becomes free; take another \
+         one, and go on after the last key that was read"
     )]
     SnapshotEnded {
         /// Its revision.
         at: Revision,
-        /// The limit.
-        age_max_ms: u64,
+        /// Why.
+        why: SnapshotEnd,
+    },
+    /// No snapshot with this id lives.
+    #[error("no snapshot {id} lives: it has ended, or there was none; list those that live")]
+    NoSuchSnapshot {
+        /// The id asked for.
+        id: SnapshotId,
     },
     /// A handle was given to another database than its own, or to a later opening of its own.
     #[error("{what} is of {owner}, and was given to {given_to}; ask that one for a handle")]
@@ -187,8 +197,8 @@ pub enum Error {
     },
     /// The pool holds something, and no manifest says what.
     #[error(
-        "the pool holds {mblocks} mblocks, {segments} segments and {journals} journals, and no manifest; \
-         restore it from a backup, or, if it is another program's, use a pool of your own"
+        "the pool holds {mblocks} mblocks, {segments} segments and {journals} journals, and no \
+         manifest; restore it from a backup, or, if it is another program's, use a pool of your own"
     )]
     NoManifest {
         /// Mblocks in the pool.
@@ -200,7 +210,8 @@ pub enum Error {
     },
     /// The database was written by a newer version.
     #[error(
-        "database format {found} is newer than {supported}, the newest this version knows; upgrade Millpond"
+        "database format {found} is newer than {supported}, the newest this version knows; \
+         upgrade Millpond"
     )]
     Format {
         /// Version found.
@@ -286,6 +297,7 @@ impl Error {
             | Self::KvsDropped
             | Self::KvsNewer { .. }
             | Self::SnapshotEnded { .. }
+            | Self::NoSuchSnapshot { .. }
             | Self::ReadOnly
             | Self::ForeignHandle { .. }
             | Self::CompactionRange { .. }

@@ -9,12 +9,14 @@ use crate::cursor::Cursor;
 use crate::damage::Met;
 use crate::db::{Database, Open};
 use crate::error::{Error, Result};
+use crate::holds::Holder;
 use crate::iter::bounded::Range;
 use crate::key::{KEY_BYTES_MAX, KvsId, Revision};
 use crate::options::Durability;
 use crate::owner::Owner;
 use crate::read::cold::{ColdRead, NoRoom, TryGet};
 use crate::read::get::{self, Cold, Entry, Tried};
+use crate::snapshot::Snapshot;
 use crate::view::View;
 use arc_swap::Guard;
 use bytes::Bytes;
@@ -116,7 +118,17 @@ impl Kvs {
 
     /// A cursor over a snapshot taken now.
     pub fn cursor(&self, range: Range) -> Result<Cursor> {
-        self.database().snapshot().cursor(self, range)
+        self.cursor_of(range, None)
+    }
+
+    /// As [`Kvs::cursor`]; `holder` says whose it is in [`Database::snapshots`].
+    pub fn cursor_for(&self, range: Range, holder: &str) -> Result<Cursor> {
+        self.cursor_of(range, Some(holder.into()))
+    }
+
+    fn cursor_of(&self, range: Range, name: Option<Arc<str>>) -> Result<Cursor> {
+        let holder = Holder { kvs: Some(Arc::clone(&self.name)), name };
+        Snapshot::take(&self.open, holder).cursor(self, range)
     }
 
     fn database(&self) -> Database {

@@ -77,6 +77,28 @@ impl fmt::Display for KvsId {
     }
 }
 
+/// Names a snapshot for as long as the database is open. Not reused meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotId(u64);
+
+impl SnapshotId {
+    /// An id from its number.
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
 /// Names a kvset for the life of the database. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct KvsetId(u64);

@@ -105,9 +105,11 @@ pub use db::{Database, KvsInfo};
 pub use error::{Error, Result, Scope};
 pub use handle::Kvs;
 pub use health::{Ailment, Health, Part, State};
-pub use holds::{SnapshotInfo, SnapshotsInfo};
+pub use holds::{SnapshotEnd, SnapshotInfo, SnapshotsInfo};
 pub use iter::bounded::{Advance, Range};
-pub use key::{KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, VALUE_BYTES_MAX};
+pub use key::{
+    KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, SnapshotId, VALUE_BYTES_MAX,
+};
 pub use options::{Durability, Options};
 pub use placement::MediaPolicy;
 pub use progress::OpenProgress;

@@ -10,9 +10,9 @@ use crate::damage::Met;
 use crate::db::Open;
 use crate::error::{Error, Result};
 use crate::handle::{Kvs, check_key};
-use crate::holds::Hold;
+use crate::holds::{Hold, Holder};
 use crate::iter::bounded::Range;
-use crate::key::Revision;
+use crate::key::{Revision, SnapshotId};
 use crate::read::get::{self, Entry};
 use crate::store::Store;
 use crate::view::View;
@@ -41,10 +41,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn take(open: &Arc<Open>) -> Self {
+    pub(crate) fn take(open: &Arc<Open>, holder: Holder) -> Self {
         let (view, at) = moment(&open.store);
-        let hold = Arc::new(open.store.holds.hold(view, at));
+        let hold = Arc::new(open.store.holds.hold(&view, at, holder));
         Self { open: Arc::clone(open), hold, at }
+    }
+
+    /// Its name in the list of those that live.
+    pub fn id(&self) -> SnapshotId {
+        self.hold.id()
     }
 
     /// Everything up to this revision is in the snapshot, and nothing later.

@@ -1,12 +1,13 @@
-//! Snapshots that hold space: they are counted with their age and what they hold, and one that is
-//! too old is ended, with an error that says so.
+//! Snapshots that hold space: they are listed with their age, whose they are and what they hold,
+//! and one that is too old, or that somebody has enough of, is ended, with an error that says so.
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 mod support;
 
-use kvs::{Database, Durability, Error, Kvs, Options, Range};
+use kvs::{Database, Durability, Error, Kvs, Options, Range, SnapshotEnd, SnapshotId};
 use mpool::SimDevice;
+use std::sync::{Arc, Mutex};
 
 const MIB: u64 = 1 << 20;
 
@@ -24,13 +25,18 @@ fn write(db: &Database, kvs: &Kvs, byte: u8) {
 }
 
 fn gauge(db: &Database, name: &str) -> String {
-    let mut found = None;
+    gauges(db, name).pop().unwrap_or_else(|| panic!("{name} is not shown"))
+}
+
+/// One for each label.
+fn gauges(db: &Database, name: &str) -> Vec<String> {
+    let mut found = Vec::new();
     db.visit_metrics(&mut |sample| {
         if sample.name == name {
-            found = sample.value.number();
+            found.extend(sample.value.number().map(|number| number.to_string()));
         }
     });
-    found.unwrap_or_else(|| panic!("{name} is not shown")).to_string()
+    found
 }
 
 #[test]
@@ -76,7 +82,8 @@ fn one_that_is_too_old_is_ended_and_lets_go() {
         db.compact().unwrap();
     }
     let error = snapshot.get(&kvs, b"key0001").unwrap_err();
-    assert!(matches!(error, Error::SnapshotEnded { age_max_ms: 1, .. }), "{error}");
+    let too_old = SnapshotEnd::Age { max_ms: 1 };
+    assert!(matches!(error, Error::SnapshotEnded { why, .. } if why == too_old), "{error}");
     let text = error.to_string();
     assert!(text.contains("snapshot_age_max") && text.contains("take another"), "{text}");
     assert!(matches!(snapshot.cursor(&kvs, Range::default()), Err(Error::SnapshotEnded { .. })));
@@ -85,15 +92,75 @@ fn one_that_is_too_old_is_ended_and_lets_go() {
     assert!(cursor.next().is_none(), "it is at its end");
     // It showed an empty table from there on.
     let met = cursor.seek(b"key0000").unwrap_err();
-    assert!(matches!(met, Error::SnapshotEnded { age_max_ms: 1, .. }), "{met}");
+    assert!(matches!(met, Error::SnapshotEnded { why, .. } if why == too_old), "{met}");
     assert_eq!(
         (db.snapshots().count, db.snapshots().held_bytes),
         (0, 0),
         "both live and hold nothing"
     );
-    assert_eq!(gauge(&db, "snapshots_ended_total"), "1");
+    assert_eq!(gauges(&db, "snapshots_ended_total"), ["1", "0"]);
     let fresh = db.snapshot();
     assert_eq!(fresh.get(&kvs, b"key0001").unwrap().unwrap().value, vec![2; 4000]);
+}
+
+/// It was seen that something held space, and not whose it was; and it went when its holder did.
+#[test]
+fn one_is_told_by_its_holder_and_ended_on_request() {
+    let (db, kvs) = database(&support::options());
+    write(&db, &kvs, 1);
+    let of_all = db.snapshot_for("the backup");
+    let mut moving = kvs.cursor_for(Range::default(), "a report").unwrap();
+    let still = Arc::new(Mutex::new(kvs.cursor(Range::default()).unwrap()));
+    let there = Arc::downgrade(&still);
+    still.lock().unwrap().on_end(move || {
+        let cursor = there.upgrade().unwrap();
+        assert!(cursor.lock().unwrap().check().is_err());
+    });
+    moving.next().unwrap().unwrap();
+    write(&db, &kvs, 2);
+    db.start_compaction(kvs::CompactionRequest::default()).unwrap().wait().unwrap();
+    let seen = db.snapshots().oldest;
+    let names: Vec<_> =
+        seen.iter().map(|one| (one.kvs.as_deref(), one.holder.as_deref())).collect();
+    let (mine, report) = ((None, Some("the backup")), (Some("k"), Some("a report")));
+    assert_eq!(names, [mine, report, (Some("k"), None)]);
+    assert_eq!(seen[0].id, of_all.id());
+    let held = db.snapshots().held_bytes;
+    assert!(held >= 500 * 4000, "{held}");
+
+    for one in &seen {
+        let ended = db.end_snapshot(one.id).unwrap();
+        assert_eq!((ended.id, &ended.holder, ended.is_ended), (one.id, &one.holder, false));
+    }
+    // The cursor that is used now and then has not met its end; the others hold nothing.
+    let left = db.snapshots();
+    assert_eq!((left.count, left.ended, left.ended_requested), (1, 0, 3));
+    assert!(left.oldest[0].is_ended && left.held_bytes == held, "{left:?}");
+    assert!(db.end_snapshot(seen[1].id).unwrap().is_ended, "a second end changes nothing");
+    let met = moving.next().unwrap().unwrap_err();
+    let text = met.to_string();
+    assert!(matches!(met, Error::SnapshotEnded { why: SnapshotEnd::Requested, .. }), "{text}");
+    assert!(text.contains("on request") && text.contains("take another"), "{text}");
+    assert!(moving.next().is_none() && moving.check().is_err());
+    assert_eq!((db.snapshots().count, db.snapshots().held_bytes), (0, 0));
+    let error = of_all.get(&kvs, b"key0001").unwrap_err();
+    assert!(matches!(error, Error::SnapshotEnded { .. }), "{error}");
+    let met = still.lock().unwrap().next();
+    assert!(met.is_none(), "it was told at its end");
+
+    for gone in [seen[0].id, SnapshotId::new(0), SnapshotId::new(u64::MAX)] {
+        let error = db.end_snapshot(gone).unwrap_err();
+        assert!(matches!(error, Error::NoSuchSnapshot { .. }), "{error}");
+    }
+    assert_eq!(gauges(&db, "snapshots_ended_total"), ["0", "3"]);
+    let snapshot = db.snapshot();
+    let cursor = snapshot.cursor(&kvs, Range::default()).unwrap();
+    db.end_snapshot(snapshot.id()).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    cursor.on_end(move || sender.send(()).unwrap());
+    receiver.try_recv().expect("of one that was ended the call is made at once");
+    db.close().unwrap();
+    assert!(matches!(db.end_snapshot(SnapshotId::new(1)), Err(Error::Closed)));
 }
 
 #[test]

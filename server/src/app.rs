@@ -209,7 +209,11 @@ impl App {
     }
 
     /// Answers one request, which came to an address of ours.
-    pub async fn answer_at(&self, local: Option<IpAddr>, request: Request<Body>) -> Response<Body> {
+    pub async fn answer_at(
+        &self,
+        local: Option<IpAddr>,
+        mut request: Request<Body>,
+    ) -> Response<Body> {
         let shared = &*self.shared;
         let started = Instant::now();
         let route = Route::of(request.uri().path());
@@ -217,6 +221,13 @@ impl App {
         let (verb, uri) = (request.method().clone(), request.uri().clone());
         let peer = request.extensions().get::<ClientAddress>().copied();
         let given_id = request.headers().get("x-request-id").cloned();
+        let mut id = None;
+        if route == Route::Scan {
+            // What it holds while it goes on is listed under its id.
+            let found: Arc<str> = shared.request_ids.id(given_id.as_ref()).into();
+            request.extensions_mut().insert(RequestId(Arc::clone(&found)));
+            id = Some(found);
+        }
         let _entered = shared.metrics.http.enter();
         let mut response = if shared.phase() == Phase::Draining && !route.is_for_watchers() {
             Problem::from(kvs::Error::Closed).into_response()
@@ -227,7 +238,7 @@ impl App {
         let status = response.status();
         let elapsed = started.elapsed();
         if response.extensions().get::<Arc<Problem>>().is_some() {
-            let id = shared.request_ids.id(given_id.as_ref());
+            let id = id.unwrap_or_else(|| shared.request_ids.id(given_id.as_ref()).into());
             response = Problem::render(response, &id);
             shared.note_problem(&response, (&verb, &uri), &id);
         }
@@ -238,9 +249,11 @@ impl App {
         shared.metrics.http.observe(Observation { route, method, status, elapsed, response_bytes });
         if elapsed >= shared.limits.slow_request {
             let path = short(&uri);
-            tracing::warn!(method = %verb, %path, status = status.as_u16(), ?elapsed, "slow request");
+            let status = status.as_u16();
+            tracing::warn!(method = %verb, %path, status, ?elapsed, "slow request");
         } else {
-            tracing::debug!(method = %verb, uri = %uri, status = status.as_u16(), ?elapsed, "request");
+            let status = status.as_u16();
+            tracing::debug!(method = %verb, uri = %uri, status, ?elapsed, "request");
         }
         response
     }
@@ -360,12 +373,13 @@ impl Shared {
         }
         let (status, path, kind) = (problem.status.as_u16(), short(uri), problem.slug);
         let why = problem.cause.as_deref().unwrap_or(&problem.detail);
+        let (method, request_id) = (verb, id);
         if problem.is_fault() {
-            tracing::error!(kind, method = %verb, %path, status, request_id = id, why, "request failed");
+            tracing::error!(kind, %method, %path, status, request_id, why, "request failed");
         } else if problem.status.is_server_error() {
-            tracing::warn!(kind, method = %verb, %path, status, request_id = id, why, "request turned away");
+            tracing::warn!(kind, %method, %path, status, request_id, why, "request turned away");
         } else {
-            tracing::debug!(kind, method = %verb, %path, status, request_id = id, why, "request refused");
+            tracing::debug!(kind, %method, %path, status, request_id, why, "request refused");
         }
     }
 }
@@ -374,6 +388,10 @@ impl Shared {
 #[derive(Clone, Copy, Debug)]
 pub struct ClientAddress(pub SocketAddr);
 
+/// The id of a scan, by which it is known in the log, in errors, and in the list of snapshots.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub Arc<str>);
+
 /// Who did what to the store, for those who look for it later.
 fn note_administration(
     peer: Option<ClientAddress>,
@@ -381,11 +399,11 @@ fn note_administration(
     status: StatusCode,
 ) {
     let peer = peer.map(|ClientAddress(address)| tracing::field::display(address));
-    let (path, status) = (short(uri), status.as_u16());
+    let (method, path, status) = (verb, short(uri), status.as_u16());
     if status < 300 {
-        tracing::info!(target: telemetry::ADMIN, peer, method = %verb, %path, status, "administration");
+        tracing::info!(target: telemetry::ADMIN, peer, %method, %path, status, "administration");
     } else {
-        tracing::warn!(peer, method = %verb, %path, status, "administration refused");
+        tracing::warn!(peer, %method, %path, status, "administration refused");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::admin::cli::{COMPACT_HELP, Compact, Snapshots, TREE_HELP, Tree};
+use crate::admin::cli::{COMPACT_HELP, Compact, SNAPSHOTS_HELP, Snapshots, TREE_HELP, Tree};
 use crate::config::{Config, Settings, environment};
 use crate::pool::cli::{POOL_HELP, PoolCommand, RECOVER_HELP, Recover};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -60,7 +60,8 @@ pub enum Command {
     /// Compact what a running server holds: everything, a KVS, or a range of its keys
     #[command(after_help = COMPACT_HELP)]
     Compact(Compact),
-    /// Show the snapshots and scans of a running server that hold space
+    /// Show the snapshots and scans of a running server that hold space, or end one
+    #[command(after_help = SNAPSHOTS_HELP)]
     Snapshots(Snapshots),
     /// Open a damaged store for writing again, at the price of what is damaged; dry run by default
     #[command(after_help = RECOVER_HELP)]

@@ -25,7 +25,8 @@ const HOW_TO_GROW: &str = "`millpond pool grow vol-0 SIZE` raises what a volume 
                            `millpond pool add PATH` adds one";
 
 /// The command that names who holds space.
-const LIST_SNAPSHOTS: &str = "`millpond snapshots` tells how old they are; ";
+const LIST_SNAPSHOTS: &str =
+    "`millpond snapshots` tells whose they are, and ends one with --end ID; ";
 
 /// Ways out by HTTP; the commands have their own.
 pub(crate) const CREATE_KVS: &str = "create it with PUT /v1/kvs/";
@@ -146,10 +147,12 @@ impl Problem {
     /// No route has this path.
     pub fn no_such_route(path: &str) -> Self {
         let mut detail = format!(
-            "nothing is served at {path:?}; there are /v1/kv/{{kvs}}/{{key}}, /v1/kv/{{kvs}} (scans), \
-             /v1/batch, /v1/kvs, /v1/kvs/{{kvs}}, /v1/admin/pool (with /name, /maps, /scrub, /volumes), \
+            "nothing is served at {path:?}; there are /v1/kv/{{kvs}}/{{key}}, /v1/kv/{{kvs}} \
+             (scans), /v1/batch, /v1/kvs, /v1/kvs/{{kvs}}, /v1/admin/pool (with /name, /maps, \
+             /scrub, /volumes), \
              /v1/admin/tree/{{kvs}}, /v1/admin/compact, \
-             /v1/admin/snapshots, /livez, /readyz, /metrics and /version"
+             /v1/admin/snapshots, /v1/admin/snapshots/{{id}}, /livez, /readyz, /metrics and \
+             /version"
         );
         if path.starts_with("/v1/kvs/") {
             detail.push_str("; the name of a KVS is one segment, without a slash");
@@ -305,6 +308,11 @@ impl From<Error> for Problem {
             Error::CompactionRuns { .. } => Self::conflict(detail),
             Error::SnapshotEnded { .. } => {
                 Self::new(StatusCode::GONE, ("snapshot-ended", "Snapshot ended"), detail)
+            }
+            Error::NoSuchSnapshot { .. } => {
+                let kind = ("no-such-snapshot", "No such snapshot");
+                let detail = format!("{detail} (GET /v1/admin/snapshots)");
+                Self::new(StatusCode::NOT_FOUND, kind, detail)
             }
             Error::KvsLimit => {
                 Self::new(StatusCode::CONFLICT, ("kvs-limit", "Too many KVSs"), detail)

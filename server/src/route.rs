@@ -29,6 +29,8 @@ pub enum Route {
     Compact,
     /// `/v1/admin/snapshots`.
     Snapshots,
+    /// `/v1/admin/snapshots/{id}`.
+    Snapshot,
     /// `/livez`.
     Livez,
     /// `/readyz`.
@@ -43,7 +45,7 @@ pub enum Route {
 
 impl Route {
     /// All of them, in the order of [`Route::index`].
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Key,
         Self::Scan,
         Self::Batch,
@@ -57,6 +59,7 @@ impl Route {
         Self::Tree,
         Self::Compact,
         Self::Snapshots,
+        Self::Snapshot,
         Self::Livez,
         Self::Readyz,
         Self::Metrics,
@@ -80,6 +83,10 @@ impl Route {
         if let Some(name) = path.strip_prefix("/v1/admin/tree/") {
             let is_name = !name.is_empty() && !name.contains('/');
             return if is_name { Self::Tree } else { Self::Other };
+        }
+        if let Some(id) = path.strip_prefix("/v1/admin/snapshots/") {
+            let is_one = !id.is_empty() && !id.contains('/');
+            return if is_one { Self::Snapshot } else { Self::Other };
         }
         match path {
             "/v1/batch" => Self::Batch,
@@ -129,6 +136,7 @@ impl Route {
             Self::Tree => "tree",
             Self::Compact => "compact",
             Self::Snapshots => "snapshots",
+            Self::Snapshot => "snapshot",
             Self::Livez => "livez",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -153,7 +161,8 @@ impl Route {
             | Self::Scrub
             | Self::Tree
             | Self::Compact
-            | Self::Snapshots => true,
+            | Self::Snapshots
+            | Self::Snapshot => true,
             Self::Key
             | Self::Scan
             | Self::Batch
@@ -172,7 +181,7 @@ impl Route {
             Self::Key => "GET, HEAD, PUT, POST, DELETE",
             Self::Batch | Self::Volumes => "POST",
             Self::PoolName => "PUT",
-            Self::Volume => "DELETE",
+            Self::Volume | Self::Snapshot => "DELETE",
             Self::Scrub | Self::Compact => "GET, HEAD, POST, DELETE",
             Self::Kvs => "GET, HEAD, PUT, DELETE",
             Self::Scan
@@ -213,7 +222,12 @@ impl Route {
             Self::Volume => "DELETE removes an emptied volume; GET /v1/admin/pool shows all",
             Self::Scrub => "POST starts a scrub, GET shows it, DELETE stops it",
             Self::Tree => "GET shows the tree of a KVS",
-            Self::Snapshots => "GET shows the snapshots that live",
+            Self::Snapshots => {
+                "GET shows the snapshots that live; DELETE /v1/admin/snapshots/{id} ends one"
+            }
+            Self::Snapshot => {
+                "DELETE ends a snapshot; GET /v1/admin/snapshots shows those that live"
+            }
             Self::Compact => "POST begins a compaction, GET shows it, DELETE ends it",
             Self::Livez | Self::Readyz | Self::Metrics | Self::Version => "it is only read",
             Self::Other => "nothing",
@@ -261,6 +275,9 @@ mod tests {
             ("/v1/admin/tree/a/b", Route::Other),
             ("/v1/admin/compact", Route::Compact),
             ("/v1/admin/snapshots", Route::Snapshots),
+            ("/v1/admin/snapshots/7", Route::Snapshot),
+            ("/v1/admin/snapshots/", Route::Other),
+            ("/v1/admin/snapshots/7/8", Route::Other),
             ("/", Route::Other),
         ] {
             assert_eq!(Route::of(path), want, "{path}");

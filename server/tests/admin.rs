@@ -188,6 +188,7 @@ fn a_server_that_reads_only_or_is_no_friend_refuses() {
         assert_eq!((refused.status, refused.text().contains("admin-off")), (403, true), "{target}");
     }
     assert_eq!(post(&mut client, &json!({})).status, 403);
+    assert_eq!(client.send("DELETE", "/v1/admin/snapshots/1", b"").unwrap().status, 403);
 }
 
 /// A stream whose client does not read on holds a snapshot; it is seen, and ended in time.
@@ -201,13 +202,7 @@ fn a_snapshot_that_is_held_is_seen_and_ended() {
         let target = format!("/v1/kv/default/key{n:04}?durability=off");
         assert_eq!(client.send("PUT", &target, &vec![b'v'; 1 << 19]).unwrap().status, 200);
     }
-    let mut reader = server.connect();
-    let request = format!(
-        "GET /v1/kv/default HTTP/1.1\r\nhost: {}\r\naccept: application/x-ndjson\r\n\r\n",
-        server.address
-    );
-    reader.write(request.as_bytes()).unwrap();
-    assert!(reader.line().unwrap().contains("200"));
+    let mut reader = stalled_stream(&server, "slow-1");
     let held = get(&mut client, "/v1/admin/snapshots");
     assert_eq!((&held["count"], &held["age_max_seconds"]), (&json!(1), &json!(1.0)), "{held}");
     assert!(
@@ -217,9 +212,31 @@ fn a_snapshot_that_is_held_is_seen_and_ended() {
     while get(&mut client, "/v1/admin/snapshots")["ended_total"] == 0 {
         std::thread::yield_now();
     }
+    let end = last_line(&mut reader);
+    assert!(end.contains("snapshot-ended") && end.contains("snapshot_age_max"), "{end}");
+    let scrape = client.send("GET", "/metrics", b"").unwrap();
+    let ended = "millpond_snapshots_ended_total{reason=\"age\"} 1";
+    assert!(scrape.text().contains(ended), "{}", scrape.text());
+}
+
+/// A stream whose client has read its head and reads no further.
+fn stalled_stream(server: &Server, request_id: &str) -> Client {
+    let mut reader = server.connect();
+    let request = format!(
+        "GET /v1/kv/default HTTP/1.1\r\nhost: {}\r\naccept: application/x-ndjson\r\n\
+         x-request-id: {request_id}\r\n\r\n",
+        server.address
+    );
+    reader.write(request.as_bytes()).unwrap();
+    assert!(reader.line().unwrap().contains("200"));
+    reader
+}
+
+/// Reads a stream on, and returns how it ends.
+fn last_line(reader: &mut Client) -> String {
     let mut rest = Vec::new();
     let mut buffer = vec![0; 1 << 16];
-    let end = loop {
+    loop {
         let read = reader.read_some(&mut buffer).unwrap();
         rest.extend_from_slice(&buffer[..read]);
         if rest.len() > 4096 {
@@ -227,10 +244,66 @@ fn a_snapshot_that_is_held_is_seen_and_ended() {
         }
         let seen = String::from_utf8_lossy(&rest);
         if read == 0 || seen.contains("{\"error\"") || seen.contains("{\"end\"") {
-            break seen.into_owned();
+            return seen.into_owned();
         }
+    }
+}
+
+/// Nothing said whose scan held space, and only its client could end it.
+#[test]
+fn a_scan_that_holds_space_is_named_and_ended_by_its_operator() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &["--snapshot-age-max", "0s"]);
+    let mut client = server.connect();
+    let fill = |client: &mut Client, byte| {
+        for n in 0..60 {
+            let target = format!("/v1/kv/default/key{n:04}?durability=off");
+            assert_eq!(client.send("PUT", &target, &vec![byte; 1 << 19]).unwrap().status, 200);
+        }
+        post(client, &json!({}));
+        assert_eq!(over(client)["state"], "done");
     };
-    assert!(end.contains("snapshot-ended") && end.contains("snapshot_age_max"), "{end}");
-    let scrape = client.send("GET", "/metrics", b"").unwrap();
-    assert!(scrape.text().contains("millpond_snapshots_ended_total 1"), "{}", scrape.text());
+    fill(&mut client, b'v');
+    let mut reader = stalled_stream(&server, "slow-1");
+    fill(&mut client, b'w');
+    let held = get(&mut client, "/v1/admin/snapshots");
+    let one = &held["oldest"][0];
+    let (kind, kvs, holder) = (&one["kind"], &one["kvs"], one["holder"].as_str().unwrap());
+    assert_eq!((kind, kvs), (&json!("cursor"), &json!("default")), "{held}");
+    assert!(holder.starts_with("request slow-1 from 127.0.0.1:"), "{held}");
+    assert!(held["held_bytes"].as_u64().is_some_and(|bytes| bytes > 60 << 19), "{held}");
+    let shown = done(&server, &["snapshots"]);
+    for part in ["snapshots 1", "slow-1", "cursor", "default"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+
+    let id = one["id"].to_string();
+    let ended = done(&server, &["snapshots", "--end", &id]);
+    assert!(ended.contains("is ended") && ended.contains("slow-1"), "{ended}");
+    // Its client has read nothing since, and what it held is free.
+    let after = get(&mut client, "/v1/admin/snapshots");
+    assert_eq!(after["count"], 0, "{after}");
+    // Reads of the background may have some for a moment.
+    while get(&mut client, "/v1/admin/snapshots")["held_bytes"] != 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!((&after["ended_total"], &after["ended_requested_total"]), (&json!(0), &json!(1)));
+    let end = last_line(&mut reader);
+    for part in ["snapshot-ended", "ended on request", "\"request_id\":\"slow-1\""] {
+        assert!(end.contains(part), "{part}: {end}");
+    }
+    let again = run(&server, &["snapshots", "--end", &id]);
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    assert!(text(&again.stderr).contains("millpond snapshots lists"), "{}", text(&again.stderr));
+    for (target, status, says) in [
+        (format!("/v1/admin/snapshots/{id}"), 404, "no-such-snapshot"),
+        ("/v1/admin/snapshots/first".to_owned(), 400, "an id is a number"),
+        (format!("/v1/admin/snapshots/{id}?force=1"), 400, "force"),
+    ] {
+        let reply = client.send("DELETE", &target, b"").unwrap();
+        assert_eq!(reply.status, status, "{target}: {}", reply.text());
+        assert!(reply.text().contains(says), "{target}: {}", reply.text());
+    }
+    let wrong = client.send("GET", &format!("/v1/admin/snapshots/{id}"), b"").unwrap();
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("DELETE")));
 }

@@ -28,8 +28,27 @@ anew, without the garbage among them: that reads and writes all of it once. Whol
 rewritten. Other work goes on beside it. One runs at a time; a stop of the server ends it, and
 what it has done stays done. With --wait an interrupt (Ctrl-C) ends the command, not the compaction.
 
-Exit codes: 0 done   1 parts could not be compacted, and are named; or none is there to show or end
-            2 wrong usage   3 refused, cancelled, or it failed   4 no connection   130 interrupted";
+It ends as done (all of it, or there was nothing to do), as incomplete (the problems say which parts
+could not be done, why, and what helps: no_room, unreadable, kvs_dropped, failed), as cancelled, or
+as failed.
+
+Exit codes: 0 done, or it runs (--status), or is told to end (--cancel)
+            1 incomplete; or none is there to show or end   2 wrong usage
+            3 refused, cancelled, or it failed   4 no connection   130 interrupted";
+
+pub(crate) const SNAPSHOTS_HELP: &str = "\
+Examples:
+  millpond snapshots                     # those that live, the oldest first, and what they hold
+  millpond snapshots --end 7             # end the one with ID 7
+
+A snapshot holds what was deleted since it was taken, in all KVSs. Over HTTP it is a scan: HOLDER
+has the request's id, which its client may choose (X-Request-Id) and the log has, and the client's
+address. An ended scan stops with an error of type snapshot-ended; its client goes on after the last
+key that it has read, on another snapshot. Each is ended at the age that the option snapshot_age_max
+says.
+
+Exit codes: 0 shown, or ended   1 no snapshot with this ID lives   2 wrong usage   3 refused
+            4 no connection";
 
 /// Flags of `millpond tree`.
 #[derive(Debug, Args)]
@@ -88,6 +107,9 @@ pub struct Compact {
 /// Flags of `millpond snapshots`.
 #[derive(Debug, Args)]
 pub struct Snapshots {
+    /// End this one: who reads by it is told so, and what it holds becomes free
+    #[arg(long, value_name = "ID")]
+    pub end: Option<u64>,
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,

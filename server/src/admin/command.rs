@@ -56,8 +56,22 @@ async fn all_trees(tree: &Tree) -> Result<(), Failure> {
 
 /// Runs `millpond snapshots`.
 pub(crate) async fn snapshots(snapshots: &Snapshots) -> Result<(), Failure> {
-    let found = ask_json(&snapshots.server, Method::GET, "/v1/admin/snapshots", None).await?;
-    show(&found, snapshots.json, table::snapshots)
+    let path = "/v1/admin/snapshots";
+    let Some(id) = snapshots.end else {
+        let found = ask_json(&snapshots.server, Method::GET, path, None).await?;
+        return show(&found, snapshots.json, table::snapshots);
+    };
+    let answer =
+        send(&snapshots.server, request(Method::DELETE, &format!("{path}/{id}"), "")?).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        let text = format!(
+            "no snapshot {id} lives: it has ended, or there was none; millpond snapshots lists \
+             those that live"
+        );
+        return Err(Failure::Absent(text));
+    }
+    let ended: Value = answer.accepted().await?.json().await?;
+    show(&ended, snapshots.json, table::ended_snapshot)
 }
 
 /// Runs `millpond compact`.
@@ -136,8 +150,8 @@ async fn end(server: &Server, begun: Value) -> Result<Value, Failure> {
 fn gone_meanwhile(failure: Failure) -> Failure {
     match failure {
         Failure::Connection(error) => Failure::Connection(error.context(
-            "the server went away while it compacted; what is compacted stays, the rest is not gone \
-             on with when the server is started again: ask for it again",
+            "the server went away while it compacted; what is compacted stays, the rest is not \
+             gone on with when the server is started again: ask for it again",
         )),
         other => other,
     }
@@ -151,7 +165,6 @@ fn verdict(seen: &Value) -> Result<(), Failure> {
             let text = format!("{problems} parts could not be compacted; they are named above");
             Err(Failure::Damaged(text))
         }
-        Some("cancelled") => Err(Failure::Refused("it was cancelled".to_owned())),
         _ => {
             let why = seen["error"].as_str().unwrap_or("it failed");
             Err(Failure::Refused(why.to_owned()))

@@ -6,8 +6,8 @@
 use crate::target::BASE64URL;
 use base64::Engine as _;
 use kvs::{
-    Compaction, CompactionInfo, CompactionState, Debt, DueInfo, JobInfo, JobOutcome, KvsetInfo,
-    NodeInfo, SnapshotInfo, SnapshotsInfo, TreeInfo,
+    Compaction, CompactionInfo, CompactionProblem, CompactionState, Debt, DueInfo, JobInfo,
+    JobOutcome, KvsetInfo, NodeInfo, SnapshotInfo, SnapshotsInfo, TreeInfo,
 };
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -154,14 +154,31 @@ fn compaction_info(info: &CompactionInfo) -> Value {
 
 /// The snapshots that live.
 pub(crate) fn snapshots(info: &SnapshotsInfo) -> Value {
-    let one = |one: &SnapshotInfo| json!({ "revision": one.revision.get(), "age_seconds": seconds(one.age) });
     json!({
         "count": info.count,
         "held_bytes": info.held_bytes,
         "ended_total": info.ended,
+        "ended_requested_total": info.ended_requested,
         "age_max_seconds": info.age_max.map(seconds),
-        "oldest": info.oldest.iter().map(one).collect::<Vec<_>>(),
+        "oldest": info.oldest.iter().map(snapshot).collect::<Vec<_>>(),
     })
+}
+
+fn snapshot(info: &SnapshotInfo) -> Value {
+    json!({
+        "id": info.id.get(),
+        "kind": if info.kvs.is_some() { "cursor" } else { "snapshot" },
+        "kvs": info.kvs.as_deref(),
+        "holder": info.holder.as_deref(),
+        "revision": info.revision.get(),
+        "age_seconds": seconds(info.age),
+        "ended": info.is_ended,
+    })
+}
+
+/// A snapshot that was ended, and what others hold still.
+pub(crate) fn ended_snapshot(ended: &SnapshotInfo, held_bytes: u64) -> Value {
+    json!({ "ended": snapshot(ended), "held_bytes": held_bytes })
 }
 
 /// Writes a key as text where it is text, else as base64url.

@@ -276,17 +276,50 @@ pub(crate) fn snapshots(value: &Value) -> String {
     let limit = value["age_max_seconds"].as_f64();
     let limit = limit.map_or_else(|| "none".to_owned(), |limit| format!("{limit:.0} s"));
     let mut out = format!(
-        "snapshots {}\nhold      {} of what was deleted since\nage limit {limit}; {} were ended\n\n",
+        "snapshots {}\nhold      {} of what was deleted since\nage limit {limit}; {} were ended at \
+         it, {} on request\n\n",
         value["count"],
         bytes(&value["held_bytes"]),
         value["ended_total"],
+        value["ended_requested_total"],
     );
     let lines = rows(value, "oldest").map(|one| {
         let age = one["age_seconds"].as_f64().unwrap_or(0.0);
-        vec![text(&one["revision"]), format!("{age:.1} s")]
+        let holder = one["holder"].as_str().map_or_else(|| "-".to_owned(), one_line);
+        let kvs = one["kvs"].as_str().unwrap_or("-").to_owned();
+        let state = if one["ended"] == true { "ended, and not let go of" } else { "" };
+        let [id, kind] = ["id", "kind"].map(|name| text(&one[name]));
+        let (age, revision) = (format!("{age:.1} s"), text(&one["revision"]));
+        vec![id, kind, kvs, holder, state.to_owned(), age, revision]
     });
-    out.push_str(&columns(&["REVISION", "AGE"], 0, lines.collect()));
+    let titles = ["ID", "KIND", "KVS", "HOLDER", "STATE", "AGE", "REVISION"];
+    out.push_str(&columns(&titles, 5, lines.collect()));
+    let told = rows(value, "oldest").count() as u64;
+    let more = number(&value["count"]).saturating_sub(told);
+    if more > 0 {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "and {more} younger ones");
+    }
     out
+}
+
+/// A snapshot that was ended.
+pub(crate) fn ended_snapshot(value: &Value) -> String {
+    let ended = &value["ended"];
+    let age = ended["age_seconds"].as_f64().unwrap_or(0.0);
+    let holder = ended["holder"].as_str().map_or_else(|| "not named".to_owned(), one_line);
+    format!(
+        "snapshot {} of revision {} is ended, after {age:.1} s\nholder   {holder}\nheld     {} by \
+         those that are left\n",
+        ended["id"],
+        ended["revision"],
+        bytes(&value["held_bytes"]),
+    )
+}
+
+/// What others have chosen, on one line in ASCII.
+fn one_line(text: &str) -> String {
+    text.escape_default().to_string()
 }
 
 #[cfg(test)]

@@ -54,8 +54,8 @@ impl Engine for Database {
         Ok(())
     }
 
-    fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>> {
-        Ok(Box::new(self.open_kvs(kvs)?.cursor(range)?))
+    fn walk(&self, kvs: &str, range: Range, holder: &str) -> Result<Box<dyn Walk>> {
+        Ok(Box::new(self.open_kvs(kvs)?.cursor_for(range, holder)?))
     }
 
     fn create_kvs(&self, name: &str) -> Result<()> {
@@ -163,5 +163,13 @@ impl Walk for Cursor {
 
     fn revision(&self) -> Revision {
         Self::revision(self)
+    }
+
+    fn check(&mut self) -> Result<()> {
+        Self::check(self)
+    }
+
+    fn on_end(&self, call: Box<dyn FnOnce() + Send>) {
+        Self::on_end(self, call);
     }
 }

@@ -247,7 +247,7 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>> {
+    fn walk(&self, kvs: &str, range: Range, _holder: &str) -> Result<Box<dyn Walk>> {
         while self.hold_walks.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
@@ -410,4 +410,11 @@ impl Walk for MemoryWalk {
     fn revision(&self) -> Revision {
         self.revision
     }
+
+    fn check(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// No walk of a map is ended.
+    fn on_end(&self, _call: Box<dyn FnOnce() + Send>) {}
 }

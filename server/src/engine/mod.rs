@@ -72,6 +72,10 @@ pub trait Walk: Send {
     fn value(&self) -> Result<Bytes>;
     /// The revision of the snapshot.
     fn revision(&self) -> Revision;
+    /// Fails once the snapshot was ended; from then on the walk holds nothing, and is over.
+    fn check(&mut self) -> Result<()>;
+    /// Has `call` called when the snapshot is ended, on the thread that ends it: it must be short.
+    fn on_end(&self, call: Box<dyn FnOnce() + Send>);
 }
 
 /// The engine as the server sees it.
@@ -99,8 +103,9 @@ pub trait Engine: Send + Sync + 'static {
     /// bytes: asked before a body is read. Never blocks.
     fn check_write(&self, kvs: &str, key: &[u8], value_bytes: u64) -> Result<()>;
 
-    /// Opens a cursor on a snapshot taken now. May block.
-    fn walk(&self, kvs: &str, range: Range) -> Result<Box<dyn Walk>>;
+    /// Opens a cursor on a snapshot taken now, which is listed under the name of its holder. May
+    /// block.
+    fn walk(&self, kvs: &str, range: Range, holder: &str) -> Result<Box<dyn Walk>>;
 
     /// Creates a KVS. Blocks.
     fn create_kvs(&self, name: &str) -> Result<()>;

@@ -15,7 +15,7 @@ use axum::extract::State;
 use axum::http::{Request, StatusCode, Uri};
 use base64::Engine as _;
 use bytes::Bytes;
-use kvs::{CompactionRequest, Database, Error, TreePage};
+use kvs::{CompactionRequest, Database, Error, SnapshotId, TreePage};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -116,6 +116,22 @@ pub(crate) async fn snapshots(State(shared): Server, uri: Uri) -> Answer {
     Query::parse(uri.query(), &[])?;
     let found = with_database(&shared, |database| Ok(document::snapshots(&database.snapshots())));
     json(StatusCode::OK, &found.await?)
+}
+
+pub(crate) async fn end_snapshot(State(shared): Server, uri: Uri) -> Answer {
+    Query::parse(uri.query(), &[])?;
+    let id = uri.path().strip_prefix("/v1/admin/snapshots/").unwrap_or_default();
+    let number = id.parse().map_err(|_| {
+        Problem::bad_request(format!(
+            "snapshot {id:?}: an id is a number; GET /v1/admin/snapshots lists those that live"
+        ))
+    })?;
+    let ended = with_database(&shared, move |database| {
+        let ended = database.end_snapshot(SnapshotId::new(number))?;
+        let held_bytes = database.snapshots().held_bytes;
+        Ok(document::ended_snapshot(&ended, held_bytes))
+    });
+    json(StatusCode::OK, &ended.await?)
 }
 
 fn check_idle(database: &Database) -> Result<(), Problem> {

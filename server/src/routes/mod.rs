@@ -10,6 +10,7 @@ pub(crate) mod item;
 pub(crate) mod kv;
 pub(crate) mod lookup;
 pub(crate) mod outflow;
+pub(crate) mod parked;
 pub(crate) mod pool;
 pub(crate) mod scan;
 pub(crate) mod spaces;
@@ -73,6 +74,7 @@ fn admin_routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/v1/admin/tree/{kvs}", get(admin::tree).fallback(not_allowed))
         .route("/v1/admin/snapshots", get(admin::snapshots).fallback(not_allowed))
+        .route("/v1/admin/snapshots/{id}", delete(admin::end_snapshot).fallback(not_allowed))
         .route(
             "/v1/admin/compact",
             get(admin::compact)

@@ -16,10 +16,12 @@
 
 use super::item::Encoding;
 use super::outflow::Outflow;
+use super::parked::Parked;
 use super::unreadable::OnDamage;
 use super::walking::{Bounds, Departure, Stop, Walking};
-use crate::app::Shared;
+use crate::app::{ClientAddress, RequestId, Shared};
 use crate::blocking::Patience;
+use crate::engine::{Engine, Walk};
 use crate::metrics::http::Rejected;
 use crate::problem::{Answer, Problem};
 use crate::target::{BASE64URL, Query, percent_decode_text, split_key_path};
@@ -35,6 +37,7 @@ use kvs::Range;
 use serde::Serialize;
 use serde_json::json;
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -72,15 +75,51 @@ pub(crate) struct Plan {
     pub(crate) keys_only: bool,
     pub(crate) encoding: Encoding,
     pub(crate) on_damage: OnDamage,
+    asker: Asker,
+}
+
+/// Who asks.
+#[derive(Debug)]
+struct Asker {
+    request_id: Option<RequestId>,
+    address: Option<ClientAddress>,
+}
+
+impl Asker {
+    fn of(request: &Request<Body>) -> Self {
+        let of = request.extensions();
+        Self { request_id: of.get().cloned(), address: of.get().copied() }
+    }
+
+    fn id(&self) -> Option<&str> {
+        self.request_id.as_ref().map(|RequestId(id)| &**id)
+    }
+}
+
+/// What a snapshot is listed under.
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request {}", self.id().unwrap_or("without an id"))?;
+        match self.address {
+            Some(ClientAddress(address)) => write!(f, " from {address}"),
+            None => Ok(()),
+        }
+    }
 }
 
 pub(crate) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
     let query = Query::parse(request.uri().query(), PARAMETERS)?;
-    let plan = plan(request.uri().path(), &query)?;
+    let plan = plan(&request, &query)?;
     if wants_stream(request.headers()) {
         stream_response(shared, plan).await
     } else {
         page_response(&shared, plan).await
+    }
+}
+
+impl Plan {
+    fn open(&self, engine: &dyn Engine) -> kvs::Result<Box<dyn Walk>> {
+        engine.walk(&self.kvs, self.range.clone(), &self.asker.to_string())
     }
 }
 
@@ -101,7 +140,8 @@ fn is_weight_of_nothing(parameter: &str) -> bool {
     weight.is_some_and(|weight| weight.parse() == Ok(0.0_f32))
 }
 
-fn plan(path: &str, query: &Query<'_>) -> Result<Plan, Problem> {
+fn plan(request: &Request<Body>, query: &Query<'_>) -> Result<Plan, Problem> {
+    let path = request.uri().path();
     let Some((kvs, None)) = split_key_path(path) else {
         return Err(Problem::no_such_route(path));
     };
@@ -126,6 +166,7 @@ fn plan(path: &str, query: &Query<'_>) -> Result<Plan, Problem> {
         keys_only: query.flag("keys_only")?,
         encoding: Encoding::of(query)?,
         on_damage: OnDamage::of(query)?,
+        asker: Asker::of(request),
     })
 }
 
@@ -184,9 +225,9 @@ async fn page_response(shared: &Shared, plan: Plan) -> Answer {
             gone: Arc::clone(&gone),
             between: (b"\n", b",\n"),
         };
-        let (kvs, range) = (plan.kvs.clone(), plan.range.clone());
+        let of = Arc::clone(&plan);
         let walked = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
-            state.open_with(|| engine.walk(&kvs, range))?;
+            state.open_with(|| of.open(engine))?;
             let stop = state.go_on(&bounds)?;
             Ok((state, stop))
         });
@@ -230,7 +271,7 @@ fn page_of(state: Walking, next: Option<String>) -> Response<Body> {
 struct Streaming {
     shared: Arc<Shared>,
     plan: Arc<Plan>,
-    walking: Walking,
+    walking: Parked,
     ended: bool,
     departure: Departure,
     /// Held until the stream is dropped.
@@ -246,14 +287,15 @@ async fn stream_response(shared: Arc<Shared>, plan: Plan) -> Answer {
     })?;
     let plan = Arc::new(plan);
     let mut walking = Walking::new(Arc::clone(&plan), Outflow::default(), shared.responses.clone());
-    let (kvs, range) = (plan.kvs.clone(), plan.range.clone());
+    let of = Arc::clone(&plan);
     let opened = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
-        walking.open_with(|| engine.walk(&kvs, range))?;
+        walking.open_with(|| of.open(engine))?;
         Ok(walking)
     });
     let walking = opened.await?;
     let revision = walking.revision();
     let departure = Departure::default();
+    let walking = Parked::new(walking);
     let state = Streaming { shared, plan, walking, ended: false, departure, _permit: permit };
     let steps = stream::unfold(state, |state| async move {
         if state.ended { None } else { Some(next_step(state).await) }
@@ -280,37 +322,46 @@ async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
             gone: state.departure.flag(),
             between: (b"", b""),
         };
-        let mut walking = state.walking;
+        let mut walking = state.walking.take();
         let step = shared.lanes.scans.run(Patience::Begun, move || {
             let stop = walking.go_on(&bounds);
             (walking, stop)
         });
-        let (walking, stop) = step.await.expect("a stream that began waits its turn");
-        state.walking = walking;
-        let full = plan.limit.is_some_and(|limit| state.walking.taken() >= limit);
+        let (mut walking, stop) = step.await.expect("a stream that began waits its turn");
+        let full = plan.limit.is_some_and(|limit| walking.taken() >= limit);
         let line = match stop {
-            Ok(Stop::Memory(bytes)) if state.walking.is_empty() => {
-                match shared.responses.share(bytes, shared.limits.room_wait_max()).await {
+            Ok(Stop::Memory(bytes)) if walking.is_empty() => {
+                state.walking.put(walking);
+                let share = shared.responses.share(bytes, shared.limits.room_wait_max()).await;
+                walking = state.walking.take();
+                match share {
                     Ok(share) => {
-                        state.walking.give_room(share);
+                        walking.give_room(share);
+                        state.walking.put(walking);
                         continue;
                     }
                     Err(problem) => error_line(&shared, &plan, &problem),
                 }
             }
-            Ok(Stop::Time) if state.walking.is_empty() => continue,
-            Ok(Stop::End) => end_line(&state.walking, None),
+            Ok(Stop::Time) if walking.is_empty() => {
+                state.walking.put(walking);
+                continue;
+            }
+            Ok(Stop::End) => end_line(&walking, None),
             Ok(Stop::More) if full => {
-                let next = cursor_text(plan.range.reverse, state.walking.key());
-                end_line(&state.walking, Some(next))
+                let next = cursor_text(plan.range.reverse, walking.key());
+                end_line(&walking, Some(next))
             }
             Ok(Stop::More | Stop::Time | Stop::Memory(_)) => {
-                return (state.walking.take_out(), state);
+                let out = walking.take_out();
+                state.walking.put(walking);
+                return (out, state);
             }
             Err(error) => error_line(&shared, &plan, &error.into()),
         };
+        // The walk goes here, with its snapshot.
         state.ended = true;
-        let mut out = state.walking.take_out();
+        let mut out = walking.take_out();
         out.text(&line);
         return (out.finish(), state);
     }
@@ -344,12 +395,13 @@ fn line(document: &impl Serialize) -> Vec<u8> {
 fn error_line(shared: &Shared, plan: &Plan, problem: &Problem) -> Vec<u8> {
     shared.metrics.http.fail(problem);
     let why = problem.cause.as_deref().unwrap_or(&problem.detail);
+    let (kind, kvs, request_id) = (problem.slug, &plan.kvs, plan.asker.id());
     if problem.is_fault() {
-        tracing::error!(kind = problem.slug, kvs = plan.kvs, why, "a stream broke off");
+        tracing::error!(kind, kvs, request_id, why, "a stream broke off");
     } else {
-        tracing::warn!(kind = problem.slug, kvs = plan.kvs, why, "a stream broke off");
+        tracing::warn!(kind, kvs, request_id, why, "a stream broke off");
     }
-    line(&json!({ "error": problem.document(None) }))
+    line(&json!({ "error": problem.document(request_id) }))
 }
 
 #[cfg(test)]

@@ -91,6 +91,8 @@ pub(crate) struct Walking {
     on_key: bool,
     /// Why that key cannot be shown, if it is known already.
     unreadable: Option<kvs::Error>,
+    /// Its snapshot was ended between two turns: what the next one has to tell.
+    ended: Option<kvs::Error>,
 }
 
 impl Walking {
@@ -106,6 +108,7 @@ impl Walking {
             shown: 0,
             on_key: false,
             unreadable: None,
+            ended: None,
         }
     }
 
@@ -158,6 +161,20 @@ impl Walking {
         *self.out.room() = share;
     }
 
+    /// Holds nothing any more where its snapshot was ended; the next turn says so.
+    pub(crate) fn let_go_if_ended(&mut self) {
+        if let Some(walk) = &mut self.walk
+            && let Err(ended) = walk.check()
+        {
+            self.ended = Some(ended);
+        }
+    }
+
+    /// Has `call` called when its snapshot is ended.
+    pub(crate) fn on_end(&self, call: Box<dyn FnOnce() + Send>) {
+        self.walk().on_end(call);
+    }
+
     /// What was shown.
     pub(crate) fn take_out(&mut self) -> Outflow {
         self.shown = 0;
@@ -171,6 +188,9 @@ impl Walking {
 
     /// One turn. After an error the walk is over.
     pub(crate) fn go_on(&mut self, bounds: &Bounds) -> kvs::Result<Stop> {
+        if let Some(ended) = self.ended.take() {
+            return Err(ended);
+        }
         let begun = Instant::now();
         loop {
             let late = begun.elapsed() >= bounds.time_max || bounds.gone.load(Ordering::Relaxed);
