@@ -38,8 +38,11 @@ pub enum CompactionState {
     Flushing,
     /// Kvsets are being merged.
     Running,
-    /// All that could be done is done; what could not is among its problems.
+    /// All that was asked for is done. Where it took no job there was nothing to do.
     Done,
+    /// It is at its end, and a part of what was asked for, or all of it, could not be done: its
+    /// problems say what, why, and what helps.
+    Incomplete,
     /// It was told to end.
     Cancelled,
     /// It ended early: why, on one line.
@@ -53,6 +56,7 @@ impl CompactionState {
             Self::Flushing => "flushing",
             Self::Running => "running",
             Self::Done => "done",
+            Self::Incomplete => "incomplete",
             Self::Cancelled => "cancelled",
             Self::Failed(_) => "failed",
         }
@@ -61,6 +65,42 @@ impl CompactionState {
     /// Whether it is at its end.
     pub fn is_over(&self) -> bool {
         !matches!(self, Self::Flushing | Self::Running)
+    }
+}
+
+/// A part of what was asked for that could not be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactionProblem {
+    /// Of which kind it is.
+    pub reason: ProblemReason,
+    /// Which part, why, and what helps, on one line.
+    pub detail: String,
+}
+
+/// Why a part of a compaction could not be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProblemReason {
+    /// There is no room for what it would write.
+    NoRoom,
+    /// Something in it cannot be read.
+    Unreadable,
+    /// The KVS that was named is gone.
+    KvsDropped,
+    /// Its job failed otherwise.
+    Failed,
+}
+
+impl ProblemReason {
+    /// In one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoom => "no_room",
+            Self::Unreadable => "unreadable",
+            Self::KvsDropped => "kvs_dropped",
+            Self::Failed => "failed",
+        }
     }
 }
 
@@ -89,9 +129,16 @@ pub struct CompactionInfo {
     /// Bytes of the objects that its jobs wrote.
     pub written_bytes: u64,
     /// What could not be compacted, and why: the first 30.
-    pub problems: Vec<String>,
+    pub problems: Vec<CompactionProblem>,
     /// How many there are.
     pub problems_total: u64,
+}
+
+impl CompactionInfo {
+    /// Whether all was as it should be.
+    pub fn had_nothing_to_do(&self) -> bool {
+        self.state == CompactionState::Done && self.jobs == 0
+    }
 }
 
 /// A compaction that was asked for. Clones share it. It goes on when the last of them is dropped.
@@ -169,7 +216,8 @@ impl Compaction {
         self.open.store.ring();
     }
 
-    /// Blocks until it is over. An error is of the database, not of what could not be compacted.
+    /// Blocks until it is over. An error is of the database, not of what could not be compacted:
+    /// that the state says, and the problems.
     pub fn wait(&self) -> Result<CompactionInfo> {
         self.open.store.wait_for_errand(&self.errand)?;
         Ok(self.info())

@@ -99,7 +99,10 @@ mod write;
 
 pub use batch::WriteBatch;
 pub use check::Checked;
-pub use compaction::{Compaction, CompactionInfo, CompactionRequest, CompactionState};
+pub use compaction::{
+    Compaction, CompactionInfo, CompactionProblem, CompactionRequest, CompactionState,
+    ProblemReason,
+};
 pub use cursor::{Cursor, Item, Keys};
 pub use db::{Database, KvsInfo};
 pub use error::{Error, Result, Scope};

@@ -6,7 +6,7 @@ mod support;
 
 use kvs::{
     CompactionInfo, CompactionRequest, CompactionState, Database, Durability, Error, Kvs, Options,
-    Range, TreeInfo, TreePage,
+    ProblemReason, Range, TreeInfo, TreePage,
 };
 use mpool::{Device, Faults, IoBuf, Pool, SimDevice};
 use std::collections::BTreeMap;
@@ -99,7 +99,8 @@ fn nothing_is_left_but_what_lives() {
     assert_eq!(contents(&kvs), map);
     // There is nothing to do for a second one.
     let again = compact(&db, CompactionRequest::default());
-    assert_eq!((again.number, again.jobs, again.state), (2, 0, CompactionState::Done));
+    assert_eq!((again.number, again.jobs, &again.state), (2, 0, &CompactionState::Done));
+    assert!(again.had_nothing_to_do() && !info.had_nothing_to_do());
     assert_eq!(tree(&db), after);
 }
 
@@ -321,9 +322,10 @@ fn what_is_damaged_is_told_and_the_rest_goes_on() {
     device.set_faults(Faults { read_eio_at: Some(0), ..Faults::default() });
     let info = asked.wait().unwrap();
     device.set_faults(Faults::default());
-    assert_eq!(info.state, CompactionState::Done);
+    assert_eq!(info.state, CompactionState::Incomplete, "{info:?}");
     assert!(info.problems_total >= 1, "{info:?}");
-    assert!(info.problems[0].contains("KVS k"), "{:?}", info.problems);
+    assert!(info.problems[0].detail.contains("KVS k"), "{:?}", info.problems);
+    assert_eq!(info.problems[0].reason, ProblemReason::Unreadable, "{:?}", info.problems);
     let others = db.tree("other", &TreePage::default()).unwrap();
     assert_eq!((others.root_kvsets, others.kvsets, others.keys), (0, 1, 50));
     assert_eq!(kvs.get(&key(7)).unwrap().unwrap().value, vec![2; 400], "it is served");
@@ -349,18 +351,41 @@ fn values_that_cannot_be_read_are_told() {
         device.flip_bit(at + 1500, 3);
     }
     let info = compact(&db, CompactionRequest::default());
-    assert_eq!((&info.state, info.problems_total), (&CompactionState::Done, 1), "{info:?}");
-    assert!(info.problems[0].contains("values that cannot be read"), "{:?}", info.problems);
+    assert_eq!((&info.state, info.problems_total), (&CompactionState::Incomplete, 1), "{info:?}");
+    let problem = &info.problems[0];
+    assert_eq!(problem.reason, ProblemReason::Unreadable, "{problem:?}");
+    assert!(problem.detail.contains("values that cannot be read"), "{problem:?}");
+    // The second one met what the first had met, and was "done".
+    for n in 20..30 {
+        kvs.put(&key(n), &[0x5a; 3000], Durability::Off).unwrap();
+    }
+    let again = compact(&db, CompactionRequest::default());
+    assert_eq!(
+        (&again.state, again.problems_total),
+        (&CompactionState::Incomplete, 1),
+        "{again:?}"
+    );
     assert_eq!(tree(&db).keys, 50);
 }
 
+/// One that was named and dropped counted as compacted.
 #[test]
-fn a_kvs_that_is_dropped_meanwhile_is_done() {
+fn a_kvs_that_is_dropped_meanwhile_is_no_part_of_everything_and_missed_where_it_was_named() {
     let (_device, db, kvs) = database(&support::options());
     kvs.put(b"a", b"b", Durability::Off).unwrap();
     let asked = db.start_compaction(CompactionRequest::default()).unwrap();
     db.drop_kvs("k").unwrap();
-    assert_eq!(asked.wait().unwrap().state, CompactionState::Done);
+    let info = asked.wait().unwrap();
+    assert_eq!((&info.state, info.problems_total), (&CompactionState::Done, 0), "{info:?}");
+    db.create_kvs("k").unwrap().put(b"a", b"b", Durability::Off).unwrap();
+    let of_one = CompactionRequest { kvs: Some("k".to_owned()), ..CompactionRequest::default() };
+    let asked = db.start_compaction(of_one).unwrap();
+    db.drop_kvs("k").unwrap();
+    let info = asked.wait().unwrap();
+    assert_eq!((&info.state, info.jobs), (&CompactionState::Incomplete, 0), "{info:?}");
+    let problem = &info.problems[0];
+    assert_eq!(problem.reason, ProblemReason::KvsDropped);
+    assert!(problem.detail.contains("KVS k was dropped"), "{problem:?}");
 }
 
 #[test]

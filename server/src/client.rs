@@ -36,6 +36,9 @@ pub enum Failure {
     /// Exit code 1: something is damaged. What, has been printed.
     #[error("{0}")]
     Damaged(String),
+    /// Exit code 1: a part of it could not be done. What, has been printed.
+    #[error("{0}")]
+    Incomplete(String),
     /// Exit code 3: the server, or the pool, refused.
     #[error("{0}")]
     Refused(String),
@@ -59,15 +62,19 @@ pub enum Failure {
 impl Failure {
     /// As documented in `--help`.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        self.code().into()
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        match self {
             Self::ReaderGone => 0,
-            Self::Absent(_) | Self::Damaged(_) | Self::Serve(_) => 1,
+            Self::Absent(_) | Self::Damaged(_) | Self::Incomplete(_) | Self::Serve(_) => 1,
             Self::Usage(_) => 2,
             Self::Refused(_) => 3,
             Self::Connection(_) => 4,
             Self::Output(_) => 5,
             Self::Interrupted(_) => 130,
-        })
+        }
     }
 }
 

@@ -171,6 +171,48 @@ fn the_commands_show_trees_and_wait_for_compactions() {
     }
 }
 
+/// It was "done", with exit code 0 of `--status`, though parts were not.
+#[test]
+fn what_could_not_be_compacted_is_told_by_state_and_exit_code() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = server.connect();
+    fill(&mut client, 100);
+    assert!(done(&server, &["compact", "--wait"]).contains("state      done\n"));
+    let nothing = done(&server, &["compact", "--wait"]);
+    assert!(nothing.contains("state      done: there was nothing to do"), "{nothing}");
+    fill(&mut client, 50);
+    post(&mut client, &json!({}));
+    over(&mut client);
+    fill(&mut client, 20);
+    server.terminate();
+    assert!(server.wait().success());
+
+    // Every value that is stored rots.
+    let file = directory.path().join("capacity.vol");
+    let mut bytes = std::fs::read(&file).unwrap();
+    for page in bytes.chunks_mut(4096) {
+        if page[1000..2000].iter().all(|byte| *byte == b'v') {
+            page[1500] ^= 4;
+        }
+    }
+    std::fs::write(&file, bytes).unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = server.connect();
+    let waited = run(&server, &["compact", "--wait"]);
+    assert_eq!(waited.status.code(), Some(1), "{}", text(&waited.stdout));
+    let status = run(&server, &["compact", "--status"]);
+    assert_eq!(status.status.code(), Some(1), "{}", text(&status.stdout));
+    let shown = text(&status.stdout);
+    assert!(shown.contains("incomplete") && shown.contains("problem    unreadable: "), "{shown}");
+    assert!(text(&status.stderr).contains("could not be"), "{}", text(&status.stderr));
+    let seen = get(&mut client, "/v1/admin/compact");
+    assert_eq!((&seen["state"], &seen["nothing_to_do"]), (&json!("incomplete"), &json!(false)));
+    let problem = &seen["problems"][0];
+    assert_eq!(problem["reason"], "unreadable", "{seen}");
+    assert!(problem["detail"].as_str().unwrap().contains("millpond pool scrub"), "{seen}");
+}
+
 #[test]
 fn a_server_that_reads_only_or_is_no_friend_refuses() {
     let directory = TempDir::new().unwrap();

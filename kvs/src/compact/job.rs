@@ -19,7 +19,6 @@ use crate::iter::merge::Merge;
 use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::{KvsId, KvsetId, NodeId, Revision, key_hash};
 use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, ReadMode};
-use crate::metrics::Counter;
 use crate::placement::Level;
 use crate::store::{Change, Store};
 use crate::tree::Tree;
@@ -54,7 +53,7 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Resul
         return relocate(store, &tree, plan, (from, new_leaf));
     }
     let mut job = Job::new(store, &tree, plan, from);
-    job.written_bytes = Some(&progress.written_bytes);
+    job.progress = Some(progress);
     let cursor = |kvset: &Arc<Kvset>| {
         kvset.cursor(ReadMode::Direct).counting(Arc::clone(&progress.read_bytes))
     };
@@ -180,8 +179,8 @@ struct Job<'a> {
     rewritten: Vec<MblockId>,
     builder: Option<KvsetBuilder>,
     change: Change,
-    /// Where the bytes of outputs are counted.
-    written_bytes: Option<&'a Counter>,
+    /// Where the bytes of outputs are counted, and the values that stay.
+    progress: Option<&'a Progress>,
 }
 
 impl<'a> Job<'a> {
@@ -221,7 +220,7 @@ impl<'a> Job<'a> {
             },
             builder: None,
             change,
-            written_bytes: None,
+            progress: None,
         }
     }
 
@@ -280,6 +279,9 @@ impl<'a> Job<'a> {
         match merge.value() {
             Err(error) if error.scope() == Scope::Object => {
                 self.store.leave_vblock(self.tree.kvs, vblock, &error);
+                if let Some(progress) = self.progress {
+                    progress.values_left.add(1);
+                }
                 Ok(None)
             }
             value => value.map(Some),
@@ -337,8 +339,8 @@ impl<'a> Job<'a> {
     }
 
     fn count_written(&self, bytes: u64) {
-        if let Some(written_bytes) = self.written_bytes {
-            written_bytes.add(bytes);
+        if let Some(progress) = self.progress {
+            progress.written_bytes.add(bytes);
         }
     }
 }

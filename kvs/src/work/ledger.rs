@@ -28,6 +28,8 @@ pub(crate) struct Progress {
     /// Shared with the cursors over its inputs.
     pub(crate) read_bytes: Arc<Counter>,
     pub(crate) written_bytes: Counter,
+    /// Values that were to move and stay where they are, because they cannot be read.
+    pub(crate) values_left: Counter,
     cancelled: AtomicBool,
 }
 

@@ -181,10 +181,9 @@ impl Store {
         if !sight.is_of(&jobs) || !errand.is_ready(&sight.view) {
             return Take::Again;
         }
-        let left_alone = jobs.unreadable.vblocks.len();
         let running = self.admit(&mut jobs, kvs, plan);
         let (number, progress) = (running.number, Arc::clone(&running.progress));
-        errand.step = Some(Step { number, about, progress, left_alone });
+        errand.step = Some(Step { number, about, progress });
         jobs.requested.rests = self.options.background_threads == 0;
         Take::Job(running)
     }
@@ -195,8 +194,7 @@ impl Store {
         if plan.why == Why::Requested
             && let Some(errand) = self.errand()
         {
-            let left_alone = self.jobs.lock().unreadable.vblocks.len();
-            errand.lock().end_step(running.number, done, left_alone);
+            errand.lock().end_step(running.number, done);
         }
     }
 }
@@ -211,7 +209,6 @@ enum Found<'a> {
 /// Goes on to the next job of an errand, from tree to tree.
 fn next_of<'a>(errand: &mut Errand, sight: &Sight, limits: Limits) -> Found<'a> {
     while let Some((kvs, _)) = errand.todo.front().cloned() {
-        // One that was dropped is done.
         if let Some(tree) = sight.view.trees.get(&kvs) {
             let aside = sight.aside(kvs);
             match errand.next_in(tree, &tree.shape(&aside), limits, &aside.unreadable) {
@@ -223,10 +220,12 @@ fn next_of<'a>(errand: &mut Errand, sight: &Sight, limits: Limits) -> Found<'a> 
                 Next::WaitForLeaf => return Found::Nothing(Take::Nothing),
                 _ => {}
             }
+        } else {
+            errand.lose_tree();
         }
         errand.end_tree();
     }
-    errand.finish(CompactionState::Done);
+    errand.finish_round();
     Found::End
 }
 
@@ -261,5 +260,58 @@ impl Requested {
         if errand.step.take_if(|step| step.number == number).is_some() {
             errand.finish(CompactionState::Failed(PANICKED.to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compaction::ProblemReason;
+    use crate::db::Database;
+    use crate::options::{Durability, Options};
+    use mpool::{Pool, SimDevice};
+
+    /// "Done" was all that was said, though there was no room to do anything.
+    #[test]
+    fn what_has_no_room_is_not_done_and_says_what_helps() {
+        let options = Options { background_threads: 0, ..Options::default() };
+        let pool = Pool::create(Arc::new(SimDevice::new(1 << 30)), &options.pool).unwrap();
+        let db = Database::open_pool(pool, options).unwrap();
+        let kvs = db.create_kvs("k").unwrap();
+        let write = |byte| {
+            for n in 0..100_u8 {
+                kvs.put(&[n], &[byte; 1000], Durability::Off).unwrap();
+            }
+            db.flush().unwrap();
+        };
+        let ask = || db.start_compaction(CompactionRequest::default()).unwrap();
+        let store = db.store();
+        let cramped = || {
+            let sight = store.sight();
+            let limits = Limits { room_bytes: 1, ..sight.limits };
+            assert!(matches!(store.take_requested(&sight, limits), Take::Nothing));
+        };
+        let check = |info: &CompactionInfo, places: &[&str]| {
+            assert_eq!((&info.state, info.jobs), (&CompactionState::Incomplete, 0), "{info:?}");
+            assert!(!info.had_nothing_to_do());
+            assert_eq!(info.problems_total, places.len() as u64, "{info:?}");
+            for (problem, place) in info.problems.iter().zip(places) {
+                assert_eq!(problem.reason, ProblemReason::NoRoom);
+                for part in [place, "there is room for", "millpond snapshots", "pool grow"] {
+                    assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
+                }
+            }
+        };
+        for byte in 0..2 {
+            write(byte);
+        }
+        let of_root = ask();
+        cramped();
+        check(&of_root.info(), &["the root of KVS k"]);
+        // With room it is done, and then there is nothing left to do.
+        assert_eq!(ask().wait().unwrap().state, CompactionState::Done);
+        let again = ask();
+        cramped();
+        assert!(again.info().had_nothing_to_do(), "{:?}", again.info());
     }
 }

@@ -98,7 +98,7 @@ pub(crate) async fn compact(compact: &Compact) -> Result<(), Failure> {
     };
     let told = if compact.cancel { table::cancelled } else { table::compaction };
     show(&seen, compact.json, told)?;
-    if compact.wait { verdict(&seen) } else { Ok(()) }
+    if compact.wait || compact.status { verdict(&seen) } else { Ok(()) }
 }
 
 async fn begin(compact: &Compact) -> Result<Value, Failure> {
@@ -157,13 +157,22 @@ fn gone_meanwhile(failure: Failure) -> Failure {
     }
 }
 
+/// What a compaction came to; one that runs has not failed.
 fn verdict(seen: &Value) -> Result<(), Failure> {
-    let problems = seen["problems_total"].as_u64().unwrap_or(0);
+    if seen["running"] == true {
+        return Ok(());
+    }
     match seen["state"].as_str() {
-        Some("done") if problems == 0 => Ok(()),
-        Some("done") => {
-            let text = format!("{problems} parts could not be compacted; they are named above");
-            Err(Failure::Damaged(text))
+        Some("done") => Ok(()),
+        Some("incomplete") => {
+            let parts = seen["problems_total"].as_u64().unwrap_or(0);
+            let what = if seen["jobs"] == 0 { "nothing was compacted: " } else { "" };
+            let text =
+                format!("{what}{parts} parts could not be; the problems say why, and what helps");
+            Err(Failure::Incomplete(text))
+        }
+        Some("cancelled") => {
+            Err(Failure::Refused("it was cancelled; what it had done by then stays".to_owned()))
         }
         _ => {
             let why = seen["error"].as_str().unwrap_or("it failed");
@@ -178,6 +187,30 @@ mod tests {
     use serde_json::json;
 
     /// "No server answers; start one" was all that was said.
+    /// `--status` ended with 0 whatever had become of it.
+    #[test]
+    fn the_exit_code_says_what_a_compaction_came_to() {
+        let seen = |state: &str, jobs: u64| {
+            let running = matches!(state, "running" | "flushing");
+            json!({"state": state, "running": running, "jobs": jobs, "problems_total": 2,
+                   "error": if state == "failed" { Some("the drive is gone") } else { None }})
+        };
+        for (state, jobs, code, says) in [
+            ("flushing", 0, 0, ""),
+            ("running", 1, 0, ""),
+            ("done", 0, 0, ""),
+            ("incomplete", 0, 1, "nothing was compacted: 2 parts"),
+            ("incomplete", 3, 1, "2 parts could not be"),
+            ("cancelled", 1, 3, "cancelled"),
+            ("failed", 0, 3, "the drive is gone"),
+        ] {
+            let failure = verdict(&seen(state, jobs)).err();
+            assert_eq!(failure.as_ref().map_or(0, Failure::code), code, "{state}");
+            let text = failure.map_or_else(String::new, |failure| failure.to_string());
+            assert!(text.contains(says) && text.is_empty() == says.is_empty(), "{state}: {text}");
+        }
+    }
+
     #[tokio::test]
     async fn a_server_that_goes_away_while_it_compacts_is_told() {
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -139,7 +139,8 @@ fn compaction_info(info: &CompactionInfo) -> Value {
         "jobs": info.jobs,
         "read_bytes": info.read_bytes,
         "written_bytes": info.written_bytes,
-        "problems": info.problems,
+        "nothing_to_do": info.had_nothing_to_do(),
+        "problems": info.problems.iter().map(problem).collect::<Vec<_>>(),
         "problems_total": info.problems_total,
     });
     if let Value::Object(fields) = &mut found {
@@ -150,6 +151,10 @@ fn compaction_info(info: &CompactionInfo) -> Value {
         }
     }
     found
+}
+
+fn problem(problem: &CompactionProblem) -> Value {
+    json!({ "reason": problem.reason.as_str(), "detail": problem.detail })
 }
 
 /// The snapshots that live.

@@ -214,8 +214,9 @@ fn compaction_facts(value: &Value) -> String {
             format!("KVS {kvs}{}{}", bound("from", "from"), bound("to", "up to"))
         }
     };
+    let nothing = if value["nothing_to_do"] == true { ": there was nothing to do" } else { "" };
     let mut out = format!(
-        "compaction {} of {what}\nstate      {}\nover       {} of about {}, in {} jobs\n\
+        "compaction {} of {what}\nstate      {}{nothing}\nover       {} of about {}, in {} jobs\n\
          read       {}\nwritten    {}\ntook       {:.1} s\n",
         value["number"],
         text(&value["state"]),
@@ -231,7 +232,8 @@ fn compaction_facts(value: &Value) -> String {
         let _ = writeln!(out, "error      {error}");
     }
     for problem in rows(value, "problems") {
-        let _ = writeln!(out, "problem    {}", text(problem));
+        let [reason, detail] = ["reason", "detail"].map(|name| text(&problem[name]));
+        let _ = writeln!(out, "problem    {reason}: {detail}");
     }
     let told = rows(value, "problems").count() as u64;
     let more = number(&value["problems_total"]).saturating_sub(told);

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 /// Options of the engine that `--engine NAME=VALUE` sets; see the engine's own documentation.
 const NAMES: &str = "background_threads, commit_queue_bytes_max, inline_bytes_max, interval_ms, \
-                     media_policy, memtable_bytes, memtables_max, queue_depth, reaper, reaper_budget_bytes, \
+                     media_policy, memtable_bytes, memtables_max, queue_depth, reaper, \
+                     reaper_budget_bytes, \
                      recovery_ms, value_cache_bytes, wal_bytes_max, wal_segment_bytes";
 
 pub(crate) struct Embedded {
@@ -176,7 +177,7 @@ impl Target for Embedded {
         match (&info.state, info.problems.first()) {
             (CompactionState::Done, None) => Ok(()),
             (state, problem) => {
-                let problem = problem.map_or("", String::as_str);
+                let problem = problem.map_or("", |problem| &problem.detail);
                 bail!("the compaction ended as {}: {problem}", state.as_str())
             }
         }

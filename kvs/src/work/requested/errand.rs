@@ -4,8 +4,10 @@
 use super::super::ledger::Progress;
 use crate::compact::pick::request::{self, Asked, Next, Obstacle};
 use crate::compact::pick::{Limits, Plan, TreeShape};
-use crate::compaction::{CompactionInfo, CompactionRequest, CompactionState};
-use crate::error::{Error, Result};
+use crate::compaction::{
+    CompactionInfo, CompactionProblem, CompactionRequest, CompactionState, ProblemReason,
+};
+use crate::error::{Error, Result, Scope};
 use crate::key::{KeyText, KvsId, KvsetId, Revision};
 use crate::kvset::Kvset;
 use crate::tree::{Leaf, Tree};
@@ -38,7 +40,7 @@ pub(crate) struct Errand {
     jobs: u64,
     read_bytes: u64,
     written_bytes: u64,
-    problems: Vec<String>,
+    problems: Vec<CompactionProblem>,
     problems_total: u64,
     pub(super) end: Option<(CompactionState, Duration)>,
 }
@@ -48,8 +50,6 @@ pub(super) struct Step {
     pub(super) number: u64,
     pub(super) about: About,
     pub(super) progress: Arc<Progress>,
-    /// vblocks that were left alone when it began.
-    pub(super) left_alone: usize,
 }
 
 /// What a job of an errand is about.
@@ -214,8 +214,8 @@ impl Errand {
         self.root_given_up = false;
     }
 
-    /// A job of it has ended, when so many vblocks are left alone.
-    pub(super) fn end_step(&mut self, number: u64, done: &Result<()>, left_alone: usize) {
+    /// A job of it has ended.
+    pub(super) fn end_step(&mut self, number: u64, done: &Result<()>) {
         let Some(step) = self.step.take_if(|step| step.number == number) else { return };
         self.read_bytes += step.progress.read_bytes.get();
         self.written_bytes += step.progress.written_bytes.get();
@@ -224,17 +224,20 @@ impl Errand {
             return;
         }
         let kvs = self.todo.front().map_or_else(String::new, |(_, name)| name.to_string());
-        if left_alone > step.left_alone {
-            self.add_problem(format!(
-                "of KVS {kvs}: values that cannot be read stay where they are (millpond pool scrub \
-                 names what is damaged)"
-            ));
+        let values_left = step.progress.values_left.get();
+        if values_left > 0 {
+            let detail = format!(
+                "of KVS {kvs}: {values_left} values that cannot be read stay where they are \
+                 (millpond pool scrub names what is damaged)"
+            );
+            self.add_problem(ProblemReason::Unreadable, detail);
         }
         match done {
             Ok(()) => self.jobs += 1,
             Err(Error::KvsDropped | Error::Closed) => {}
             Err(error) => {
-                self.add_problem(format!("of KVS {kvs}: {}", error.with_sources()));
+                let detail = format!("of KVS {kvs}: {}", error.with_sources());
+                self.add_problem(reason_of(error), detail);
                 self.root_given_up |= matches!(step.about, About::Root);
             }
         }
@@ -263,25 +266,49 @@ impl Errand {
             || format!("the root of KVS {}", tree.name),
             |leaf| format!("the leaf of KVS {} from {} on", tree.name, KeyText(&leaf.first_key)),
         );
-        self.add_problem(match obstacle {
-            Obstacle::Damaged(kvset) => format!(
-                "{place} is left alone: kvset {} cannot be read (millpond pool scrub names what is \
-                 damaged)",
-                kvset.get()
+        let (reason, detail) = match obstacle {
+            Obstacle::Damaged(kvset) => (
+                ProblemReason::Unreadable,
+                format!(
+                    "{place} is left alone: kvset {} cannot be read (millpond pool scrub names \
+                     what is damaged)",
+                    kvset.get()
+                ),
             ),
-            Obstacle::NoRoom { need_bytes, room_bytes } => format!(
-                "{place} is left as it is: to rewrite it takes {need_bytes} bytes, and there is \
-                 room for {room_bytes}; delete data, or grow a volume"
+            Obstacle::NoRoom { need_bytes, room_bytes } => (
+                ProblemReason::NoRoom,
+                format!(
+                    "{place} is left as it is: to rewrite it takes {need_bytes} bytes, and there \
+                     is room for {room_bytes}; delete data, end what holds space (millpond \
+                     snapshots), or grow a volume (millpond pool grow), and ask again"
+                ),
             ),
-        });
+        };
+        self.add_problem(reason, detail);
     }
 
-    fn add_problem(&mut self, problem: String) {
-        tracing::warn!(number = self.number, problem, "a part is not compacted as asked for");
+    /// The first tree is gone. Of everything that is there nothing is left undone by that; one that
+    /// was named is not what it was asked to be.
+    pub(super) fn lose_tree(&mut self) {
+        let Some(kvs) = &self.request.kvs else { return };
+        let detail = format!("KVS {kvs} was dropped meanwhile, and all it held with it");
+        self.add_problem(ProblemReason::KvsDropped, detail);
+    }
+
+    fn add_problem(&mut self, reason: ProblemReason, detail: String) {
+        let (number, kind) = (self.number, reason.as_str());
+        tracing::warn!(number, reason = kind, detail, "a part is not compacted as asked for");
         self.problems_total += 1;
         if self.problems.len() < PROBLEMS_TOLD {
-            self.problems.push(problem);
+            self.problems.push(CompactionProblem { reason, detail });
         }
+    }
+
+    /// Every tree has been gone over.
+    pub(super) fn finish_round(&mut self) {
+        let is_whole = self.problems_total == 0;
+        let done = if is_whole { CompactionState::Done } else { CompactionState::Incomplete };
+        self.finish(done);
     }
 
     pub(super) fn finish(&mut self, state: CompactionState) {
@@ -329,6 +356,17 @@ impl Errand {
     }
 }
 
+/// Of which kind a job's failure is.
+fn reason_of(error: &Error) -> ProblemReason {
+    match error {
+        Error::Full { .. } | Error::LogFull { .. } | Error::Pool(mpool::Error::Full { .. }) => {
+            ProblemReason::NoRoom
+        }
+        error if error.scope() == Scope::Object => ProblemReason::Unreadable,
+        _ => ProblemReason::Failed,
+    }
+}
+
 /// The place of the leaf that holds a key.
 fn place_of(tree: &Tree, key: &[u8]) -> Option<usize> {
     tree.leaves.place_of(key)
@@ -355,8 +393,8 @@ mod tests {
         let mut errand = Errand::new(1, CompactionRequest::default(), todo);
         let mut split = |done: &Result<()>| {
             let about = About::Split { end: Some("m".into()) };
-            errand.step = Some(Step { number: 7, about, progress: Arc::default(), left_alone: 0 });
-            errand.end_step(7, done, 0);
+            errand.step = Some(Step { number: 7, about, progress: Arc::default() });
+            errand.end_step(7, done);
             (errand.next.clone(), errand.jobs, errand.problems_total)
         };
         assert_eq!(split(&Ok(())), (Some(Bytes::new()), 1, 0));
