@@ -5,6 +5,8 @@
 
 use crate::metrics::{MetricKind, Sample, emit};
 use crate::tree::Tree;
+use crate::view::View;
+use crate::write::stall::{Debt, StallReason};
 
 /// Bytes of one KVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,14 +16,48 @@ pub(crate) struct Bytes {
     pub(crate) live: u64,
 }
 
-/// Shows both for one KVS; their quotient is its space amplification.
-pub(crate) fn visit(tree: &Tree, see: &mut dyn FnMut(Sample<'_>)) {
-    let Bytes { used, live } = bytes(tree);
+/// Shows both for one KVS; their quotient is its space amplification, their difference what its
+/// writers may have to wait for. That is helpless where compaction can do nothing about it.
+pub(crate) fn visit(
+    (view, tree): (&View, &Tree),
+    is_helpless: bool,
+    see: &mut dyn FnMut(Sample<'_>),
+) {
+    let debt = view.debt(tree);
+    let Debt { garbage_bytes, garbage_slow_bytes, garbage_most_bytes, .. } = debt.debt(0);
+    let is_helpless = is_helpless && debt.reason() == Some(StallReason::Garbage);
     let labels = [("kvs", &*tree.name)];
-    let help = "Bytes of kblocks and vblocks that kvsets refer to.";
-    emit(see, MetricKind::Gauge, ("kvs_used_bytes", help), &labels, used);
-    let help = "Bytes of those that are believed to belong to keys that live.";
-    emit(see, MetricKind::Gauge, ("kvs_live_bytes", help), &labels, live);
+    for (name, help, value) in [
+        (
+            "kvs_used_bytes",
+            "Bytes of kblocks and vblocks that kvsets refer to.",
+            debt.live_bytes + garbage_bytes,
+        ),
+        (
+            "kvs_live_bytes",
+            "Bytes of those that are believed to belong to keys that live.",
+            debt.live_bytes,
+        ),
+        ("kvs_garbage_bytes", "The other bytes of those.", garbage_bytes),
+        (
+            "kvs_garbage_slow_bytes",
+            "Garbage from which on writers of the KVS are slowed down.",
+            garbage_slow_bytes,
+        ),
+        (
+            "kvs_garbage_slowest_bytes",
+            "Garbage from which on they are slowed down most; they are never stopped for it.",
+            garbage_most_bytes,
+        ),
+        (
+            "kvs_garbage_helpless",
+            "1 while writers are not slowed down though there is that much, as compaction can do \
+             nothing about it.",
+            is_helpless.into(),
+        ),
+    ] {
+        emit(see, MetricKind::Gauge, (name, help), &labels, value);
+    }
 }
 
 pub(crate) fn bytes(tree: &Tree) -> Bytes {

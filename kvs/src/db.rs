@@ -467,7 +467,8 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
         let dead = tree.dead.len() as u64;
         gauge("kvs_dead_ranges", "Ranges of dead keys that scans seek past.", &labels, dead);
     }
+    let helpless = store.helpless.lock().clone();
     for tree in view.trees.values() {
-        amplification::visit(tree, see);
+        amplification::visit((&view, tree), helpless.contains(&tree.kvs), see);
     }
 }

@@ -11,7 +11,7 @@ use crate::key::{KvsetId, NodeId, Revision};
 use crate::kvset::Kvset;
 use crate::tree::{Aside, Tree};
 use crate::work::ledger::JobInfo;
-use crate::write::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP};
+use crate::write::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP, StallReason};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -127,16 +127,21 @@ pub struct Debt {
     /// Kvsets of the root at which writers stop.
     pub root_stop: u64,
     /// Bytes of kblocks and vblocks that no key needs: values that no kvset refers to, and, as
-    /// estimated, keys and values that newer kvsets shadow.
+    /// estimated, keys and values that newer kvsets shadow, and tombstones.
     pub garbage_bytes: u64,
-    /// The same in percent of all kblocks and vblocks.
-    pub garbage_pct: u64,
-    /// From where on garbage is collected, percent. While space is short, less of one vblock is
-    /// enough.
-    pub garbage_pct_max: u64,
-    /// From where on garbage slows writers down: half of what lives and a memtable. They are
-    /// slowest at all that lives and four memtables, and never stopped for it.
+    /// From where on garbage slows writers down: half of what lives and a memtable.
     pub garbage_slow_bytes: u64,
+    /// Where they are slowest: all that lives and four memtables. They are never stopped for it.
+    pub garbage_slowest_bytes: u64,
+    /// What can be collected, in percent of all kblocks and vblocks: garbage without tombstones.
+    pub garbage_pct: u64,
+    /// From where on it is collected, percent. While space is short, less of one vblock is enough.
+    pub garbage_pct_max: u64,
+    /// What its writers wait for, by the names of stalls: `root_length`, `garbage`, or nothing.
+    pub writers_wait_for: Option<&'static str>,
+    /// Garbage slows no writer down though there is enough of it: compaction can do nothing about
+    /// it, as it cannot be read, or there is no room.
+    pub garbage_helpless: bool,
     /// What is due by the picker's rules, the most pressing first.
     pub due: Vec<DueInfo>,
 }
@@ -165,14 +170,16 @@ impl Database {
     pub fn tree(&self, kvs: &str, page: &TreePage) -> Result<TreeInfo> {
         let store = self.store();
         let kvs = self.open_kvs(kvs)?;
-        let tree = store.tree(kvs.id()).ok_or(Error::KvsDropped)?;
+        let view = store.view.load_full();
+        let tree = view.trees.get(&kvs.id()).ok_or(Error::KvsDropped)?;
+        let is_helpless = store.helpless.lock().contains(&tree.kvs);
         let aside = store.aside(tree.kvs);
-        let (shape, limits) = store.picture(&tree, &aside);
+        let (shape, limits) = store.picture(tree, &aside);
         let totals = *tree.totals();
         let among = |ids: &BTreeSet<KvsetId>| {
             tree.kvsets().filter(|kvset| ids.contains(&kvset.meta().id)).count() as u64
         };
-        let (nodes, next) = nodes(&tree, &aside, page);
+        let (nodes, next) = nodes(tree, &aside, page);
         Ok(TreeInfo {
             kvs: tree.name.to_string(),
             root_kvsets: tree.root.len() as u64,
@@ -188,7 +195,7 @@ impl Database {
             left_alone: among(&aside.unreadable),
             nodes,
             next,
-            debt: debt(&shape, limits, self.store().options.memtable_bytes),
+            debt: debt(&shape, limits, view.debt(tree), is_helpless),
         })
     }
 
@@ -199,11 +206,11 @@ impl Database {
     }
 }
 
-fn debt(shape: &TreeShape, limits: Limits, memtable_bytes: u64) -> Debt {
-    let (garbage_bytes, all_bytes) = garbage_bytes(shape);
-    let live_bytes = all_bytes.saturating_sub(garbage_bytes);
-    let kvs = KvsDebt { live_bytes, memtable_bytes, ..KvsDebt::default() };
-    let pct = u128::from(garbage_bytes) * 100 / u128::from(all_bytes.max(1));
+fn debt(shape: &TreeShape, limits: Limits, kvs: KvsDebt, is_helpless: bool) -> Debt {
+    let (collectable_bytes, all_bytes) = garbage_bytes(shape);
+    let pct = u128::from(collectable_bytes) * 100 / u128::from(all_bytes.max(1));
+    let (waits_for, owed) = (kvs.reason(), kvs.debt(0));
+    let garbage_helpless = is_helpless && waits_for == Some(StallReason::Garbage);
     let info = |due: DueWork| DueInfo {
         reason: due.why.as_str(),
         pressure_pct: due.pressure,
@@ -217,10 +224,13 @@ fn debt(shape: &TreeShape, limits: Limits, memtable_bytes: u64) -> Debt {
         root_spill: limits.spill_min as u64,
         root_slow: ROOT_SLOW,
         root_stop: ROOT_STOP,
-        garbage_bytes,
+        garbage_bytes: owed.garbage_bytes,
+        garbage_slow_bytes: owed.garbage_slow_bytes,
+        garbage_slowest_bytes: owed.garbage_most_bytes,
         garbage_pct: u64::try_from(pct).unwrap_or(u64::MAX),
         garbage_pct_max: limits.garbage_pct_max,
-        garbage_slow_bytes: kvs.debt(0).garbage_slow_bytes,
+        writers_wait_for: waits_for.filter(|_| !garbage_helpless).map(StallReason::as_str),
+        garbage_helpless,
         due: due(shape, limits).into_iter().map(info).collect(),
     }
 }

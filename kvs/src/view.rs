@@ -84,7 +84,7 @@ impl View {
 
     /// Replaces a tree, or adds one.
     pub(crate) fn set_tree(&mut self, tree: Tree) {
-        let debt = debt(&tree, self.memtable_bytes);
+        let debt = self.debt(&tree);
         if debt.reason().is_some() {
             self.lagging.insert(tree.kvs, debt);
         } else {
@@ -93,21 +93,22 @@ impl View {
         Arc::make_mut(&mut self.trees).insert(tree.kvs, Arc::new(tree));
     }
 
+    /// What a tree owes to compaction.
+    pub(crate) fn debt(&self, tree: &Tree) -> KvsDebt {
+        let Bytes { used, live } = amplification::bytes(tree);
+        KvsDebt {
+            root_kvsets: tree.root.len() as u64,
+            garbage_bytes: used - live,
+            live_bytes: live,
+            memtable_bytes: self.memtable_bytes,
+        }
+    }
+
     /// One tree gone.
     pub(crate) fn without_tree(&self, kvs: KvsId) -> Self {
         let mut next = self.clone();
         Arc::make_mut(&mut next.trees).remove(&kvs);
         next.lagging.remove(&kvs);
         next
-    }
-}
-
-fn debt(tree: &Tree, memtable_bytes: u64) -> KvsDebt {
-    let Bytes { used, live } = amplification::bytes(tree);
-    KvsDebt {
-        root_kvsets: tree.root.len() as u64,
-        garbage_bytes: used - live,
-        live_bytes: live,
-        memtable_bytes,
     }
 }

@@ -5,6 +5,7 @@ use crate::handle::Kvs;
 use crate::key::Revision;
 use crate::metrics::Sample;
 use crate::options::{Durability, Options};
+use crate::tree_info::TreePage;
 use crate::write::group::CommitSink;
 use crate::write::stall::ROOT_STOP;
 use mpool::{Pool, SimDevice};
@@ -22,6 +23,16 @@ fn stall_seconds(db: &Database, reason: &str) -> f64 {
         }
     });
     found
+}
+
+fn gauge_of_a(db: &Database, name: &str) -> f64 {
+    let mut found = None;
+    db.visit_metrics(&mut |sample: Sample<'_>| {
+        if sample.name == name && sample.labels == [("kvs", "a")] {
+            found = sample.value.number();
+        }
+    });
+    found.unwrap_or_else(|| panic!("{name} is not shown"))
 }
 
 /// The throttle took the longest root of all KVSs: every writer was refused after 30 seconds.
@@ -98,12 +109,21 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
         db.store().jobs.lock().busy.extend(&busy);
     }
     let waited = || stall_seconds(&db, "garbage");
+    let debt = || db.tree("a", &TreePage::default()).unwrap().debt;
+    let gauge = |name: &str| gauge_of_a(&db, name);
     let tries = (0..1000).take_while(|_| {
         write(&b, 1);
         write(&a, 1);
         waited() == 0.0
     });
     assert!(tries.count() < 1000, "writers of a do not wait");
+    // It was seen that writers waited, and neither whose nor how much garbage they waited for.
+    assert_eq!((debt().writers_wait_for, debt().garbage_helpless), (Some("garbage"), false));
+    assert_eq!(db.tree("b", &TreePage::default()).unwrap().debt.writers_wait_for, None);
+    assert!(debt().garbage_bytes > debt().garbage_slow_bytes, "{:?}", debt());
+    assert!(gauge("kvs_garbage_bytes") > gauge("kvs_garbage_slow_bytes"));
+    assert!(gauge("kvs_garbage_slow_bytes") < gauge("kvs_garbage_slowest_bytes"));
+    assert!(gauge("kvs_garbage_helpless") == 0.0);
     assert!(db.store().is_behind(), "compaction has the drive");
 
     // Nothing can be done: what is there cannot be read.
@@ -118,6 +138,8 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
     }
     assert!(db.store().lagging().is_empty());
     assert!(!db.store().is_behind(), "compaction has the drive for nothing");
+    assert!(gauge("kvs_garbage_helpless") > 0.0);
+    assert_eq!((debt().writers_wait_for, debt().garbage_helpless), (None, true));
     // Those who wait still are let go.
     write(&a, 1);
     let before = waited();

@@ -54,9 +54,12 @@ fn debt(debt: &Debt) -> Value {
         "root_slow": debt.root_slow,
         "root_stop": debt.root_stop,
         "garbage_bytes": debt.garbage_bytes,
+        "garbage_slow_bytes": debt.garbage_slow_bytes,
+        "garbage_slowest_bytes": debt.garbage_slowest_bytes,
         "garbage_pct": debt.garbage_pct,
         "garbage_pct_max": debt.garbage_pct_max,
-        "garbage_slow_bytes": debt.garbage_slow_bytes,
+        "garbage_helpless": debt.garbage_helpless,
+        "writers_wait_for": debt.writers_wait_for,
         "due": debt.due.iter().map(due).collect::<Vec<_>>(),
     })
 }

@@ -18,7 +18,9 @@ pub(crate) fn trees(value: &Value) -> String {
         let counts = ["leaves", "kvsets", "keys", "tombstones", "left_alone"];
         line.extend(counts.map(|name| text(&tree[name])));
         line.extend(["index_bytes", "value_bytes", "vblock_bytes"].map(|name| bytes(&tree[name])));
-        line.push(format!("{} %", debt["garbage_pct"]));
+        let part = percent(&debt["garbage_bytes"], &debt["garbage_slow_bytes"]);
+        line.extend([bytes(&debt["garbage_bytes"]), part]);
+        line.push(debt["writers_wait_for"].as_str().unwrap_or("-").to_owned());
         line
     });
     let titles = [
@@ -34,13 +36,31 @@ pub(crate) fn trees(value: &Value) -> String {
         "VALUES",
         "VBLOCKS",
         "GARBAGE",
+        "OF SLOW",
+        "WRITERS WAIT",
     ];
     columns(&titles, 2, lines.collect())
+}
+
+fn percent(part: &Value, whole: &Value) -> String {
+    let part = u128::from(number(part)) * 100 / u128::from(number(whole).max(1));
+    format!("{part} %")
 }
 
 /// The reason and its pressure.
 fn due_text(due: &Value) -> String {
     format!("{} {} %", text(&due["reason"]), due["pressure_pct"])
+}
+
+/// What the writers of a KVS wait for.
+fn writers_text(debt: &Value) -> String {
+    match debt["writers_wait_for"].as_str() {
+        Some(reason) => format!("are slowed down or wait: {reason}"),
+        None if debt["garbage_helpless"] == true => {
+            "are not slowed down for garbage, as compaction can do nothing about it".to_owned()
+        }
+        None => "do not wait for this tree".to_owned(),
+    }
 }
 
 /// One tree: sums, debt, jobs, nodes.
@@ -50,7 +70,8 @@ pub(crate) fn tree(value: &Value) -> String {
         "kvs       {}\nkvsets    {}, of {} leaves and the root: {} keys, {} tombstones\n\
          space     {} keys, {} values in {} vblocks of {}\n\
          root      {} kvsets: spilled from {}, writers slow down at {} and stop at {}\n\
-         garbage   {} of all bytes ({} %), collected from {} %, writers slow down at {}\n",
+         garbage   {}: writers slow down from {} on, and most from {} on; {} % can be collected, \
+         and are from {} % on\nwriters   {}\n",
         text(&value["kvs"]),
         value["kvsets"],
         value["leaves"],
@@ -65,9 +86,11 @@ pub(crate) fn tree(value: &Value) -> String {
         debt["root_slow"],
         debt["root_stop"],
         bytes(&debt["garbage_bytes"]),
+        bytes(&debt["garbage_slow_bytes"]),
+        bytes(&debt["garbage_slowest_bytes"]),
         debt["garbage_pct"],
         debt["garbage_pct_max"],
-        bytes(&debt["garbage_slow_bytes"]),
+        writers_text(debt),
     );
     for due in rows(debt, "due") {
         let what = due["action"].as_str().map_or_else(
