@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 
-use std::collections::BTreeMap;
+use kvs::ProblemReason;
+use std::collections::{BTreeMap, BTreeSet};
 use support::Server;
 use tempfile::TempDir;
 
@@ -98,6 +99,49 @@ fn every_series_of_alerts_and_dashboard_is_there_before_the_first_request() {
                 );
             }
         }
+    }
+}
+
+/// The words in the first column of the tables under a heading.
+fn words<'a>(page: &'a str, heading: &str) -> BTreeSet<&'a str> {
+    let (_, rest) = page.split_once(&format!("\n## {heading}\n")).expect(heading);
+    let section = rest.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split_once('`').expect("a word is closed").0).collect()
+}
+
+/// Actions and reasons were told everywhere, and explained nowhere.
+#[test]
+fn every_action_and_reason_stands_in_the_page_for_operators() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/compaction.md"));
+    let directory = TempDir::new().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let scrape = server.connect().send("GET", "/metrics", b"").unwrap();
+    let all = parse(scrape.text());
+    // The labels of a metric, and what else there is.
+    let told = |name: &str, label: &str, others: &[&'static str]| -> BTreeSet<String> {
+        let series = all.iter().filter(|series| series.name == name);
+        let labels = series.map(|series| series.labels[label].clone());
+        labels.chain(others.iter().map(|other| (*other).to_owned())).collect()
+    };
+    let (jobs, stalls) = ("millpond_compactions_total", "millpond_write_stall_seconds_total");
+    let problems: [ProblemReason; 4] = [
+        ProblemReason::NoRoom,
+        ProblemReason::Unreadable,
+        ProblemReason::KvsDropped,
+        ProblemReason::Failed,
+    ];
+    let states = ["done", "incomplete", "cancelled", "failed"];
+    let ends: Vec<_> = problems.into_iter().map(ProblemReason::as_str).chain(states).collect();
+    for (heading, told) in [
+        ("Actions", told(jobs, "action", &["flush", "refresh"])),
+        ("Reasons", told(jobs, "reason", &["memtable", "moved"])),
+        ("When writers wait", told(stalls, "reason", &["commit queue"])),
+        ("To ask for a compaction", told("none", "none", &ends)),
+    ] {
+        let told: BTreeSet<_> = told.iter().map(String::as_str).collect();
+        assert!(told.len() > 4, "{heading}: {told:?}");
+        assert_eq!(words(page, heading), told, "{heading}");
     }
 }
 
