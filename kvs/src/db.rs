@@ -304,7 +304,9 @@ impl Database {
         store.work_until(|store| store.view.load().sealed.iter().all(|sealed| sealed.last > newest))
     }
 
-    /// Compacts until nothing is left that the picker would do. Blocks until done.
+    /// Compacts until nothing is left that the picker would do. Blocks until done. What there is no
+    /// room for, or what cannot be read, stays as it is and is told by [`Database::tree`] only; a
+    /// compaction that was asked for ([`Database::start_compaction`]) says so itself.
     pub fn compact(&self) -> Result<()> {
         self.store().work_until_idle()
     }
