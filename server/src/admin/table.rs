@@ -70,8 +70,8 @@ pub(crate) fn tree(value: &Value) -> String {
         "kvs       {}\nkvsets    {}, of {} leaves and the root: {} keys, {} tombstones\n\
          space     {} keys, {} values in {} vblocks of {}\n\
          root      {} kvsets: spilled from {}, writers slow down at {} and stop at {}\n\
-         garbage   {}: writers slow down from {} on, and most from {} on; {} % can be collected, \
-         and are from {} % on\nwriters   {}\n",
+         garbage   {}: writers slow down from {} on, and most from {} on; {} % of the bytes can \
+         be collected, which is due from {} % on\nwriters   {}\n",
         text(&value["kvs"]),
         value["kvsets"],
         value["leaves"],
