@@ -404,9 +404,14 @@ impl Store {
     }
 
     /// On a volume that is nearly full, takes the deletes in the active memtable to where
-    /// compaction can turn them into free space; they alone would not fill it soon.
+    /// compaction can turn them into free space; they alone would not fill it soon. Not each of
+    /// them: a flush takes a few units of space itself.
     fn flush_deletes(&self) {
-        if !self.is_emptying() || self.view.load().active.is_empty() {
+        if !self.is_emptying() || !self.view.load().active.has_deletes() {
+            return;
+        }
+        let bytes = self.view.load().active.bytes() as u64;
+        if !self.jobs.lock().deletes_are_due(bytes) {
             return;
         }
         if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {

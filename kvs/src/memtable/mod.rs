@@ -32,6 +32,7 @@ pub(crate) use skiplist::prefix;
 use skiplist::{Entry, HEIGHT_MAX, ListCursor, Position, SkipList};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Unflushed writes.
 pub(crate) struct Memtable {
@@ -39,6 +40,7 @@ pub(crate) struct Memtable {
     filter: Filter,
     /// Unknown to clients, so that nobody can choose keys that all become low nodes.
     salt: u64,
+    has_deletes: AtomicBool,
 }
 
 /// What the newest visible version of a key is.
@@ -56,6 +58,7 @@ impl Memtable {
             list: Arc::new(SkipList::new()),
             filter: Filter::new(bytes_hint),
             salt: RandomState::new().hash_one(0),
+            has_deletes: AtomicBool::new(false),
         }
     }
 
@@ -66,7 +69,11 @@ impl Memtable {
         self.filter.add(hash);
         let value = match op {
             Op::Put(value) => Some(value),
-            Op::Delete => None,
+            Op::Delete => {
+                // Relaxed: a worker that looks too early looks again.
+                self.has_deletes.store(true, Ordering::Relaxed);
+                None
+            }
         };
         let height = height(hash ^ self.salt ^ revision.get());
         self.list.insert(&Position::new(kvs, key, revision), height, value);
@@ -85,6 +92,11 @@ impl Memtable {
     /// Bytes of entries (what counts against `memtable_bytes`).
     pub(crate) fn bytes(&self) -> usize {
         self.list.used_bytes()
+    }
+
+    /// Whether a tombstone was inserted.
+    pub(crate) fn has_deletes(&self) -> bool {
+        self.has_deletes.load(Ordering::Relaxed)
     }
 
     /// Whether nothing was inserted.

@@ -11,6 +11,11 @@ const QUIET_SHARE: u64 = 64;
 /// A quiet database flushes a memtable that is filled to this part.
 const QUIET_FLUSH_SHARE: u64 = 16;
 
+/// On a nearly full volume deletes are flushed so often, or when the memtable has so many bytes:
+/// some thirty times what the flush itself takes.
+const DELETES_EVERY: Duration = Duration::from_secs(1);
+const DELETES_BYTES: u64 = 4 << 20;
+
 /// Since when hardly anything was put.
 #[derive(Default)]
 pub(super) struct Quiet {
@@ -20,6 +25,8 @@ pub(super) struct Quiet {
     /// Entries written when somebody last looked, and since when it is as many.
     writes: u64,
     unwritten: Option<Instant>,
+    /// When deletes were last flushed for the space that they free.
+    deletes_flushed: Option<Instant>,
 }
 
 impl Quiet {
@@ -29,6 +36,16 @@ impl Quiet {
             (self.put_bytes, self.since) = (put_bytes, None);
         }
         self.since.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    /// Whether the deletes in a memtable of so many bytes are to be flushed now; if so, they are.
+    fn deletes_are_due(&mut self, bytes: u64, now: Instant) -> bool {
+        let is_early = |last: Instant| now.duration_since(last) < DELETES_EVERY;
+        let due = bytes >= DELETES_BYTES || !self.deletes_flushed.is_some_and(is_early);
+        if due {
+            self.deletes_flushed = Some(now);
+        }
+        due
     }
 }
 
@@ -40,6 +57,12 @@ impl Jobs {
             (self.quiet.writes, self.quiet.unwritten) = (writes, None);
         }
         self.quiet.unwritten.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    /// Whether the deletes in an active memtable of so many bytes are to be flushed for the space
+    /// that they free.
+    pub(super) fn deletes_are_due(&mut self, bytes: u64) -> bool {
+        self.quiet.deletes_are_due(bytes, Instant::now())
     }
 
     /// Whether hardly anything has been put for some time.
@@ -65,5 +88,28 @@ impl Store {
 
     fn is_quiet(&self) -> bool {
         self.jobs.lock().is_quiet(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each delete was a flush, whose objects took more than it freed.
+    #[test]
+    fn deletes_are_flushed_at_once_and_then_together() {
+        let mut quiet = Quiet::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        for (ms, bytes, due) in [
+            (0, 100, true),
+            (1, 100, false),
+            (999, DELETES_BYTES - 1, false),
+            (999, DELETES_BYTES, true),
+            (1998, 100, false),
+            (1999, 100, true),
+        ] {
+            assert_eq!(quiet.deletes_are_due(bytes, at(ms)), due, "at {ms} ms, {bytes} bytes");
+        }
     }
 }
