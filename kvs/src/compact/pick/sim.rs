@@ -203,6 +203,7 @@ impl Sim {
             value_bytes: self.value_keys * VALUE_BYTES,
             distinct_keys: self.loaded,
             reshaping: false,
+            objects: Objects::default(),
         }
     }
 
