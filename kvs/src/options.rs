@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 const MIB: u64 = 1 << 20;
 /// Thirty days.
 const SNAPSHOT_AGE_MAX_MS: u64 = 30 * 86_400_000;
-/// A third of the default segment.
+/// A third of a segment of 64 MiB, and what one of 24 MiB has room for.
 const BATCH_BYTES: u64 = 64 * MIB / 3;
 
 /// When a write is acknowledged.
@@ -50,8 +50,11 @@ pub struct Options {
     /// Bytes of one WAL segment, which is recycled again and again; written with zeros first where
     /// little is synced at a time.
     ///
-    /// A batch never spans two, so it bounds the batch: a third of it, or most of one under 64 MiB.
-    /// Range 4 MiB to 1 GiB, default 64 MiB; on a pool under 2 GiB shorter, down to 24 MiB.
+    /// A batch never spans two, so it bounds the batch: a third of it, or most of one under 64
+    /// MiB, up to 21 MiB. Longer ones are taken into use more rarely, which costs an append to the
+    /// pool's journal, and each is free only when all of it is flushed, so the log takes more
+    /// space. Range 4 MiB to 1 GiB, default 24 MiB; one of up to 64 MiB is shorter on a pool under
+    /// 2 GiB, down to 24 MiB.
     pub wal_segment_bytes: u64,
 
     /// Bytes of WAL that may be waiting for a flush; beyond it the active memtable is sealed early.
@@ -131,7 +134,7 @@ impl Default for Options {
             pool: mpool::Options::default(),
             memtable_bytes: 64 * MIB,
             memtables_max: 3,
-            wal_segment_bytes: 64 * MIB,
+            wal_segment_bytes: 24 * MIB,
             wal_bytes_max: 512 * MIB,
             recovery_ms: 10_000,
             interval_ms: 100,

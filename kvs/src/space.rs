@@ -26,6 +26,7 @@
 
 use crate::options::Options;
 use mpool::FreeSpace;
+use std::ops::RangeInclusive;
 
 const MIB: u64 = 1 << 20;
 
@@ -34,9 +35,8 @@ const SHARE: u64 = 32;
 /// Part of the pool that waits in the log for a flush at most.
 const LOG_SHARE: u64 = 8;
 const MEMTABLE_BYTES_MIN: u64 = MIB;
-/// The default segment, and the shortest that options allow.
-const SEGMENT_BYTES: u64 = 64 * MIB;
-const SEGMENT_BYTES_MIN: u64 = 4 * MIB;
+/// Segments of these lengths take the same batches; shorter and longer ones do not.
+const SEGMENT_BYTES: RangeInclusive<u64> = 24 * MIB..=64 * MIB;
 const LOG_BYTES_MIN: u64 = 16 * MIB;
 /// kblocks and vblocks are at most this long, and on no pool shorter than the second.
 pub(crate) const OBJECT_BYTES_MAX: u64 = 32 * MIB;
@@ -101,9 +101,8 @@ pub(crate) fn fitted(mut options: Options, total_bytes: u64) -> Options {
     let share = total_bytes / SHARE;
     options.memtable_bytes = options.memtable_bytes.min(share.max(MEMTABLE_BYTES_MIN));
     options.wal_bytes_max = options.wal_bytes_max.min((total_bytes / LOG_SHARE).max(LOG_BYTES_MIN));
-    // A shorter segment takes the same batches; beyond the default, batches follow the segment.
     let given = options.wal_segment_bytes;
-    let least = if given > SEGMENT_BYTES { given } else { (given / 8 * 3).max(SEGMENT_BYTES_MIN) };
+    let least = if SEGMENT_BYTES.contains(&given) { *SEGMENT_BYTES.start() } else { given };
     options.wal_segment_bytes = given.min(share.max(least));
     options
 }
@@ -203,9 +202,9 @@ mod tests {
             (160, [5, 24, 5], 20 + 72 + 15),
             (300, [9, 24, 9], 38 + 72 + 28),
             (680, [21, 24, 21], 85 + 72 + 64),
-            (1024, [32, 32, 32], 128 + 96 + 96),
-            (2048, [64, 64, 32], 256 + 192 + 96),
-            (1 << 20, [64, 64, 32], 52_428),
+            (1024, [32, 24, 32], 128 + 72 + 96),
+            (2048, [64, 24, 32], 256 + 72 + 96),
+            (1 << 20, [64, 24, 32], 52_428),
         ];
         for (total, [memtable, segment, object], reserve) in table {
             let options = fitted(Options::default(), total * MIB);
@@ -221,7 +220,9 @@ mod tests {
 
     #[test]
     fn options_are_never_raised_and_batches_stay_as_long() {
-        for (memtable_mib, segment_mib) in [(1, 4), (8, 64), (64, 64), (4096, 1024)] {
+        for (memtable_mib, segment_mib) in
+            [(1, 4), (64, 16), (64, 24), (64, 32), (8, 64), (64, 64), (64, 72), (4096, 1024)]
+        {
             let given = Options {
                 memtable_bytes: memtable_mib * MIB,
                 wal_segment_bytes: segment_mib * MIB,
@@ -297,6 +298,6 @@ mod tests {
     fn segments_count_once() {
         let needs = Needs::new(&Options::default(), 2048 * MIB);
         let reserve = |segments| needs.reserve_bytes(free(2048, 1000, segments)) / MIB;
-        assert_eq!((reserve(0), reserve(64), reserve(192), reserve(640)), (544, 480, 352, 352));
+        assert_eq!((reserve(0), reserve(24), reserve(72), reserve(640)), (424, 400, 352, 352));
     }
 }

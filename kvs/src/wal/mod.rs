@@ -86,6 +86,7 @@ use std::sync::Arc;
 pub(crate) struct Wal {
     pool: Arc<Pool>,
     segment_bytes: u64,
+    memtable_bytes: u64,
     /// Shortest segment that takes any group: those of an earlier setting may be shorter.
     least_bytes: u64,
     /// The segment of a log that rests.
@@ -94,6 +95,8 @@ pub(crate) struct Wal {
     /// Oldest first.
     closed: VecDeque<Closed>,
     spares: Vec<Segment>,
+    /// Whether the last segment that was filled was synced often: then it costs zeros to make one.
+    syncs_often: bool,
     /// Greatest sequence number given to a segment.
     sequence: u64,
     /// Of the last frame, or what kvsets held beyond it at the open.
@@ -152,11 +155,13 @@ impl Wal {
         let mut wal = Self {
             pool: Arc::clone(pool),
             segment_bytes,
+            memtable_bytes: options.memtable_bytes,
             least_bytes: segment_bytes.min(batch_bytes / 15 * 16 + 2 * PAGE_BYTES),
             short_bytes: spares::SHORT_BYTES.min(segment_bytes),
             tail: None,
             closed: VecDeque::new(),
             spares: Vec::new(),
+            syncs_often: false,
             sequence: 0,
             end: floor,
             last: floor,
@@ -229,7 +234,8 @@ impl Wal {
         (self.end, self.last, self.durable) = (replayed.end, replayed.last, replayed.last);
         if replayed.last > replayed.end {
             let (after, last) = (replayed.end, replayed.last);
-            tracing::info!(%after, %last, "revisions are skipped: a crash may have lost writes that had them");
+            tracing::info!(%after, %last, "revisions are skipped: a crash may have lost writes \
+                that had them");
         }
         if let Err(error) = self.release(floor) {
             tracing::warn!(%error, "segments that are not needed stay until the next release");
@@ -295,6 +301,7 @@ impl Wal {
         };
         if let Some(mut tail) = tail {
             tail.sync(&self.pool)?;
+            self.syncs_often = tail.syncs_often();
             let (end, last) = (self.end, self.last);
             let segment = tail.into_segment();
             self.closed.push_back(Closed { segment, end, last, is_whole: true });

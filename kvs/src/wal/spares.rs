@@ -1,4 +1,4 @@
-//! Segments that wait for a life in the log: how many, how long, and when they are made.
+//! Segments that wait for a life in the log: how much of them, how long, and when they are made.
 //!
 //! Where little is made durable at a time, making a segment fills it with zeros, which takes as
 //! long as the drive needs for its length: then no sync waits for the file system to note that a
@@ -18,8 +18,10 @@ use mpool::{Pool, Segment};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-/// Released segments kept for reuse: one for the next rotation, one for a burst.
-pub(super) const SPARES_MAX: usize = 2;
+/// Released segments are kept for reuse, one at least: as much as the flush of a memtable releases,
+/// so that hardly any is made or deleted while writes go on. So many times that where it costs
+/// zeros to make one.
+const ZEROED_SPARES: u64 = 2;
 /// The segment of a log that rests. At full speed it lasts for a tenth of a second, in which
 /// another one is made.
 pub(super) const SHORT_BYTES: u64 = 16 << 20;
@@ -79,12 +81,19 @@ impl Wal {
     pub(crate) fn ready(&mut self, count: u64) -> Result<()> {
         let has =
             |wal: &Self| wal.closed.len() + wal.spares.len() + usize::from(wal.tail.is_some());
-        while (has(self) as u64) < count && self.spares.len() < SPARES_MAX {
+        while (has(self) as u64) < count && self.spares.len() < self.spares_max() {
             let len_bytes = self.segment_bytes;
             let segment = self.create(Wanted { len_bytes, zeros_bytes: len_bytes })?;
             self.spares.push(segment);
         }
         Ok(())
+    }
+
+    /// Released segments kept for reuse.
+    pub(super) fn spares_max(&self) -> usize {
+        let times = if self.syncs_often { ZEROED_SPARES } else { 1 };
+        let count = self.memtable_bytes * times / self.segment_bytes;
+        usize::try_from(count.max(1)).expect("few")
     }
 
     /// The segment that is to be made now, because the tail fills and none waits.
@@ -135,7 +144,7 @@ impl Wal {
         let (mut spares, mut surplus): (Vec<_>, Vec<_>) = spares.into_iter().partition(is_fit);
         spares.sort_by_key(|segment| Reverse(segment.len_bytes()));
         let long = spares.iter().filter(|segment| segment.len_bytes() >= self.least_bytes).count();
-        let kept = if long > 0 { long.min(SPARES_MAX) } else { spares.len().min(1) };
+        let kept = if long > 0 { long.min(self.spares_max()) } else { spares.len().min(1) };
         surplus.extend(spares.drain(kept..));
         self.spares = spares;
         surplus

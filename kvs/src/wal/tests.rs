@@ -148,7 +148,7 @@ fn segments_rotate_and_are_recycled_once_released() {
     assert_eq!(revisions(&open(&pool, 0).unwrap().1), (1..=40).collect::<Vec<_>>());
 
     wal.release(Revision::new(39)).unwrap();
-    assert_eq!(pool.segment_ids().len(), 1 + spares::SPARES_MAX);
+    assert_eq!(pool.segment_ids().len(), 5, "so few are all kept");
     assert!(wal.live_bytes() < 2 * MIB, "{}", wal.live_bytes());
     let created = wal.metrics().segments_created.get();
     for floor in 40..100 {
@@ -163,6 +163,25 @@ fn segments_rotate_and_are_recycled_once_released() {
     assert!(wal.metrics().segments_recycled.get() > 5);
     drop(wal);
     assert_eq!(revisions(&open(&pool, 99).unwrap().1), [100]);
+}
+
+/// Two were kept whatever their length: 128 MiB beside a memtable of 64, more than there is log.
+#[test]
+fn as_much_is_kept_for_reuse_as_a_flush_releases() {
+    // Bytes of each durable write; then the segments that are left of sixty.
+    for (write_bytes, left) in [(500_000, 1 + 2), (20_000, 1 + 4)] {
+        let (_, pool) = blank();
+        let options = Options { memtable_bytes: 8 * MIB, ..options() };
+        let mut apply = |_, _: &WriteBatch| Ok(());
+        let progress = OpenProgress::default();
+        let opened = Wal::open(&pool, &options, Revision::new(0), &progress, &mut apply);
+        let (mut wal, _) = opened.unwrap();
+        for _ in 0..30_000_000 / write_bytes {
+            append(&mut wal, &[write_bytes], true);
+        }
+        wal.release(wal.last()).unwrap();
+        assert_eq!(pool.segment_ids().len(), left, "{write_bytes}");
+    }
 }
 
 #[test]
