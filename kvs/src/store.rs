@@ -20,6 +20,7 @@ use crate::kvset::{BuiltKvset, Kvset, KvsetMeta, ReadAhead};
 use crate::manifest::Manifest;
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
+use crate::memtable::retired::Retired;
 use crate::metrics::DbMetrics;
 use crate::options::Options;
 use crate::owner::Owner;
@@ -68,6 +69,8 @@ pub(crate) struct Store {
     pub(crate) vblock_indexes: Mutex<BTreeMap<KvsId, VblockIndex>>,
     /// KVSs with garbage that delays writers, and in which nothing is due and nothing runs.
     pub(crate) helpless: Mutex<BTreeSet<KvsId>>,
+    /// Memtables that were flushed, until no reader has them.
+    pub(crate) retired: Retired,
     /// Rung when `jobs`, the sealed memtables or the trees change.
     pub(crate) bell: Condvar,
     pub(crate) next_kvset: AtomicU64,
@@ -158,6 +161,7 @@ impl Store {
             jobs: Mutex::default(),
             vblock_indexes: Mutex::default(),
             helpless: Mutex::default(),
+            retired: Retired::default(),
             bell: Condvar::new(),
             next_kvset,
             next_node,
@@ -404,6 +408,10 @@ impl Store {
             let tree = view.trees.get(kvs).expect("the view knows every KVS of the manifest");
             tree.edited(edit, &|id| references.len_of(id))
         };
+        if let Some(Flushed { last, .. }) = flushed {
+            let gone = view.sealed.iter().filter(|sealed| sealed.last <= last);
+            gone.for_each(|sealed| self.retired.add(Arc::clone(&sealed.memtable)));
+        }
         let trees: Vec<Tree> = edits.iter().map(edited).collect();
         self.update_view(|view| {
             let mut next = view.clone();

@@ -133,6 +133,7 @@ impl Store {
     /// Does one unit of work; `false` if there is none to be had now.
     pub(crate) fn step(&self, compactions_max: usize) -> Result<bool> {
         self.holds.end_old();
+        self.retired.drop_unused();
         let Some(running) = self.take_job(compactions_max) else { return Ok(false) };
         self.carry_out(&running)
     }

@@ -16,6 +16,7 @@ mod filter;
 #[cfg(test)]
 #[cfg(loom)]
 mod interleavings;
+pub(crate) mod retired;
 mod skiplist;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -97,6 +98,11 @@ impl Memtable {
     /// Whether a tombstone was inserted.
     pub(crate) fn has_deletes(&self) -> bool {
         self.has_deletes.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing else owns this memtable, nor its entries.
+    fn is_unshared(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1 && Arc::strong_count(&self.list) == 1
     }
 
     /// Whether nothing was inserted.
