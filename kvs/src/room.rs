@@ -33,6 +33,8 @@ pub(crate) struct Room {
     pub(crate) refused: Counter,
     /// Rounds of work that are still to be done as if space were short: it was until a moment ago.
     effort: AtomicU8,
+    /// The deletes in the active memtable are to be flushed before the last round ends.
+    last_deletes: AtomicBool,
     /// What compaction needs beyond what is free before it can free anything.
     stuck_bytes: AtomicU64,
     /// The log was asked to take what it needs while there still was room.
@@ -215,13 +217,33 @@ impl Store {
         self.room.effort.load(Ordering::Relaxed) > 0
     }
 
-    /// Ends a round of collection: the picker found no plan.
+    /// Ends a round of collection: the picker found no plan. The last one begins when the deletes
+    /// are flushed that came with the round before it.
     pub(crate) fn end_round(&self) {
-        if !self.is_tight() {
-            let less = |rounds: u8| rounds.checked_sub(1);
-            // At zero there is nothing to count down.
-            let _ = self.room.effort.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if self.is_tight() {
+            return;
         }
+        let effort = self.room.effort.load(Ordering::Relaxed);
+        if effort == EFFORT {
+            // First, so that no other worker ends the last round before that flush.
+            self.room.last_deletes.store(true, Ordering::Relaxed);
+        }
+        let less = less_effort(effort, self.last_deletes_wait());
+        let order = Ordering::Relaxed;
+        // Where another worker has changed it, that was the end of this round.
+        let _ = self.room.effort.compare_exchange(effort, less, order, order);
+    }
+
+    /// Whether deletes are to be flushed for the last round. Without threads nothing flushes them.
+    fn last_deletes_wait(&self) -> bool {
+        self.options.background_threads > 0
+            && self.room.last_deletes.load(Ordering::Relaxed)
+            && self.view.load().active.has_deletes()
+    }
+
+    /// Whether the deletes of the last round are to be flushed: once, at once.
+    pub(crate) fn take_last_deletes(&self) -> bool {
+        self.room.last_deletes.swap(false, Ordering::Relaxed)
     }
 
     /// Bytes that a job may write now: what flushes of the present memtables, segments that are
@@ -246,6 +268,30 @@ impl Store {
             && let Err(error) = commits.ready_log(SEGMENTS_MIN)
         {
             tracing::warn!(%error, "the log has fewer segments than it may need");
+        }
+    }
+}
+
+/// The rounds that are left at the end of one. `deletes_wait`: for the flush before the last.
+fn less_effort(effort: u8, deletes_wait: bool) -> u8 {
+    match effort {
+        EFFORT => EFFORT - 1,
+        rest if deletes_wait => rest,
+        rest => rest.saturating_sub(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two workers ended both rounds within a moment, and the last deletes stayed in the memtable.
+    #[test]
+    fn the_last_round_waits_for_the_flush_of_the_last_deletes() {
+        for (effort, deletes_wait, left) in
+            [(2, false, 1), (2, true, 1), (1, true, 1), (1, false, 0), (0, true, 0), (0, false, 0)]
+        {
+            assert_eq!(less_effort(effort, deletes_wait), left, "{effort} {deletes_wait}");
         }
     }
 }

@@ -135,7 +135,9 @@ impl Store {
         self.holds.end_old();
         self.retired.drop_unused();
         let Some(running) = self.take_job(compactions_max) else { return Ok(false) };
-        self.carry_out(&running)
+        let done = self.carry_out(&running);
+        self.retired.drop_unused();
+        done
     }
 
     /// Does a unit of work that was taken.
@@ -383,6 +385,7 @@ impl Store {
         while !self.is_closed() {
             let rings = self.jobs.lock().rings;
             if self.check_writable().is_err() {
+                self.retired.drop_unused();
                 self.wait(rings, IDLE);
                 continue;
             }
@@ -408,11 +411,12 @@ impl Store {
     /// compaction can turn them into free space; they alone would not fill it soon. Not each of
     /// them: a flush takes a few units of space itself.
     fn flush_deletes(&self) {
-        if !self.is_emptying() || !self.view.load().active.has_deletes() {
+        let is_last = self.take_last_deletes();
+        if !self.view.load().active.has_deletes() || !(is_last || self.is_emptying()) {
             return;
         }
         let bytes = self.view.load().active.bytes() as u64;
-        if !self.jobs.lock().deletes_are_due(bytes) {
+        if !is_last && !self.jobs.lock().deletes_are_due(bytes) {
             return;
         }
         if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {

@@ -14,14 +14,17 @@ use super::frame::PAGE_BYTES;
 use super::{Closed, Wal};
 use crate::error::{Error, Result};
 use crate::key::Revision;
+use crate::space::SEGMENTS_MIN;
 use mpool::{Pool, Segment};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-/// Released segments are kept for reuse, one at least: as much as the flush of a memtable releases,
-/// so that hardly any is made or deleted while writes go on. So many times that where it costs
-/// zeros to make one.
+/// Released segments are kept for reuse: as much as the flush of a memtable releases, so that
+/// hardly any is made or deleted while writes go on. So many times that where one costs zeros.
 const ZEROED_SPARES: u64 = 2;
+/// So many at least: with the one that is written to they are what the log goes on with on a full
+/// volume.
+const SPARES_MIN: usize = SEGMENTS_MIN as usize - 1;
 /// The segment of a log that rests. At full speed it lasts for a tenth of a second, in which
 /// another one is made.
 pub(super) const SHORT_BYTES: u64 = 16 << 20;
@@ -81,7 +84,7 @@ impl Wal {
     pub(crate) fn ready(&mut self, count: u64) -> Result<()> {
         let has =
             |wal: &Self| wal.closed.len() + wal.spares.len() + usize::from(wal.tail.is_some());
-        while (has(self) as u64) < count && self.spares.len() < self.spares_max() {
+        while (has(self) as u64) < count {
             let len_bytes = self.segment_bytes;
             let segment = self.create(Wanted { len_bytes, zeros_bytes: len_bytes })?;
             self.spares.push(segment);
@@ -89,11 +92,10 @@ impl Wal {
         Ok(())
     }
 
-    /// Released segments kept for reuse.
-    pub(super) fn spares_max(&self) -> usize {
+    /// Bytes of released segments that are kept for reuse, if those are more than the fewest.
+    fn spare_bytes_max(&self) -> u64 {
         let times = if self.syncs_often { ZEROED_SPARES } else { 1 };
-        let count = self.memtable_bytes * times / self.segment_bytes;
-        usize::try_from(count.max(1)).expect("few")
+        (self.memtable_bytes * times).next_multiple_of(self.segment_bytes)
     }
 
     /// The segment that is to be made now, because the tail fills and none waits.
@@ -142,9 +144,19 @@ impl Wal {
         };
         let spares = self.spares.clone();
         let (mut spares, mut surplus): (Vec<_>, Vec<_>) = spares.into_iter().partition(is_fit);
-        spares.sort_by_key(|segment| Reverse(segment.len_bytes()));
-        let long = spares.iter().filter(|segment| segment.len_bytes() >= self.least_bytes).count();
-        let kept = if long > 0 { long.min(self.spares_max()) } else { spares.len().min(1) };
+        // Those of an earlier setting that are longer than needed go before others that will do.
+        let is_short = |len: u64| len < self.least_bytes;
+        spares.sort_by_key(|segment| {
+            let len = segment.len_bytes();
+            (is_short(len), len > self.segment_bytes, Reverse(len))
+        });
+        let (mut bytes, most) = (0, self.spare_bytes_max());
+        let is_kept = |(at, segment): &(usize, &Segment)| {
+            bytes += segment.len_bytes();
+            !is_short(segment.len_bytes()) && (*at < SPARES_MIN || bytes <= most)
+        };
+        let long = spares.iter().enumerate().take_while(is_kept).count();
+        let kept = if long > 0 { long } else { spares.len().min(1) };
         surplus.extend(spares.drain(kept..));
         self.spares = spares;
         surplus

@@ -168,7 +168,7 @@ fn verdict(seen: &Value) -> Result<(), Failure> {
             let parts = seen["problems_total"].as_u64().unwrap_or(0);
             let what = if seen["jobs"] == 0 { "nothing was compacted: " } else { "" };
             let text =
-                format!("{what}{parts} parts could not be; the problems say why, and what helps");
+                format!("{what}{parts} part(s) could not be; the problems say why, and what helps");
             Err(Failure::Incomplete(text))
         }
         Some("cancelled") => {
@@ -186,7 +186,6 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// "No server answers; start one" was all that was said.
     /// `--status` ended with 0 whatever had become of it.
     #[test]
     fn the_exit_code_says_what_a_compaction_came_to() {
@@ -199,8 +198,8 @@ mod tests {
             ("flushing", 0, 0, ""),
             ("running", 1, 0, ""),
             ("done", 0, 0, ""),
-            ("incomplete", 0, 1, "nothing was compacted: 2 parts"),
-            ("incomplete", 3, 1, "2 parts could not be"),
+            ("incomplete", 0, 1, "nothing was compacted: 2 part(s)"),
+            ("incomplete", 3, 1, "2 part(s) could not be"),
             ("cancelled", 1, 3, "cancelled"),
             ("failed", 0, 3, "the drive is gone"),
         ] {

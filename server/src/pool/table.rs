@@ -78,7 +78,7 @@ pub(crate) fn info(value: &Value) -> String {
     let _ = writeln!(out, "format    {} with {features}", value["format"]);
     let line = format!(
         "space     {used} used, {free} free, {capacity} at most\n\
-         puts      {writable} writable; {reserve} of what is free are kept for work under way\n\
+         puts      {writable} writable; {reserve} are to be kept free for work under way\n\
          mblocks   {}\nio        {}\n\n",
         value["mblocks"],
         text(&value["io"])

@@ -239,7 +239,7 @@ async fn page_response(shared: &Shared, plan: Plan) -> Answer {
             Stop::Memory(_) if state.taken() > 0 => {
                 Some(cursor_text(plan.range.reverse, state.key()))
             }
-            // Nothing is held while it waits.
+            // The page goes on from where it is, and holds its snapshot while it waits.
             Stop::Memory(bytes) => {
                 let share = shared.responses.share(bytes, shared.limits.room_wait_max());
                 state.give_room(share.await?);

@@ -32,14 +32,14 @@ impl Vblocks {
     }
 
     fn refer(&mut self, node: NodeId, kvset: &KvsetShape, len_of: &dyn Fn(MblockId) -> u64) {
-        for (id, bytes) in kvset.refs.iter() {
+        for (id, bytes) in referred(kvset) {
             let new = || VblockShape::new(*id, len_of(*id), Vec::new());
             self.by_id.entry(*id).or_insert_with(new).add(node, *bytes);
         }
     }
 
     fn let_go(&mut self, node: NodeId, kvset: &KvsetShape) {
-        for (id, bytes) in kvset.refs.iter() {
+        for (id, bytes) in referred(kvset) {
             let vblock = self.by_id.get_mut(id).expect("told when the kvset came");
             vblock.take(node, *bytes);
             if vblock.refs().is_empty() {
@@ -47,6 +47,11 @@ impl Vblocks {
             }
         }
     }
+}
+
+/// What a kvset refers to. A reference to no bytes, which only a foreign hblock has, is none.
+fn referred(kvset: &KvsetShape) -> impl Iterator<Item = &(MblockId, u64)> {
+    kvset.refs.iter().filter(|(_, bytes)| *bytes > 0)
 }
 
 impl FromIterator<VblockShape> for Vblocks {
