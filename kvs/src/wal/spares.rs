@@ -24,7 +24,7 @@ use std::sync::Arc;
 const ZEROED_SPARES: u64 = 2;
 /// So many at least: with the one that is written to they are what the log goes on with on a full
 /// volume.
-const SPARES_MIN: usize = SEGMENTS_MIN as usize - 1;
+const SPARES_MIN: u64 = SEGMENTS_MIN - 1;
 /// The segment of a log that rests. At full speed it lasts for a tenth of a second, in which
 /// another one is made.
 pub(super) const SHORT_BYTES: u64 = 16 << 20;
@@ -153,7 +153,7 @@ impl Wal {
         let (mut bytes, most) = (0, self.spare_bytes_max());
         let is_kept = |(at, segment): &(usize, &Segment)| {
             bytes += segment.len_bytes();
-            !is_short(segment.len_bytes()) && (*at < SPARES_MIN || bytes <= most)
+            !is_short(segment.len_bytes()) && ((*at as u64) < SPARES_MIN || bytes <= most)
         };
         let long = spares.iter().enumerate().take_while(is_kept).count();
         let kept = if long > 0 { long } else { spares.len().min(1) };
