@@ -263,20 +263,20 @@ mod tests {
         // Free and segments of the log, MiB; then what is missing. The reserve is 352 with three
         // segments, and the relief 102 more.
         let looks = [
-            (453, 192, 0),
-            (352, 192, 0),
-            (351, 192, 104),
-            (360, 192, 95),
-            (351, 192, 104),
+            (453, 72, 0),
+            (352, 72, 0),
+            (351, 72, 104),
+            (360, 72, 95),
+            (351, 72, 104),
             // A segment of the log is given back, and taken again: the reserve moves with it.
-            (415, 128, 104),
-            (351, 192, 104),
-            (400, 192, 55),
-            (454, 192, 1),
-            (455, 192, 0),
-            (400, 192, 0),
-            (352, 192, 0),
-            (351, 192, 104),
+            (375, 48, 104),
+            (351, 72, 104),
+            (400, 72, 55),
+            (454, 72, 1),
+            (455, 72, 0),
+            (400, 72, 0),
+            (352, 72, 0),
+            (351, 72, 104),
         ];
         let mut short = false;
         for (at, (free_mib, segments_mib, missing_mib)) in looks.into_iter().enumerate() {
@@ -287,7 +287,7 @@ mod tests {
             assert_eq!(needs.account(free, 7, short).missing_bytes > space.missing_bytes, short);
         }
         // Scattered deletes are worth their compaction from a twentieth of what is stored on.
-        let full = free(2048, 351, 192);
+        let full = free(2048, 351, 72);
         let used = full.total_bytes - full.object_bytes;
         assert!(needs.account(full, 0, true).missing_bytes >= used / 20);
     }
