@@ -179,7 +179,6 @@ mod tests {
             value_bytes: 0,
             distinct_keys: 0,
             reshaping: false,
-            objects: super::super::Objects::default(),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use super::leaves::LeafShapes;
 use super::plan::{Action, NewLeaves, Plan, Why};
-use super::units::Objects;
 use super::vblocks::Vblocks;
 use super::{COST_MAX, Limits, fits, length, percent};
 use crate::key::{KvsetId, NodeId};
@@ -84,8 +83,6 @@ pub(crate) struct TreeShape {
     pub(crate) distinct_keys: u64,
     /// A job runs that changes which leaves there are.
     pub(crate) reshaping: bool,
-    /// All of its objects.
-    pub(crate) objects: Objects,
 }
 
 /// One vblock, with what refers to it.
@@ -217,10 +214,9 @@ impl TreeShape {
         leaf_keys == 0 || may_free >= u128::from(written_bytes) * u128::from(leaf_keys)
     }
 
-    /// Bytes of keys and values on the medium, and what more objects than are needed take.
+    /// Bytes of keys and values on the medium.
     pub(super) fn bytes(&self) -> u64 {
-        let stored = self.root.kblock_bytes() + self.leaf_index_bytes() + self.vblock_bytes;
-        stored + self.surplus_unit_bytes()
+        self.root.kblock_bytes() + self.leaf_index_bytes() + self.vblock_bytes
     }
 
     /// Bytes of vblocks that nothing refers to.
