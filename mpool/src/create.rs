@@ -44,11 +44,11 @@ use std::{
 };
 
 /// The pool's journal takes this share of the capacity for each copy of its two logs, within
-/// bounds: at 36 bytes an object, 2 MiB describe 58,000 objects. With more than half of that it
+/// bounds: at 36 bytes an object, 8 MiB describe 230,000 objects. With more than half of that it
 /// moves to longer logs (`journal_chore`).
 const LOG_SHARE: u64 = 256;
 const LOG_BYTES_MIN: u64 = 2 * ALLOC_UNIT;
-const LOG_BYTES_MAX: u64 = 2 << 20;
+const LOG_BYTES_MAX: u64 = 8 << 20;
 
 /// The block device that a new pool begins on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -54,7 +54,7 @@ fn the_journal_grows_with_the_number_of_objects() {
     const GROUPS: usize = 13;
     let device = SimDevice::new(64 << 30);
     let pool = create(&device);
-    assert_eq!(pool.info().journal_log_bytes, 2 << 20);
+    assert_eq!(pool.info().journal_log_bytes, 8 << 20);
     for _ in 0..GROUPS {
         add_objects(&pool, GROUP);
         tidy_all(&pool);
