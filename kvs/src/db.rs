@@ -273,9 +273,9 @@ impl Database {
         self.store().holds.info(self.pool().metrics().held_bytes())
     }
 
-    /// Ends a snapshot, or a cursor over one of its own: what it holds becomes free, and whoever
-    /// uses it meets [`Error::SnapshotEnded`]. A cursor that stands still holds on until it is
-    /// used, unless it has asked to be told ([`Cursor::on_end`](crate::Cursor::on_end)).
+    /// Ends a snapshot, or a cursor over one of its own: what it holds becomes free, and its next
+    /// use returns [`Error::SnapshotEnded`]. A cursor that is not used keeps its hold until its
+    /// next use, unless it has a callback ([`Cursor::on_end`](crate::Cursor::on_end)).
     ///
     /// [`Error::NoSuchSnapshot`] where none lives with this id.
     pub fn end_snapshot(&self, id: SnapshotId) -> Result<SnapshotInfo> {
@@ -304,9 +304,9 @@ impl Database {
         store.work_until(|store| store.view.load().sealed.iter().all(|sealed| sealed.last > newest))
     }
 
-    /// Compacts until nothing is left that the picker would do. Blocks until done. What there is no
-    /// room for, or what cannot be read, stays as it is and is told by [`Database::tree`] only; a
-    /// compaction that was asked for ([`Database::start_compaction`]) says so itself.
+    /// Compacts until nothing is left that the picker would do. Blocks until done. Jobs for
+    /// which there is no room, and kvsets that cannot be read, are left as they are:
+    /// [`Database::tree`] shows them. [`Database::start_compaction`] returns them as problems.
     pub fn compact(&self) -> Result<()> {
         self.store().work_until_idle()
     }

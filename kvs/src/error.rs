@@ -73,7 +73,8 @@ pub enum Error {
         /// Of the snapshot.
         at: Revision,
     },
-    /// The snapshot was ended, because it was too old or somebody has asked for its end.
+    /// The snapshot was ended, because of its age or by
+    /// [`Database::end_snapshot`](crate::Database::end_snapshot).
     #[error(
         "the snapshot of revision {at} was {why}, so that what it held becomes free; take another \
          one, and go on after the last key that was read"

@@ -56,10 +56,10 @@ pub struct SnapshotInfo {
     pub revision: Revision,
     /// How long ago it was taken.
     pub age: Duration,
-    /// Name of the KVS, of a cursor over a snapshot of its own; `None`: a snapshot of all KVSs that
-    /// somebody has taken.
+    /// Name of the KVS, of a cursor over a snapshot of its own; `None`: a snapshot of all KVSs, by
+    /// [`Database::snapshot`](crate::Database::snapshot).
     pub kvs: Option<Arc<str>>,
-    /// Whose it is, as they have said.
+    /// The name that its owner gave.
     pub holder: Option<Arc<str>>,
     /// Whether it was ended: then a cursor that was not used since holds it.
     pub is_ended: bool,
@@ -74,7 +74,7 @@ pub enum SnapshotEnd {
         /// The limit.
         max_ms: u64,
     },
-    /// Somebody has asked for it.
+    /// By [`Database::end_snapshot`](crate::Database::end_snapshot).
     Requested,
 }
 
@@ -170,7 +170,8 @@ impl Holds {
         }
     }
 
-    /// Ends one; it is told as it was. One that was ended and is held still is ended already.
+    /// Ends a snapshot and returns it as it was before. Ending one again is no error while it is
+    /// held.
     pub(crate) fn end(&self, id: SnapshotId) -> Result<SnapshotInfo> {
         // The guard goes with the statement: see `end_old`.
         let held = self.held.lock().get(&id).filter(|held| held.holds_view()).cloned();

@@ -53,7 +53,7 @@ pub struct Options {
     /// A batch never spans two, so it bounds the batch: a third of it, or most of one under 64
     /// MiB, up to 21 MiB. Longer ones are taken into use more rarely, which costs an append to the
     /// pool's journal, and each is free only when all of it is flushed, so the log takes more
-    /// space. Range 4 MiB to 1 GiB, default 24 MiB; one of up to 64 MiB is shorter on a pool under
+    /// space. Range 4 MiB to 1 GiB, default 64 MiB; one of up to 64 MiB is shorter on a pool under
     /// 2 GiB, down to 24 MiB.
     pub wal_segment_bytes: u64,
 
@@ -125,7 +125,7 @@ impl Default for Options {
             pool: mpool::Options::default(),
             memtable_bytes: 64 * MIB,
             memtables_max: 3,
-            wal_segment_bytes: 24 * MIB,
+            wal_segment_bytes: 64 * MIB,
             wal_bytes_max: 512 * MIB,
             recovery_ms: 10_000,
             interval_ms: 100,

@@ -25,7 +25,7 @@ const EFFORT: u8 = 2;
 pub(crate) struct Room {
     /// Less than the reserve was free when somebody last looked.
     full: AtomicBool,
-    /// It was, and no more than the relief has become free since.
+    /// Less than the reserve was free, and the relief has not been free since.
     short: AtomicBool,
     /// Since when puts are refused, and how many had been before.
     refusing: Mutex<Option<(Instant, u64)>>,

@@ -202,9 +202,9 @@ mod tests {
             (160, [5, 24, 5], 20 + 72 + 15),
             (300, [9, 24, 9], 38 + 72 + 28),
             (680, [21, 24, 21], 85 + 72 + 64),
-            (1024, [32, 24, 32], 128 + 72 + 96),
-            (2048, [64, 24, 32], 256 + 72 + 96),
-            (1 << 20, [64, 24, 32], 52_428),
+            (1024, [32, 32, 32], 128 + 96 + 96),
+            (2048, [64, 64, 32], 256 + 192 + 96),
+            (1 << 20, [64, 64, 32], 52_428),
         ];
         for (total, [memtable, segment, object], reserve) in table {
             let options = fitted(Options::default(), total * MIB);
@@ -263,20 +263,20 @@ mod tests {
         // Free and segments of the log, MiB; then what is missing. The reserve is 352 with three
         // segments, and the relief 102 more.
         let looks = [
-            (453, 72, 0),
-            (352, 72, 0),
-            (351, 72, 104),
-            (360, 72, 95),
-            (351, 72, 104),
+            (453, 192, 0),
+            (352, 192, 0),
+            (351, 192, 104),
+            (360, 192, 95),
+            (351, 192, 104),
             // A segment of the log is given back, and taken again: the reserve moves with it.
-            (375, 48, 104),
-            (351, 72, 104),
-            (400, 72, 55),
-            (454, 72, 1),
-            (455, 72, 0),
-            (400, 72, 0),
-            (352, 72, 0),
-            (351, 72, 104),
+            (415, 128, 104),
+            (351, 192, 104),
+            (400, 192, 55),
+            (454, 192, 1),
+            (455, 192, 0),
+            (400, 192, 0),
+            (352, 192, 0),
+            (351, 192, 104),
         ];
         let mut short = false;
         for (at, (free_mib, segments_mib, missing_mib)) in looks.into_iter().enumerate() {
@@ -287,7 +287,7 @@ mod tests {
             assert_eq!(needs.account(free, 7, short).missing_bytes > space.missing_bytes, short);
         }
         // Scattered deletes are worth their compaction from a twentieth of what is stored on.
-        let full = free(2048, 351, 72);
+        let full = free(2048, 351, 192);
         let used = full.total_bytes - full.object_bytes;
         assert!(needs.account(full, 0, true).missing_bytes >= used / 20);
     }
@@ -298,6 +298,6 @@ mod tests {
     fn segments_count_once() {
         let needs = Needs::new(&Options::default(), 2048 * MIB);
         let reserve = |segments| needs.reserve_bytes(free(2048, 1000, segments)) / MIB;
-        assert_eq!((reserve(0), reserve(24), reserve(72), reserve(640)), (424, 400, 352, 352));
+        assert_eq!((reserve(0), reserve(64), reserve(192), reserve(640)), (544, 480, 352, 352));
     }
 }

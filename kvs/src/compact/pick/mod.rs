@@ -89,9 +89,9 @@ const OVERHEAD: u64 = 32;
 const LEAST_ROOM_STEP: u64 = 64 << 10;
 /// When space is short, merges and spills write at most so many times what they may free.
 const COST_MAX: u64 = 10;
-/// Bytes of keys, and of values, at which a leaf is split whatever the volume. A job over a leaf
-/// reads and writes that much: some 7 s at 600 MB/s. Values of 2 KB and less never come to it, as
-/// there are no more keys.
+/// Bytes of keys, and of values, at which a leaf is split; the same on volumes of all sizes. A job
+/// over a leaf reads and writes that much: some 7 s at 600 MB/s. A leaf with values of 2 KB or less
+/// is split by its keys before that.
 pub(crate) const LEAF_BYTES_MAX: u64 = 2 << 30;
 
 /// When work is due.

@@ -180,8 +180,7 @@ pub(super) fn split(leaf: &NodeShape, limits: Limits, why: Why) -> Plan {
     Plan { new_leaves, ..leaf.plan_of(&leaf.kvsets, action, why) }
 }
 
-/// Whether a leaf has as much as one may have. Under two keys there is nothing to split, whatever
-/// the limit.
+/// Whether a leaf is at its limit of keys or bytes. A leaf of one key cannot be split.
 pub(super) fn is_too_long(leaf: &NodeShape, limits: Limits) -> bool {
     size::of_leaf(leaf, limits) >= 100 && leaf.distinct_keys >= 2
 }
