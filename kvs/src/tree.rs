@@ -23,6 +23,7 @@ mod tests;
 
 pub(crate) use leaves::{Leaf, Leaves};
 
+use crate::compact::pick::Gathered;
 use crate::dead::DeadRanges;
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::sketch::{KeySet, union};
@@ -91,6 +92,8 @@ pub(crate) struct Aside {
     /// Kvsets whose keys cannot all be read, and vblocks with values that cannot.
     pub(crate) unreadable: Arc<BTreeSet<KvsetId>>,
     pub(crate) unreadable_vblocks: Arc<BTreeSet<MblockId>>,
+    /// Leaves whose values were gathered in vain.
+    pub(crate) gathered: Arc<Gathered>,
     /// Whether a job runs that changes which leaves there are.
     pub(crate) reshaping: bool,
 }

@@ -20,7 +20,7 @@ mod unreadable;
 mod watch;
 
 use crate::compact::job;
-use crate::compact::pick::Plan;
+use crate::compact::pick::{Gathered, Plan};
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, KvsetId};
@@ -73,6 +73,7 @@ pub(crate) struct Jobs {
     /// Trees whose leaves a job changes.
     reshaping: BTreeSet<KvsId>,
     unreadable: Unreadable,
+    gathered: Arc<Gathered>,
     quiet: Quiet,
     /// Where the picker starts, so that no KVS starves.
     turn: usize,

@@ -287,6 +287,7 @@ impl Tree {
             unreadable: Arc::default(),
             vblocks: Arc::default(),
             held: Arc::default(),
+            gathered: Arc::default(),
             vblock_bytes: self.vblock_keys * self.scale * self.value_bytes,
             value_bytes: self.value_keys * self.scale * self.value_bytes,
             distinct_keys: in_leaves + fresh * self.scale,

@@ -77,6 +77,8 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Resul
     let change = job.finish()?;
     let index: u64 = change.add.iter().map(|(_, built)| built.meta.kblock_bytes).sum();
     let written: u64 = change.add.iter().map(|(_, built)| built.written_bytes()).sum();
+    // Before the outputs can be picked.
+    store.note_gathered(plan, vblocks_max(&tree, plan, &change));
     store.install(vec![change], Vec::new(), None, || Ok(()))?;
     let metrics = &store.metrics.compactions;
     let counters = metrics.of(plan.action, plan.why);
@@ -121,6 +123,14 @@ fn inputs_of(tree: &Tree, plan: &Plan) -> Vec<(NodeId, Arc<Kvset>)> {
     let find = |id: &KvsetId| there.iter().find(|(_, kvset)| kvset.meta().id == *id);
     let input = |id| find(id).map(|(node, kvset)| (*node, Arc::clone(kvset)));
     plan.inputs.iter().map(|id| input(id).expect("a busy kvset stays in its node")).collect()
+}
+
+/// The most vblocks that a kvset of the plan's node refers to, once the change is made.
+fn vblocks_max(tree: &Tree, plan: &Plan, change: &Change) -> u64 {
+    let stays = |kvset: &&Arc<Kvset>| !plan.inputs.contains(&kvset.meta().id);
+    let stay = tree.kvsets_of(plan.node).iter().filter(stays).map(|kvset| kvset.meta());
+    let metas = stay.chain(change.add.iter().map(|(_, built)| &built.meta));
+    metas.map(|meta| meta.vblocks.len() as u64).max().unwrap_or(0)
 }
 
 /// Where the next keys go.

@@ -38,6 +38,7 @@ impl Tree {
             unreadable: Arc::clone(&aside.unreadable),
             vblocks: Arc::default(),
             held: Arc::default(),
+            gathered: Arc::clone(&aside.gathered),
             vblock_bytes: self.totals.vblock_bytes,
             value_bytes: self.totals.value_bytes,
             distinct_keys: self.distinct_keys,

@@ -233,6 +233,17 @@ impl Store {
         self.running(jobs, Job::Compact(kvs, plan))
     }
 
+    /// Notes what a job leaves of its node's scatter: see [`pick::Gathered`].
+    pub(crate) fn note_gathered(&self, plan: &Plan, vblocks: u64) {
+        let mut jobs = self.jobs.lock();
+        if jobs.gathered.has_nothing_to_note(plan.node, vblocks) {
+            return;
+        }
+        let view = self.view.load();
+        let exists = |node| view.trees.values().any(|tree| tree.leaf(node).is_some());
+        Arc::make_mut(&mut jobs.gathered).note((plan.node, plan.action), vblocks, exists);
+    }
+
     /// The nodes that wait after a failure. Without threads nobody waits: the caller decides when.
     fn waiting<'a>(&self, sight: &'a Sight, kvs: KvsId) -> impl Iterator<Item = NodeId> + 'a {
         let is_alone = self.options.background_threads == 0;
@@ -268,6 +279,7 @@ impl Jobs {
             busy: Arc::new(self.busy.clone()),
             unreadable: Arc::new(self.unreadable.kvsets.clone()),
             unreadable_vblocks: Arc::new(self.unreadable.vblocks.clone()),
+            gathered: Arc::clone(&self.gathered),
             reshaping: false,
         }
     }

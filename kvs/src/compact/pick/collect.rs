@@ -290,6 +290,7 @@ mod tests {
             leaves,
             vblocks: Arc::new(vblocks.iter().enumerate().map(shape).collect()),
             held: Arc::default(),
+            gathered: Arc::default(),
             distinct_keys: 1000 * vblocks.first().map_or(0, |(_, live)| live.len() as u64),
             reshaping: false,
         }

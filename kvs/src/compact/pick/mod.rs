@@ -20,7 +20,7 @@
 //! 4. *Tombstones*: when the root has `tombstone_pct_max` percent as many tombstones as there are
 //!    keys that live, it spills; a leaf with as many is merged, keys only.
 //! 5. *Scatter*: a leaf with a kvset that refers to more than `scatter_max` vblocks gets its values
-//!    rewritten.
+//!    rewritten; one for which that was in vain, when it is twice as scattered (`gathered`).
 //! 6. *Garbage*: when `garbage_pct_max` percent of a tree's bytes are of no use (`garbage`), they
 //!    are taken down, leaf by leaf and vblock by vblock (`collect`); a leaf that is merged for
 //!    another reason does its part then.
@@ -53,6 +53,7 @@
 mod collect;
 mod due;
 mod garbage;
+mod gathered;
 mod leaves;
 mod plan;
 pub(crate) mod request;
@@ -67,6 +68,7 @@ mod vblocks;
 
 pub(crate) use due::{DueWork, due};
 pub(crate) use garbage::{garbage_bytes, needs_vblocks};
+pub(crate) use gathered::Gathered;
 pub(crate) use leaves::{ChunkShape, LeafShapes};
 pub(crate) use plan::{Action, NewLeaves, Plan, Why};
 #[cfg(test)]

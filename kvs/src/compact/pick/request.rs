@@ -175,6 +175,7 @@ mod tests {
             leaves,
             vblocks: Arc::default(),
             held: Arc::default(),
+            gathered: Arc::default(),
             vblock_bytes: 0,
             value_bytes: 0,
             distinct_keys: 0,

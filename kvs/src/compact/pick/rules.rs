@@ -331,6 +331,7 @@ pub(super) fn scatter(tree: &TreeShape, limits: Limits) -> Option<Due> {
     let leaf = greatest(tree, may_be, |leaf| {
         let due = !is_dense(leaf, limits)
             && !is_too_long(leaf, limits)
+            && !tree.gathered.was_in_vain(leaf)
             && leaf.can_be_rewritten(limits)
             && tree.is_readable(leaf);
         Some(leaf.vblocks_max()).filter(|&vblocks| vblocks > limits.scatter_max && due)

@@ -1,5 +1,6 @@
 //! PURE: what the picker sees of a tree, and the sums it forms of it.
 
+use super::gathered::Gathered;
 use super::leaves::LeafShapes;
 use super::plan::{Action, NewLeaves, Plan, Why};
 use super::vblocks::Vblocks;
@@ -81,6 +82,8 @@ pub(crate) struct TreeShape {
     pub(crate) value_bytes: u64,
     /// About how many different keys all kvsets have together.
     pub(crate) distinct_keys: u64,
+    /// Leaves whose values were gathered in vain.
+    pub(crate) gathered: Arc<Gathered>,
     /// A job runs that changes which leaves there are.
     pub(crate) reshaping: bool,
 }

@@ -199,6 +199,7 @@ impl Sim {
             leaves: self.leaves.iter().map(leaf).collect(),
             vblocks: Arc::default(),
             held: Arc::default(),
+            gathered: Arc::default(),
             vblock_bytes: self.vblock_keys * VALUE_BYTES,
             value_bytes: self.value_keys * VALUE_BYTES,
             distinct_keys: self.loaded,

@@ -66,6 +66,7 @@ fn tree(picture: &str) -> TreeShape {
         distinct_keys: nodes().map(|node| node.distinct_keys).sum::<u64>() - shadows,
         vblocks: Arc::default(),
         held: Arc::default(),
+        gathered: Arc::default(),
         vblock_bytes: value_bytes,
         value_bytes,
         lands: root.kvsets.last().map_or(Lands::Apart, |oldest| marked.lands[&oldest.id]),
