@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Snapshots that are told one by one.
 const TOLD_MAX: usize = 100;
@@ -111,7 +111,10 @@ pub(crate) struct Holds {
     age_max: Option<Duration>,
     /// In the order in which they were taken.
     held: Mutex<BTreeMap<SnapshotId, Arc<Held>>>,
-    begun: AtomicU64,
+    /// The number of the next one. Begins with the microseconds of the clock: ids that were noted
+    /// before a restart name nothing after it, as no database takes a million snapshots a second
+    /// for as long as it is open.
+    next: AtomicU64,
     ended: Counter,
     ended_requested: Counter,
 }
@@ -124,14 +127,15 @@ pub(crate) struct Hold {
 
 impl Holds {
     pub(crate) fn new(age_max_ms: Option<u64>) -> Self {
-        Self { age_max: age_max_ms.map(Duration::from_millis), ..Self::default() }
+        let age_max = age_max_ms.map(Duration::from_millis);
+        Self { age_max, next: AtomicU64::new(microseconds()), ..Self::default() }
     }
 
     /// Takes a place for a view.
     pub(crate) fn hold(self: &Arc<Self>, view: &View, at: Revision, holder: Holder) -> Hold {
         // A copy, so that others who hold the same one are not taken for it.
         let view = Arc::new(view.clone());
-        let id = SnapshotId::new(self.begun.fetch_add(1, Ordering::Relaxed) + 1);
+        let id = SnapshotId::new(self.next.fetch_add(1, Ordering::Relaxed));
         let held = Arc::new(Held {
             id,
             holder,
@@ -213,6 +217,13 @@ impl Holds {
             emit(see, MetricKind::Counter, ("snapshots_ended_total", help), &labels, ended);
         }
     }
+}
+
+/// Of the clock, since 1970; what stands before that is wrong in any case.
+#[expect(clippy::disallowed_methods, reason = "ids are told apart by it, nothing is decided")]
+fn microseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(0)
 }
 
 impl Held {

@@ -77,7 +77,8 @@ impl fmt::Display for KvsId {
     }
 }
 
-/// Names a snapshot for as long as the database is open. Not reused meanwhile.
+/// Names a snapshot. Later ones have greater numbers, also in later opens, as far as the clock is
+/// not set back. Below 2^53, so that it is exact in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotId(u64);
 

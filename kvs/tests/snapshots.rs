@@ -163,6 +163,24 @@ fn one_is_told_by_its_holder_and_ended_on_request() {
     assert!(matches!(db.end_snapshot(SnapshotId::new(1)), Err(Error::Closed)));
 }
 
+/// Ids began with 1 at each open: one that was noted before a restart named another's snapshot.
+#[test]
+fn an_id_that_was_noted_before_a_restart_names_nothing_after_it() {
+    let device = SimDevice::new(512 * MIB);
+    let db = support::create(&device, &support::options()).unwrap();
+    let noted: Vec<_> = (0..3).map(|_| db.snapshot().id()).collect();
+    assert!(noted.is_sorted_by(|one, next| one < next), "{noted:?}");
+    db.close().unwrap();
+    drop(db);
+    let db = support::open(&device, &support::options()).unwrap();
+    let others: Vec<_> = (0..3).map(|_| db.snapshot()).collect();
+    for id in noted {
+        assert!(others.iter().all(|other| other.id() > id), "{id}");
+        assert!(matches!(db.end_snapshot(id), Err(Error::NoSuchSnapshot { .. })), "{id}");
+    }
+    assert!(others[2].id().get() < 1 << 53, "JSON has no greater numbers that are exact");
+}
+
 #[test]
 fn the_limit_has_a_range() {
     for bad in [0, 31 * 86_400_000] {
