@@ -15,6 +15,7 @@ pub mod access;
 pub mod admin;
 pub mod app;
 pub mod arrival;
+mod aside;
 pub mod blocking;
 pub mod body;
 pub mod budget;

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::BodyExt;
 use kvs::Error;
 use millpond::app::{App, Limits};
+use millpond::blocking::Patience;
 use millpond::engine::memory::MemoryEngine;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -277,4 +278,114 @@ async fn fields_are_told_by_their_names() {
         assert_eq!(status, 400, "{answer}");
     }
     assert_eq!(pond.keys("").await, "a");
+}
+
+/// The next frame of a stream.
+async fn frame(body: &mut Body) -> Option<String> {
+    let bytes = body.frame().await?.unwrap().into_data().unwrap();
+    Some(String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+impl Pond {
+    /// A scan is open, and has got as far as it can without a turn or memory.
+    async fn scan_waits(&self, running: usize) {
+        while self.engine.open_snapshots() == 0 || self.app.shared().lanes.scans.running() > running
+        {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A page that waited for memory held its snapshot, ended or not, until it had some.
+#[tokio::test]
+async fn a_page_that_waits_for_memory_ends_with_its_snapshot() {
+    let pond = Arc::new(Pond::with_keys(1).await);
+    let value = "v".repeat(100_000);
+    assert_eq!(pond.send("PUT", "/v1/kv/default/large", &value).await.0, 200);
+    let responses = &pond.app.shared().responses;
+    let all = Limits::default().response_memory_bytes;
+    let _all = responses.try_share(all).unwrap();
+    let waiting = Arc::clone(&pond);
+    let page = tokio::spawn(async move { waiting.send("GET", "/v1/kv/default?start=l", "").await });
+    pond.scan_waits(0).await;
+    assert_eq!(pond.engine.let_go_on(), []);
+    pond.engine.end_snapshots();
+    assert_eq!(pond.engine.let_go_on().len(), 1, "at once");
+    let (status, answer) = page.await.unwrap();
+    assert_eq!(status, 410, "{answer}");
+    assert!(answer.contains("snapshot-ended"), "{answer}");
+}
+
+/// A stream that waited for its turn, or for memory, held its snapshot as long.
+#[tokio::test]
+async fn a_stream_that_waits_ends_with_its_snapshot() {
+    let limits = Limits { blocking_threads: 1, ..Limits::default() };
+    let pond = Pond::new(limits);
+    assert_eq!(pond.send("PUT", "/v1/kv/default/large", "v".repeat(100_000)).await.0, 200);
+    let shared = pond.app.shared();
+    for (n, waits_for_memory) in [(1, true), (2, false)] {
+        let mut body = pond.stream("").await.into_body();
+        let _all =
+            waits_for_memory.then(|| shared.responses.try_share(limits.response_memory_bytes));
+        let turn = shared.lanes.scans.turn(Patience::Begun).await.unwrap();
+        let _turn = if waits_for_memory { turn.run(|| None).await } else { Some(turn) };
+        let mut next = std::pin::pin!(frame(&mut body));
+        tokio::select! {
+            biased;
+            _ = &mut next => panic!("it has what it needs"),
+            () = pond.scan_waits(usize::from(!waits_for_memory)) => {}
+        }
+        assert_eq!(pond.engine.let_go_on().len(), n - 1);
+        pond.engine.end_snapshots();
+        assert_eq!(pond.engine.let_go_on().len(), n, "at once");
+        let end = next.await.unwrap();
+        assert!(end.contains("snapshot-ended"), "{end}");
+    }
+}
+
+/// To let go of a snapshot may unmap much, and was done on the threads that serve all requests.
+#[tokio::test]
+async fn no_async_worker_lets_go_of_a_snapshot() {
+    let pond = Pond::with_keys(9).await;
+    let limits = Limits::default();
+    let lets_go = async |count| {
+        while pond.engine.let_go_on().len() < count {
+            tokio::task::yield_now().await;
+        }
+        let here = std::thread::current().id();
+        assert!(!pond.engine.let_go_on().contains(&here), "{count}");
+    };
+    pond.page("").await;
+    lets_go(1).await;
+    pond.page("limit=2").await;
+    lets_go(2).await;
+    pond.lines("").await;
+    lets_go(3).await;
+    pond.lines("limit=2").await;
+    lets_go(4).await;
+    drop(pond.stream("").await);
+    lets_go(5).await;
+    let mut read_on = pond.stream("").await.into_body();
+    frame(&mut read_on).await.unwrap();
+    drop(read_on);
+    lets_go(6).await;
+    pond.engine.fail_next_step(Error::Closed);
+    pond.send("GET", "/v1/kv/default", "").await;
+    lets_go(7).await;
+    let stream = pond.stream("").await;
+    pond.engine.fail_next_step(Error::Closed);
+    assert!(stream.into_body().collect().await.unwrap().to_bytes().ends_with(b"}\n"));
+    lets_go(8).await;
+    // Pages that wait, whose clients leave.
+    assert_eq!(pond.send("PUT", "/v1/kv/default/large", "v".repeat(100_000)).await.0, 200);
+    let _all = pond.app.shared().responses.try_share(limits.response_memory_bytes).unwrap();
+    tokio::select! {
+        biased;
+        _ = pond.send("GET", "/v1/kv/default?start=l", "") => panic!("there is no memory"),
+        () = pond.scan_waits(0) => {}
+    }
+    lets_go(9).await;
 }

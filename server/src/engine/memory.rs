@@ -1,20 +1,22 @@
 //! An engine on ordered maps, for tests and for measuring the server without a store.
 //!
 //! It has the engine's limits and errors, loses everything when dropped, and fails on request:
-//! the next call can be made to fail, lookups can be made cold, walks slow, and the close endless.
+//! the next call can be made to fail, lookups can be made cold, walks slow or ended, and the close
+//! endless.
 
 use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused, check_health};
 use bytes::Bytes;
 use kvs::metrics::{Sample, Value};
 use kvs::{
     Advance, Durability, Entry, Error, Health, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX,
-    KvsInfo, Range, Result, Revision, VALUE_BYTES_MAX,
+    KvsInfo, Range, Result, Revision, SnapshotEnd, VALUE_BYTES_MAX,
 };
 use mpool::{Evacuation, ScrubOptions, ScrubProgress, VolumeId};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::thread::ThreadId;
 
 type Map = BTreeMap<Bytes, Entry>;
 
@@ -26,6 +28,29 @@ pub struct MemoryEngine {
     steps: Arc<Steps>,
     hang_close: AtomicBool,
     hold_walks: AtomicBool,
+    snapshots: Mutex<Vec<Weak<Held>>>,
+    let_go_on: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+/// The snapshot of a walk.
+struct Held {
+    end: Mutex<End>,
+    /// Where it is noted which thread has let go of it.
+    let_go_on: Arc<Mutex<Vec<ThreadId>>>,
+}
+
+/// Whether a snapshot was ended, and what is called when it is.
+#[derive(Default)]
+struct End {
+    is_ended: bool,
+    calls: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut threads = self.let_go_on.lock().expect("no holder panics");
+        threads.push(std::thread::current().id());
+    }
 }
 
 /// How walks go.
@@ -104,6 +129,34 @@ impl MemoryEngine {
     /// Makes all walks find nothing but deleted keys, without end.
     pub fn endless_walks(&self, endless: bool) {
         self.steps.endless.store(endless, Ordering::SeqCst);
+    }
+
+    /// Ends the snapshots of all walks that are open.
+    pub fn end_snapshots(&self) {
+        let held = std::mem::take(&mut *self.snapshots.lock().expect("no holder panics"));
+        for held in held {
+            let Some(calls) = held.upgrade().map(|held| {
+                let mut end = held.end.lock().expect("no holder panics");
+                end.is_ended = true;
+                std::mem::take(&mut end.calls)
+            }) else {
+                continue;
+            };
+            for call in calls {
+                call();
+            }
+        }
+    }
+
+    /// Walks that hold a snapshot.
+    pub fn open_snapshots(&self) -> usize {
+        let held = self.snapshots.lock().expect("no holder panics");
+        held.iter().filter(|held| held.strong_count() > 0).count()
+    }
+
+    /// The threads that have let go of the snapshots of walks, in that order.
+    pub fn let_go_on(&self) -> Vec<ThreadId> {
+        self.let_go_on.lock().expect("no holder panics").clone()
     }
 
     /// How often walks have paused.
@@ -271,7 +324,14 @@ impl Engine for MemoryEngine {
         if !range.reverse {
             items.reverse();
         }
+        let end = Mutex::default();
+        let held = Arc::new(Held { end, let_go_on: Arc::clone(&self.let_go_on) });
+        let mut snapshots = self.snapshots.lock().expect("no holder panics");
+        snapshots.retain(|held| held.strong_count() > 0);
+        snapshots.push(Arc::downgrade(&held));
+        drop(snapshots);
         Ok(Box::new(MemoryWalk {
+            held: Some(held),
             items,
             revision: Revision::new(state.revision),
             fail_next_step: Arc::clone(&self.fail_next_step),
@@ -364,6 +424,8 @@ fn count(len: usize) -> u64 {
 }
 
 struct MemoryWalk {
+    /// `None` once it has met its end.
+    held: Option<Arc<Held>>,
     items: Vec<Item>,
     revision: Revision,
     fail_next_step: Arc<Mutex<Option<Error>>>,
@@ -383,6 +445,7 @@ impl Walk for MemoryWalk {
         if let Some(error) = failure {
             return Err(error);
         }
+        self.check()?;
         if self.steps.endless.load(Ordering::SeqCst) {
             self.steps.paused.fetch_add(1, Ordering::SeqCst);
             return Ok(Advance::Paused);
@@ -412,9 +475,22 @@ impl Walk for MemoryWalk {
     }
 
     fn check(&mut self) -> Result<()> {
-        Ok(())
+        let is_ended = |held: &mut Arc<Held>| held.end.lock().expect("no holder panics").is_ended;
+        drop(self.held.take_if(is_ended));
+        match self.held {
+            Some(_) => Ok(()),
+            None => Err(Error::SnapshotEnded { at: self.revision, why: SnapshotEnd::Requested }),
+        }
     }
 
-    /// No walk of a map is ended.
-    fn on_end(&self, _call: Box<dyn FnOnce() + Send>) {}
+    fn on_end(&self, call: Box<dyn FnOnce() + Send>) {
+        let Some(held) = &self.held else { return call() };
+        let mut end = held.end.lock().expect("no holder panics");
+        if !end.is_ended {
+            end.calls.push(call);
+            return;
+        }
+        drop(end);
+        call();
+    }
 }

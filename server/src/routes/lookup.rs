@@ -7,6 +7,7 @@
 //! leaves, and keeps its reservation until the end.
 
 use crate::app::Shared;
+use crate::aside::Aside;
 use crate::budget::{Share, UNCOUNTED_BYTES, counted};
 use crate::engine::{Ask, Lookup};
 use crate::problem::Problem;
@@ -35,8 +36,10 @@ pub(crate) async fn entry(
                 share = shared.responses.share(value_len, shared.limits.room_wait_max()).await?;
                 ask(shared, (kvs, key), &mut share)?
             }
-            Lookup::ColdIndex(ask) => cold(shared, ask, Share::default()).await?.0,
+            Lookup::ColdIndex(ask) => cold(shared, Aside::new(ask), Share::default()).await?.0,
             Lookup::ColdValue { value_len, ask } => {
+                // It holds a view, and who waits may give up.
+                let ask = Aside::new(ask);
                 drop(share);
                 let bytes = 2 * value_len;
                 share = shared.responses.share(bytes, shared.limits.room_wait_max()).await?;
@@ -65,13 +68,13 @@ fn reserved(entry: Entry, mut share: Share) -> Entry {
 /// Asks the drive. Permit and share are held until it has answered, whoever still listens.
 async fn cold<T: Send + 'static>(
     shared: &Shared,
-    ask: Ask<T>,
+    ask: Aside<Ask<T>>,
     share: Share,
 ) -> Result<(T, Share), Problem> {
     let permit = shared.answered(shared.cold_reads.clone().acquire_owned(), "nothing was changed");
     let permit = permit.await?.expect("it is never closed");
     let (done, answer) = oneshot::channel();
-    ask(Box::new(move |outcome| {
+    ask.into_inner()(Box::new(move |outcome| {
         drop(permit);
         // Nobody listens any more if the client went away.
         drop(done.send((outcome, share)));

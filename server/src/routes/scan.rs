@@ -38,6 +38,7 @@ use serde::Serialize;
 use serde_json::json;
 use std::convert::Infallible;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -213,47 +214,59 @@ async fn page_response(shared: &Shared, plan: Plan) -> Answer {
         )));
     }
     let departure = Departure::default();
-    let (plan, gone) = (Arc::new(plan), departure.flag());
+    let plan = Arc::new(plan);
     let mut out = Outflow::default();
     out.text(b"{\"items\":[");
-    let mut state = Walking::new(Arc::clone(&plan), out, shared.responses.clone());
+    let walking = Walking::new(Arc::clone(&plan), out, shared.responses.clone());
+    let (parked, mut room) = (Parked::new(walking), None);
     loop {
         let bounds = Bounds {
             items_max: plan.limit.unwrap_or(PAGE_ITEMS),
             bytes_max: PAGE_BYTES,
             time_max: shared.limits.scan_time_max,
-            gone: Arc::clone(&gone),
+            gone: departure.flag(),
             between: (b"\n", b",\n"),
         };
-        let of = Arc::clone(&plan);
-        let walked = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
-            state.open_with(|| of.open(engine))?;
-            let stop = state.go_on(&bounds)?;
-            Ok((state, stop))
+        let (here, of, room_now) = (parked.clone(), Arc::clone(&plan), room.take());
+        let turn = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
+            here.turn(|walking| {
+                here.open(walking, || of.open(engine))?;
+                walking.give_room(room_now);
+                Ok(page_turn(walking, &of, &bounds)?)
+            })
         });
-        let (walked, stop) = walked.await?;
-        state = walked;
-        let next = match stop {
-            Stop::End => None,
-            Stop::More | Stop::Time => Some(cursor_text(plan.range.reverse, state.key())),
-            Stop::Memory(_) if state.taken() > 0 => {
-                Some(cursor_text(plan.range.reverse, state.key()))
+        match parked.or_ended(turn).await?? {
+            ControlFlow::Break(page) => {
+                let kind = HeaderValue::from_static("application/json");
+                return Ok(
+                    (StatusCode::OK, [(CONTENT_TYPE, kind)], page.into_body()).into_response()
+                );
             }
             // The page goes on from where it is, and holds its snapshot while it waits.
-            Stop::Memory(bytes) => {
+            ControlFlow::Continue(bytes) => {
                 let share = shared.responses.share(bytes, shared.limits.room_wait_max());
-                state.give_room(share.await?);
-                continue;
+                room = Some(parked.or_ended(share).await??);
             }
-        };
-        return Ok(page_of(state, next));
+        }
     }
 }
 
-/// The document of a walk that has stopped before the key that `next` says.
-fn page_of(state: Walking, next: Option<String>) -> Response<Body> {
-    let (revision, damaged) = (state.revision(), state.damaged());
-    let mut out = state.into_out();
+/// A turn of a page: the page, or the memory that its first item needs. With the page the walk is
+/// over, and its snapshot goes on this thread.
+fn page_turn(
+    walking: &mut Walking,
+    plan: &Plan,
+    bounds: &Bounds,
+) -> kvs::Result<ControlFlow<Outflow, usize>> {
+    let next = match walking.go_on(bounds)? {
+        Stop::End => None,
+        Stop::Memory(bytes) if walking.taken() == 0 => return Ok(ControlFlow::Continue(bytes)),
+        Stop::More | Stop::Time | Stop::Memory(_) => {
+            Some(cursor_text(plan.range.reverse, walking.key()))
+        }
+    };
+    walking.close();
+    let (revision, damaged, mut out) = (walking.revision(), walking.damaged(), walking.take_out());
     out.text(b"]");
     if let Some(cursor) = next {
         // A cursor is base64url: nothing in it needs escaping.
@@ -263,8 +276,7 @@ fn page_of(state: Walking, next: Option<String>) -> Response<Body> {
         out.text(format!(",\"damaged\":{damaged}").as_bytes());
     }
     out.text(format!(",\"revision\":{revision}}}\n").as_bytes());
-    let kind = HeaderValue::from_static("application/json");
-    (StatusCode::OK, [(CONTENT_TYPE, kind)], out.into_body()).into_response()
+    Ok(ControlFlow::Break(out))
 }
 
 /// A stream between two steps.
@@ -286,16 +298,17 @@ async fn stream_response(shared: Arc<Shared>, plan: Plan) -> Answer {
         )
     })?;
     let plan = Arc::new(plan);
-    let mut walking = Walking::new(Arc::clone(&plan), Outflow::default(), shared.responses.clone());
-    let of = Arc::clone(&plan);
-    let opened = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
-        walking.open_with(|| of.open(engine))?;
-        Ok(walking)
-    });
-    let walking = opened.await?;
-    let revision = walking.revision();
-    let departure = Departure::default();
+    let walking = Walking::new(Arc::clone(&plan), Outflow::default(), shared.responses.clone());
     let walking = Parked::new(walking);
+    let (of, parked) = (Arc::clone(&plan), walking.clone());
+    let opened = shared.blocking(&shared.lanes.scans, Patience::Refusable, move |engine| {
+        parked.turn(|walking| {
+            parked.open(walking, || of.open(engine))?;
+            Ok(walking.revision())
+        })
+    });
+    let revision = opened.await?;
+    let departure = Departure::default();
     let state = Streaming { shared, plan, walking, ended: false, departure, _permit: permit };
     let steps = stream::unfold(state, |state| async move {
         if state.ended { None } else { Some(next_step(state).await) }
@@ -310,11 +323,26 @@ async fn stream_response(shared: Arc<Shared>, plan: Plan) -> Answer {
     Ok(response)
 }
 
+/// What a turn of a stream has come to.
+enum Leg {
+    /// What is sent before the next turn.
+    Piece(Outflow),
+    /// The last of it: the walk is over.
+    Last(Outflow),
+    /// Nothing was found in its time.
+    Time,
+    /// It needs so much memory for the next item.
+    Memory(usize),
+    /// The walk is over by this, after what was shown.
+    Failed(Outflow, kvs::Error),
+}
+
 /// The next part of a stream. The last one ends with the line that says how it ended. Others use
 /// the lane between two steps, also where nothing was found.
 async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
     let (shared, plan) = (Arc::clone(&state.shared), Arc::clone(&state.plan));
-    loop {
+    let mut room = None;
+    let problem = loop {
         let bounds = Bounds {
             items_max: plan.limit.unwrap_or(u64::MAX),
             bytes_max: CHUNK_BYTES,
@@ -322,49 +350,66 @@ async fn next_step(mut state: Streaming) -> (Outflow, Streaming) {
             gone: state.departure.flag(),
             between: (b"", b""),
         };
-        let mut walking = state.walking.take();
-        let step = shared.lanes.scans.run(Patience::Begun, move || {
-            let stop = walking.go_on(&bounds);
-            (walking, stop)
+        let (parked, of, room_now) = (state.walking.clone(), Arc::clone(&plan), room.take());
+        let turn = shared.lanes.scans.run(Patience::Begun, move || {
+            parked.turn(|walking| {
+                walking.give_room(room_now);
+                stream_turn(walking, &of, &bounds)
+            })
         });
-        let (mut walking, stop) = step.await.expect("a stream that began waits its turn");
-        let full = plan.limit.is_some_and(|limit| walking.taken() >= limit);
-        let line = match stop {
-            Ok(Stop::Memory(bytes)) if walking.is_empty() => {
-                state.walking.put(walking);
-                let share = shared.responses.share(bytes, shared.limits.room_wait_max()).await;
-                walking = state.walking.take();
-                match share {
-                    Ok(share) => {
-                        walking.give_room(share);
-                        state.walking.put(walking);
-                        continue;
-                    }
-                    Err(problem) => error_line(&shared, &plan, &problem),
+        let leg = match state.walking.or_ended(turn).await {
+            Ok(leg) => leg.expect("a stream that began waits its turn"),
+            Err(ended) => break ended.into(),
+        };
+        match leg {
+            Leg::Piece(out) => return (out.finish(), state),
+            Leg::Last(out) => {
+                state.ended = true;
+                return (out.finish(), state);
+            }
+            Leg::Time => {}
+            Leg::Memory(bytes) => {
+                let share = shared.responses.share(bytes, shared.limits.room_wait_max());
+                match state.walking.or_ended(share).await {
+                    Ok(Ok(share)) => room = Some(share),
+                    Ok(Err(problem)) => break problem,
+                    Err(ended) => break ended.into(),
                 }
             }
-            Ok(Stop::Time) if walking.is_empty() => {
-                state.walking.put(walking);
-                continue;
+            Leg::Failed(mut out, error) => {
+                state.ended = true;
+                out.text(&error_line(&shared, &plan, &error.into()));
+                return (out.finish(), state);
             }
-            Ok(Stop::End) => end_line(&walking, None),
-            Ok(Stop::More) if full => {
-                let next = cursor_text(plan.range.reverse, walking.key());
-                end_line(&walking, Some(next))
-            }
-            Ok(Stop::More | Stop::Time | Stop::Memory(_)) => {
-                let out = walking.take_out();
-                state.walking.put(walking);
-                return (out, state);
-            }
-            Err(error) => error_line(&shared, &plan, &error.into()),
-        };
-        // The walk goes here, with its snapshot.
-        state.ended = true;
-        let mut out = walking.take_out();
-        out.text(&line);
-        return (out.finish(), state);
-    }
+        }
+    };
+    state.ended = true;
+    let mut out = Outflow::default();
+    out.text(&error_line(&shared, &plan, &problem));
+    (out.finish(), state)
+}
+
+/// A turn of a stream. Where the walk is over, its snapshot goes on this thread.
+fn stream_turn(walking: &mut Walking, plan: &Plan, bounds: &Bounds) -> Leg {
+    let stop = match walking.go_on(bounds) {
+        Ok(stop) => stop,
+        Err(error) => {
+            walking.close();
+            return Leg::Failed(walking.take_out(), error);
+        }
+    };
+    let full = plan.limit.is_some_and(|limit| walking.taken() >= limit);
+    let next = match stop {
+        Stop::Memory(bytes) if walking.is_empty() => return Leg::Memory(bytes),
+        Stop::Time if walking.is_empty() => return Leg::Time,
+        Stop::More if full => Some(cursor_text(plan.range.reverse, walking.key())),
+        Stop::More | Stop::Time | Stop::Memory(_) => return Leg::Piece(walking.take_out()),
+        Stop::End => None,
+    };
+    walking.close();
+    let mut out = walking.take_out();
+    out.text(&end_line(walking, next));
+    Leg::Last(out)
 }
 
 /// The last line of a stream that is whole.

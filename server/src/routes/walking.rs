@@ -74,8 +74,9 @@ impl Drop for Departure {
 
 /// See the module.
 pub(crate) struct Walking {
-    /// `None` until it is opened.
+    /// `None` until it is opened, and after it is over.
     walk: Option<Box<dyn Walk>>,
+    revision: Revision,
     plan: Arc<Plan>,
     out: Outflow,
     budget: Budget,
@@ -99,6 +100,7 @@ impl Walking {
     pub(crate) fn new(plan: Arc<Plan>, out: Outflow, budget: Budget) -> Self {
         Self {
             walk: None,
+            revision: Revision::default(),
             plan,
             out,
             budget,
@@ -112,28 +114,32 @@ impl Walking {
         }
     }
 
-    /// Opens the walk, unless it is open.
-    pub(crate) fn open_with(
-        &mut self,
-        open: impl FnOnce() -> kvs::Result<Box<dyn Walk>>,
-    ) -> kvs::Result<()> {
-        if self.walk.is_none() {
-            self.walk = Some(open()?);
-        }
-        Ok(())
+    pub(crate) fn is_open(&self) -> bool {
+        self.walk.is_some()
     }
 
-    fn walk(&self) -> &dyn Walk {
-        &**self.walk.as_ref().expect("the walk was opened")
+    pub(crate) fn opened(&mut self, walk: Box<dyn Walk>) {
+        self.revision = walk.revision();
+        self.walk = Some(walk);
+    }
+
+    /// It is over: the walk goes, with its snapshot.
+    pub(crate) fn close(&mut self) {
+        self.walk = None;
+    }
+
+    /// The walk, to be dropped.
+    pub(crate) fn into_walk(self) -> Option<Box<dyn Walk>> {
+        self.walk
     }
 
     /// The key it stands on, not shown.
     pub(crate) fn key(&self) -> &[u8] {
-        self.walk().key()
+        self.walk.as_ref().expect("the walk was opened").key()
     }
 
     pub(crate) fn revision(&self) -> Revision {
-        self.walk().revision()
+        self.revision
     }
 
     /// Items shown so far.
@@ -156,9 +162,11 @@ impl Walking {
         self.shown == 0
     }
 
-    /// Memory for the next item.
-    pub(crate) fn give_room(&mut self, share: Share) {
-        *self.out.room() = share;
+    /// Memory for the next item, if it had to wait for some.
+    pub(crate) fn give_room(&mut self, share: Option<Share>) {
+        if let Some(share) = share {
+            *self.out.room() = share;
+        }
     }
 
     /// Holds nothing any more where its snapshot was ended; the next turn says so.
@@ -170,20 +178,15 @@ impl Walking {
         }
     }
 
-    /// Has `call` called when its snapshot is ended.
-    pub(crate) fn on_end(&self, call: Box<dyn FnOnce() + Send>) {
-        self.walk().on_end(call);
+    /// Why its snapshot was ended, once it has let go of that.
+    pub(crate) fn take_ended(&mut self) -> Option<kvs::Error> {
+        self.ended.take()
     }
 
     /// What was shown.
     pub(crate) fn take_out(&mut self) -> Outflow {
         self.shown = 0;
-        std::mem::take(&mut self.out).finish()
-    }
-
-    /// What was shown, to be ended.
-    pub(crate) fn into_out(self) -> Outflow {
-        self.out
+        std::mem::take(&mut self.out)
     }
 
     /// One turn. After an error the walk is over.
