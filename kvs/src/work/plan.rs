@@ -168,7 +168,7 @@ impl Store {
                     None => limits.spill_max = 0,
                 }
             }
-            let shape = self.shape(tree, &aside, limits, pick::pick_needs_vblocks);
+            let shape = self.shape(tree, &aside, limits);
             let plan = pick::pick(&shape, limits);
             self.note_helpless(sight, tree, plan.is_some());
             if let Some(plan) = plan {
@@ -201,15 +201,9 @@ impl Store {
     }
 
     /// The picker's picture of a tree; its vblocks only where they are looked at.
-    pub(super) fn shape(
-        &self,
-        tree: &Tree,
-        aside: &Aside,
-        limits: Limits,
-        needs_vblocks: fn(&TreeShape, Limits) -> bool,
-    ) -> TreeShape {
+    fn shape(&self, tree: &Tree, aside: &Aside, limits: Limits) -> TreeShape {
         let mut shape = tree.shape(aside);
-        if needs_vblocks(&shape, limits) {
+        if pick::pick_needs_vblocks(&shape, limits) {
             let mut indexes = self.vblock_indexes.lock();
             let index = indexes.entry(tree.kvs).or_default();
             shape.vblocks = index.follow(&shape, &|id| tree.vblock_bytes(id));
