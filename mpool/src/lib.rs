@@ -72,6 +72,7 @@ mod mdc;
 mod media;
 mod metrics;
 mod missing;
+mod move_down;
 mod open;
 mod options;
 mod owner;

@@ -333,13 +333,6 @@ pub(crate) fn open_on(
     let table = journal.read(|catalog| table_of((uuid, catalog), volume, &space, &mcache));
     let (chore, journal_logs) = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
     let journal_chore = tidy.bell().add(Box::new(chore))?;
-    let return_chore = match &options.returning {
-        Some(returning) if !options.read_only => {
-            let chore = ReturnChore::new(&space, volume, returning, options.background);
-            Some(tidy.bell().add(Box::new(chore))?)
-        }
-        _ => None,
-    };
     tracing::info!(
         mblocks = table.mblocks.len(),
         volumes = records.len(),
@@ -350,7 +343,7 @@ pub(crate) fn open_on(
         zone_chore: OnceLock::new(),
         _journal_chore: journal_chore,
         _journal_logs: journal_logs,
-        _return_chore: return_chore,
+        return_chore: OnceLock::new(),
         tidy,
         uuid,
         anchor,
@@ -370,6 +363,10 @@ pub(crate) fn open_on(
     pool.publish_scrub();
     let chore = pool.tidy.bell().add(Box::new(ZoneChore::new(&pool)))?;
     assert!(pool.zone_chore.set(chore).is_ok(), "set once, here");
+    if let Some(returning) = options.returning.as_ref().filter(|_| !options.read_only) {
+        let chore = pool.tidy.bell().add(Box::new(ReturnChore::new(&pool, returning)))?;
+        assert!(pool.return_chore.set(chore).is_ok(), "set once, here");
+    }
     Ok(pool)
 }
 

@@ -65,7 +65,7 @@ pub struct Pool {
     /// These drop first: the chores use the rest.
     pub(crate) zone_chore: OnceLock<Registered>,
     pub(crate) _journal_chore: Registered,
-    pub(crate) _return_chore: Option<Registered>,
+    pub(crate) return_chore: OnceLock<Registered>,
     pub(crate) tidy: Tidy,
     /// After all chores.
     pub(crate) _journal_logs: JournalLogs,

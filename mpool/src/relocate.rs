@@ -1,5 +1,5 @@
-//! Moving mblocks: off a volume that is being emptied, or together with others out of zones that
-//! are mostly dead.
+//! Moving mblocks: off a volume that is being emptied, together with others out of zones that are
+//! mostly dead, or down from the end of a volume that is to become shorter.
 //!
 //! ```text
 //!   copy to the new place, checksums compared --> flush --> one record: "the mblock is here"
@@ -20,6 +20,7 @@ use crate::{
     },
     mblock::{Finished, Mblock, MblockWriter, sums},
     pool::Pool,
+    space::MoveTo,
 };
 use std::sync::Arc;
 
@@ -27,12 +28,12 @@ use std::sync::Arc;
 const COPY_BYTES: u64 = 256 << 10;
 
 impl Pool {
-    /// Moves one mblock to another place: off its volume if that is being emptied, else within it.
-    /// Returns the bytes moved; 0 if it was deleted meanwhile. Blocks on the drive.
-    pub(crate) fn relocate(self: &Arc<Self>, id: MblockId) -> Result<u64> {
+    /// Moves one mblock to another place. Returns the bytes moved; 0 if it was deleted meanwhile.
+    /// Blocks on the drive.
+    pub(crate) fn relocate(self: &Arc<Self>, id: MblockId, to: MoveTo) -> Result<u64> {
         let Ok(old) = self.mblock(id) else { return Ok(0) };
         let from = self.space.of(old.volume()).expect("an object's volume has a space");
-        let room = self.space.room_to_move(sums::total_len(old.len_bytes()), &from)?;
+        let room = self.space.room_to_move(sums::total_len(old.len_bytes()), &from, to)?;
         let writer = MblockWriter::new(id, old.len_bytes(), room, self.sink(Priority::Compaction));
         let finished = copy(&old, writer)?;
         self.volumes.flush()?;

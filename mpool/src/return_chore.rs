@@ -13,25 +13,29 @@
 //! it: the pieces follow each other, and with an `after_s` of 0 there is no clock in it.
 
 use crate::{
+    move_down::MoveDown,
     options::ReturnOptions,
-    space::{Space, give_back::RETURN_MIN, volume::VolumeSpace},
+    pool::Pool,
+    space::{Space, give_back::RETURN_MIN},
     tidy::{Chore, Progress},
-    volume::Volumes,
 };
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 /// The thread looks no more often.
 const LOOK_MIN: Duration = Duration::from_secs(1);
 
+/// What is moved is read, written, and later cut off.
+const MOVE_COST: u64 = 4;
+
 /// The chore of all volumes of a pool.
 pub(crate) struct ReturnChore {
-    space: Arc<Space>,
-    volumes: Arc<Volumes>,
+    pool: Weak<Pool>,
     began: Instant,
     timetable: Timetable,
+    move_down: MoveDown,
 }
 
 /// PURE: when what is done, by a clock that begins with the pool.
@@ -74,48 +78,53 @@ impl Timetable {
 }
 
 impl ReturnChore {
-    pub(crate) fn new(
-        space: &Arc<Space>,
-        volumes: &Arc<Volumes>,
-        options: &ReturnOptions,
-        background: bool,
-    ) -> Self {
-        let timetable = Timetable::new(options, background);
-        let (space, volumes) = (Arc::clone(space), Arc::clone(volumes));
-        let chore = Self { space, volumes, began: Instant::now(), timetable };
-        chore.look();
-        chore
+    pub(crate) fn new(pool: &Arc<Pool>, options: &ReturnOptions) -> Self {
+        look(&pool.space);
+        Self {
+            pool: Arc::downgrade(pool),
+            began: Instant::now(),
+            timetable: Timetable::new(options, pool.options.background),
+            move_down: MoveDown::default(),
+        }
     }
 
-    fn look(&self) {
-        self.spaces().iter().for_each(|space| space.look());
+    /// One piece or one object; returns what it counts as, 0 if there is none.
+    fn give_back(&mut self, pool: &Arc<Pool>) -> u64 {
+        let bytes = match give_back(&pool.space) {
+            0 => self.move_down.step(pool).saturating_mul(MOVE_COST),
+            bytes => bytes,
+        };
+        if bytes > 0 {
+            pool.space.publish();
+        }
+        bytes
     }
+}
 
-    fn spaces(&self) -> Vec<Arc<VolumeSpace>> {
-        let mut spaces = self.space.all();
-        spaces.retain(|space| space.gives_back());
-        spaces
-    }
+/// What is free now rests.
+fn look(space: &Space) {
+    space.all().iter().filter(|volume| volume.gives_back()).for_each(|volume| volume.look());
+}
 
-    /// One piece, of the first volume that has one.
-    fn give_back(&self) -> u64 {
-        for space in self.spaces() {
-            match space.give_back() {
-                Ok(0) => {}
-                Ok(bytes) => return bytes,
-                Err(error) => {
-                    let volume = space.id();
-                    tracing::warn!(%volume, %error, "free space stays with the volume until the next start");
-                }
+/// One piece, of the first volume that has one.
+fn give_back(space: &Space) -> u64 {
+    for space in space.all().iter().filter(|volume| volume.gives_back()) {
+        match space.give_back() {
+            Ok(0) => {}
+            Ok(bytes) => return bytes,
+            Err(error) => {
+                let volume = space.id();
+                tracing::warn!(%volume, %error, "free space stays with the volume until the next start");
             }
         }
-        0
     }
+    0
 }
 
 impl Chore for ReturnChore {
     fn step(&mut self) -> Progress {
-        if self.volumes.check_writable().is_err() {
+        let Some(pool) = self.pool.upgrade() else { return Progress::Idle };
+        if pool.volumes.check_writable().is_err() {
             return Progress::Idle;
         }
         if let Some(wait) = self.timetable.wait(self.began.elapsed()) {
@@ -123,17 +132,16 @@ impl Chore for ReturnChore {
         }
         if self.timetable.rest.is_zero() {
             // What is free now is free long enough.
-            self.look();
+            look(&pool.space);
         }
-        let bytes = self.give_back();
+        let bytes = self.give_back(&pool);
         let now = self.began.elapsed();
         if bytes > 0 {
-            self.space.publish();
             // A short piece costs the disk as much as a longer one.
             self.timetable.gone(bytes.max(RETURN_MIN), now);
             return self.timetable.wait(now).map_or(Progress::More, Progress::Later);
         }
-        self.look();
+        look(&pool.space);
         self.timetable.looked(now);
         self.timetable.wait(now).map_or(Progress::Idle, Progress::Later)
     }

@@ -11,6 +11,7 @@ use crate::{
     mblock::Mblock,
     pool::Pool,
     space::{
+        MoveTo,
         clear::{self, Clear, Sealed, ZoneSnapshot},
         volume::VolumeSpace,
     },
@@ -54,7 +55,7 @@ impl ZoneChore {
         let Some(id) = self.lives_in(pool, space, zone).into_iter().next() else {
             return Progress::Idle;
         };
-        match pool.relocate(id) {
+        match pool.relocate(id, MoveTo::Elsewhere) {
             Ok(bytes) => {
                 tracing::debug!(volume = %space.id(), zone, %id, bytes, "moved out of a zone");
                 if self.no_room.remove(&space.id()).is_some() {

@@ -90,6 +90,61 @@ impl Workload for Returns {
     }
 }
 
+/// Each step commits an object behind room that nobody needs after all, in place of the one before;
+/// then it moves down, and the end is cut off.
+struct MovesDown;
+
+fn moved_len(n: u32) -> usize {
+    [70_000, 300_000, 5_000][n as usize % 3]
+}
+
+impl Workload for MovesDown {
+    type System = Arc<Pool>;
+    type Error = Error;
+
+    fn open(&self, device: &SimDevice) -> Result<Arc<Pool>, Error> {
+        open(device)
+    }
+
+    fn step(&self, pool: &mut Arc<Pool>, n: u32) -> Result<(), Error> {
+        let old = pool.mblock_ids();
+        let room = pool.allocate(6 * MIB as u64, Priority::Flush)?;
+        let mut writer = pool.allocate(moved_len(n) as u64, Priority::Flush)?;
+        writer.append(&(n + 1).to_le_bytes().repeat(moved_len(n) / 4))?;
+        drop(pool.commit(vec![writer], &old)?);
+        drop(room);
+        while pool.tidy() {}
+        Ok(())
+    }
+
+    fn steps_found(&self, pool: &mut Arc<Pool>) -> u32 {
+        let ids = pool.mblock_ids();
+        assert!(ids.len() <= 1, "{ids:?}");
+        let numbers = ids.iter().map(|id| {
+            let mblock = pool.mblock(*id).unwrap();
+            let n = number_of(&mblock);
+            assert_eq!(mblock.len_bytes(), moved_len(n - 1) as u64);
+            n
+        });
+        numbers.max().unwrap_or(0)
+    }
+}
+
+#[test]
+fn what_moves_down_survives_every_crash() {
+    let plan = CrashPlan { steps: 3, seeds: 1, recovery_seeds: 0, device_bytes: 16 << 20 };
+    let device = SimDevice::new(plan.device_bytes);
+    let mut pool = open(&device).unwrap();
+    for n in 0..plan.steps {
+        MovesDown.step(&mut pool, n).unwrap();
+        assert_eq!(metric(&pool, "mpool_mblocks_moved_total"), u64::from(n + 1));
+    }
+    let cut = metric(&pool, "mpool_truncated_bytes_total");
+    assert!(cut >= 6 * MIB as u64, "{cut}");
+    drop(pool);
+    check_every_crash(&MovesDown, plan);
+}
+
 #[test]
 fn what_goes_back_to_the_disk_survives_every_crash() {
     let plan = CrashPlan { steps: 8, seeds: 2, recovery_seeds: 0, device_bytes: 16 << 20 };

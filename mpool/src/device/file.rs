@@ -234,6 +234,10 @@ impl Device for FileDevice {
         self.one_at_a_time(|| self.grow_to(len_bytes))
     }
 
+    fn can_shrink(&self) -> bool {
+        true
+    }
+
     fn shrink(&self, from: u64, to: u64) -> io::Result<bool> {
         self.one_at_a_time(|| self.cut_to(from, to))
     }

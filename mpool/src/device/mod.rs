@@ -98,6 +98,11 @@ pub trait Device: Send + Sync + 'static {
         u64::MAX
     }
 
+    /// Whether it becomes shorter, so that it pays to clear its end.
+    fn can_shrink(&self) -> bool {
+        false
+    }
+
     /// Makes a device of `from` bytes `to` bytes long. `Ok(false)`: it has another length by now,
     /// and nothing changes. `Unsupported` where it cannot become shorter.
     fn shrink(&self, _from: u64, _to: u64) -> io::Result<bool> {

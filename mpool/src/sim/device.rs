@@ -444,6 +444,10 @@ impl Device for SimDevice {
         Ok(())
     }
 
+    fn can_shrink(&self) -> bool {
+        self.medium.lock().zones.is_none()
+    }
+
     fn shrink(&self, from: u64, to: u64) -> io::Result<bool> {
         let mut medium = self.medium.lock();
         medium.check_writable()?;

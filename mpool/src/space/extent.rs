@@ -153,7 +153,7 @@ impl FreeSet {
 
     /// The same, or several that hold it together.
     pub(super) fn allocate_in(&mut self, len: u64, shape: Shape) -> Option<Vec<Extent>> {
-        let extents = fitting(&self.backed, len, shape)?;
+        let extents = fitting(&self.backed, (len, u64::MAX), shape)?;
         for extent in &extents {
             self.remove(*extent);
         }
@@ -162,7 +162,14 @@ impl FreeSet {
 
     /// The same of all that is free: its holes must be refilled.
     pub(super) fn claim(&mut self, len: u64, shape: Shape) -> Option<Claim> {
-        let extents = fitting(&self.free, len, shape)?;
+        let extents = fitting(&self.free, (len, u64::MAX), shape)?;
+        Some(self.taken(extents))
+    }
+
+    /// The same of what ends at `end` or before, rather of what is backed.
+    pub(super) fn claim_before(&mut self, len: u64, end: u64, shape: Shape) -> Option<Claim> {
+        let extents = fitting(&self.backed, (len, end), shape)
+            .or_else(|| fitting(&self.free, (len, end), shape))?;
         Some(self.taken(extents))
     }
 
@@ -220,14 +227,16 @@ impl FreeSet {
     }
 }
 
-/// The part of `ranges` that an allocation takes.
-fn fitting(ranges: &Ranges, len: u64, shape: Shape) -> Option<Vec<Extent>> {
+/// The part of `ranges` before `end` that an allocation takes.
+fn fitting(ranges: &Ranges, (len, end): (u64, u64), shape: Shape) -> Option<Vec<Extent>> {
     assert!(len > 0 && len.is_multiple_of(ALLOC_UNIT));
-    if let Some(Extent { offset, .. }) = ranges.best_fit(len) {
+    if let Some(Extent { offset, .. }) = ranges.best_fit_before(len, end) {
         return Some(vec![Extent { offset, len }]);
     }
     match shape {
-        Shape::Pieces if len >= IN_PIECES_MIN => ranges.longest_for(len, PIECE_MIN, PIECES_MAX),
+        Shape::Pieces if len >= IN_PIECES_MIN => {
+            ranges.longest_for(len, end, (PIECE_MIN, PIECES_MAX))
+        }
         Shape::Pieces | Shape::Whole => None,
     }
 }
@@ -259,6 +268,11 @@ impl FreeSet {
         let fresh = self.backed.parts(tail).into_iter().rev().find_map(fresh_end);
         let start = fresh.unwrap_or(tail.offset).max(self.volume_len.saturating_sub(len_max));
         (start < self.volume_len).then(|| Extent { offset: start, len: self.volume_len - start })
+    }
+
+    /// What is free and has been for some time, or takes nothing of the disk.
+    pub(super) fn idle_bytes(&self) -> u64 {
+        self.rested.bytes() + self.hole_bytes()
     }
 
     /// What is rested.

@@ -14,7 +14,7 @@
 //!
 //! What is given back, and when: `crate::return_chore`.
 
-use super::{extent::Extent, volume::VolumeSpace};
+use super::{extent::Extent, shorten, volume::VolumeSpace};
 use crate::error::{Error, Result};
 use std::{
     io,
@@ -46,6 +46,16 @@ impl VolumeSpace {
     pub(crate) fn gives_back(&self) -> bool {
         let GivesBack { no_cut, no_punch } = &self.gives_back;
         !(no_cut.load(Relaxed) && no_punch.load(Relaxed))
+    }
+
+    /// What is needed of its length, if the device below becomes shorter and something ends far
+    /// behind that; else `None`.
+    pub(crate) fn stretch(&self) -> Option<u64> {
+        let cuts = self.volume.device().can_shrink() && !self.gives_back.no_cut.load(Relaxed);
+        let free = self.free.lock();
+        let needed_bytes = free.volume_len() - free.idle_bytes();
+        let end = free.volume_len() - free.free_tail();
+        (cuts && shorten::is_long(needed_bytes, end)).then_some(needed_bytes)
     }
 
     /// What is free now and still is when [`Self::give_back`] is called has been free between.
@@ -210,7 +220,7 @@ mod tests {
         space.of(VolumeId::ROOT).unwrap()
     }
 
-    /// All that may go goes.
+    /// All that may go goes, but nothing moves.
     fn give_all(space: &Space) -> u64 {
         root(space).look();
         std::iter::from_fn(|| Some(root(space).give_back().unwrap()).filter(|b| *b > 0)).sum()

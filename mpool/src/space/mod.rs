@@ -15,6 +15,7 @@ pub(crate) mod grant;
 mod holes;
 pub(crate) mod layout;
 mod ranges;
+pub(crate) mod shorten;
 pub(crate) mod volume;
 pub(crate) mod zones;
 
@@ -51,6 +52,15 @@ pub(crate) enum Room {
     Places(Lease),
     /// A promise; the drive decides where, append by append.
     Zones(ZoneGrant),
+}
+
+/// Where an object is moved to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MoveTo {
+    /// Off its volume if that is being emptied, else together with others on it.
+    Elsewhere,
+    /// Below this offset of its volume.
+    Below(u64),
 }
 
 impl Space {
@@ -120,12 +130,23 @@ impl Space {
         self.first_fit(bytes, placement.class, What::Object, |space| space.room(bytes, placement))
     }
 
-    /// Room for an object that is moved away from volume `from`, or together with others on it.
-    pub(crate) fn room_to_move(&self, bytes: u64, from: &Arc<VolumeSpace>) -> Result<Room> {
-        if !from.is_evacuating() {
-            return from.room_to_move(bytes)?.ok_or_else(|| self.full(bytes));
-        }
-        self.first_fit(bytes, from.class(), What::Object, |space| space.room_to_move(bytes))
+    /// Room for an object of volume `from` that is moved.
+    pub(crate) fn room_to_move(
+        &self,
+        bytes: u64,
+        from: &Arc<VolumeSpace>,
+        to: MoveTo,
+    ) -> Result<Room> {
+        let room = match to {
+            MoveTo::Below(end) => from.room_before(bytes, end),
+            MoveTo::Elsewhere if !from.is_evacuating() => from.room_to_move(bytes),
+            MoveTo::Elsewhere => {
+                let class = from.class();
+                return self
+                    .first_fit(bytes, class, What::Object, |space| space.room_to_move(bytes));
+            }
+        };
+        room?.ok_or_else(|| self.full(bytes))
     }
 
     fn first_fit<T>(

@@ -43,17 +43,31 @@ impl Ranges {
         Some(Extent { offset, len })
     }
 
-    /// The longest ones that hold `len` together, at most `count` of at least `len_min` each; of
-    /// the last of them what is needed. `None` if they do not.
-    pub(super) fn longest_for(&self, len: u64, len_min: u64, count: usize) -> Option<Vec<Extent>> {
+    /// The smallest that holds `len` before `end`, the lowest of equals.
+    pub(super) fn best_fit_before(&self, len: u64, end: u64) -> Option<Extent> {
+        let fits = |(_, offset): &&(u64, u64)| offset + len <= end;
+        let (len, offset) = *self.by_len.range((len, 0)..).find(fits)?;
+        Some(Extent { offset, len })
+    }
+
+    /// The longest ones before `end` that hold `len` together, at most `count` of at least
+    /// `len_min` each; of the last of them what is needed. `None` if they do not.
+    pub(super) fn longest_for(
+        &self,
+        len: u64,
+        end: u64,
+        (len_min, count): (u64, usize),
+    ) -> Option<Vec<Extent>> {
         let mut found = Vec::new();
         let mut left = len;
-        for (range_len, offset) in self.by_len.iter().rev().take(count) {
-            if left == 0 || *range_len < len_min {
+        let before = |(len, offset): &(u64, u64)| (end.saturating_sub(*offset).min(*len), *offset);
+        let longest = self.by_len.iter().rev().map(before).filter(|(len, _)| *len > 0);
+        for (range_len, offset) in longest.take(count) {
+            if left == 0 || range_len < len_min {
                 break;
             }
-            let len = left.min(*range_len);
-            found.push(Extent { offset: *offset, len });
+            let len = left.min(range_len);
+            found.push(Extent { offset, len });
             left -= len;
         }
         (left == 0).then_some(found)
@@ -199,6 +213,9 @@ mod tests {
                 prop_assert_eq!(set.gaps(all), runs(&bits, all, false));
                 prop_assert_eq!(set.has(at), op > 0);
                 prop_assert_eq!(set.bytes(), bits.iter().filter(|bit| **bit).count() as u64);
+                let fits = |found: &Extent| found.len >= len && found.offset + len <= offset;
+                let best = set.iter().filter(fits).min_by_key(|found| (found.len, found.offset));
+                prop_assert_eq!(set.best_fit_before(len, offset), best);
                 let longest = set.iter().map(|found| found.len).max();
                 prop_assert_eq!(set.longest().map(|found| found.len), longest);
                 prop_assert_eq!(set.last(), runs(&bits, all, true).last().copied());
@@ -212,10 +229,14 @@ mod tests {
         for part in [range(0, 3), range(10, 5), range(20, 4), range(30, 1)] {
             set.join(part);
         }
-        assert_eq!(set.longest_for(11, 2, 3), Some(vec![range(10, 5), range(20, 4), range(0, 2)]));
-        assert_eq!(set.longest_for(4, 2, 3), Some(vec![range(10, 4)]));
-        assert_eq!(set.longest_for(10, 2, 2), None, "too many");
-        assert_eq!(set.longest_for(13, 2, 9), None, "too short");
+        assert_eq!(
+            set.longest_for(11, 40, (2, 3)),
+            Some(vec![range(10, 5), range(20, 4), range(0, 2)])
+        );
+        assert_eq!(set.longest_for(4, 40, (2, 3)), Some(vec![range(10, 4)]));
+        assert_eq!(set.longest_for(10, 40, (2, 2)), None, "too many");
+        assert_eq!(set.longest_for(13, 40, (2, 9)), None, "too short");
+        assert_eq!(set.longest_for(6, 22, (2, 9)), Some(vec![range(10, 5), range(20, 1)]));
     }
 
     #[test]

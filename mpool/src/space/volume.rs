@@ -231,6 +231,14 @@ impl VolumeSpace {
         self.room_in(bytes, STREAMS_MAX - 1, true)
     }
 
+    /// Room for an object of it that moves below `end`.
+    pub(super) fn room_before(self: &Arc<Self>, bytes: u64, end: u64) -> Result<Option<Room>> {
+        let Some(len) = bytes.max(1).checked_next_multiple_of(ALLOC_UNIT) else { return Ok(None) };
+        let claim = self.free.lock().claim_before(len, end, Shape::Pieces);
+        let lease = claim.map_or(Ok(None), |claim| self.refill(claim))?;
+        Ok(lease.map(Room::Places))
+    }
+
     fn room_in(self: &Arc<Self>, bytes: u64, stream: usize, spare: bool) -> Result<Option<Room>> {
         let Some(zones) = &self.zones else {
             return Ok(self.lease_in(bytes, spare, Shape::Pieces)?.map(Room::Places));

@@ -1,0 +1,228 @@
+//! Moving what lives at the end of a volume down, so that the end can be cut off
+//! (`space::shorten` decides what; `space::give_back` cuts).
+//!
+//! It is a part of the chore that gives space back, which calls [`MoveDown::step`] when nothing
+//! else is left to go. What is moved frees its old place when the last handle over it is gone.
+
+use crate::{
+    address::{VolumeId, offset_of},
+    catalog::Catalog,
+    error::Scope,
+    id::MblockId,
+    mdc::log::Log,
+    pool::Pool,
+    space::{
+        MoveTo,
+        extent::Extent,
+        shorten::{self, Shorten, Stretch},
+        volume::VolumeSpace,
+    },
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+#[derive(Default)]
+pub(crate) struct MoveDown {
+    plan: Option<Plan>,
+    /// Mblocks that cannot be moved: they stay until the pool is opened again, as logs do.
+    stuck: BTreeSet<MblockId>,
+}
+
+/// What moves below `goal`, the last first.
+struct Plan {
+    volume: VolumeId,
+    goal: u64,
+    /// In reverse.
+    left: Vec<MblockId>,
+}
+
+impl MoveDown {
+    /// Moves one mblock, and returns its bytes; 0 if there is nothing to move.
+    pub(crate) fn step(&mut self, pool: &Arc<Pool>) -> u64 {
+        if self.plan.is_none() {
+            self.plan = self.look(pool);
+        }
+        while let Some(plan) = &mut self.plan
+            && let Some(id) = plan.left.pop()
+        {
+            let (volume, goal) = (plan.volume, plan.goal);
+            match pool.relocate(id, MoveTo::Below(goal)) {
+                // It has been deleted.
+                Ok(0) => {}
+                Ok(bytes) => {
+                    tracing::debug!(%volume, %id, bytes, goal, "moved from the end of a volume");
+                    return bytes;
+                }
+                Err(error) if error.scope() == Scope::Object => {
+                    tracing::warn!(%volume, %id, %error, "an mblock could not be moved");
+                    self.stuck.insert(id);
+                }
+                Err(error) => {
+                    tracing::debug!(%volume, %id, %error, goal, "the end of a volume stays");
+                    break;
+                }
+            }
+        }
+        self.plan = None;
+        0
+    }
+
+    fn look(&self, pool: &Pool) -> Option<Plan> {
+        let spaces = pool.space.all();
+        spaces.iter().filter(|space| !space.is_evacuating()).find_map(|space| {
+            let needed_bytes = space.stretch()?;
+            let volume = space.id();
+            let stretch = self.stretch(pool, space, needed_bytes);
+            match shorten::choose(stretch) {
+                Shorten::Short => None,
+                Shorten::Logs => {
+                    tracing::debug!(%volume, needed_bytes, "a log keeps the end of a volume");
+                    None
+                }
+                Shorten::Move { goal, ids } => {
+                    let objects = ids.len();
+                    tracing::info!(%volume, needed_bytes, goal, objects, "the end of a volume is cleared");
+                    Some(Plan { volume, goal, left: ids.into_iter().rev().collect() })
+                }
+            }
+        })
+    }
+
+    fn stretch(&self, pool: &Pool, space: &VolumeSpace, needed_bytes: u64) -> Stretch {
+        let id = space.id();
+        let last_of = |extents: &mut dyn Iterator<Item = Extent>| {
+            let here = extents.filter(|extent| VolumeId::of(extent.offset) == id);
+            here.map(|extent| Extent { offset: offset_of(extent.offset), ..extent })
+                .max_by_key(|extent| extent.end())
+        };
+        // A copy, which costs nothing, so that commits do not wait.
+        let catalog = pool.journal.read(Catalog::clone);
+        let (mut objects, mut stuck_end) = (Vec::new(), 0);
+        for (id, place) in &catalog.mblocks {
+            let Some(last) = last_of(&mut place.extents.iter().copied()) else { continue };
+            if self.stuck.contains(id) {
+                stuck_end = stuck_end.max(last.end());
+            } else {
+                objects.push((*id, last));
+            }
+        }
+        let mdcs = catalog.mdcs.values().flatten().map(|log| log.extent());
+        let journal = pool.anchor.superblock().logs.map(Log::extent);
+        let mut logs = mdcs.chain(catalog.segments.values().copied()).chain(journal);
+        let logs_end = last_of(&mut logs).map_or(0, Extent::end);
+        Stretch { needed_bytes, logs_end: logs_end.max(stuck_end), objects }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Device, Faults, Mblock, Options, Pool, Priority, ReturnOptions, SimDevice};
+    use std::sync::Arc;
+
+    const MIB: u64 = 1 << 20;
+
+    fn options() -> Options {
+        let returning = ReturnOptions { after_s: 0, ..ReturnOptions::default() };
+        Options {
+            io: crate::IoBackend::Threads,
+            queue_depth: 2,
+            grow_step_bytes: MIB,
+            background: false,
+            returning: Some(returning),
+            ..Options::default()
+        }
+    }
+
+    fn object(pool: &Arc<Pool>, len: u64, fill: u8) -> Mblock {
+        let mut writer = pool.allocate(len, Priority::Flush).unwrap();
+        writer.append(&vec![fill; usize::try_from(len).unwrap()]).unwrap();
+        pool.commit(vec![writer], &[]).unwrap().remove(0)
+    }
+
+    fn first_page(mblock: &Mblock) -> u8 {
+        let mut page = crate::IoBuf::zeroed(4096);
+        mblock.read_at(0, &mut page).unwrap();
+        page[4095]
+    }
+
+    /// A pool with 40 objects of 2 MiB each; then all but the first and the last eight are deleted.
+    fn long(device: &SimDevice) -> (Arc<Pool>, Vec<Mblock>) {
+        let pool = Pool::create(Arc::new(device.clone()), &options()).unwrap();
+        let mut kept: Vec<Mblock> = (0..40).map(|n| object(&pool, 2 * MIB, n)).collect();
+        let gone: Vec<_> = kept.drain(1..32).map(|mblock| mblock.id()).collect();
+        pool.commit(vec![], &gone).unwrap();
+        (pool, kept)
+    }
+
+    fn end(device: &SimDevice) -> u64 {
+        device.geometry().len_bytes
+    }
+
+    /// The file stayed as long as it had once been, for one object at its end.
+    #[test]
+    fn the_end_is_cleared_and_cut_off_when_its_last_reader_leaves() {
+        let device = SimDevice::new(1 << 30);
+        let (pool, kept) = long(&device);
+        let before = end(&device);
+        let used = pool.info().used_bytes;
+        while pool.tidy() {}
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8, "the first stays");
+        assert!(kept[1..].iter().all(Mblock::has_moved) && !kept[0].has_moved());
+        assert_eq!(end(&device), before, "the old places are held");
+        assert_eq!(first_page(&kept[8]), 39);
+        let ids: Vec<_> = kept.iter().map(Mblock::id).collect();
+        drop(kept);
+        while pool.tidy() {}
+        assert_eq!(pool.info().used_bytes, used);
+        assert!(end(&device) <= used + used / 8 + MIB, "{} for {used}", end(&device));
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8, "no more than that moves");
+        let found: Vec<u8> = ids.iter().map(|id| first_page(&pool.mblock(*id).unwrap())).collect();
+        assert_eq!(found, [0, 32, 33, 34, 35, 36, 37, 38, 39]);
+        drop(pool);
+        let pool = Pool::open(Arc::new(device), &options()).unwrap();
+        let again: Vec<u8> = ids.iter().map(|id| first_page(&pool.mblock(*id).unwrap())).collect();
+        assert_eq!(found, again);
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_and_the_rest_moves() {
+        let device = SimDevice::new(1 << 30);
+        let (pool, mut kept) = long(&device);
+        // The last but two.
+        let rotten = kept.remove(6).id();
+        let place = pool.journal.read(|catalog| catalog.mblocks.get(&rotten).cloned()).unwrap();
+        let at = place.extents[0].offset;
+        drop(kept);
+        device.flip_bit(at + 5000, 3);
+        while pool.tidy() {}
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 7);
+        let place_now = pool.journal.read(|catalog| catalog.mblocks.get(&rotten).cloned()).unwrap();
+        assert_eq!(place_now, place);
+        assert_eq!(end(&device), place.extents[0].end());
+    }
+
+    /// What moves needs room that the disk below may not have.
+    #[test]
+    fn nothing_moves_into_holes_that_cannot_be_refilled() {
+        let device = SimDevice::new(1 << 30);
+        let (pool, kept) = long(&device);
+        let full = Faults { no_refill: true, ..Faults::default() };
+        device.set_faults(full);
+        drop(kept);
+        while pool.tidy() {}
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 0);
+        device.set_faults(Faults::default());
+        while pool.tidy() {}
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8);
+    }
+
+    #[test]
+    fn where_nothing_is_given_back_nothing_moves() {
+        let device = SimDevice::new(1 << 30);
+        let (pool, kept) = long(&device);
+        drop((pool, kept));
+        let options = Options { returning: None, ..options() };
+        let pool = Pool::open(Arc::new(device.clone()), &options).unwrap();
+        while pool.tidy() {}
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 0);
+    }
+}
