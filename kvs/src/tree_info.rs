@@ -133,7 +133,8 @@ pub struct Debt {
     pub garbage_slow_bytes: u64,
     /// Where they are slowest: all that lives and four memtables. They are never stopped for it.
     pub garbage_slowest_bytes: u64,
-    /// What can be collected, in percent of all kblocks and vblocks: garbage without tombstones.
+    /// What can be collected, in percent of all kblocks and vblocks: garbage without tombstones,
+    /// and what the ends of more objects than are needed take.
     pub garbage_pct: u64,
     /// From where on it is collected, percent. While space is short, less of one vblock is enough.
     pub garbage_pct_max: u64,

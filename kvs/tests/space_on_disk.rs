@@ -62,9 +62,13 @@ impl Sizes {
     }
 }
 
-/// Lets the pool's housekeeping do all it has to.
+/// Lets the pool's housekeeping do all it has to: what it moves leaves its old place when the
+/// database has taken note, and then the end is cut off.
 fn tidy(db: &Database) {
-    while db.pool().tidy() {}
+    for _ in 0..2 {
+        while db.pool().tidy() {}
+        db.refresh_moved().unwrap();
+    }
 }
 
 /// A file of 3 GiB for 219 MiB: each flush reserved 32 MiB for each KVS, and files grew by 256 MiB.
@@ -74,6 +78,7 @@ fn many_kvs_with_a_little_in_each_take_little_more_than_they_use() {
     let db = Database::open(dir.path(), options()).unwrap();
     let kvs: Vec<_> = (0..256).map(|n| db.kvs(&format!("kvs-{n}")).unwrap()).collect();
     let value = vec![7; 1000];
+    let mut used_most = 0;
     let start = Instant::now();
     for round in 0..3 {
         for kvs in &kvs {
@@ -82,7 +87,9 @@ fn many_kvs_with_a_little_in_each_take_little_more_than_they_use() {
                 kvs.put(key.as_bytes(), &value, Durability::Interval).unwrap();
             }
         }
+        used_most = used_most.max(db.pool().info().used_bytes);
         db.flush().unwrap();
+        used_most = used_most.max(db.pool().info().used_bytes);
         db.compact().unwrap();
     }
     println!("3,072 records in 256 KVSs took {} ms", start.elapsed().as_millis());
@@ -91,7 +98,7 @@ fn many_kvs_with_a_little_in_each_take_little_more_than_they_use() {
     tidy(&db);
     let quiet = Sizes::of(dir.path(), &db);
     quiet.print("quiet");
-    assert!(busy.pct()[0] <= 130, "{busy:?}");
+    assert!(busy.file_bytes * 100 <= used_most * 130, "{busy:?}, {used_most} at most");
     assert!(quiet.pct().iter().all(|pct| *pct <= 130), "{quiet:?}");
     assert!(kvs[255].get(b"00000000-2").unwrap().is_some());
 }
@@ -122,7 +129,7 @@ fn a_store_that_was_overwritten_gives_back_what_it_took() {
     tidy(&db);
     let quiet = Sizes::of(dir.path(), &db);
     quiet.print("quiet");
-    assert!(quiet.pct()[1] <= 120, "{quiet:?}");
+    assert!(quiet.pct().iter().all(|pct| *pct <= 120), "{quiet:?}");
 
     // Refilled, it takes the same again and holds the same.
     for key in 0..KEYS {
@@ -139,7 +146,8 @@ fn a_store_that_was_overwritten_gives_back_what_it_took() {
     tidy(&db);
     let again = Sizes::of(dir.path(), &db);
     again.print("opened again");
-    assert!(again.pct()[1] <= 120, "{again:?}");
+    // A fourth too long is as long as it gets.
+    assert!(again.pct()[0] <= 130 && again.pct()[1] <= 120, "{again:?}");
     let kvs = db.kvs("one").unwrap();
     for key in 0..KEYS {
         let key = key.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes();

@@ -7,7 +7,7 @@ pub(crate) use job::Job;
 use crate::key::{KvsetId, NodeId};
 use crate::loads::{Load, Write};
 use crate::pick::{
-    ChunkShape, KvsetShape, Lands, LeafShapes, Limits, NodeShape, TreeShape, VblockIndex,
+    ChunkShape, KvsetShape, Lands, LeafShapes, Limits, NodeShape, Objects, TreeShape, VblockIndex,
     pick_needs_vblocks,
 };
 use mpool::MblockId;
@@ -292,6 +292,8 @@ impl Tree {
             value_bytes: self.value_keys * self.scale * self.value_bytes,
             distinct_keys: in_leaves + fresh * self.scale,
             reshaping: self.reshaping,
+            // Of large stores: units are nothing there.
+            objects: Objects::default(),
             root,
             leaves,
         };

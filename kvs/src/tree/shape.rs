@@ -1,7 +1,7 @@
 //! A tree as the picker sees it.
 
 use super::{Aside, Tree};
-use crate::compact::pick::{KvsetShape, Lands, NodeShape, TreeShape};
+use crate::compact::pick::{KvsetShape, Lands, NodeShape, Objects, TreeShape};
 use crate::key::NodeId;
 use crate::kvset::Kvset;
 use crate::kvset::sketch::KeySet;
@@ -43,7 +43,15 @@ impl Tree {
             value_bytes: self.totals.value_bytes,
             distinct_keys: self.distinct_keys,
             reshaping: aside.reshaping,
+            objects: self.objects(aside),
         }
+    }
+
+    /// Values that cannot be read stay in their vblocks, however often a leaf is written: then no
+    /// vblock counts as one too many.
+    fn objects(&self, aside: &Aside) -> Objects {
+        let vblocks = if aside.unreadable_vblocks.is_empty() { self.vblocks() } else { 0 };
+        Objects { kvsets: self.totals.kvsets, vblocks }
     }
 
     /// Where the keys of the root's oldest kvset belong.

@@ -255,6 +255,21 @@ fn check(tree: &Tree, index: &mut VblockIndex, (random, seed): (&mut Seeded, u64
     }
 }
 
+/// Else a leaf whose values cannot be read would be written for ever.
+#[test]
+fn vblocks_that_cannot_be_read_are_not_too_many() {
+    let (_db, real) = real();
+    let mut maker = Maker { real, next: 0 };
+    let of = Of { keys: (1, 20), revisions: (1, 20) };
+    let kvset = maker.make(&of, vec![(mblock(101), 10), (mblock(102), 10)]);
+    let edit = TreeEdit { add: vec![(NodeId::ROOT, kvset)], ..TreeEdit::default() };
+    let tree = Tree::new(KVS, "k").edited(&edit, &len_of);
+    let vblocks = |aside: &Aside| tree.shape(aside).objects.vblocks;
+    assert_eq!(vblocks(&Aside::default()), 2);
+    let unreadable_vblocks = Arc::new(BTreeSet::from([mblock(101)]));
+    assert_eq!(vblocks(&Aside { unreadable_vblocks, ..Aside::default() }), 0);
+}
+
 #[test]
 fn a_tree_after_edits_is_the_one_that_is_made_anew() {
     let (_db, real) = real();

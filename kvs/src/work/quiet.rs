@@ -5,8 +5,8 @@ use crate::store::Store;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-/// A database is quiet when this long less than this part of a memtable was put.
-const QUIET_AFTER: Duration = Duration::from_secs(2);
+/// A database is quiet when less than this part of a memtable was put for so long as
+/// `Options::quiet_after_ms` says.
 const QUIET_SHARE: u64 = 64;
 /// A quiet database flushes a memtable that is filled to this part.
 const QUIET_FLUSH_SHARE: u64 = 16;
@@ -68,7 +68,8 @@ impl Jobs {
     /// Whether hardly anything has been put for some time.
     pub(super) fn is_quiet(&mut self, store: &Store) -> bool {
         let little_bytes = store.options.memtable_bytes / QUIET_SHARE;
-        self.quiet.lasts(store.metrics.put_bytes.get(), little_bytes) >= QUIET_AFTER
+        let after = Duration::from_millis(store.options.quiet_after_ms);
+        self.quiet.lasts(store.metrics.put_bytes.get(), little_bytes) >= after
     }
 }
 

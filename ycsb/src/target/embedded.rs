@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// Options of the engine that `--engine NAME=VALUE` sets; see the engine's own documentation.
 const NAMES: &str = "background_threads, commit_queue_bytes_max, inline_bytes_max, interval_ms, \
-                     media_policy, memtable_bytes, memtables_max, queue_depth, reaper, \
-                     reaper_budget_bytes, \
-                     recovery_ms, value_cache_bytes, wal_bytes_max, wal_segment_bytes";
+                     media_policy, memtable_bytes, memtables_max, queue_depth, quiet_after_ms, \
+                     reaper, reaper_budget_bytes, recovery_ms, value_cache_bytes, wal_bytes_max, \
+                     wal_segment_bytes";
 
 pub(crate) struct Embedded {
     database: Database,
@@ -102,6 +102,7 @@ fn set(options: &mut Options, pair: &str) -> Result<()> {
         "interval_ms" => options.interval_ms = number,
         "memtable_bytes" => options.memtable_bytes = number,
         "memtables_max" => options.memtables_max = number,
+        "quiet_after_ms" => options.quiet_after_ms = number,
         "recovery_ms" => options.recovery_ms = number,
         "queue_depth" => options.pool.queue_depth = u32::try_from(number)?,
         "reaper_budget_bytes" => options.pool.reaper.budget_bytes = Some(number),

@@ -293,6 +293,7 @@ mod tests {
             gathered: Arc::default(),
             distinct_keys: 1000 * vblocks.first().map_or(0, |(_, live)| live.len() as u64),
             reshaping: false,
+            objects: super::super::Objects::default(),
         }
     }
 

@@ -52,7 +52,7 @@ impl Gathered {
 #[cfg(test)]
 mod tests {
     use super::super::shape::{KvsetShape, Lands};
-    use super::super::{Plan, TreeShape, Why, pick};
+    use super::super::{Objects, Plan, TreeShape, Why, pick};
     use super::*;
     use crate::key::KvsetId;
     use std::sync::Arc;
@@ -82,6 +82,7 @@ mod tests {
             value_bytes: 64 << 20,
             distinct_keys: 1000,
             reshaping: false,
+            objects: Objects::default(),
         }
     }
 

@@ -23,7 +23,7 @@
 //!    rewritten; one for which that was in vain, when it is twice as scattered (`gathered`).
 //! 6. *Garbage*: when `garbage_pct_max` percent of a tree's bytes are of no use (`garbage`), they
 //!    are taken down, leaf by leaf and vblock by vblock (`collect`); a leaf that is merged for
-//!    another reason does its part then.
+//!    another reason does its part then. What more objects than needed take counts, too (`units`).
 //! 7. *Small leaves*: two neighbours that have less than a quarter of what one may have are joined.
 //!
 //! No plan is made that would write more than there is room for; then the next one that fits is
@@ -64,6 +64,7 @@ mod sim;
 mod size;
 #[cfg(test)]
 mod tests;
+mod units;
 mod vblocks;
 
 pub(crate) use due::{DueWork, due};
@@ -74,6 +75,7 @@ pub(crate) use plan::{Action, NewLeaves, Plan, Why};
 #[cfg(test)]
 pub(crate) use shape::VblockShape;
 pub(crate) use shape::{KvsetShape, Lands, NodeShape, TreeShape};
+pub(crate) use units::Objects;
 pub(crate) use vblocks::VblockIndex;
 #[cfg(test)]
 pub(crate) use vblocks::Vblocks;
@@ -111,6 +113,8 @@ pub(crate) struct Limits {
     pub(crate) leaf_value_bytes_max: u64,
     /// Garbage in percent of a tree's bytes that is collected.
     pub(crate) garbage_pct_max: u64,
+    /// Less of a tree is not worth a job.
+    pub(crate) garbage_bytes_min: u64,
     /// vblocks of one leaf kvset beyond which its values are gathered.
     pub(crate) scatter_max: u64,
     /// Tombstones in percent of the keys that live which are taken down, or merged away.
@@ -137,6 +141,7 @@ impl Limits {
         leaf_bytes_max: LEAF_BYTES_MAX,
         leaf_value_bytes_max: LEAF_BYTES_MAX,
         garbage_pct_max: 28,
+        garbage_bytes_min: 256 << 10,
         scatter_max: 1024,
         tombstone_pct_max: 25,
         shortage: None,
@@ -147,8 +152,12 @@ impl Limits {
     };
 
     /// In a quiet database: 15 % garbage bounds the space at 1 / 0.85 = 1.18 times what lives.
-    pub(crate) const QUIET: Self =
-        Self { garbage_pct_max: 15, tombstone_pct_max: 5, ..Self::DEFAULT };
+    pub(crate) const QUIET: Self = Self {
+        garbage_pct_max: 15,
+        garbage_bytes_min: 64 << 10,
+        tombstone_pct_max: 5,
+        ..Self::DEFAULT
+    };
 
     /// When space is short: everything goes down early, and all vblocks that are worth it and fit
     /// the room are collected together.

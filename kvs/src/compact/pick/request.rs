@@ -180,6 +180,7 @@ mod tests {
             value_bytes: 0,
             distinct_keys: 0,
             reshaping: false,
+            objects: super::super::Objects::default(),
         }
     }
 

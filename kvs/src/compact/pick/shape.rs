@@ -3,6 +3,7 @@
 use super::gathered::Gathered;
 use super::leaves::LeafShapes;
 use super::plan::{Action, NewLeaves, Plan, Why};
+use super::units::Objects;
 use super::vblocks::Vblocks;
 use super::{COST_MAX, Limits, fits, length, percent};
 use crate::key::{KvsetId, NodeId};
@@ -86,6 +87,8 @@ pub(crate) struct TreeShape {
     pub(crate) gathered: Arc<Gathered>,
     /// A job runs that changes which leaves there are.
     pub(crate) reshaping: bool,
+    /// All of its objects.
+    pub(crate) objects: Objects,
 }
 
 /// One vblock, with what refers to it.
@@ -217,9 +220,10 @@ impl TreeShape {
         leaf_keys == 0 || may_free >= u128::from(written_bytes) * u128::from(leaf_keys)
     }
 
-    /// Bytes of keys and values on the medium.
+    /// Bytes of keys and values on the medium, and what more objects than are needed take.
     pub(super) fn bytes(&self) -> u64 {
-        self.root.kblock_bytes() + self.leaf_index_bytes() + self.vblock_bytes
+        let stored = self.root.kblock_bytes() + self.leaf_index_bytes() + self.vblock_bytes;
+        stored + self.surplus_unit_bytes()
     }
 
     /// Bytes of vblocks that nothing refers to.

@@ -204,6 +204,7 @@ impl Sim {
             value_bytes: self.value_keys * VALUE_BYTES,
             distinct_keys: self.loaded,
             reshaping: false,
+            objects: Objects::default(),
         }
     }
 

@@ -73,6 +73,7 @@ fn tree(picture: &str) -> TreeShape {
         busy: Arc::new(marked.busy),
         unreadable: Arc::new(marked.unreadable),
         reshaping: false,
+        objects: Objects::default(),
         root,
         leaves: leaves.into_iter().collect(),
     }
