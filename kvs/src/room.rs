@@ -2,8 +2,9 @@
 //!
 //! The figures are those of [`space`](crate::space). Here they are asked for when a write or a job
 //! begins, and remembered: whether puts are refused, since when, and how many were. The log has one
-//! line when the first put is refused and one when a good part of the volumes is writable again, so
-//! that a store at the edge does not fill it. In between compaction spares no effort.
+//! line when the first put is refused, and one before the first put is accepted again. A store at
+//! the edge goes to and fro; until a good part of the volumes is writable again, refusals are told
+//! once in [`TELL_AGAIN`] at most. So long compaction spares no effort.
 
 use crate::batch::{Op, WriteBatch};
 use crate::error::{Error, Result};
@@ -14,11 +15,15 @@ use mpool::FreeSpace;
 use parking_lot::Mutex;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Rounds of work after space was short: one for what is in kvsets, one for the last deletes, which
 /// are in the memtable until then.
 const EFFORT: u8 = 2;
+
+/// From when the log has said that puts are accepted until it says that they are refused again,
+/// at least, while little has become free since.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
 
 /// What is remembered of the space.
 #[derive(Default)]
@@ -27,8 +32,8 @@ pub(crate) struct Room {
     full: AtomicBool,
     /// Less than the reserve was free, and the relief has not been free since.
     short: AtomicBool,
-    /// Since when puts are refused, and how many had been before.
-    refusing: Mutex<Option<(Instant, u64)>>,
+    /// What the log has said of it; `None`: nothing since the relief was free.
+    told: Mutex<Option<Told>>,
     /// Puts refused, ever.
     pub(crate) refused: Counter,
     /// Rounds of work that are still to be done as if space were short: it was until a moment ago.
@@ -39,6 +44,26 @@ pub(crate) struct Room {
     stuck_bytes: AtomicU64,
     /// The log was asked to take what it needs while there still was room.
     log_is_ready: AtomicBool,
+}
+
+/// What the log says of refused puts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// They are refused, since then; so many had been before.
+    Refused(Instant, u64),
+    /// They are accepted, since then.
+    Accepted(Instant),
+}
+
+impl Told {
+    /// Whether a refusal is to be told now.
+    fn tells_refusal(told: Option<Self>, now: Instant) -> bool {
+        match told {
+            None => true,
+            Some(Self::Refused(..)) => false,
+            Some(Self::Accepted(since)) => now.duration_since(since) >= TELL_AGAIN,
+        }
+    }
 }
 
 impl Store {
@@ -113,9 +138,10 @@ impl Store {
     fn refuse(&self, free_bytes: u64, reserve_bytes: u64, missing_bytes: u64) {
         let before = self.room.refused.get();
         self.room.refused.add(1);
-        let mut refusing = self.room.refusing.lock();
-        if refusing.is_none() {
-            *refusing = Some((Instant::now(), before));
+        let mut told = self.room.told.lock();
+        let now = Instant::now();
+        if Told::tells_refusal(*told, now) {
+            *told = Some(Told::Refused(now, before));
             tracing::warn!(
                 free_bytes,
                 reserve_bytes,
@@ -123,7 +149,7 @@ impl Store {
                 "the volumes are full: puts are refused until about missing_bytes are deleted or \
                  added"
             );
-            drop(refusing);
+            drop(told);
             // Compaction has more to do than a moment ago.
             self.ring();
         }
@@ -132,22 +158,34 @@ impl Store {
     /// Remembers whether the volumes are full, and says so.
     pub(crate) fn note_space(&self, free: FreeSpace) -> bool {
         let full = self.needs.is_short(free, false);
-        self.room.full.store(full, Ordering::Relaxed);
         // Of two who look at the same time either is right.
         let short = self.needs.is_short(free, self.room.short.load(Ordering::Relaxed));
         self.room.short.store(short, Ordering::Relaxed);
-        if !short {
+        if !full {
+            // Before the first put is accepted, so that its writer finds the line.
             self.end_refusal(self.needs.account(free, 0, short));
         }
+        if !short {
+            *self.room.told.lock() = None;
+        }
+        self.room.full.store(full, Ordering::Relaxed);
         full
     }
 
-    /// Tells that puts are accepted again, if any was refused.
-    fn end_refusal(&self, SpaceInfo { writable_bytes, .. }: SpaceInfo) {
-        if let Some((since, before)) = self.room.refusing.lock().take() {
+    /// Tells that puts are accepted again, if the log says that they are refused.
+    fn end_refusal(&self, SpaceInfo { writable_bytes, missing_bytes, .. }: SpaceInfo) {
+        let mut told = self.room.told.lock();
+        if let Some(Told::Refused(since, before)) = *told {
+            *told = Some(Told::Accepted(Instant::now()));
             let refused = self.room.refused.get() - before;
             let seconds = since.elapsed().as_secs();
-            tracing::info!(writable_bytes, refused, seconds, "there is room for puts again");
+            tracing::info!(
+                writable_bytes,
+                missing_bytes,
+                refused,
+                seconds,
+                "there is room for puts again"
+            );
         }
     }
 
@@ -198,7 +236,7 @@ impl Store {
 
     /// Whether puts are refused, or were until a moment ago.
     pub(crate) fn is_refusing(&self) -> bool {
-        self.is_full() || self.room.refusing.lock().is_some()
+        self.is_full() || self.room.told.lock().is_some()
     }
 
     /// Whether the volumes are full, or nearly.
@@ -284,6 +322,16 @@ fn less_effort(effort: u8, deletes_wait: bool) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_told_once_and_again_a_while_after_puts_were_accepted() {
+        let then = Instant::now();
+        let told = Told::tells_refusal;
+        assert!(told(None, then));
+        assert!(!told(Some(Told::Refused(then, 0)), then + TELL_AGAIN * 9));
+        assert!(!told(Some(Told::Accepted(then)), then + TELL_AGAIN / 2));
+        assert!(told(Some(Told::Accepted(then)), then + TELL_AGAIN));
+    }
 
     /// Two workers ended both rounds within a moment, and the last deletes stayed in the memtable.
     #[test]

@@ -139,3 +139,33 @@ fn a_full_volume_is_told_once() {
     assert_eq!(over.len(), 1, "{told:#?}");
     assert!(over[0].contains(&format!("refused={refused}")), "{}", over[0]);
 }
+
+/// The line came when a twentieth of the volume was free beyond the reserve, long after puts were
+/// accepted.
+#[test]
+fn that_there_is_room_is_told_before_the_first_put_is_accepted() {
+    let lines = Lines::default();
+    let _guard = tracing::subscriber::set_default(lines.clone());
+    let device = SimDevice::new(96 << 20);
+    let (db, kvs) = database(&device);
+    let (refused, _) = put_often(&kvs, 0, 10_000);
+    assert!(refused > 5_000, "{refused}");
+    lines.take();
+    let mut keys = 0..10_000_u64;
+    while put_often(&kvs, 20_000, 1).0 == 1 {
+        for n in keys.by_ref().take(20) {
+            kvs.delete(&key(n), Durability::Interval).unwrap();
+        }
+        db.flush().unwrap();
+        db.compact().unwrap();
+    }
+    let told = lines.take();
+    assert_eq!(with(&told, "there is room for puts again").len(), 1, "{told:#?}");
+    // It says that this may not be for good, and what that takes.
+    let missing = with(&told, "there is room")[0].split_once("missing_bytes=").unwrap().1;
+    assert!(!missing.starts_with("0 "), "{told:#?}");
+    // A store at the edge does not fill the log.
+    while put_often(&kvs, 20_001, 3_000).0 == 0 {}
+    let told = lines.take();
+    assert!(with(&told, "the volumes are full").is_empty(), "{told:#?}");
+}
