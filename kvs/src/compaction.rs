@@ -120,7 +120,7 @@ pub struct CompactionInfo {
     pub kvs: Option<Arc<str>>,
     /// Bytes of keys and values that it goes over, about.
     pub bytes_total: u64,
-    /// Bytes of those that it has gone over.
+    /// Bytes of those that it has gone over. What could not be done is not among them.
     pub bytes_done: u64,
     /// Jobs that it has done.
     pub jobs: u64,

@@ -308,10 +308,27 @@ mod tests {
         let of_root = ask();
         cramped();
         check(&of_root.info(), &["the root of KVS k"]);
+        let info = of_root.info();
+        assert_eq!(info.bytes_done, 0, "nothing was gone over: {info:?}");
+        assert!(info.bytes_total > 200_000, "{info:?}");
         // With room it is done, and then there is nothing left to do.
         assert_eq!(ask().wait().unwrap().state, CompactionState::Done);
         let again = ask();
         cramped();
         assert!(again.info().had_nothing_to_do(), "{:?}", again.info());
+        // The root goes to the leaf, and then there is no room to rewrite that: all was told to
+        // be gone over.
+        write(2);
+        let of_leaf = ask();
+        let Take::Job(spill) = store.take_requested(&store.sight(), store.sight().limits) else {
+            unreachable!("the root is spilled");
+        };
+        store.carry_out(&spill).unwrap();
+        drop(spill);
+        cramped();
+        let info = of_leaf.info();
+        assert_eq!((&info.state, info.jobs), (&CompactionState::Incomplete, 1), "{info:?}");
+        assert_eq!(info.bytes_done, 0, "the leaf was left as it is: {info:?}");
+        assert!(info.bytes_total > 200_000, "{info:?}");
     }
 }

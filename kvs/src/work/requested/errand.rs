@@ -37,6 +37,8 @@ pub(crate) struct Errand {
     is_cancelled: bool,
     bytes_total: Option<u64>,
     bytes_done: u64,
+    /// Bytes of what could not be done.
+    bytes_left: u64,
     jobs: u64,
     read_bytes: u64,
     written_bytes: u64,
@@ -53,13 +55,18 @@ pub(super) struct Step {
 }
 
 /// What a job of an errand is about.
-pub(super) enum About {
+pub(super) struct About {
+    part: Part,
+    /// Bytes that the job goes over.
+    bytes: u64,
+}
+
+/// A part of a tree.
+pub(super) enum Part {
     Root,
     Leaf {
         /// The first key after it.
         end: Option<Bytes>,
-        /// Bytes that the job goes over.
-        bytes: u64,
     },
     /// A leaf whose parts come next. If it cannot be split it is passed by.
     Split {
@@ -69,23 +76,21 @@ pub(super) enum About {
 
 impl About {
     pub(super) fn of(tree: &Tree, plan: &Plan) -> Self {
-        let Some(at) = tree.leaves.iter().position(|leaf| leaf.id == plan.node) else {
-            return Self::Root;
+        let at = tree.leaves.iter().position(|leaf| leaf.id == plan.node);
+        let (kvsets, part) = match at.map(|at| (&tree.leaves[at].kvsets, end_of(tree, at))) {
+            None => (&tree.root, Part::Root),
+            Some((kvsets, end)) if plan.action.reshapes() => (kvsets, Part::Split { end }),
+            Some((kvsets, end)) => (kvsets, Part::Leaf { end }),
         };
-        let end = end_of(tree, at);
-        if plan.action.reshapes() {
-            return Self::Split { end };
-        }
         let is_input = |kvset: &&Arc<Kvset>| plan.inputs.contains(&kvset.meta().id);
-        let bytes = tree.leaves[at].kvsets.iter().filter(is_input).map(bytes_of).sum();
-        Self::Leaf { end, bytes }
+        Self { part, bytes: kvsets.iter().filter(is_input).map(bytes_of).sum() }
     }
 }
 
 impl Step {
     /// Of the bytes that it goes over, those that it is past.
     fn bytes_done(&self) -> u64 {
-        let About::Leaf { bytes, .. } = self.about else { return 0 };
+        let About { part: Part::Leaf { .. }, bytes } = self.about else { return 0 };
         let total = self.progress.entries_total.get().max(1);
         let entries = self.progress.entries.get().min(total);
         let done = u128::from(bytes) * u128::from(entries) / u128::from(total);
@@ -112,6 +117,7 @@ impl Errand {
             is_cancelled: false,
             bytes_total: None,
             bytes_done: 0,
+            bytes_left: 0,
             jobs: 0,
             read_bytes: 0,
             written_bytes: 0,
@@ -154,14 +160,16 @@ impl Errand {
             let asked = self.asked(tree, damaged);
             let leaf = asked.leaf.map(|at| &tree.leaves[at]);
             match request::next(shape, limits, asked) {
-                Next::PassLeaf => self.end_leaf(tree, leaf),
+                Next::PassLeaf => self.bytes_done += self.end_leaf(tree, leaf),
                 Next::GiveUpRoot(obstacle) => {
                     self.tell(tree, None, obstacle);
                     self.root_given_up = true;
+                    let wanted = tree.root.iter().filter(|kvset| self.wants(kvset));
+                    self.bytes_left += wanted.map(bytes_of).sum::<u64>();
                 }
                 Next::GiveUpLeaf(obstacle) => {
                     self.tell(tree, leaf, obstacle);
-                    self.end_leaf(tree, leaf);
+                    self.bytes_left += self.end_leaf(tree, leaf);
                 }
                 other => return other,
             }
@@ -195,11 +203,11 @@ impl Errand {
             && to.as_ref().is_none_or(|to| meta.min_key < *to)
     }
 
-    /// A leaf is as it should be, or cannot be made so.
-    fn end_leaf(&mut self, tree: &Tree, leaf: Option<&Leaf>) {
-        let Some(at) = leaf.and_then(|leaf| place_of(tree, &leaf.first_key)) else { return };
-        self.bytes_done += tree.leaves[at].kvsets.iter().map(bytes_of).sum::<u64>();
+    /// A leaf is as it should be, or cannot be made so. Returns its bytes.
+    fn end_leaf(&mut self, tree: &Tree, leaf: Option<&Leaf>) -> u64 {
+        let Some(at) = leaf.and_then(|leaf| place_of(tree, &leaf.first_key)) else { return 0 };
         self.move_to(end_of(tree, at));
+        tree.leaves[at].kvsets.iter().map(bytes_of).sum()
     }
 
     fn move_to(&mut self, end: Option<Bytes>) {
@@ -238,16 +246,17 @@ impl Errand {
             Err(error) => {
                 let detail = format!("of KVS {kvs}: {}", error.with_sources());
                 self.add_problem(reason_of(error), detail);
-                self.root_given_up |= matches!(step.about, About::Root);
+                self.bytes_left += step.about.bytes;
+                self.root_given_up |= matches!(step.about.part, Part::Root);
             }
         }
-        match step.about {
-            About::Leaf { end, bytes } => {
-                self.bytes_done += bytes;
+        match step.about.part {
+            Part::Leaf { end } => {
+                self.bytes_done += if done.is_ok() { step.about.bytes } else { 0 };
                 self.move_to(end);
             }
-            About::Split { end } if done.is_err() => self.move_to(end),
-            About::Split { .. } | About::Root => {}
+            Part::Split { end } if done.is_err() => self.move_to(end),
+            Part::Split { .. } | Part::Root => {}
         }
     }
 
@@ -345,7 +354,7 @@ impl Errand {
             state,
             elapsed,
             // Others write meanwhile.
-            bytes_total: self.bytes_total.unwrap_or(0).max(bytes_done),
+            bytes_total: self.bytes_total.unwrap_or(0).max(bytes_done + self.bytes_left),
             bytes_done,
             jobs: self.jobs,
             read_bytes: self.read_bytes + of_step(|progress| progress.read_bytes.get()),
@@ -392,7 +401,7 @@ mod tests {
         let todo = VecDeque::from([(KvsId::new(1), "k".into())]);
         let mut errand = Errand::new(1, CompactionRequest::default(), todo);
         let mut split = |done: &Result<()>| {
-            let about = About::Split { end: Some("m".into()) };
+            let about = About { part: Part::Split { end: Some("m".into()) }, bytes: 5 };
             errand.step = Some(Step { number: 7, about, progress: Arc::default() });
             errand.end_step(7, done);
             (errand.next.clone(), errand.jobs, errand.problems_total)
