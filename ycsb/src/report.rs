@@ -397,12 +397,25 @@ pub(crate) mod tests {
         assert_eq!((report.store.as_str(), report.client.cpu_s), ("elsewhere", Some(2.0)));
         let text = report.table();
         assert!(text.contains("CPU of this driver 2.0 s") && !text.contains(" read, "), "{text}");
-        assert!(text.contains("--server-pid PID"), "{text}");
+        let unknown =
+            "CPU, bytes read and written, memory. If it runs on this machine, --server-pid PID";
+        assert!(text.contains(unknown), "{text}");
         outcome.observed.usage.server = Some(Process { cpu_s: Some(4.0), ..Process::default() });
         let report = Report::new(Setting::default(), &outcome);
         assert!((report.cpu_us_per_op.unwrap() / (6e6 / 1001.0) - 1.0).abs() < 1e-9);
         let text = report.table();
         assert!(text.contains("CPU of the server 4.0 s (3996.0 us/op), by its /metrics"), "{text}");
+        // Nothing was said of the rest.
+        assert!(text.contains("null in --json): bytes read and written, memory. If it"), "{text}");
+        let mut course = report;
+        course.setting.target = "http".into();
+        course.stages = vec![StageReport::default()];
+        let text = course.table();
+        for part in ["--server-pid PID shows them", "with --data DIR in place of --url"] {
+            assert_eq!(text.matches(part).count(), 1, "{text}");
+        }
+        course.stages[0].space.file_bytes = Some(1);
+        assert!(!course.table().contains("--data DIR"));
     }
 
     #[test]

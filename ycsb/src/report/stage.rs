@@ -10,6 +10,11 @@ use std::fmt::Write as _;
 const SECOND_IS_SHORT: &str = "a second is short: one pause of the drive or of the machine makes the \
                                slowest one; the median is the steadier figure";
 
+/// What must be said where a server runs in a directory that was not named.
+const FILES_UNKNOWN: &str = "the server's files are not known (- in the columns file and allocated): \
+                             with --data DIR in place of --url a server is started there, and they \
+                             are";
+
 /// One stage of a course.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StageReport {
@@ -152,6 +157,9 @@ impl Report {
             if let Some(quiet) = &stage.quiet {
                 let _infallible = writeln!(text, "{}", quiet.sentence(&stage.name));
             }
+        }
+        if self.setting.target == "http" && files_unknown(&self.stages) {
+            let _infallible = writeln!(text, "{FILES_UNKNOWN}");
         }
         let _infallible = writeln!(text, "{SECOND_IS_SHORT}\n{}", self.setting.conditions());
         text
@@ -304,6 +312,10 @@ impl QuietReport {
 fn cost_row(name: &str, sizes: [Option<u64>; 3], ratios: [Option<f64>; 3]) -> Vec<String> {
     let row = std::iter::once(name.to_owned());
     row.chain(sizes.map(size)).chain(ratios.map(times)).collect()
+}
+
+fn files_unknown(stages: &[StageReport]) -> bool {
+    stages.iter().all(|stage| stage.space.file_bytes.is_none())
 }
 
 /// Those that held writers back.

@@ -105,13 +105,14 @@ impl Report {
         }
         let each = |s: f64| format!("{s:.1} s ({:.1} us/op)", ratio(s * 1e6, float(self.ops)));
         let driver = self.client.cpu_s.map(|s| format!("CPU of this driver {}", each(s)));
-        let server = match self.server.and_then(|server| server.cpu_s) {
-            Some(s) => format!("CPU of the server {}, by its /metrics", each(s)),
-            None => "CPU and storage of the server are not known; --server-pid PID names its \
-                     process on this machine"
-                .into(),
-        };
-        driver.into_iter().chain([server]).collect()
+        let server = self.server.and_then(|server| server.cpu_s);
+        let server = server.map(|s| format!("CPU of the server {}, by its /metrics", each(s)));
+        let unknown = if server.is_some() { "" } else { "CPU, " };
+        let unknown = format!(
+            "not known of the server (- in tables, null in --json): {unknown}bytes read and \
+             written, memory. If it runs on this machine, --server-pid PID shows them"
+        );
+        driver.into_iter().chain(server).chain([unknown]).collect()
     }
 }
 
