@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::key::KVS_MAX;
 use crate::placement::MediaPolicy;
 use crate::salvage::Salvage;
+use crate::space;
 use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
@@ -167,6 +168,15 @@ impl Options {
         let age = self.snapshot_age_max_ms.unwrap_or(1);
         in_range("snapshot_age_max_ms", age, 1, SNAPSHOT_AGE_MAX_MS)?;
         self.check_initial_kvs()
+    }
+
+    /// These options as they are in effect in a pool of so many bytes ([`SpaceInfo::total_bytes`]):
+    /// memtables, segments and the log have a part of it each at most.
+    ///
+    /// [`SpaceInfo::total_bytes`]: crate::SpaceInfo::total_bytes
+    #[must_use]
+    pub fn fitted_to(self, total_bytes: u64) -> Self {
+        space::fitted(self, total_bytes)
     }
 
     fn check_initial_kvs(&self) -> Result<()> {

@@ -28,6 +28,11 @@ pub(crate) fn limit(asked: Size, told: Option<u64>) -> Limit {
 }
 
 impl Limit {
+    /// Whether the pool has not been told it before.
+    pub(crate) fn is_new(self) -> bool {
+        self.is_new
+    }
+
     /// Says what was not done, and writes down what was.
     pub(crate) fn keep(self, pool: &Arc<Pool>) {
         if let (Some(capacity), Some(told)) = (self.too_low, self.opens_with) {

@@ -120,7 +120,18 @@ pub struct Serve {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print the effective configuration as a commented file
-    Print(Serve),
+    Print(ConfigPrint),
+}
+
+/// Flags of `millpond config print`.
+#[derive(Debug, Args)]
+pub struct ConfigPrint {
+    /// Say in comments what options come to that depend on this machine, on other options or on the
+    /// pool, as `serve` would have it now. The pool is looked at, and none is made
+    #[arg(long)]
+    pub effective: bool,
+    #[command(flatten)]
+    pub serve: Serve,
 }
 
 /// Which server to ask.

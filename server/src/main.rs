@@ -12,7 +12,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::command().map_err(Failure::from).and_then(run) {
-        Ok(code) => code,
+        Ok(code) => {
+            telemetry::flush();
+            code
+        }
         // The reader of standard output has seen enough.
         Err(Failure::ReaderGone) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -31,7 +34,9 @@ fn run(mut line: clap::Command) -> Result<ExitCode, Failure> {
             return served.map_err(Failure::Serve);
         }
         Command::Config(ConfigCommand::Print(flags)) => {
-            let text = load(&flags).and_then(|config| config.to_toml());
+            let text = load(&flags.serve).and_then(|config| {
+                if flags.effective { config.to_effective_toml() } else { config.to_toml() }
+            });
             print(text.map_err(Failure::Serve)?.as_bytes())
         }
         Command::Completions(completions) => {

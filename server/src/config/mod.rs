@@ -4,7 +4,9 @@
 //! writes the effective configuration as a file that could be used in its place.
 
 mod bounds;
+mod effective;
 pub mod environment;
+mod print;
 mod settings;
 
 pub use self::settings::{Create, Io, MediaPolicy, Reaper, Settings, WalDamage};
@@ -16,9 +18,7 @@ use crate::telemetry::{self, LogFormat};
 use anyhow::{Context, bail};
 pub(crate) use bounds::check_capacity;
 use bounds::returning;
-use clap::CommandFactory;
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -249,27 +249,6 @@ impl Config {
         self.engine_options().map(drop)
     }
 
-    /// The configuration as a commented TOML file.
-    pub fn to_toml(&self) -> anyhow::Result<String> {
-        let values = toml::Table::try_from(self)?;
-        let command = Explained::command();
-        let mut text = String::from(
-            "# Configuration of Millpond. Later sources win: this file, then the environment\n\
-             # (MILLPOND_...), then flags.\n",
-        );
-        for argument in command.get_arguments() {
-            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-            let (id, flag) = (argument.get_id(), argument.get_long().unwrap_or_default());
-            writeln!(text, "\n# {help}.\n# Flag --{flag}.")?;
-            match values.get(id.as_str()) {
-                Some(value) => writeln!(text, "{id} = {value}")?,
-                // What is not said depends on other options.
-                None => writeln!(text, "#{id} =")?,
-            }
-        }
-        Ok(text)
-    }
-
     /// Limits on requests.
     pub fn limits(&self) -> anyhow::Result<Limits> {
         let bytes = |size: Size| usize::try_from(size.0).context("size beyond the address space");
@@ -376,16 +355,11 @@ impl Config {
     }
 }
 
-/// A command of the settings alone, to read their explanations from.
-#[derive(clap::Parser)]
-struct Explained {
-    #[command(flatten)]
-    _settings: Settings,
-}
-
 #[cfg(test)]
 mod tests {
+    use super::print::Explained;
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
@@ -494,7 +468,13 @@ mod tests {
                     allowed_hosts = [\"pond.example\", \"lake:80\"]";
         let config = Config::resolve(file, &Settings::default()).unwrap();
         let printed = config.to_toml().unwrap();
-        assert_eq!(Config::resolve(&printed, &Settings::default()).unwrap(), config, "{printed}");
+        for printed in [&printed, &config.to_effective_toml().unwrap()] {
+            assert_eq!(
+                Config::resolve(printed, &Settings::default()).unwrap(),
+                config,
+                "{printed}"
+            );
+        }
         for key in toml::Table::try_from(Config::default()).unwrap().keys() {
             assert!(printed.contains(&format!("\n{key} = ")), "{key} is missing in:\n{printed}");
         }
