@@ -103,7 +103,11 @@ async fn serve(config: &Config) -> anyhow::Result<Ended> {
     tracing::info!(%address, data = %config.data.display(), "serving");
 
     let signal = signals.next().await;
-    tracing::info!(%signal, "stopping: requests under way are finished; signal again to end now");
+    tracing::info!(
+        %signal,
+        "stopping: requests under way are finished and the store is closed; another signal ends the \
+         process without that"
+    );
     let bounds = Bounds { drain: config.drain_timeout.0, close: config.close_timeout.0 };
     shutdown::run((&app, engine), (accepting, stop), bounds, &mut signals).await
 }

@@ -6,6 +6,9 @@
 //!                 `------ a second signal, at any time --------> exit 128 + its number
 //! ```
 //!
+//! `timeout` and some supervisors send a signal to the process and to its group, so that it comes
+//! twice in a moment: that is one signal.
+//!
 //! While it lasts connections are accepted still: `/readyz` says `draining`, `/livez`, `/metrics`
 //! and `/version` answer, everything else is refused as `closing`. However it ends, whatever was
 //! acknowledged is in the log. A drive that does not answer would hold up the close for ever, and
@@ -17,10 +20,17 @@ use crate::listener::Draining;
 use anyhow::{Context, bail};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+/// Within this time after a signal the same one is not another one. People are slower.
+const ECHO: Duration = Duration::from_millis(100);
+
+/// What a second signal leaves, for the log.
+const CUT: &str = "the store is not closed; what was acknowledged as durable is in its log, and the \
+                   next start replays that";
 
 /// How long the end may take.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +81,8 @@ pub enum Ended {
 /// Signals as they come. Each is seen once, whatever the server is doing.
 #[derive(Debug)]
 pub struct Signals {
-    coming: mpsc::Receiver<Signal>,
+    coming: mpsc::Receiver<(Signal, Instant)>,
+    last: Option<(Signal, Instant)>,
 }
 
 impl Signals {
@@ -85,24 +96,30 @@ impl Signals {
             let mut seen = signal(kind).with_context(|| format!("{what} cannot be awaited"))?;
             let tell = tell.clone();
             tokio::spawn(async move {
-                while seen.recv().await.is_some() && tell.send(what).await.is_ok() {}
+                while seen.recv().await.is_some() && tell.send((what, Instant::now())).await.is_ok()
+                {
+                }
             });
         }
-        Ok(Self { coming })
+        Ok(Self::of_channel(coming))
     }
 
-    /// Signals that another part of the program sends.
-    pub fn of_channel(coming: mpsc::Receiver<Signal>) -> Self {
-        Self { coming }
+    /// Signals that another part of the program sends, with the times at which they came.
+    pub fn of_channel(coming: mpsc::Receiver<(Signal, Instant)>) -> Self {
+        Self { coming, last: None }
     }
 
     /// The next one.
     pub async fn next(&mut self) -> Signal {
-        match self.coming.recv().await {
-            Some(signal) => signal,
-            // Nobody is left who could send one.
-            None => std::future::pending().await,
+        while let Some((signal, at)) = self.coming.recv().await {
+            let echoes = |(last, then)| signal == last && at.duration_since(then) < ECHO;
+            if !self.last.is_some_and(echoes) {
+                self.last = Some((signal, at));
+                return signal;
+            }
         }
+        // Nobody is left who could send one.
+        std::future::pending().await
     }
 }
 
@@ -133,7 +150,7 @@ pub async fn run(
         signal = signals.next() => Some(signal),
     };
     if let Some(signal) = ended {
-        tracing::warn!(%signal, "second signal while requests were under way: ending at once");
+        tracing::warn!(%signal, "another signal before all requests were finished: ending at once; {CUT}");
         leave(engine);
         return Ok(Ended::Cut(signal));
     }
@@ -159,7 +176,7 @@ async fn close(
             );
         }
         signal = signals.next() => {
-            tracing::warn!(%signal, "second signal while the store was closing: ending at once");
+            tracing::warn!(%signal, "another signal before the store was closed: ending at once; {CUT}");
             leave(engine);
             return Ok(Ended::Cut(signal));
         }
@@ -200,10 +217,31 @@ mod tests {
         let accepting = tokio::spawn(accept(listener, app.clone(), limits, stopped));
         let (tell, coming) = mpsc::channel(4);
         for signal in signals {
-            tell.send(signal).await.unwrap();
+            tell.send((signal, Instant::now())).await.unwrap();
         }
         let mut signals = Signals::of_channel(coming);
         run((&app, engine), (accepting, stop), bounds, &mut signals).await
+    }
+
+    /// `timeout` sends SIGTERM to the process and to its group: every sixth server ended without
+    /// closing its store, and said that requests were under way.
+    #[tokio::test]
+    async fn a_signal_that_comes_twice_in_a_moment_is_one() {
+        let (tell, coming) = mpsc::channel(8);
+        let mut signals = Signals::of_channel(coming);
+        let begun = Instant::now();
+        let (term, int) = (Signal::Terminate, Signal::Interrupt);
+        for (signal, after_ms) in
+            [(term, 0), (term, 1), (term, 99), (int, 99), (int, 150), (int, 199), (term, 250)]
+        {
+            tell.send((signal, begun + Duration::from_millis(after_ms))).await.unwrap();
+        }
+        drop(tell);
+        for want in [term, int, int, term] {
+            assert_eq!(signals.next().await, want);
+        }
+        let more = tokio::time::timeout(Duration::from_millis(1), signals.next()).await;
+        assert!(more.is_err(), "{more:?}");
     }
 
     #[tokio::test]
