@@ -23,8 +23,8 @@
 //! the first zone, which is then finished. The copy of the later session counts, the first of
 //! equals. Where one is damaged, and a known signature of somebody else is on the device, neither
 //! does, and nothing is written. Who writes writes the first one first, so that they differ, after
-//! a crash, by a session (`session`). Volumes of earlier programs get
-//! the second copy when they are opened; a zoned device without conventional zones never.
+//! a crash, by a session (`session`). A volume that lacks one copy, as those of earlier programs
+//! do, gets it when it is opened; a zoned device without conventional zones never.
 
 use crate::{
     address::VolumeId,
@@ -182,17 +182,10 @@ pub(crate) fn read(device: &dyn Device) -> Result<Found> {
     }
 }
 
-/// Whether one copy is as it was written, to the end of its page; a second one may be missing.
+/// Whether one copy is as it was written, to the end of its page.
 fn is_sound(device: &dyn Device, copy: usize) -> bool {
-    match page_at(device, copy) {
-        Ok(Some(page)) => match decode_page(&page) {
-            Found::Label(_) => true,
-            Found::Blank => copy == 1,
-            Found::Unreadable | Found::Foreign | Found::Taken(_) => false,
-        },
-        Ok(None) => copy == 1,
-        Err(_) => false,
-    }
+    let page = page_at(device, copy).ok().flatten();
+    page.is_some_and(|page| matches!(decode_page(&page), Found::Label(_)))
 }
 
 /// The label that a file, or a device that is not opened as a volume, carries in one of the two
@@ -280,15 +273,14 @@ pub(crate) fn heal(device: &dyn Device, label: &Label, volumes: &Volumes) {
     }
     let id = label.id;
     for (copy, found) in copies.into_iter().enumerate() {
-        // A volume from before there were two has none in the second place.
-        let bad = match found {
-            Found::Unreadable | Found::Foreign | Found::Taken(_) => true,
-            Found::Blank => copy == 0,
-            Found::Label(_) => false,
+        let what = match found {
+            Found::Label(_) => continue,
+            // So is the second one of a volume of an earlier program.
+            Found::Blank => "missing",
+            Found::Unreadable | Found::Foreign | Found::Taken(_) => "damaged",
         };
-        if bad {
-            tracing::warn!(volume = %id, copy = copy + 1, "one copy of a volume's label is damaged; {}", volumes.remedy());
-        }
+        let (copy, remedy) = (copy + 1, volumes.remedy());
+        tracing::warn!(volume = %id, copy, "one copy of a volume's label is {what}; {remedy}");
     }
     if volumes.is_read_only() {
         return;

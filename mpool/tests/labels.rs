@@ -202,12 +202,20 @@ fn the_later_copy_of_a_label_counts() {
     assert!(refused.contains("older copy"), "{refused}");
 }
 
-/// A volume of an earlier program has one copy.
+/// A volume of an earlier program has one copy. Where it was lost, nobody told it.
 #[test]
 fn a_volume_without_a_second_copy_gets_it_at_open() {
     let old = pair();
     put(&old[1], ALLOC_UNIT, b"");
-    assert_eq!(check(&old).issues, []);
+    let report = check(&old);
+    let issues: Vec<String> = report.issues.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (report.worst(), &report.findings[..]),
+        (Some(Severity::Note), &[][..]),
+        "{issues:?}"
+    );
+    assert!(issues[0].starts_with("note: label of vol-1: copy 2 is missing; "), "{issues:?}");
     drop(open(&old, &options()).unwrap());
     assert!(alike(&old[1]));
+    assert_eq!(check(&old).issues, []);
 }

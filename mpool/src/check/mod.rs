@@ -342,6 +342,15 @@ impl Check<'_> {
                 let (severity, way_out) = if opens { COPY_IS_BAD } else { NOT_ITS_LABEL };
                 report.take(findings, severity, way_out);
             }
+            if !label::is_appended(device)
+                && matches!(label::read_copy(device, 1), Ok(Found::Blank))
+            {
+                // Nothing tells the one from the other.
+                let (what, text) = (ScrubTarget::Label(record.id), "copy 2 is missing".to_owned());
+                let way_out = "volumes of earlier programs have none, on others it was lost; the \
+                               next start writes it";
+                report.note(Severity::Note, what, text, way_out);
+            }
             self.session(record.id, heart, report);
         }
     }

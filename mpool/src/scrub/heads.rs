@@ -64,9 +64,12 @@ pub(crate) fn label(
         let found = reader.page(address)?.as_deref().map(label::decode_page);
         let damage = match found {
             Some(Found::Label(found)) if is_expected(&found) => continue,
-            // Volumes of earlier programs have one copy, and what was never appended is arbitrary.
-            Some(Found::Blank) if copy == 1 => continue,
-            Some(Found::Foreign) if copy == 1 && label::is_appended(device) => continue,
+            // What was never appended is arbitrary.
+            Some(Found::Blank | Found::Foreign) if copy == 1 && label::is_appended(device) => {
+                continue;
+            }
+            // In a pool that is open, which is what has sessions here, it is damage.
+            Some(Found::Blank) if copy == 1 && sessions.is_none() => continue,
             None => Damage::Unreadable,
             Some(Found::Label(_)) => Damage::Misplaced,
             Some(Found::Blank | Found::Unreadable | Found::Foreign | Found::Taken(_)) => {

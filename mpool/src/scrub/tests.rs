@@ -481,3 +481,14 @@ fn a_clean_pool_has_no_findings_whatever_happens_meanwhile() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
+
+/// In a pool that is open no second copy of a label is missing: the open has written it.
+#[test]
+fn a_second_copy_of_a_label_that_went_blank_is_found() {
+    let pond = Pond::new();
+    pond.other.write_at(crate::ALLOC_UNIT, &crate::io::buf::IoBuf::zeroed(IO_ALIGN)).unwrap();
+    let found = pond.findings();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let id = pond.pool.volumes()[1].id;
+    assert_eq!((found[0].target, found[0].part), (ScrubTarget::Label(id), ScrubPart::LabelCopy));
+}
