@@ -5,6 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use support::Server;
@@ -215,4 +216,48 @@ fn what_is_added_and_removed_is_named() {
     assert_eq!((code, text), (Some(0), want));
     std::fs::remove_file(file).unwrap();
     assert!(said(data, &["check"]).1.starts_with("sound: 1 volume,"));
+}
+
+/// A second copy of a label that was blank was told by nobody, and commands on a data directory
+/// repaired without a word.
+#[test]
+fn what_a_start_would_repair_is_told_by_whoever_repairs_it() {
+    const SECOND_COPY: u64 = 64 << 10;
+    let data = TempDir::new().unwrap();
+    let (code, text) =
+        said(data.path(), &["create", "--capacity", "300MiB", "--volume", "one.vol"]);
+    assert_eq!(code, Some(0), "{text}");
+    let volume = || File::options().write(true).open(data.path().join("one.vol")).unwrap();
+    let root = || File::options().write(true).open(data.path().join("capacity.vol")).unwrap();
+    let repairs: [&[&str]; 5] = [
+        &["rename", "pond"],
+        &["grow", "vol-0", "400MiB"],
+        &["scrub", "--rate", "0"],
+        &["evacuate", "vol-1", "--cancel"],
+        &["add", "two.vol"],
+    ];
+    for arguments in repairs {
+        volume().write_all_at(&[0; 4096], SECOND_COPY).unwrap();
+        root().write_all_at(&[0; 4096], SECOND_COPY).unwrap();
+        let (code, text) = said(data.path(), &["check"]);
+        assert_eq!(code, Some(1), "{arguments:?}: {text}");
+        for part in ["note: label of vol-1: copy 2 is missing", "the next start writes it"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let output = pool(data.path(), arguments);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {told}");
+        for part in
+            ["a copy of the superblock is damaged", "one copy of a volume's label is missing"]
+        {
+            assert!(told.contains(part), "{arguments:?}: {part}: {told}");
+        }
+        let (code, text) = said(data.path(), &["check"]);
+        assert_eq!(code, Some(0), "{arguments:?}: {text}");
+    }
+    volume().write_all_at(&[0; 4096], SECOND_COPY).unwrap();
+    let (_, log) = served(data.path(), &[]);
+    let line = log.lines().find(|line| line.contains("one copy of a volume's label is missing"));
+    assert!(line.is_some_and(|line| line.contains("vol-1") && line.contains("copy")), "{log}");
+    assert_eq!(said(data.path(), &["check"]).0, Some(0));
 }

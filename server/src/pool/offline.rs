@@ -59,8 +59,16 @@ pub(super) fn open_lost(
     Pool::open_without_superblock(data, &options).map_err(|error| refused_at(data, &error))
 }
 
+/// What is repaired as the pool is opened is told on standard error, as the log of a server has it.
+pub(super) fn tell_repairs() {
+    if let Err(error) = telemetry::start_warnings() {
+        telemetry::complain(&format!("warning: what is repaired is not told: {error:#}"));
+    }
+}
+
 /// Opens the pool as it is: with its own limit, not with a default that would raise it.
 fn open(place: &PoolPlace) -> Result<Arc<Pool>, Failure> {
+    tell_repairs();
     let mut options = options(place.allow);
     let failed = |error: mpool::Error| refused(place, &error);
     let identity = Pool::identify(&place.data, &options).map_err(failed)?;
@@ -188,6 +196,7 @@ pub(super) fn cancel(evacuate: &PoolEvacuate) -> Result<Value, Failure> {
 pub(super) fn remove(remove: &PoolRemove) -> Result<Value, Failure> {
     let id = volume_id(&remove.volume)?;
     if remove.lost {
+        tell_repairs();
         let forgotten = Pool::forget_volume(&remove.place.data, id, &options(remove.place.allow));
         forgotten.map_err(|error| refused(&remove.place, &error))?;
         // What becomes of its file, where that is, is not known here.

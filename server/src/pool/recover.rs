@@ -40,6 +40,8 @@ pub(crate) fn run(recover: &Recover) -> Result<(), Failure> {
         print((found.map(found_text).unwrap_or_default() + &text(&losses)).as_bytes())?;
     }
     if applies {
+        // What the look has shown is printed, and what is repaired beside that is not.
+        offline::tell_repairs();
         if let Some(dir) = &recover.keep {
             // Not the pool of the look, whose memory has the store without them.
             let (pool, _) = self::pool(recover)?;

@@ -76,6 +76,14 @@ pub fn start(log_format: LogFormat, filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Begins to log warnings, for a command that opens a store as a server does; once.
+pub fn start_warnings() -> anyhow::Result<()> {
+    if QUEUE.get().is_some() {
+        return Ok(());
+    }
+    start(LogFormat::Text, "warn")
+}
+
 /// Refuses what is no filter of log lines. A misspelt level would be taken for the name of
 /// a module, and nothing be logged.
 pub(crate) fn check_filter(filter: &str) -> anyhow::Result<()> {
