@@ -39,7 +39,7 @@ pub enum Error {
         max: usize,
     },
     /// No KVS has this name.
-    #[error("no KVS is named {name:?}; create it first")]
+    #[error("no KVS is named {name:?}; create it, or name one that is there")]
     NoSuchKvs {
         /// The name asked for.
         name: String,

@@ -30,6 +30,7 @@ const LIST_SNAPSHOTS: &str =
 
 /// Ways out by HTTP; the commands have their own.
 pub(crate) const CREATE_KVS: &str = "create it with PUT /v1/kvs/";
+pub(crate) const LIST_KVSS: &str = "GET /v1/kvs lists those that are there";
 pub(crate) const LIST_VOLUMES: &str = "GET /v1/admin/pool lists the volumes";
 
 /// Names the resource that a refused write waits for.
@@ -163,6 +164,15 @@ impl Problem {
     /// What was asked for does not fit the present state of things.
     pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, ("refused", "Refused"), detail)
+    }
+
+    /// The same for one who takes away, or looks at, what a KVS has: to create one that is absent
+    /// is no way out.
+    pub(crate) fn of_what_is_there(mut self) -> Self {
+        if let Some((what, _)) = self.detail.split_once(CREATE_KVS) {
+            self.detail = format!("{what}{LIST_KVSS}").into();
+        }
+        self
     }
 
     /// The pool refused a change of its volumes, or failed.

@@ -159,7 +159,7 @@ fn the_commands_show_trees_and_wait_for_compactions() {
     assert!(snapshots.contains("snapshots 0"), "{snapshots}");
 
     for (arguments, code, says) in [
-        (&["tree", "none"][..], 3, "kvs create none"),
+        (&["tree", "none"][..], 3, "millpond kvs list"),
         (&["compact", "--kvs", "none"], 3, "none"),
         (&["compact", "--from", "a"], 2, "--kvs"),
         (&["compact", "--cancel", "--wait"], 2, "--wait"),

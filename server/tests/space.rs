@@ -103,9 +103,11 @@ fn full_is_seen_coming_told_and_over() {
             200
         );
     }
-    // Each turn waits for the server, which works meanwhile; from there on it does not hurry.
+    // Each turn waits for the server, which works meanwhile.
+    while put(&mut client, 0, &value).status == 507 {}
+    let told = std::fs::read_to_string(&log).unwrap();
+    assert!(told.contains("there is room for puts again"), "puts are accepted: {told}");
     while metric(&scrape(&mut client), "millpond_space_writable_bytes") < f64::from(32 << 20) {}
-    assert_eq!(put(&mut client, 0, &value).status, 200);
     server.terminate();
     assert!(server.wait().success());
     let log = std::fs::read_to_string(&log).unwrap();
@@ -155,8 +157,28 @@ fn a_bad_name_of_a_kvs_is_told_by_its_rule() {
         // No way to create it is named where there is none.
         assert!(text.contains("A-Z a-z 0-9 . _ -"), "{command:?}: {text}");
         let (_, text) = run(&[command, &["--kvs", "cats", "--url", &url]].concat());
-        assert!(text.contains("create it with `millpond kvs create cats`"), "{command:?}: {text}");
+        let way_out = match command[0] {
+            // Nobody creates a KVS to delete from it.
+            "del" => "`millpond kvs list` lists those that are there",
+            _ => "create it with `millpond kvs create cats`",
+        };
+        assert!(text.contains(way_out), "{command:?}: {text}");
     }
+    for command in [&["tree", "cats"][..], &["compact", "--kvs", "cats"]] {
+        let (_, text) = run(&[command, &["--url", &url]].concat());
+        let way_out = "`millpond kvs list` lists those that are there";
+        assert!(text.contains(way_out), "{command:?}: {text}");
+    }
+    let mut client = server.connect();
+    for target in ["/v1/kvs/cats", "/v1/kv/cats/k"] {
+        let reply = client.send("DELETE", target, b"").unwrap();
+        let told = reply.json()["detail"].as_str().unwrap().to_owned();
+        let want = "no KVS is named \"cats\"; GET /v1/kvs lists those that are there";
+        assert_eq!((reply.status, &*told), (404, want), "{target}");
+    }
+    let delete = b"{\"op\":\"delete\",\"kvs\":\"cats\",\"k\":\"a\"}";
+    let told = client.send("POST", "/v1/batch", delete).unwrap().text().to_owned();
+    assert!(told.contains("GET /v1/kvs lists"), "{told}");
     let reply = server.connect().send("PUT", "/v1/kvs/a/b", b"").unwrap();
     assert_eq!(reply.status, 404);
     assert!(reply.text().contains("without a slash"), "{}", reply.text());

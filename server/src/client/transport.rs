@@ -72,6 +72,8 @@ pub(crate) fn request(
 /// What a server has begun to answer.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// When a refused request may be sent again, where the server says so.
+    pub(crate) retry_after: Option<Duration>,
     is_problem: bool,
     body: Incoming,
     url: String,
@@ -105,8 +107,11 @@ pub(crate) async fn send(server: &Server, request: Request<Bytes>) -> Result<Ans
     };
     let response = response.with_context(|| format!("the connection to {} broke", server.url))?;
     let kind = response.headers().get(header::CONTENT_TYPE);
+    let after = response.headers().get(header::RETRY_AFTER);
+    let seconds = after.and_then(|after| after.to_str().ok()?.parse().ok());
     Ok(Answer {
         status: response.status(),
+        retry_after: seconds.map(Duration::from_secs),
         is_problem: kind.is_some_and(|kind| kind == "application/problem+json"),
         body: response.into_body(),
         url: server.url.clone(),
@@ -183,7 +188,9 @@ pub(crate) async fn ask_json(
 fn as_commands(detail: &str) -> String {
     match detail.split_once(problem::CREATE_KVS) {
         Some((what, name)) => format!("{what}create it with `millpond kvs create {name}`"),
-        None => detail.replace(problem::LIST_VOLUMES, "`millpond pool info` lists the volumes"),
+        None => detail
+            .replace(problem::LIST_VOLUMES, "`millpond pool info` lists the volumes")
+            .replace(problem::LIST_KVSS, "`millpond kvs list` lists those that are there"),
     }
 }
 
@@ -263,6 +270,11 @@ mod tests {
         assert_eq!(
             told(absent.into()),
             "no KVS is named \"cats\"; create it with `millpond kvs create cats`"
+        );
+        let absent = kvs::Error::NoSuchKvs { name: "cats".into() };
+        assert_eq!(
+            told(Problem::from(absent).of_what_is_there()),
+            "no KVS is named \"cats\"; `millpond kvs list` lists those that are there"
         );
         let gone = mpool::Error::NoSuchObject { id: "vol-9".into() };
         let gone = told(Problem::pool(gone));

@@ -166,4 +166,5 @@ async fn with_database<T: Send + 'static>(
             }
         })
         .await
+        .map_err(Problem::of_what_is_there)
 }

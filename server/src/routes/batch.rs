@@ -91,6 +91,8 @@ fn submit(
     let acknowledge = Box::new(move |outcome| drop(done.send(outcome)));
     engine.write(&writes, durability, acknowledge).map_err(|refused| {
         let problem = Problem::from(refused.error);
+        let deletes = writes.get(refused.at).is_some_and(|write| write.value.is_none());
+        let problem = if deletes { problem.of_what_is_there() } else { problem };
         let detail = format!("operation {}: {}", refused.at + 1, problem.detail);
         Problem { detail: detail.into(), ..problem }
     })?;

@@ -172,7 +172,7 @@ async fn remove(shared: &Shared, head: &Parts) -> Answer {
     let query = Query::parse(head.uri.query(), WRITE_PARAMETERS)?;
     let durability = durability(&query)?;
     let place = place(head.uri.path(), &query)?;
-    apply(shared, &place, (None, durability)).await
+    apply(shared, &place, (None, durability)).await.map_err(Problem::of_what_is_there)
 }
 
 async fn apply(

@@ -33,7 +33,7 @@ pub(crate) async fn show(State(shared): State<Arc<Shared>>, uri: Uri) -> Answer 
     let info = shared.blocking(&shared.lanes.administration, Patience::Refusable, move |engine| {
         find(engine.list_kvs()?, name)
     });
-    json(StatusCode::OK, &describe(&info.await?))
+    json(StatusCode::OK, &describe(&info.await.map_err(Problem::of_what_is_there)?))
 }
 
 pub(crate) async fn create(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Answer {
@@ -57,7 +57,8 @@ pub(crate) async fn remove(State(shared): State<Arc<Shared>>, uri: Uri) -> Answe
         .blocking(&shared.lanes.administration, Patience::Refusable, move |engine| {
             Ok(engine.drop_kvs(&name)?)
         })
-        .await?;
+        .await
+        .map_err(Problem::of_what_is_there)?;
     let mut response = Response::new(Body::empty());
     response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     Ok(response)
