@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 
+use millpond::listener::ConnectionLimits;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -372,4 +373,24 @@ fn an_interrupt_ends_the_waiting_and_says_what_goes_on() {
     for part in ["goes on", "compact --status", "compact --cancel"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+}
+
+/// A server that was busy for a second ended a load of hours.
+#[test]
+fn a_load_that_is_refused_for_a_moment_goes_on() {
+    let server = support::in_process::Server::start(ConnectionLimits::default());
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("lines");
+    std::fs::write(&file, "{\"k\":\"a\",\"v\":\"1\"}\n").unwrap();
+    let url = format!("http://{}", server.address);
+    let load = || command(&["load", file.to_str().unwrap(), "--url", &url]).output().unwrap();
+    server.engine.fail_next(kvs::Error::Stalled { reason: "memtables" });
+    let done = load();
+    assert_eq!((done.status.code(), said(&done)), (Some(0), ""));
+    assert_eq!(done.stdout, b"1 key written to KVS default\n");
+    // What will not be better in a moment is not tried again.
+    server.engine.fail_next(kvs::Error::Poisoned { cause: "a test".to_owned() });
+    let refused = load();
+    assert_eq!(refused.status.code(), Some(3), "{}", said(&refused));
+    assert!(said(&refused).contains("nothing was written"), "{}", said(&refused));
 }

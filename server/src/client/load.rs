@@ -3,19 +3,21 @@
 //! Lines go in batches, one after the other, each of them all or nothing. Putting a key again is no
 //! harm, so whatever ends the command it can be run again, or go on with the line that it names.
 //! A line of damage stands for a key that the scan could not read: there is nothing to write, and
-//! the command says at its end how many there were.
+//! the command says at its end how many there were. A batch that an overloaded server refuses (503
+//! with `Retry-After`) is sent again after the time that the server names.
 
 use super::transport::{request, send};
 use super::{Failure, print};
 use crate::cli::Load;
 use crate::object::Object;
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::time::Duration;
 
 /// A batch is sent when it has so many bytes, or would have more with the next line.
 const BATCH_BYTES: usize = 4 << 20;
@@ -25,6 +27,12 @@ const BATCH_LINES: usize = 10_000;
 
 /// The longest line: more than a value of 16 MiB has, whatever its bytes are as JSON.
 const LINE_BYTES_MAX: usize = 128 << 20;
+
+/// How many times in a row a batch is sent that is refused.
+const TRIES_MAX: u32 = 30;
+
+/// The longest wait before a batch is sent again, whatever the server says.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What a line of a scan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,11 +116,11 @@ struct Progress {
 }
 
 impl Progress {
-    fn show(&mut self) {
+    fn show(&mut self, more: &str) {
         if io::stderr().is_terminal() {
             self.shown = true;
             // Where standard error cannot be written, nobody is watching.
-            drop(write!(io::stderr(), "\r\x1b[K{} keys written", self.written));
+            drop(write!(io::stderr(), "\r\x1b[K{} keys written{more}", self.written));
         }
     }
 }
@@ -215,20 +223,13 @@ async fn write(load: &Load, batch: Batch, progress: &mut Progress) -> Result<(),
     if batch.count == 0 {
         return Ok(());
     }
-    let kvs = crate::target::percent_encode(load.target.kvs.as_bytes());
-    let path = format!("/v1/batch?kvs={kvs}&durability={}", load.durability.as_str());
-    let mut request = request(Method::POST, &path, Bytes::from(batch.body))?;
-    let json = HeaderValue::from_static("application/x-ndjson");
-    request.headers_mut().insert(header::CONTENT_TYPE, json);
-    let sent =
-        async { send(&load.target.server, request).await?.accepted().await?.collect().await };
-    match sent.await {
+    match post(load, batch.body.into(), progress).await {
         Ok(answer) => {
             let answer: Option<serde_json::Value> = serde_json::from_slice(&answer).ok();
             let count = answer.and_then(|answer| answer["count"].as_u64()).unwrap_or(0);
             progress.written += count.saturating_sub(batch.deletes);
             progress.deleted += batch.deletes;
-            progress.show();
+            progress.show("");
             Ok(())
         }
         Err(Failure::Refused(why)) => Err(stopped(load, batch.first, &why)),
@@ -237,6 +238,37 @@ async fn write(load: &Load, batch: Batch, progress: &mut Progress) -> Result<(),
         }
         Err(other) => Err(other),
     }
+}
+
+/// Sends a batch, again where the server refuses it and says when to; returns the answer.
+async fn post(load: &Load, body: Bytes, progress: &mut Progress) -> Result<Vec<u8>, Failure> {
+    let kvs = crate::target::percent_encode(load.target.kvs.as_bytes());
+    let path = format!("/v1/batch?kvs={kvs}&durability={}", load.durability.as_str());
+    let json = HeaderValue::from_static("application/x-ndjson");
+    let mut tries = 0;
+    loop {
+        let mut request = request(Method::POST, &path, body.clone())?;
+        request.headers_mut().insert(header::CONTENT_TYPE, json.clone());
+        let answer = send(&load.target.server, request).await?;
+        tries += 1;
+        let Some(wait) = wait_of(answer.status, answer.retry_after, tries) else {
+            return match answer.accepted().await {
+                Ok(answer) => answer.collect().await,
+                Err(Failure::Refused(why)) if tries > 1 => {
+                    Err(Failure::Refused(format!("{why}, {tries} times in a row")))
+                }
+                Err(other) => Err(other),
+            };
+        };
+        progress.show(": the server is overloaded, and is asked again");
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// How long to wait before a batch is sent again; `None`: this answer is the last one.
+fn wait_of(status: StatusCode, retry_after: Option<Duration>, tries: u32) -> Option<Duration> {
+    let again = status == StatusCode::SERVICE_UNAVAILABLE && tries < TRIES_MAX;
+    retry_after.filter(|_| again).map(|wait| wait.min(WAIT_MAX))
 }
 
 fn stopped(load: &Load, from: u64, why: &str) -> Failure {
@@ -275,6 +307,27 @@ mod tests {
         }
         for line in [&b"{\"k\":\"a\""[..], b"hello\n", b"\xff\n", b"[1]\n", b"[1,true]"] {
             assert!(kind(line).is_err(), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_refused_batch_is_sent_again_when_the_server_says_so_and_not_for_ever() {
+        let (busy, second) = (StatusCode::SERVICE_UNAVAILABLE, Duration::from_secs(1));
+        for (status, retry_after, tries, want) in [
+            (busy, Some(second), 1, Some(second)),
+            (busy, Some(second), TRIES_MAX - 1, Some(second)),
+            (busy, Some(second), TRIES_MAX, None),
+            (busy, Some(second * 3600), 1, Some(WAIT_MAX)),
+            // It may have taken effect, or never will.
+            (busy, None, 1, None),
+            (StatusCode::OK, Some(second), 1, None),
+            (StatusCode::INSUFFICIENT_STORAGE, Some(second), 1, None),
+        ] {
+            assert_eq!(
+                wait_of(status, retry_after, tries),
+                want,
+                "{status} {retry_after:?} {tries}"
+            );
         }
     }
 
