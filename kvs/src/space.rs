@@ -292,6 +292,27 @@ mod tests {
         assert!(needs.account(full, 0, true).missing_bytes >= used / 20);
     }
 
+    /// As docs/compaction.md has it, with a log of three segments.
+    #[test]
+    fn writers_slow_down_where_the_documents_say() {
+        for (total, writable, slow) in [
+            (256, 128, 56),
+            (512, 328, 112),
+            (1024, 704, 224),
+            (2048, 1504, 352),
+            (10_240, 9536, 352),
+            (1 << 20, (1 << 20) - 192 - (1 << 20) / 20, 352),
+        ] {
+            let options = fitted(Options::default(), total * MIB);
+            let needs = Needs::new(&options, total * MIB);
+            let segments = 3 * options.wal_segment_bytes / MIB;
+            let free = free(total, total - segments, segments);
+            let reserve = needs.reserve_bytes(free);
+            let found = [free.object_bytes - reserve, needs.tight_bytes(free) - reserve];
+            assert_eq!(found.map(|bytes| bytes.div_ceil(MIB)), [writable, slow], "{total}");
+        }
+    }
+
     /// A segment that exists takes nothing more, so a log that has grown leaves puts as much as one
     /// that has not.
     #[test]
