@@ -76,6 +76,7 @@ mod move_down;
 mod open;
 mod options;
 mod owner;
+mod parts;
 mod pool;
 mod raw;
 mod reaper;

@@ -10,7 +10,7 @@ use crate::{
     error::Scope,
     id::MblockId,
     mdc::log::Log,
-    pool::Pool,
+    parts::Parts,
     space::{
         MoveTo,
         extent::Extent,
@@ -18,7 +18,7 @@ use crate::{
         volume::VolumeSpace,
     },
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 #[derive(Default)]
 pub(crate) struct MoveDown {
@@ -37,7 +37,7 @@ struct Plan {
 
 impl MoveDown {
     /// Moves one mblock, and returns its bytes; 0 if there is nothing to move.
-    pub(crate) fn step(&mut self, pool: &Arc<Pool>) -> u64 {
+    pub(crate) fn step(&mut self, pool: &Parts) -> u64 {
         if self.plan.is_none() {
             self.plan = self.look(pool);
         }
@@ -66,7 +66,7 @@ impl MoveDown {
         0
     }
 
-    fn look(&self, pool: &Pool) -> Option<Plan> {
+    fn look(&self, pool: &Parts) -> Option<Plan> {
         let spaces = pool.space.all();
         spaces.iter().filter(|space| !space.is_evacuating()).find_map(|space| {
             let needed_bytes = space.stretch()?;
@@ -87,7 +87,7 @@ impl MoveDown {
         })
     }
 
-    fn stretch(&self, pool: &Pool, space: &VolumeSpace, needed_bytes: u64) -> Stretch {
+    fn stretch(&self, pool: &Parts, space: &VolumeSpace, needed_bytes: u64) -> Stretch {
         let id = space.id();
         let last_of = |extents: &mut dyn Iterator<Item = Extent>| {
             let here = extents.filter(|extent| VolumeId::of(extent.offset) == id);

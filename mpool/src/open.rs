@@ -36,6 +36,7 @@ use crate::{
     metrics::PoolMetrics,
     missing::{self, MissingVolume},
     options::{CAPACITY_BYTES_MAX, Create, IoBackend, Options, size_in_range},
+    parts::Parts,
     pool::{OpenMdcs, Pool, Table, uuid_text},
     reaper::Reaper,
     return_chore::ReturnChore,
@@ -45,7 +46,7 @@ use crate::{
     site,
     space::{self, Lease, Space, extent::Extent, volume::VolumeSpace},
     superblock::{self, Election, Superblock},
-    tidy::Tidy,
+    tidy::{Registered, Tidy},
     volume::Volumes,
     volumes::root_record,
     zone_chore::ZoneChore,
@@ -55,7 +56,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 /// An emulated drive has at least 16 zones of 1 MiB.
@@ -327,28 +328,33 @@ pub(crate) fn open_on(
         session::begin(&journal, &others)?;
     }
     let mcache = Mcache::new(Arc::clone(volume));
-    // A device that keeps writes to itself has no file for the ring.
-    let io = if options.read_only { IoBackend::Threads } else { options.io };
-    let queue = Arc::new(IoQueue::new(Arc::clone(volume), io, options.queue_depth)?);
+    let queue = Arc::new(queue_over(volume, options)?);
     let table = journal.read(|catalog| table_of((uuid, catalog), volume, &space, &mcache));
+    let table = Arc::new(RwLock::new(table));
+    let parts = Parts {
+        journal: Arc::clone(&journal),
+        table: Arc::clone(&table),
+        space: Arc::clone(&space),
+        volumes: Arc::clone(volume),
+        mcache: Arc::clone(&mcache),
+        queue: Arc::clone(&queue),
+        anchor: Arc::clone(&anchor),
+    };
     let (chore, journal_logs) = JournalChore::new(&journal, volume, &space, Arc::clone(&anchor));
     let journal_chore = tidy.bell().add(Box::new(chore))?;
-    tracing::info!(
-        mblocks = table.mblocks.len(),
-        volumes = records.len(),
-        io = queue.backend(),
-        "opened a pool"
-    );
+    let (zone_chore, return_chore) = space_chores(&tidy, parts, options)?;
+    let (mblocks, io) = (table.read().mblocks.len(), queue.backend());
+    tracing::info!(mblocks, volumes = records.len(), io, "opened a pool");
     let pool = Arc::new(Pool {
-        zone_chore: OnceLock::new(),
+        _zone_chore: zone_chore,
         _journal_chore: journal_chore,
         _journal_logs: journal_logs,
-        return_chore: OnceLock::new(),
+        _return_chore: return_chore,
         tidy,
         uuid,
         anchor,
         journal,
-        table: RwLock::new(table),
+        table,
         open_mdcs: OpenMdcs::default(),
         space,
         volumes: Arc::clone(volume),
@@ -361,13 +367,27 @@ pub(crate) fn open_on(
         scrubbing: Control::default(),
     });
     pool.publish_scrub();
-    let chore = pool.tidy.bell().add(Box::new(ZoneChore::new(&pool)))?;
-    assert!(pool.zone_chore.set(chore).is_ok(), "set once, here");
-    if let Some(returning) = options.returning.as_ref().filter(|_| !options.read_only) {
-        let chore = pool.tidy.bell().add(Box::new(ReturnChore::new(&pool, returning)))?;
-        assert!(pool.return_chore.set(chore).is_ok(), "set once, here");
-    }
     Ok(pool)
+}
+
+fn queue_over(volumes: &Arc<Volumes>, options: &Options) -> Result<IoQueue> {
+    // A device that keeps writes to itself has no file for the ring.
+    let io = if options.read_only { IoBackend::Threads } else { options.io };
+    IoQueue::new(Arc::clone(volumes), io, options.queue_depth)
+}
+
+/// The chores of zones and of free space.
+fn space_chores(
+    tidy: &Tidy,
+    parts: Parts,
+    options: &Options,
+) -> Result<(Registered, Option<Registered>)> {
+    let zone_chore = tidy.bell().add(Box::new(ZoneChore::new(parts.clone())))?;
+    let Some(returning) = options.returning.as_ref().filter(|_| !options.read_only) else {
+        return Ok((zone_chore, None));
+    };
+    let chore = ReturnChore::new(parts, returning, options.background);
+    Ok((zone_chore, Some(tidy.bell().add(Box::new(chore))?)))
 }
 
 /// Opens the volumes that the journal names, and returns the records of all, the root's first.

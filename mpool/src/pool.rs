@@ -34,10 +34,11 @@ use crate::{
     media::{MediaClass, Placement},
     metrics::{MetricKind, PoolMetrics, Sample},
     options::{Options, in_range},
+    parts::Parts,
     reaper::Reaper,
     scrub::control::Control,
     segment::Segment,
-    space::{ALLOC_UNIT, Lease, Space},
+    space::{ALLOC_UNIT, Lease, MoveTo, Space},
     superblock::FORMAT_MAJOR,
     tidy::{Registered, Tidy},
     volume::{Volume, Volumes},
@@ -46,7 +47,7 @@ use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 /// Objects that one commit may create and delete together; that their places fit one record bounds
@@ -63,16 +64,16 @@ const PROPERTY_NAME_MAX: u64 = PROPERTY_NAME_BYTES_MAX as u64;
 /// The pool. Shared by `Arc`. One process at a time (lock).
 pub struct Pool {
     /// These drop first: the chores use the rest.
-    pub(crate) zone_chore: OnceLock<Registered>,
+    pub(crate) _zone_chore: Registered,
     pub(crate) _journal_chore: Registered,
-    pub(crate) return_chore: OnceLock<Registered>,
+    pub(crate) _return_chore: Option<Registered>,
     pub(crate) tidy: Tidy,
     /// After all chores.
     pub(crate) _journal_logs: JournalLogs,
     pub(crate) uuid: [u8; 16],
     pub(crate) anchor: Arc<Anchor>,
     pub(crate) journal: Arc<Journal>,
-    pub(crate) table: RwLock<Table>,
+    pub(crate) table: Arc<RwLock<Table>>,
     pub(crate) open_mdcs: OpenMdcs,
     pub(crate) space: Arc<Space>,
     pub(crate) volumes: Arc<Volumes>,
@@ -219,6 +220,11 @@ impl Pool {
         Ok(MblockWriter::new(id, capacity_bytes, room, self.sink(placement.priority)))
     }
 
+    /// Moves one mblock to another place: see [`Parts::relocate`].
+    pub(crate) fn relocate(&self, id: MblockId, to: MoveTo) -> Result<u64> {
+        Parts::of(self).relocate(id, to)
+    }
+
     pub(crate) fn sink(&self, priority: Priority) -> Sink {
         Sink { volumes: Arc::clone(&self.volumes), queue: Arc::clone(&self.queue), priority }
     }
@@ -256,7 +262,8 @@ impl Pool {
             &changes,
             |catalog| check_deletable(catalog, delete),
             || {
-                created = finished.into_iter().map(|f| self.mblock_of(f)).collect();
+                let mblock = |f: Finished| f.into_mblock(&self.volumes, &self.mcache);
+                created = finished.into_iter().map(mblock).collect();
                 let mut table = self.table.write();
                 table.mblocks.extend(created.iter().map(|m| (m.id(), m.clone())));
                 deleted.extend(delete.iter().filter_map(|id| table.mblocks.remove(id)));
@@ -271,11 +278,6 @@ impl Pool {
         self.volumes.metrics().mblocks_deleted.add(deleted.len() as u64);
         self.volumes.metrics().commit.end(start);
         Ok(created)
-    }
-
-    pub(crate) fn mblock_of(&self, finished: Finished) -> Mblock {
-        let Finished { id, len_bytes, lease, sums_crc } = finished;
-        Mblock::new((id, len_bytes, Some(sums_crc)), lease, &self.volumes, &self.mcache)
     }
 
     /// A handle of a committed mblock.

@@ -18,8 +18,8 @@ use crate::{
         buf::{IO_ALIGN, IoBuf},
         queue::Priority,
     },
-    mblock::{Finished, Mblock, MblockWriter, sums},
-    pool::Pool,
+    mblock::{Finished, Mblock, MblockWriter, Sink, sums},
+    parts::Parts,
     space::MoveTo,
 };
 use std::sync::Arc;
@@ -27,14 +27,14 @@ use std::sync::Arc;
 /// Bytes copied at a time.
 const COPY_BYTES: u64 = 256 << 10;
 
-impl Pool {
+impl Parts {
     /// Moves one mblock to another place. Returns the bytes moved; 0 if it was deleted meanwhile.
     /// Blocks on the drive.
-    pub(crate) fn relocate(self: &Arc<Self>, id: MblockId, to: MoveTo) -> Result<u64> {
-        let Ok(old) = self.mblock(id) else { return Ok(0) };
+    pub(crate) fn relocate(&self, id: MblockId, to: MoveTo) -> Result<u64> {
+        let Some(old) = self.table.read().mblocks.get(&id).cloned() else { return Ok(0) };
         let from = self.space.of(old.volume()).expect("an object's volume has a space");
         let room = self.space.room_to_move(sums::total_len(old.len_bytes()), &from, to)?;
-        let writer = MblockWriter::new(id, old.len_bytes(), room, self.sink(Priority::Compaction));
+        let writer = MblockWriter::new(id, old.len_bytes(), room, sink(self));
         let finished = copy(&old, writer)?;
         self.volumes.flush()?;
         let mut moved = None;
@@ -46,7 +46,7 @@ impl Pool {
                 if there { Ok(()) } else { Err(Error::no_such(id)) }
             },
             || {
-                let new = self.mblock_of(finished);
+                let new = finished.into_mblock(&self.volumes, &self.mcache);
                 moved = self.table.write().mblocks.insert(id, new);
             },
         );
@@ -63,6 +63,11 @@ impl Pool {
         self.volumes.metrics().moved_bytes.add(bytes);
         Ok(bytes)
     }
+}
+
+fn sink(parts: &Parts) -> Sink {
+    let (volumes, queue) = (Arc::clone(&parts.volumes), Arc::clone(&parts.queue));
+    Sink { volumes, queue, priority: Priority::Compaction }
 }
 
 fn copy(old: &Mblock, mut writer: MblockWriter) -> Result<Finished> {

@@ -15,14 +15,11 @@
 use crate::{
     move_down::MoveDown,
     options::ReturnOptions,
-    pool::Pool,
+    parts::Parts,
     space::{Space, give_back::RETURN_MIN},
     tidy::{Chore, Progress},
 };
-use std::{
-    sync::{Arc, Weak},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// The thread looks no more often.
 const LOOK_MIN: Duration = Duration::from_secs(1);
@@ -32,7 +29,7 @@ const MOVE_COST: u64 = 4;
 
 /// The chore of all volumes of a pool.
 pub(crate) struct ReturnChore {
-    pool: Weak<Pool>,
+    pool: Parts,
     began: Instant,
     timetable: Timetable,
     move_down: MoveDown,
@@ -78,24 +75,20 @@ impl Timetable {
 }
 
 impl ReturnChore {
-    pub(crate) fn new(pool: &Arc<Pool>, options: &ReturnOptions) -> Self {
+    pub(crate) fn new(pool: Parts, options: &ReturnOptions, background: bool) -> Self {
         look(&pool.space);
-        Self {
-            pool: Arc::downgrade(pool),
-            began: Instant::now(),
-            timetable: Timetable::new(options, pool.options.background),
-            move_down: MoveDown::default(),
-        }
+        let (began, timetable) = (Instant::now(), Timetable::new(options, background));
+        Self { pool, began, timetable, move_down: MoveDown::default() }
     }
 
     /// One piece or one object; returns what it counts as, 0 if there is none.
-    fn give_back(&mut self, pool: &Arc<Pool>) -> u64 {
-        let bytes = match give_back(&pool.space) {
-            0 => self.move_down.step(pool).saturating_mul(MOVE_COST),
+    fn give_back(&mut self) -> u64 {
+        let bytes = match give_back(&self.pool.space) {
+            0 => self.move_down.step(&self.pool).saturating_mul(MOVE_COST),
             bytes => bytes,
         };
         if bytes > 0 {
-            pool.space.publish();
+            self.pool.space.publish();
         }
         bytes
     }
@@ -123,8 +116,7 @@ fn give_back(space: &Space) -> u64 {
 
 impl Chore for ReturnChore {
     fn step(&mut self) -> Progress {
-        let Some(pool) = self.pool.upgrade() else { return Progress::Idle };
-        if pool.volumes.check_writable().is_err() {
+        if self.pool.volumes.check_writable().is_err() {
             return Progress::Idle;
         }
         if let Some(wait) = self.timetable.wait(self.began.elapsed()) {
@@ -132,16 +124,16 @@ impl Chore for ReturnChore {
         }
         if self.timetable.rest.is_zero() {
             // What is free now is free long enough.
-            look(&pool.space);
+            look(&self.pool.space);
         }
-        let bytes = self.give_back(&pool);
+        let bytes = self.give_back();
         let now = self.began.elapsed();
         if bytes > 0 {
             // A short piece costs the disk as much as a longer one.
             self.timetable.gone(bytes.max(RETURN_MIN), now);
             return self.timetable.wait(now).map_or(Progress::More, Progress::Later);
         }
-        look(&pool.space);
+        look(&self.pool.space);
         self.timetable.looked(now);
         self.timetable.wait(now).map_or(Progress::Idle, Progress::Later)
     }

@@ -184,6 +184,12 @@ impl Bell {
         std::mem::take(&mut self.shared.state.lock().rung)
     }
 
+    /// A step, where no thread takes them, by somebody who does not hold the pool.
+    #[cfg(test)]
+    pub(crate) fn step(&self) -> bool {
+        self.shared.step() == Progress::More
+    }
+
     /// Puts a chore on the list.
     pub(crate) fn add(&self, chore: Box<dyn Chore>) -> Result<Registered> {
         let turn = Arc::new(Mutex::new(Some(chore)));

@@ -10,7 +10,7 @@
 //! Cost: one copy and one checksum of each byte, one write per MiB, no system call on the appending
 //! thread (except where a zone must be reset first).
 
-use super::sums;
+use super::{Mblock, sums};
 use crate::{
     error::{Error, Result},
     id::MblockId,
@@ -18,6 +18,7 @@ use crate::{
         buf::{IO_ALIGN, IoBuf},
         queue::{BufWrite, IoQueue, Priority},
     },
+    mcache::Mcache,
     mdc::record::{Change, MblockPlace},
     space::{Lease, Room, extent::Extent, grant::ZoneGrant, layout::Layout},
     volume::Volumes,
@@ -100,6 +101,12 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// The mblock, which a record names from here on.
+    pub(crate) fn into_mblock(self, volumes: &Arc<Volumes>, mcache: &Arc<Mcache>) -> Mblock {
+        let Self { id, len_bytes, lease, sums_crc } = self;
+        Mblock::new((id, len_bytes, Some(sums_crc)), lease, volumes, mcache)
+    }
+
     /// The change that makes it an mblock.
     pub(crate) fn placed(&self) -> Change {
         let (extents, len_bytes) = (self.lease.extents().to_vec(), self.len_bytes);
