@@ -469,7 +469,13 @@ pub(crate) fn start(store: &Arc<Store>) -> Vec<JoinHandle<()>> {
     let spawn = |n| {
         let store = Arc::clone(store);
         let builder = std::thread::Builder::new().name(format!("db-work-{n}"));
-        builder.spawn(move || store.run_worker()).expect("the system gives us a thread at start")
+        let work = move || {
+            if let Err(error) = mpool::lower_priority(store.options.background_nice) {
+                tracing::warn!(%error, "background threads have the priority of all others");
+            }
+            store.run_worker();
+        };
+        builder.spawn(work).expect("the system gives us a thread at start")
     };
     (0..threads).map(spawn).chain(warm::start(store)).collect()
 }

@@ -78,6 +78,7 @@ mod options;
 mod owner;
 mod parts;
 mod pool;
+mod priority;
 mod raw;
 mod reaper;
 mod relocate;
@@ -125,6 +126,7 @@ pub use options::{
     ReturnOptions,
 };
 pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};
+pub use priority::lower_priority;
 pub use raw::RawPiece;
 pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats, memory_budget_bytes};
 pub use scrub::{

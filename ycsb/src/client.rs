@@ -122,9 +122,11 @@ impl<'a> Client<'a> {
                 self.finish(Operation::ReadModifyWrite, began, Ok(()))
             }
             Operation::Insert => unreachable!("done above"),
-            Operation::Overwrite | Operation::Delete | Operation::HeadScan | Operation::Walk => {
-                unreachable!("no mix has it")
-            }
+            Operation::Overwrite
+            | Operation::Delete
+            | Operation::HeadScan
+            | Operation::HeadScanAwake
+            | Operation::Walk => unreachable!("no mix has it"),
         }
     }
 

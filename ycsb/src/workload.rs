@@ -53,12 +53,14 @@ pub(crate) enum Operation {
     Delete,
     /// A scan of the first record.
     HeadScan,
+    /// The same, without the time in which its thread was ready to run and had no processor.
+    HeadScanAwake,
     /// Of all records.
     Walk,
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Read,
         Self::Update,
         Self::Insert,
@@ -67,6 +69,7 @@ impl Operation {
         Self::Overwrite,
         Self::Delete,
         Self::HeadScan,
+        Self::HeadScanAwake,
         Self::Walk,
     ];
 
@@ -85,6 +88,7 @@ impl Operation {
             Self::Overwrite => "OVERWRITE",
             Self::Delete => "DELETE",
             Self::HeadScan => "HEAD-SCAN",
+            Self::HeadScanAwake => "HEAD-SCAN-AWAKE",
             Self::Walk => "WALK",
         }
     }
@@ -100,7 +104,8 @@ impl Operation {
             Self::Overwrite => 5,
             Self::Delete => 6,
             Self::HeadScan => 7,
-            Self::Walk => 8,
+            Self::HeadScanAwake => 8,
+            Self::Walk => 9,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::workload::Operation;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a client and the main thread tell each other during a turn.
 #[derive(Clone, Copy, Debug)]
@@ -96,16 +96,22 @@ impl Client<'_> {
     /// Asks for the first record, and checks that it can be the first.
     fn scan_head(&mut self, ledger: &Ledger) -> Done {
         let (deleted, inserted) = (ledger.head.end(), ledger.tail.end());
+        let asleep_before = waited_for_a_processor();
         let began = Instant::now();
         let Self { session, recorder, rows, .. } = self;
         let result = patiently(&mut recorder.retries, || session.scan(key::FIRST, 1, rows));
         let latency = began.elapsed();
+        let asleep =
+            waited_for_a_processor().zip(asleep_before).map(|(now, then)| now.saturating_sub(then));
         let bounds = HeadBounds { deleted, inserted, chosen: ledger.head.taken() };
         if let Err(failure) = result {
             return self.failed(Operation::HeadScan, &failure);
         }
         let Self { workload, recorder, rows, .. } = self;
         recorder.add(Operation::HeadScan, latency);
+        if let Some(asleep) = asleep {
+            recorder.add(Operation::HeadScanAwake, latency.saturating_sub(asleep));
+        }
         recorder.verified += 1;
         let first = rows.iter().next();
         let must = ledger.victims().map(|victims| victims.first.as_deref());
@@ -202,6 +208,13 @@ impl HeadBounds {
     fn may_be_first(self, number: u64) -> bool {
         number >= self.deleted && (self.may_be_empty() || number <= self.chosen)
     }
+}
+
+/// How long this thread has been ready to run while others had the processors, since it began;
+/// `None` where the kernel does not tell.
+fn waited_for_a_processor() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 #[cfg(test)]

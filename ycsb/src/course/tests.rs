@@ -151,6 +151,10 @@ fn nine_of_ten_are_deleted_and_the_first_of_the_rest_is_found() {
         // Ten head scans, and what is left.
         assert_eq!((recorder.verified, recorder.mismatches), (50, 0), "{order}");
         assert_eq!((ran.stages[3].ops, ran.stages[6].operations["HEAD-SCAN"].count), (5, 5));
+        let [all, awake] = ["HEAD-SCAN", "HEAD-SCAN-AWAKE"]
+            .map(|name| ran.stages[6].operations.get(name).map(|op| (op.count, op.max_us)));
+        let told = awake.is_none_or(|awake| awake.0 == 5 && awake.1 <= all.unwrap().1);
+        assert!(told, "{all:?}, {awake:?}");
     }
 }
 

@@ -11,7 +11,7 @@ use mpool::{IoBackend, Value};
 use std::path::{Path, PathBuf};
 
 /// Options of the engine that `--engine NAME=VALUE` sets; see the engine's own documentation.
-const NAMES: &str = "background_threads, commit_queue_bytes_max, inline_bytes_max, interval_ms, \
+const NAMES: &str = "background_nice, background_threads, commit_queue_bytes_max, inline_bytes_max, interval_ms, \
                      media_policy, memtable_bytes, memtables_max, queue_depth, quiet_after_ms, \
                      reaper, reaper_budget_bytes, recovery_ms, value_cache_bytes, wal_bytes_max, \
                      wal_segment_bytes";
@@ -96,6 +96,7 @@ fn set(options: &mut Options, pair: &str) -> Result<()> {
     }
     let number = crate::cli::parse_bytes(value).with_context(|| format!("--engine {pair}"))?;
     match name {
+        "background_nice" => options.background_nice = u8::try_from(number)?,
         "background_threads" => options.background_threads = number,
         "commit_queue_bytes_max" => options.commit_queue_bytes_max = number,
         "inline_bytes_max" => options.inline_bytes_max = number,
