@@ -9,6 +9,9 @@
 
 #[cfg(test)]
 mod held_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod in_vain_tests;
 pub(crate) mod ledger;
 mod log;
 mod plan;

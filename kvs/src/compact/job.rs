@@ -13,12 +13,14 @@
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
 
-use crate::compact::pick::{Action, NewLeaves, Plan};
+use crate::compact::pick::{Action, NewLeaves, Plan, VblocksMax};
 use crate::error::{Result, Scope};
 use crate::iter::merge::Merge;
 use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::{KvsId, KvsetId, NodeId, Revision, key_hash};
-use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, ReadMode};
+use crate::kvset::{
+    BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, KvsetMeta, ReadMode,
+};
 use crate::placement::Level;
 use crate::store::{Change, Store};
 use crate::tree::Tree;
@@ -125,12 +127,15 @@ fn inputs_of(tree: &Tree, plan: &Plan) -> Vec<(NodeId, Arc<Kvset>)> {
     plan.inputs.iter().map(|id| input(id).expect("a busy kvset stays in its node")).collect()
 }
 
-/// The most vblocks that a kvset of the plan's node refers to, once the change is made.
-fn vblocks_max(tree: &Tree, plan: &Plan, change: &Change) -> u64 {
-    let stays = |kvset: &&Arc<Kvset>| !plan.inputs.contains(&kvset.meta().id);
-    let stay = tree.kvsets_of(plan.node).iter().filter(stays).map(|kvset| kvset.meta());
-    let metas = stay.chain(change.add.iter().map(|(_, built)| &built.meta));
-    metas.map(|meta| meta.vblocks.len() as u64).max().unwrap_or(0)
+/// The most vblocks that a kvset of the plan's node refers to, before and after the change.
+fn vblocks_max(tree: &Tree, plan: &Plan, change: &Change) -> VblocksMax {
+    let most = |metas: &mut dyn Iterator<Item = &KvsetMeta>| {
+        metas.map(|meta| meta.vblocks.len() as u64).max().unwrap_or(0)
+    };
+    let there = tree.kvsets_of(plan.node).iter().map(|kvset| kvset.meta());
+    let stay = there.clone().filter(|meta| !plan.inputs.contains(&meta.id));
+    let mut after = stay.chain(change.add.iter().map(|(_, built)| &built.meta));
+    VblocksMax { before: most(&mut { there }), after: most(&mut after) }
 }
 
 /// Where the next keys go.

@@ -8,7 +8,7 @@
 use super::requested::{Errand, Take};
 use super::setbacks::Setbacks;
 use super::{Job, Jobs, Running};
-use crate::compact::pick::{self, Limits, Plan, Shortage, TreeShape};
+use crate::compact::pick::{self, Limits, Plan, Shortage, TreeShape, VblocksMax};
 use crate::key::{KvsId, NodeId};
 use crate::kvset::Kvset;
 use crate::store::Store;
@@ -228,14 +228,15 @@ impl Store {
     }
 
     /// Notes what a job leaves of its node's scatter: see [`pick::Gathered`].
-    pub(crate) fn note_gathered(&self, plan: &Plan, vblocks: u64) {
+    pub(crate) fn note_gathered(&self, plan: &Plan, vblocks: VblocksMax) {
+        let of = (plan.node, plan.action);
         let mut jobs = self.jobs.lock();
-        if jobs.gathered.has_nothing_to_note(plan.node, vblocks) {
+        if jobs.gathered.has_nothing_to_note(of, vblocks) {
             return;
         }
         let view = self.view.load();
         let exists = |node| view.trees.values().any(|tree| tree.leaf(node).is_some());
-        Arc::make_mut(&mut jobs.gathered).note((plan.node, plan.action), vblocks, exists);
+        Arc::make_mut(&mut jobs.gathered).note(of, vblocks, exists);
     }
 
     /// The nodes that wait after a failure. Without threads nobody waits: the caller decides when.

@@ -154,7 +154,10 @@ fn gather(tree: &TreeShape, limits: Limits) -> Option<(Gain, Plan)> {
     };
     let may_be = |most: &Extremes| most.vblocks > 1;
     let leaf = greatest(tree, may_be, |leaf| {
-        let worth = gain(leaf).bytes > 0 && !is_dense(leaf, limits) && tree.is_readable(leaf);
+        let worth = gain(leaf).bytes > 0
+            && !is_dense(leaf, limits)
+            && !tree.gathered.was_in_vain(leaf)
+            && tree.is_readable(leaf);
         (worth && leaf.can_be_rewritten(limits)).then(|| gain(leaf).rank())
     })?;
     Some((gain(leaf), tree.plan(leaf, Action::KvCompact, Why::Garbage)))

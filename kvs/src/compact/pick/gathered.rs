@@ -1,10 +1,11 @@
 //! PURE: leaves whose values were gathered in vain.
 //!
 //! Where free space lies in small pieces the vblocks that a gathering writes are short, and values
-//! that cannot be read stay where they are. Then a leaf is as scattered after it as before, and the
-//! next one would come to the same. So it is kept in how many vblocks the values lay then; the leaf
-//! is gathered again once they lie in twice as many. An entry goes when its leaf is no longer
-//! scattered, or no more; nothing is stored, so each open begins with none.
+//! that cannot be read stay where they are. Then a leaf is in as many pieces after it as before,
+//! and the next one would come to the same. So it is kept in how many vblocks the values lie after
+//! one that leaves too many, or more than half of those before; the leaf is gathered again once
+//! they lie in twice as many. An entry goes when half of them are gone, or the leaf; nothing is
+//! stored, so each open begins with none.
 
 use super::{Action, Limits, NodeShape};
 use crate::key::NodeId;
@@ -14,6 +15,13 @@ use std::collections::BTreeMap;
 /// gathering left.
 const AGAIN: u64 = 2;
 
+/// The most vblocks that one kvset of a node refers to, before a job and after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VblocksMax {
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Gathered {
@@ -21,24 +29,26 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    /// Whether there is nothing to learn from a job on this node that leaves so many vblocks.
-    pub(crate) fn has_nothing_to_note(&self, node: NodeId, vblocks: u64) -> bool {
-        vblocks <= Limits::DEFAULT.scatter_max && !self.left.contains_key(&node)
+    /// Whether there is nothing to learn from a job that leaves so many vblocks.
+    pub(crate) fn has_nothing_to_note(&self, of: (NodeId, Action), vblocks: VblocksMax) -> bool {
+        !is_in_vain(of.1, vblocks) && !self.left.contains_key(&of.0)
     }
 
-    /// A job on a node ends, after which one of the node's kvsets refers to so many vblocks, and
-    /// none to more. `exists` tells which leaves there are.
+    /// A job on a node ends, which leaves so many vblocks. `exists` tells which leaves there are.
     pub(crate) fn note(
         &mut self,
         (node, action): (NodeId, Action),
-        vblocks: u64,
+        vblocks: VblocksMax,
         exists: impl Fn(NodeId) -> bool,
     ) {
-        if vblocks <= Limits::DEFAULT.scatter_max {
+        if is_in_vain(action, vblocks) {
+            // At each doubling, as there may be many.
+            if self.left.len().is_power_of_two() {
+                self.left.retain(|node, _| exists(*node));
+            }
+            self.left.insert(node, vblocks.after);
+        } else if self.left.get(&node).is_some_and(|left| vblocks.after * AGAIN <= *left) {
             self.left.remove(&node);
-        } else if action == Action::KvCompact {
-            self.left.retain(|node, _| exists(*node));
-            self.left.insert(node, vblocks);
         }
     }
 
@@ -47,6 +57,12 @@ impl Gathered {
         let left = self.left.get(&leaf.id);
         left.is_some_and(|left| leaf.vblocks_max() < left.saturating_mul(AGAIN))
     }
+}
+
+/// Values in one vblock are as well gathered as can be.
+fn is_in_vain(action: Action, VblocksMax { before, after }: VblocksMax) -> bool {
+    let many = after > Limits::DEFAULT.scatter_max || after.saturating_mul(AGAIN) > before;
+    action == Action::KvCompact && after > 1 && many
 }
 
 #[cfg(test)]
@@ -86,6 +102,11 @@ mod tests {
         }
     }
 
+    /// A job leaves as many vblocks as there were.
+    fn as_many(vblocks: u64) -> VblocksMax {
+        VblocksMax { before: vblocks, after: vblocks }
+    }
+
     fn is_gathering(plan: &Plan) -> bool {
         (plan.action, plan.why) == (Action::KvCompact, Why::Scatter)
     }
@@ -101,7 +122,7 @@ mod tests {
             for _ in 0..3 {
                 let Some(plan) = pick(&tree(vblocks, &gathered), Limits::DEFAULT) else { break };
                 assert!(is_gathering(&plan), "{plan:?}");
-                gathered.note((plan.node, plan.action), vblocks, |_| true);
+                gathered.note((plan.node, plan.action), as_many(vblocks), |_| true);
                 gatherings.push(vblocks);
             }
         }
@@ -113,20 +134,21 @@ mod tests {
         let mut gathered = Gathered::default();
         let is_due = |gathered: &Gathered| pick(&tree(1500, gathered), Limits::DEFAULT).is_some();
         let note = |gathered: &mut Gathered, action, vblocks| {
-            gathered.note((NodeId::new(1), action), vblocks, |_| true);
+            gathered.note((NodeId::new(1), action), as_many(vblocks), |_| true);
         };
         note(&mut gathered, Action::KvCompact, 1500);
         assert!(!is_due(&gathered));
         note(&mut gathered, Action::KCompact, 1500);
         assert!(!is_due(&gathered), "a merge moves no values");
-        assert!(!gathered.has_nothing_to_note(NodeId::new(1), 3));
+        let collected = (NodeId::new(1), Action::Collect);
+        assert!(!gathered.has_nothing_to_note(collected, as_many(3)));
         note(&mut gathered, Action::Collect, 3);
         assert!(is_due(&gathered), "it was scattered anew");
-        assert!(gathered.has_nothing_to_note(NodeId::new(1), 3));
-        // Of leaves that are gone nothing stays.
+        assert!(gathered.has_nothing_to_note(collected, as_many(3)));
+        // Of leaves that are gone hardly anything stays.
         for leaf in 1..100 {
             let of = (NodeId::new(leaf), Action::KvCompact);
-            gathered.note(of, 1500, |node| node == NodeId::new(leaf - 1));
+            gathered.note(of, as_many(1500), |node| node == NodeId::new(leaf - 1));
             assert!(gathered.left.len() <= 2);
         }
     }

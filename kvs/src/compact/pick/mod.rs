@@ -23,7 +23,8 @@
 //!    rewritten; one for which that was in vain, when it is twice as scattered (`gathered`).
 //! 6. *Garbage*: when `garbage_pct_max` percent of a tree's bytes are of no use (`garbage`), they
 //!    are taken down, leaf by leaf and vblock by vblock (`collect`); a leaf that is merged for
-//!    another reason does its part then. What more objects than needed take counts, too (`units`).
+//!    another reason does its part then. What more objects than needed take counts, too (`units`);
+//!    a leaf that was gathered for it in vain is left like a scattered one.
 //! 7. *Small leaves*: two neighbours that have less than a quarter of what one may have are joined.
 //!
 //! No plan is made that would write more than there is room for; then the next one that fits is
@@ -69,7 +70,7 @@ mod vblocks;
 
 pub(crate) use due::{DueWork, due};
 pub(crate) use garbage::{garbage_bytes, needs_vblocks};
-pub(crate) use gathered::Gathered;
+pub(crate) use gathered::{Gathered, VblocksMax};
 pub(crate) use leaves::{ChunkShape, LeafShapes};
 pub(crate) use plan::{Action, NewLeaves, Plan, Why};
 #[cfg(test)]
