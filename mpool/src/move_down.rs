@@ -45,8 +45,15 @@ impl MoveDown {
             && let Some(id) = plan.left.pop()
         {
             let (volume, goal) = (plan.volume, plan.goal);
+            if pool.space.of(volume).is_none_or(|space| space.is_evacuating()) {
+                break;
+            }
+            // It has gone to another volume, or has been deleted.
+            if pool.table.read().mblocks.get(&id).is_none_or(|object| object.volume() != volume) {
+                continue;
+            }
             match pool.relocate(id, MoveTo::Below(goal)) {
-                // It has been deleted.
+                // It has been deleted meanwhile.
                 Ok(0) => {}
                 Ok(bytes) => {
                     tracing::debug!(%volume, %id, bytes, goal, "moved from the end of a volume");
@@ -80,7 +87,7 @@ impl MoveDown {
                 }
                 Shorten::Move { goal, ids } => {
                     let objects = ids.len();
-                    tracing::info!(%volume, needed_bytes, goal, objects, "the end of a volume is cleared");
+                    tracing::debug!(%volume, needed_bytes, goal, objects, "the end of a volume is to be cleared");
                     Some(Plan { volume, goal, left: ids.into_iter().rev().collect() })
                 }
             }
@@ -115,7 +122,10 @@ impl MoveDown {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Device, Faults, Mblock, Options, Pool, Priority, ReturnOptions, SimDevice};
+    use crate::{
+        Device, Faults, Mblock, MediaClass, Options, Placement, Pool, Priority, ReturnOptions,
+        SimDevice,
+    };
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
@@ -133,7 +143,16 @@ mod tests {
     }
 
     fn object(pool: &Arc<Pool>, len: u64, fill: u8) -> Mblock {
-        let mut writer = pool.allocate(len, Priority::Flush).unwrap();
+        placed(pool, Priority::Flush.into(), len, fill)
+    }
+
+    fn staged(pool: &Arc<Pool>, len: u64, fill: u8) -> Mblock {
+        let place = Placement { class: MediaClass::Staging, ..Priority::Flush.into() };
+        placed(pool, place, len, fill)
+    }
+
+    fn placed(pool: &Arc<Pool>, place: Placement, len: u64, fill: u8) -> Mblock {
+        let mut writer = pool.allocate(len, place).unwrap();
         writer.append(&vec![fill; usize::try_from(len).unwrap()]).unwrap();
         pool.commit(vec![writer], &[]).unwrap().remove(0)
     }
@@ -183,6 +202,32 @@ mod tests {
         assert_eq!(found, again);
     }
 
+    /// What had been taken off a volume was moved once more, below a place of that volume.
+    #[test]
+    fn what_was_to_move_and_is_on_another_volume_stays_there() {
+        let device = SimDevice::new(1 << 30);
+        let pool = Pool::create(Arc::new(device), &options()).unwrap();
+        let first = object(&pool, 2 * MIB, 0);
+        let other = Arc::new(SimDevice::new(1 << 30));
+        let id = pool.add_volume_on(other, MediaClass::Staging).unwrap();
+        let mut kept: Vec<Mblock> = (0..40).map(|n| staged(&pool, 2 * MIB, n)).collect();
+        let gone: Vec<_> = kept.drain(1..32).map(|mblock| mblock.id()).collect();
+        pool.commit(vec![], &gone).unwrap();
+        drop(kept);
+        let moved = || pool.volumes.metrics().mblocks_moved.get();
+        while moved() == 0 {
+            assert!(pool.tidy());
+        }
+        pool.evacuate_volume(id, &mut |_| ()).unwrap();
+        pool.cancel_evacuation(id).unwrap();
+        // There is room at the beginning of where they are.
+        pool.commit(vec![], &[first.id()]).unwrap();
+        drop(first);
+        let before = moved();
+        while pool.tidy() {}
+        assert_eq!(moved(), before);
+    }
+
     #[test]
     fn what_cannot_be_read_stays_and_the_rest_moves() {
         let device = SimDevice::new(1 << 30);
@@ -213,6 +258,25 @@ mod tests {
         device.set_faults(Faults::default());
         while pool.tidy() {}
         assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8);
+    }
+
+    /// Each look counted as an allocation that was refused for want of space.
+    #[test]
+    fn what_finds_no_room_below_stays_and_counts_as_no_refusal() {
+        let device = SimDevice::new(1 << 30);
+        let pool = Pool::create(Arc::new(device.clone()), &options()).unwrap();
+        let short: Vec<Mblock> = (0..400).map(|_| object(&pool, 60_000, 1)).collect();
+        drop(object(&pool, 3 * MIB, 9));
+        let gone: Vec<_> = short.iter().step_by(2).map(Mblock::id).collect();
+        drop(short);
+        pool.commit(vec![], &gone).unwrap();
+        let space = pool.space.of(crate::VolumeId::ROOT).unwrap();
+        for _ in 0..3 {
+            while pool.tidy() {}
+            assert!(space.stretch().is_some(), "it is longer than needed");
+        }
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 0);
+        assert_eq!(pool.volumes.metrics().space_refused.get(), 0);
     }
 
     #[test]

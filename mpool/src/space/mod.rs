@@ -138,7 +138,12 @@ impl Space {
         to: MoveTo,
     ) -> Result<Room> {
         let room = match to {
-            MoveTo::Below(end) => from.room_before(bytes, end),
+            MoveTo::Below(end) => {
+                // Nobody is refused anything: the object stays where it is, and the next look tries
+                // it again.
+                let full = || Error::Full { need_bytes: bytes, free_bytes: self.free_bytes() };
+                return from.room_before(bytes, end)?.ok_or_else(full);
+            }
             MoveTo::Elsewhere if !from.is_evacuating() => from.room_to_move(bytes),
             MoveTo::Elsewhere => {
                 let class = from.class();
