@@ -223,8 +223,8 @@ mod tests {
         run((&app, engine), (accepting, stop), bounds, &mut signals).await
     }
 
-    /// `timeout` sends SIGTERM to the process and to its group: every sixth server ended without
-    /// closing its store, and said that requests were under way.
+    /// `timeout` sends SIGTERM to the process and to its group. A server that took that for two
+    /// ended at once and did not close its store.
     #[tokio::test]
     async fn a_signal_that_comes_twice_in_a_moment_is_one() {
         let (tell, coming) = mpsc::channel(8);
