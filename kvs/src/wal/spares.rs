@@ -181,6 +181,16 @@ impl Wal {
         self.short_bytes
     }
 
+    /// What a log with a tail keeps for later, and what `floor` releases: it is about to rest. The
+    /// floor must be durable in the manifest.
+    pub(crate) fn give_up_spares(&mut self, floor: Revision) -> Result<Vec<Segment>> {
+        if self.tail.is_none() || self.last > floor {
+            return Ok(Vec::new());
+        }
+        self.recycle(floor)?;
+        Ok(std::mem::take(&mut self.spares))
+    }
+
     /// Rests on `short`, if everything up to `floor` is in kvsets and nothing is later. Returns the
     /// segments that are to be deleted. The floor must be durable in the manifest.
     pub(crate) fn rest(&mut self, floor: Revision, short: Segment) -> Result<Vec<Segment>> {

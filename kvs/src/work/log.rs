@@ -3,6 +3,7 @@
 use crate::error::{Error, Result, Scope};
 use crate::store::Store;
 use crate::write::group::CommitQueue;
+use mpool::Segment;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -56,8 +57,13 @@ impl Store {
         }
         drop(view);
         let floor = self.settle_floor(&commits)?;
-        let gone = commits.rest(floor, self.pool.create_segment(short_bytes)?)?;
-        gone.iter().try_for_each(|segment| Ok(self.pool.delete_segment(segment.id())?))
+        let delete = |gone: Vec<Segment>| -> Result<()> {
+            gone.iter().try_for_each(|segment| Ok(self.pool.delete_segment(segment.id())?))
+        };
+        // They go first, so that the short one has room where they were: at the end of a file it
+        // would keep that as long as it is.
+        delete(commits.give_up_spares(floor)?)?;
+        delete(commits.rest(floor, self.pool.create_segment(short_bytes)?)?)
     }
 
     /// The floor, raised to everything visible if that is in kvsets. A log may hold nothing but
@@ -75,7 +81,7 @@ impl Store {
 mod tests {
     use crate::db::Database;
     use crate::options::{Durability, Options};
-    use mpool::{Pool, SimDevice};
+    use mpool::{Device, Pool, SimDevice};
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
@@ -127,6 +133,31 @@ mod tests {
         assert_eq!(kvs.get(&[7]).unwrap().unwrap().value, vec![7; 1_000_000]);
         rest(&db);
         assert_eq!(log_bytes(&db), 16 * MIB);
+    }
+
+    /// It lay behind everything else, and the file stayed as long as it had been with a long log.
+    #[test]
+    fn the_short_log_does_not_keep_the_file_long() {
+        let device = SimDevice::new(4 << 30);
+        let mut options = options(0);
+        options.pool.background = false;
+        options.pool.grow_step_bytes = MIB;
+        options.pool.returning = Some(mpool::ReturnOptions { after_s: 0, ..Default::default() });
+        let db = database(&device, options);
+        let kvs = db.create_kvs("k").unwrap();
+        for n in 0..100_u8 {
+            kvs.put(&[n], &vec![n; 1_000_000], Durability::Sync).unwrap();
+        }
+        assert!(log_bytes(&db) >= (16 + 3 * 32) * MIB);
+        for _ in 0..4 {
+            db.store().rest_log().unwrap();
+            db.compact().unwrap();
+            while db.pool().tidy() {}
+            db.refresh_moved().unwrap();
+        }
+        assert_eq!(log_bytes(&db), 16 * MIB);
+        let (len, used) = (device.geometry().len_bytes, db.pool().info().used_bytes);
+        assert!(len <= used + used / 4, "{} MiB for {} MiB", len / MIB, used / MIB);
     }
 
     /// The put that found the tail full filled the next segment with zeros itself.

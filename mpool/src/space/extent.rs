@@ -7,8 +7,9 @@
 //!   `- hole      the rest: it must be refilled before it is written to
 //! ```
 //!
-//! An allocation takes the smallest extent that fits (best fit, lowest offset first), of what is
-//! backed if it can, else of all. So what is freed and used again at once never leaves the disk,
+//! An object takes the smallest extent that fits (best fit, lowest offset first), a log the lowest,
+//! because logs do not move and the end of a file is cut off; of what is backed if there is one,
+//! else of all. So what is freed and used again at once never leaves the disk,
 //! and holes are used before the volume grows. What may lie in pieces takes a few long ones before
 //! that: reserved lengths and kept ones differ, so extents of just the right length are rare, and
 //! best fit alone leaves half as much again free as is used. All places and lengths are multiples
@@ -80,9 +81,9 @@ const PIECE_MIN: u64 = 1 << 20;
 /// What an allocation may be made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// One extent.
-    Whole,
-    /// A few, if it is long and there is no such extent.
+    /// One extent, the lowest that holds it: of what stays where it is for long.
+    Lowest,
+    /// The smallest extent that holds it; a few, if it is long and there is no such extent.
     Pieces,
 }
 
@@ -148,7 +149,7 @@ impl FreeSet {
 
     /// The smallest backed extent that holds `len`, the lowest of equals.
     pub(crate) fn allocate(&mut self, len: u64) -> Option<Extent> {
-        self.allocate_in(len, Shape::Whole).map(|extents| extents[0])
+        self.allocate_in(len, Shape::Pieces).map(|extents| extents[0])
     }
 
     /// The same, or several that hold it together.
@@ -230,15 +231,15 @@ impl FreeSet {
 /// The part of `ranges` before `end` that an allocation takes.
 fn fitting(ranges: &Ranges, (len, end): (u64, u64), shape: Shape) -> Option<Vec<Extent>> {
     assert!(len > 0 && len.is_multiple_of(ALLOC_UNIT));
-    if let Some(Extent { offset, .. }) = ranges.best_fit_before(len, end) {
+    let whole = match shape {
+        Shape::Lowest => ranges.iter().find(|range| range.len >= len && range.offset + len <= end),
+        Shape::Pieces => ranges.best_fit_before(len, end),
+    };
+    if let Some(Extent { offset, .. }) = whole {
         return Some(vec![Extent { offset, len }]);
     }
-    match shape {
-        Shape::Pieces if len >= IN_PIECES_MIN => {
-            ranges.longest_for(len, end, (PIECE_MIN, PIECES_MAX))
-        }
-        Shape::Pieces | Shape::Whole => None,
-    }
+    let in_pieces = shape == Shape::Pieces && len >= IN_PIECES_MIN;
+    in_pieces.then(|| ranges.longest_for(len, end, (PIECE_MIN, PIECES_MAX))).flatten()
 }
 
 // What the disk has of it.

@@ -184,7 +184,7 @@ impl VolumeSpace {
 
     /// An extent of at least `bytes`, rounded up to whole units; `None` if it is full.
     pub(super) fn lease(self: &Arc<Self>, bytes: u64, spare: bool) -> Result<Option<Lease>> {
-        self.lease_in(bytes, spare, Shape::Whole)
+        self.lease_in(bytes, spare, Shape::Lowest)
     }
 
     fn lease_in(self: &Arc<Self>, bytes: u64, spare: bool, shape: Shape) -> Result<Option<Lease>> {

@@ -55,6 +55,14 @@ impl<S: CommitSink> CommitQueue<S> {
         log.is_long().then(|| log.short_bytes())
     }
 
+    /// Takes the log's spares, those included that `floor` releases; they are to be deleted.
+    pub(crate) fn give_up_spares(&self, floor: Revision) -> Result<Vec<Segment>> {
+        let mut log = self.shared.log.lock();
+        let spares = log.give_up_spares(floor);
+        self.shared.note(&log);
+        spares
+    }
+
     /// Has the log rest on a segment, if kvsets have everything in it; returns those that are to be
     /// deleted.
     pub(crate) fn rest(&self, floor: Revision, short: Segment) -> Result<Vec<Segment>> {
