@@ -346,6 +346,26 @@ async fn a_stream_that_waits_ends_with_its_snapshot() {
     }
 }
 
+/// The turn that was on its way took the walk for one that stands on a key: the server panicked
+/// after each stream whose snapshot was ended while its client read.
+#[tokio::test]
+async fn nothing_is_read_of_a_walk_whose_snapshot_was_ended() {
+    let pond = Pond::new(Limits { blocking_threads: 1, ..Limits::default() });
+    for key in 0..40 {
+        let target = format!("/v1/kv/default/{key}");
+        assert_eq!(pond.send("PUT", &target, "v".repeat(100_000)).await.0, 200);
+    }
+    let mut body = pond.stream("").await.into_body();
+    assert!(frame(&mut body).await.unwrap().starts_with("{\"k\":\"0\""));
+    pond.engine.end_snapshots();
+    // What was on its way still comes.
+    while !frame(&mut body).await.unwrap().contains("snapshot-ended") {}
+    // After the turn that was asked for and not waited for, as there is one thread.
+    let scans = &pond.app.shared().lanes.scans;
+    scans.turn(Patience::Begun).await.unwrap().run(|| ()).await;
+    assert!(!pond.engine.was_used_after_end());
+}
+
 /// To let go of a snapshot may unmap much, and was done on the threads that serve all requests.
 #[tokio::test]
 async fn no_async_worker_lets_go_of_a_snapshot() {

@@ -60,6 +60,7 @@ struct Steps {
     endless: AtomicBool,
     /// Pauses so far.
     paused: AtomicU64,
+    after_end: AtomicBool,
 }
 
 #[derive(Default)]
@@ -162,6 +163,11 @@ impl MemoryEngine {
     /// How often walks have paused.
     pub fn walk_pauses(&self) -> u64 {
         self.steps.paused.load(Ordering::SeqCst)
+    }
+
+    /// Whether a walk was asked for a value after its snapshot was ended.
+    pub fn was_used_after_end(&self) -> bool {
+        self.steps.after_end.load(Ordering::SeqCst)
     }
 
     /// Makes [`Engine::close`] wait for ever, as it does for a drive that does not answer.
@@ -463,6 +469,7 @@ impl Walk for MemoryWalk {
     }
 
     fn value_len(&self) -> usize {
+        self.steps.after_end.fetch_or(self.held.is_none(), Ordering::SeqCst);
         self.here().value.len()
     }
 

@@ -169,12 +169,13 @@ impl Walking {
         }
     }
 
-    /// Holds nothing any more where its snapshot was ended; the next turn says so.
+    /// Holds nothing any more where its snapshot was ended; the next turn says so, also one that
+    /// comes after that was told.
     pub(crate) fn let_go_if_ended(&mut self) {
         if let Some(walk) = &mut self.walk
             && let Err(ended) = walk.check()
         {
-            self.ended = Some(ended);
+            (self.on_key, self.unreadable, self.ended) = (false, None, Some(ended));
         }
     }
 
