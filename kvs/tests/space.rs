@@ -28,11 +28,12 @@ fn used_bytes(db: &Database) -> u64 {
     free.total_bytes - free.object_bytes - free.segment_bytes
 }
 
+/// All samples of this name together.
 fn gauge(db: &Database, name: &str) -> f64 {
     let mut found = 0.0;
     db.visit_metrics(&mut |sample| {
         if sample.name == name {
-            found = sample.value.number().unwrap();
+            found += sample.value.number().unwrap();
         }
     });
     found
@@ -138,6 +139,32 @@ fn a_little_takes_little() {
     }
     let pct = store.pct_of(FEW);
     assert!(pct <= 125, "{pct} % of what lives");
+}
+
+/// For what the ends of their objects take, small KVSs were written anew with every flush: up to 24
+/// times what was put.
+#[test]
+fn what_trickles_into_small_kvs_is_written_a_few_times() {
+    for keys in [300, 600, 1200] {
+        let store = store_quiet_after(0);
+        let kvs: Vec<_> = (0..8).map(|n| store.db.kvs(&format!("k{n}")).unwrap()).collect();
+        let put = |n: u64, round: u64| {
+            for kvs in &kvs {
+                kvs.put(&key(n), &value(n, round), Durability::Off).unwrap();
+            }
+        };
+        (0..keys).for_each(|n| put(n, 0));
+        store.settle();
+        let written = || gauge(&store.db, "compaction_written_bytes_total");
+        let before = written();
+        for round in 1..=20 {
+            (0..16).for_each(|n| put((round * 7919 + n * 31) % keys, round));
+            store.settle();
+        }
+        let put_bytes = f64::from(20 * 16 * 8 * 1000);
+        let times = (written() - before) / put_bytes;
+        assert!(times <= 10.0, "{keys} KB each: {times:.1} times");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! Jobs count it only where it is a good part of what they write: no large leaf is written for it.
 
 use super::length;
-use super::shape::{NodeShape, TreeShape};
+use super::shape::{KvsetShape, NodeShape, TreeShape};
 
 /// Of a kvset: its hblock, and the rest of its last kblock; as seen of short ones.
 const KVSET_UNIT_BYTES: u64 = 128 << 10;
@@ -16,6 +16,9 @@ const KVSET_UNIT_BYTES: u64 = 128 << 10;
 const VBLOCK_UNIT_BYTES: u64 = 48 << 10;
 /// A vblock of this many bytes loses less than a hundredth by it.
 const LONG_VBLOCK_BYTES: u64 = 4 << 20;
+/// A tree in which less than this part is not in its longest objects is left alone: it would be
+/// written anew for every little that is put.
+const FRESH_PART: u64 = 4;
 /// Units are worth a job that writes at most so many times what they take.
 const WORTH_WRITING: u64 = 16;
 
@@ -27,9 +30,27 @@ pub(crate) struct Objects {
 }
 
 impl TreeShape {
-    /// What objects take beside what lies in them, about, as far as they could be fewer.
+    /// What objects take beside what lies in them, about, as far as they could be fewer and it is
+    /// time for that.
     pub(super) fn surplus_unit_bytes(&self) -> u64 {
-        bytes(self.objects.kvsets.saturating_sub(self.least_kvsets()), self.surplus_vblocks())
+        let kvsets = self.objects.kvsets.saturating_sub(self.least_kvsets());
+        let surplus = bytes(kvsets, self.surplus_vblocks());
+        // Where they are next to nothing, it is not looked at all objects.
+        let is_little = surplus.saturating_mul(2 * FRESH_PART) < self.vblock_bytes;
+        if is_little || self.is_fresh() { surplus } else { 0 }
+    }
+
+    /// Whether a good part of it is not in its longest kvset and vblock.
+    fn is_fresh(&self) -> bool {
+        let kvsets = || self.leaves.iter().flat_map(|leaf| &leaf.kvsets).chain(&self.root.kvsets);
+        let longest = |a: (u64, u64), b: (u64, u64)| (a.0.max(b.0), a.1.max(b.1));
+        let of = |kvset: &KvsetShape| {
+            let vblock = kvset.refs.iter().map(|(_, bytes)| *bytes).max();
+            (kvset.kblock_bytes, vblock.unwrap_or(0))
+        };
+        let (keys, values) = kvsets().map(of).fold((0, 0), longest);
+        let all: u64 = kvsets().map(|kvset| kvset.kblock_bytes + kvset.value_bytes).sum();
+        (all - keys).saturating_sub(values).saturating_mul(FRESH_PART) >= all
     }
 
     fn least_kvsets(&self) -> u64 {
@@ -87,6 +108,7 @@ mod tests {
     use super::super::{Action, LeafShapes, Limits, Plan, Why, garbage_bytes, pick};
     use super::*;
     use crate::key::{KvsetId, NodeId};
+    use mpool::MblockId;
     use std::sync::Arc;
 
     /// A kvset with so many KiB of values in so many vblocks.
@@ -104,7 +126,7 @@ mod tests {
                     kblock_bytes: kib * 20,
                     value_bytes: kib << 10,
                     vblocks: *vblocks,
-                    refs: Arc::default(),
+                    refs: refs(id, (kib << 10, *vblocks)),
                 }
             };
             let keys = kvsets.iter().map(|(kib, _)| kib).sum();
@@ -132,6 +154,12 @@ mod tests {
             root,
             leaves,
         }
+    }
+
+    /// Equal parts of its values in each of its vblocks.
+    fn refs(kvset: u64, (bytes, vblocks): (u64, u64)) -> Arc<[(MblockId, u64)]> {
+        let id = |n| MblockId::new(kvset * 1000 + n).unwrap();
+        (1..=vblocks).map(|n| (id(n), bytes / vblocks)).collect()
     }
 
     fn quiet(root: &[Kvset], leaf: &[Kvset]) -> Option<Plan> {
@@ -181,6 +209,16 @@ mod tests {
         assert!(pick(&small, Limits::DEFAULT).is_some());
         small.objects = Objects::default();
         assert!(pick(&small, Limits::DEFAULT).is_none());
+    }
+
+    /// A KVS of a megabyte was written anew for every 16 KiB: 24 times what was put.
+    #[test]
+    fn a_small_tree_waits_until_a_good_part_of_it_is_new() {
+        assert_eq!(quiet(&[(16, 1)], &[(1000, 1)]), None);
+        assert_eq!(quiet(&[(16, 1), (16, 1), (16, 1)], &[(1000, 1)]), None);
+        assert_eq!(quiet(&[], &[(16, 1), (48, 1), (1000, 1)]), None);
+        assert!(quiet(&[(170, 1), (170, 1)], &[(1000, 1)]).is_some());
+        assert!(quiet(&[], &[(340, 9), (1000, 1)]).is_some());
     }
 
     /// No leaf of gigabytes is written for the rests of a few units.
