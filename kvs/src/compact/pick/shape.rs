@@ -222,8 +222,12 @@ impl TreeShape {
 
     /// Bytes of keys and values on the medium, and what more objects than are needed take.
     pub(super) fn bytes(&self) -> u64 {
-        let stored = self.root.kblock_bytes() + self.leaf_index_bytes() + self.vblock_bytes;
-        stored + self.surplus_unit_bytes()
+        self.stored_bytes() + self.surplus_unit_bytes()
+    }
+
+    /// Bytes of kblocks and vblocks on the medium.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.root.kblock_bytes() + self.leaf_index_bytes() + self.vblock_bytes
     }
 
     /// Bytes of vblocks that nothing refers to.

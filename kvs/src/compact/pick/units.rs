@@ -35,8 +35,8 @@ impl TreeShape {
     pub(super) fn surplus_unit_bytes(&self) -> u64 {
         let kvsets = self.objects.kvsets.saturating_sub(self.least_kvsets());
         let surplus = bytes(kvsets, self.surplus_vblocks());
-        // Where they are next to nothing, it is not looked at all objects.
-        let is_little = surplus.saturating_mul(2 * FRESH_PART) < self.vblock_bytes;
+        // Where they are next to nothing, the objects are not looked at: this is asked for often.
+        let is_little = surplus.saturating_mul(2 * FRESH_PART) < self.stored_bytes();
         if is_little || self.is_fresh() { surplus } else { 0 }
     }
 
@@ -81,12 +81,21 @@ impl TreeShape {
         let long_bytes = LONG_VBLOCK_BYTES.min(object_bytes / 2).max(1);
         let least = 1 + leaf.value_bytes() / long_bytes;
         let vblocks = leaf.vblocks_max().saturating_sub(least).min(self.surplus_vblocks());
-        worth((bytes(0, vblocks) + surplus_of(leaf)).min(self.surplus_unit_bytes()), written_bytes)
+        self.worth(bytes(0, vblocks) + surplus_of(leaf), written_bytes)
     }
 
     /// What a merge of a leaf lets go of.
     pub(super) fn merged_unit_bytes(&self, leaf: &NodeShape, written_bytes: u64) -> u64 {
-        worth(surplus_of(leaf).min(self.surplus_unit_bytes()), written_bytes)
+        self.worth(surplus_of(leaf), written_bytes)
+    }
+
+    /// What a job on a leaf lets go of, as far as the tree has so much too many, and if it is worth
+    /// what it writes; else 0.
+    fn worth(&self, unit_bytes: u64, written_bytes: u64) -> u64 {
+        match worth(unit_bytes, written_bytes) {
+            0 => 0,
+            unit_bytes => worth(unit_bytes.min(self.surplus_unit_bytes()), written_bytes),
+        }
     }
 }
 
@@ -98,6 +107,7 @@ fn bytes(kvsets: u64, vblocks: u64) -> u64 {
     kvsets * KVSET_UNIT_BYTES + vblocks * VBLOCK_UNIT_BYTES
 }
 
+/// What a job lets go of, if that is worth what it writes; else 0.
 fn worth(unit_bytes: u64, written_bytes: u64) -> u64 {
     if unit_bytes.saturating_mul(WORTH_WRITING) >= written_bytes { unit_bytes } else { 0 }
 }
