@@ -184,7 +184,7 @@ impl Bell {
         std::mem::take(&mut self.shared.state.lock().rung)
     }
 
-    /// A step, where no thread takes them, by somebody who does not hold the pool.
+    /// A step, where no thread takes them. A test that has the bell need not hold the pool.
     #[cfg(test)]
     pub(crate) fn step(&self) -> bool {
         self.shared.step() == Progress::More

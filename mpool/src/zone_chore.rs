@@ -170,8 +170,8 @@ mod tests {
         readers
     }
 
-    /// What was deleted dies when its last reader lets go of it, and nobody commits anything then:
-    /// the zone stayed as it was until somebody did.
+    /// A deleted mblock dies when its last handle drops, which is no commit: its zone stayed as it
+    /// was until the next commit rang the bell.
     #[test]
     fn housekeeping_wakes_when_the_last_reader_leaves() {
         let pool = create(Arc::new(SimDevice::zoned(LIMITS)));

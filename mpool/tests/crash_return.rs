@@ -90,8 +90,8 @@ impl Workload for Returns {
     }
 }
 
-/// Each step commits an object behind room that nobody needs after all, in place of the one before;
-/// then it moves down, and the end is cut off.
+/// Each step reserves room, commits an object behind it in place of the one before, and gives the
+/// room back unused. Then the object moves down, and the end is cut off.
 struct MovesDown;
 
 fn moved_len(n: u32) -> usize {

@@ -202,7 +202,7 @@ fn the_later_copy_of_a_label_counts() {
     assert!(refused.contains("older copy"), "{refused}");
 }
 
-/// A volume of an earlier program has one copy. Where it was lost, nobody told it.
+/// A volume of an earlier program has one copy. An open that wrote a lost second copy did not warn.
 #[test]
 fn a_volume_without_a_second_copy_gets_it_at_open() {
     let old = pair();

@@ -14,7 +14,7 @@ impl<T: Send + 'static> Aside<T> {
         Self(Some(value))
     }
 
-    /// Takes it out: whoever has it now drops it.
+    /// Takes it out: it is dropped where the caller drops it.
     pub(crate) fn into_inner(mut self) -> T {
         self.0.take().expect("it is taken out once")
     }

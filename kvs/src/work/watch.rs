@@ -19,8 +19,8 @@ impl Store {
     }
 
     /// What the picker would decide on, were it asked now. It takes no lock for longer the larger
-    /// the tree is: which nodes refer to its vblocks is found anew. The picker's own index would be
-    /// locked meanwhile, and copied by the picker where it is followed while somebody has it.
+    /// the tree is: which nodes refer to its vblocks is found anew. To use the picker's index, the
+    /// picture would lock it, and the picker would copy it as long as the picture is there.
     pub(crate) fn picture(&self, tree: &Tree, aside: &Aside) -> (TreeShape, Limits) {
         let (admitted_bytes, is_quiet) = {
             let mut jobs = self.jobs.lock();

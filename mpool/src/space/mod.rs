@@ -139,8 +139,8 @@ impl Space {
     ) -> Result<Room> {
         let room = match to {
             MoveTo::Below(end) => {
-                // Nobody is refused anything: the object stays where it is, and the next look tries
-                // it again.
+                // No refusal is counted: the object stays where it is, and the next look of the
+                // chore tries again.
                 let full = || Error::Full { need_bytes: bytes, free_bytes: self.free_bytes() };
                 return from.room_before(bytes, end)?.ok_or_else(full);
             }

@@ -11,7 +11,7 @@
 //! 3. All objects beyond it move below it, those at the end first.
 //!
 //! So a pool that is written to all the time is left alone, and what moves is at most as much as
-//! the volume is too long by.
+//! the volume is too long by, and what objects in several extents have below the goal.
 
 use super::{ALLOC_UNIT, extent::Extent};
 use crate::id::MblockId;
