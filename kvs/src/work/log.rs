@@ -81,7 +81,7 @@ impl Store {
 mod tests {
     use crate::db::Database;
     use crate::options::{Durability, Options};
-    use mpool::{Device, Pool, SimDevice};
+    use mpool::{Pool, SimDevice};
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
@@ -133,31 +133,6 @@ mod tests {
         assert_eq!(kvs.get(&[7]).unwrap().unwrap().value, vec![7; 1_000_000]);
         rest(&db);
         assert_eq!(log_bytes(&db), 16 * MIB);
-    }
-
-    /// It lay behind everything else, and the file stayed as long as it had been with a long log.
-    #[test]
-    fn the_short_log_does_not_keep_the_file_long() {
-        let device = SimDevice::new(4 << 30);
-        let mut options = options(0);
-        options.pool.background = false;
-        options.pool.grow_step_bytes = MIB;
-        options.pool.returning = Some(mpool::ReturnOptions { after_s: 0, ..Default::default() });
-        let db = database(&device, options);
-        let kvs = db.create_kvs("k").unwrap();
-        for n in 0..100_u8 {
-            kvs.put(&[n], &vec![n; 1_000_000], Durability::Sync).unwrap();
-        }
-        assert!(log_bytes(&db) >= (16 + 3 * 32) * MIB);
-        for _ in 0..4 {
-            db.store().rest_log().unwrap();
-            db.compact().unwrap();
-            while db.pool().tidy() {}
-            db.refresh_moved().unwrap();
-        }
-        assert_eq!(log_bytes(&db), 16 * MIB);
-        let (len, used) = (device.geometry().len_bytes, db.pool().info().used_bytes);
-        assert!(len <= used + used / 4, "{} MiB for {} MiB", len / MIB, used / MIB);
     }
 
     /// The put that found the tail full filled the next segment with zeros itself.
