@@ -7,18 +7,20 @@
 use crate::{
     address::{VolumeId, offset_of},
     catalog::Catalog,
-    error::Scope,
+    error::{Result, Scope},
     id::MblockId,
+    mblock::{Mblock, sums},
     mdc::log::Log,
     parts::Parts,
     space::{
-        MoveTo,
+        Room,
         extent::Extent,
-        shorten::{self, Shorten, Stretch},
+        lower::Below,
+        shorten::{self, Moves, Shorten, Stretch},
         volume::VolumeSpace,
     },
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 #[derive(Default)]
 pub(crate) struct MoveDown {
@@ -27,50 +29,75 @@ pub(crate) struct MoveDown {
     stuck: BTreeSet<MblockId>,
 }
 
-/// What moves below `goal`, the last first.
 struct Plan {
     volume: VolumeId,
-    goal: u64,
-    /// In reverse.
-    left: Vec<MblockId>,
+    moves: Moves,
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MoveStep {
+    /// There is nothing to move, or nothing finds room.
+    Nothing,
+    /// There is, when readers of old places are gone, or more is free.
+    Waits,
+    /// One mblock of so many bytes has moved.
+    Moved(u64),
 }
 
 impl MoveDown {
-    /// Moves one mblock, and returns its bytes; 0 if there is nothing to move.
-    pub(crate) fn step(&mut self, pool: &Parts) -> u64 {
+    /// Moves one mblock.
+    pub(crate) fn step(&mut self, pool: &Parts) -> MoveStep {
         if self.plan.is_none() {
             self.plan = self.look(pool);
         }
-        while let Some(plan) = &mut self.plan
-            && let Some(id) = plan.left.pop()
-        {
-            let (volume, goal) = (plan.volume, plan.goal);
-            if pool.space.of(volume).is_none_or(|space| space.is_evacuating()) {
-                break;
-            }
-            // It has gone to another volume, or has been deleted.
-            if pool.table.read().mblocks.get(&id).is_none_or(|object| object.volume() != volume) {
+        let step = self.go_on(pool);
+        if step == MoveStep::Nothing {
+            self.forget();
+        }
+        step
+    }
+
+    /// The next step takes another look.
+    pub(crate) fn forget(&mut self) {
+        self.plan = None;
+    }
+
+    fn go_on(&mut self, pool: &Parts) -> MoveStep {
+        let Some(Plan { volume, moves }) = &mut self.plan else { return MoveStep::Nothing };
+        let space = pool.space.of(*volume).filter(|space| !space.is_evacuating());
+        let Some(space) = space else { return MoveStep::Nothing };
+        while let Some((id, below)) = moves.next() {
+            let object = pool.table.read().mblocks.get(&id).cloned();
+            let Some(object) = object.filter(|object| object.volume() == *volume) else {
+                // It has gone to another volume, or has been deleted.
+                moves.done(0);
                 continue;
+            };
+            let bytes = sums::total_len(object.len_bytes());
+            if !space.affords_move(bytes) {
+                return MoveStep::Waits;
             }
-            match pool.relocate(id, MoveTo::Below(goal)) {
-                // It has been deleted meanwhile.
-                Ok(0) => {}
-                Ok(bytes) => {
-                    tracing::debug!(%volume, %id, bytes, goal, "moved from the end of a volume");
-                    return bytes;
+            match move_down(pool, &space, (&object, below)) {
+                Ok(Some((0, _))) => moves.done(0),
+                Ok(Some((bytes, end))) => {
+                    moves.done(end);
+                    tracing::debug!(%volume, %id, bytes, end, "moved from the end of a volume");
+                    return MoveStep::Moved(bytes);
                 }
+                Ok(None) => moves.put_off(bytes),
                 Err(error) if error.scope() == Scope::Object => {
                     tracing::warn!(%volume, %id, %error, "an mblock could not be moved");
                     self.stuck.insert(id);
+                    return MoveStep::Nothing;
                 }
                 Err(error) => {
-                    tracing::debug!(%volume, %id, %error, goal, "the end of a volume stays");
-                    break;
+                    tracing::debug!(%volume, %id, %error, "the end of a volume stays");
+                    return MoveStep::Nothing;
                 }
             }
         }
-        self.plan = None;
-        0
+        MoveStep::Nothing
     }
 
     fn look(&self, pool: &Parts) -> Option<Plan> {
@@ -85,10 +112,10 @@ impl MoveDown {
                     tracing::debug!(%volume, needed_bytes, "a log keeps the end of a volume");
                     None
                 }
-                Shorten::Move { goal, ids } => {
-                    let objects = ids.len();
+                Shorten::Move(moves) => {
+                    let (goal, objects) = (moves.goal, moves.len());
                     tracing::debug!(%volume, needed_bytes, goal, objects, "the end of a volume is to be cleared");
-                    Some(Plan { volume, goal, left: ids.into_iter().rev().collect() })
+                    Some(Plan { volume, moves })
                 }
             }
         })
@@ -118,6 +145,19 @@ impl MoveDown {
         let logs_end = last_of(&mut logs).map_or(0, Extent::end);
         Stretch { needed_bytes, logs_end: logs_end.max(stuck_end), objects }
     }
+}
+
+/// The bytes moved, 0 if it was deleted meanwhile, and where the new place ends; `None` if there is
+/// no room for it.
+fn move_down(
+    pool: &Parts,
+    space: &Arc<VolumeSpace>,
+    (object, below): (&Mblock, Below),
+) -> Result<Option<(u64, u64)>> {
+    let bytes = sums::total_len(object.len_bytes());
+    let Some(lease) = space.room_below(bytes, below)? else { return Ok(None) };
+    let end = lease.extents().iter().map(|extent| offset_of(extent.end())).max().unwrap_or(0);
+    pool.move_into(Room::Places(lease), object).map(|moved| Some((moved, end)))
 }
 
 #[cfg(test)]
@@ -180,16 +220,18 @@ mod tests {
     #[test]
     fn the_end_is_cleared_and_cut_off_when_its_last_reader_leaves() {
         let device = SimDevice::new(1 << 30);
-        let (pool, kept) = long(&device);
+        let (pool, mut kept) = long(&device);
         let before = end(&device);
         let used = pool.info().used_bytes;
+        let ids: Vec<_> = kept.iter().map(Mblock::id).collect();
+        let (first, last) = (kept.remove(0), kept.remove(7));
+        drop(kept);
         while pool.tidy() {}
         assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8, "the first stays");
-        assert!(kept[1..].iter().all(Mblock::has_moved) && !kept[0].has_moved());
-        assert_eq!(end(&device), before, "the old places are held");
-        assert_eq!(first_page(&kept[8]), 39);
-        let ids: Vec<_> = kept.iter().map(Mblock::id).collect();
-        drop(kept);
+        assert!(last.has_moved() && !first.has_moved());
+        assert_eq!(end(&device), before, "the old place is held");
+        assert_eq!(first_page(&last), 39);
+        drop((first, last));
         while pool.tidy() {}
         assert_eq!(pool.info().used_bytes, used);
         assert!(end(&device) <= used + used / 8 + MIB, "{} for {used}", end(&device));
@@ -229,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_stays_and_the_rest_moves() {
+    fn what_cannot_be_read_stays_and_what_is_behind_it_moves() {
         let device = SimDevice::new(1 << 30);
         let (pool, mut kept) = long(&device);
         // The last but two.
@@ -239,7 +281,8 @@ mod tests {
         drop(kept);
         device.flip_bit(at + 5000, 3);
         while pool.tidy() {}
-        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 7);
+        let moved = pool.volumes.metrics().mblocks_moved.get();
+        assert_eq!(moved, 2, "what lies before it would move for nothing");
         let place_now = pool.journal.read(|catalog| catalog.mblocks.get(&rotten).cloned()).unwrap();
         assert_eq!(place_now, place);
         assert_eq!(end(&device), place.extents[0].end());
@@ -260,16 +303,44 @@ mod tests {
         assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8);
     }
 
-    /// Each look counted as an allocation that was refused for want of space.
-    #[test]
-    fn what_finds_no_room_below_stays_and_counts_as_no_refusal() {
-        let device = SimDevice::new(1 << 30);
+    /// Four hundred objects of 64 KiB, every second of which is deleted, and one behind them.
+    fn scattered(device: &SimDevice, len: u64) -> (Arc<Pool>, Mblock) {
         let pool = Pool::create(Arc::new(device.clone()), &options()).unwrap();
         let short: Vec<Mblock> = (0..400).map(|_| object(&pool, 60_000, 1)).collect();
-        drop(object(&pool, 3 * MIB, 9));
+        let last = object(&pool, len, 9);
         let gone: Vec<_> = short.iter().step_by(2).map(Mblock::id).collect();
         drop(short);
         pool.commit(vec![], &gone).unwrap();
+        (pool, last)
+    }
+
+    /// One object that fitted nowhere kept the file as long as it was, for ever.
+    #[test]
+    fn others_move_so_that_the_last_finds_room() {
+        let device = SimDevice::new(1 << 30);
+        let (pool, last) = scattered(&device, 3 * MIB);
+        let used = pool.info().used_bytes;
+        let id = last.id();
+        drop(last);
+        for _ in 0..4 {
+            while pool.tidy() {}
+        }
+        assert_eq!(first_page(&pool.mblock(id).unwrap()), 9);
+        assert!(end(&device) <= used + used / 4 + 4 * MIB, "{} for {used}", end(&device));
+        let moved = || pool.volumes.metrics().mblocks_moved.get();
+        let before = moved();
+        assert!(before < 200, "{before}: what lies low stays");
+        for _ in 0..4 {
+            while pool.tidy() {}
+        }
+        assert_eq!(moved(), before, "there is an end to it");
+    }
+
+    /// Each look counted as an allocation that was refused for want of space.
+    #[test]
+    fn what_finds_no_room_below_stays_and_counts_as_no_refusal() {
+        let (pool, last) = scattered(&SimDevice::new(1 << 30), 14 * MIB);
+        drop(last);
         let space = pool.space.of(crate::VolumeId::ROOT).unwrap();
         for _ in 0..3 {
             while pool.tidy() {}
@@ -277,6 +348,47 @@ mod tests {
         }
         assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 0);
         assert_eq!(pool.volumes.metrics().space_refused.get(), 0);
+    }
+
+    /// All that moved took its room twice for as long as a scan held what it read.
+    #[test]
+    fn what_moves_waits_while_many_old_places_are_held() {
+        let device = SimDevice::new(1 << 30);
+        let (pool, kept) = long(&device);
+        let used = pool.info().used_bytes;
+        for _ in 0..3 {
+            while pool.tidy() {}
+        }
+        let twice = pool.info().used_bytes - used;
+        assert!(twice > 0 && twice <= (used + twice) / 8, "{twice} of {used}");
+        drop(kept);
+        while pool.tidy() {}
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8);
+        assert_eq!(pool.info().used_bytes, used);
+    }
+
+    /// Moves took what the disk had left, and then puts were refused.
+    #[test]
+    fn nothing_moves_into_what_writers_need() {
+        let device = SimDevice::new(1 << 30);
+        let (pool, kept) = long(&device);
+        drop(kept);
+        let space = pool.space.of(crate::VolumeId::ROOT).unwrap();
+        // The free range becomes holes.
+        space.look();
+        while space.give_back().unwrap() > 0 {}
+        let left = |bytes: u64| Faults {
+            enospc_after_bytes: Some(end(&device) + bytes),
+            enospc_is_told: true,
+            ..Faults::default()
+        };
+        device.set_faults(left(10 * MIB));
+        let free = pool.info().free_bytes;
+        while pool.tidy() {}
+        assert_eq!((pool.volumes.metrics().mblocks_moved.get(), pool.info().free_bytes), (0, free));
+        device.set_faults(left(200 * MIB));
+        while pool.tidy() {}
+        assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8);
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::{
     reaper::Reaper,
     scrub::control::Control,
     segment::Segment,
-    space::{ALLOC_UNIT, Lease, MoveTo, Space},
+    space::{ALLOC_UNIT, Lease, Space},
     superblock::FORMAT_MAJOR,
     tidy::{Registered, Tidy},
     volume::{Volume, Volumes},
@@ -221,8 +221,8 @@ impl Pool {
     }
 
     /// Moves one mblock to another place: see [`Parts::relocate`].
-    pub(crate) fn relocate(&self, id: MblockId, to: MoveTo) -> Result<u64> {
-        Parts::of(self).relocate(id, to)
+    pub(crate) fn relocate(&self, id: MblockId) -> Result<u64> {
+        Parts::of(self).relocate(id)
     }
 
     pub(crate) fn sink(&self, priority: Priority) -> Sink {

@@ -20,7 +20,7 @@ use crate::{
     },
     mblock::{Finished, Mblock, MblockWriter, Sink, sums},
     parts::Parts,
-    space::MoveTo,
+    space::Room,
 };
 use std::sync::Arc;
 
@@ -28,14 +28,20 @@ use std::sync::Arc;
 const COPY_BYTES: u64 = 256 << 10;
 
 impl Parts {
-    /// Moves one mblock to another place. Returns the bytes moved; 0 if it was deleted meanwhile.
-    /// Blocks on the drive.
-    pub(crate) fn relocate(&self, id: MblockId, to: MoveTo) -> Result<u64> {
+    /// Moves one mblock off its volume if that is being emptied, else together with others on it.
+    /// Returns the bytes moved; 0 if it was deleted meanwhile. Blocks on the drive.
+    pub(crate) fn relocate(&self, id: MblockId) -> Result<u64> {
         let Some(old) = self.table.read().mblocks.get(&id).cloned() else { return Ok(0) };
         let from = self.space.of(old.volume()).expect("an object's volume has a space");
-        let room = self.space.room_to_move(sums::total_len(old.len_bytes()), &from, to)?;
+        let room = self.space.room_to_move(sums::total_len(old.len_bytes()), &from)?;
+        self.move_into(room, &old)
+    }
+
+    /// The same, into room that was found for it.
+    pub(crate) fn move_into(&self, room: Room, old: &Mblock) -> Result<u64> {
+        let id = old.id();
         let writer = MblockWriter::new(id, old.len_bytes(), room, sink(self));
-        let finished = copy(&old, writer)?;
+        let finished = copy(old, writer)?;
         self.volumes.flush()?;
         let mut moved = None;
         let change = [finished.placed()];

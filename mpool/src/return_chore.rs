@@ -13,7 +13,7 @@
 //! it: the pieces follow each other, and with an `after_s` of 0 there is no clock in it.
 
 use crate::{
-    move_down::MoveDown,
+    move_down::{MoveDown, MoveStep},
     options::ReturnOptions,
     parts::Parts,
     space::{Space, give_back::RETURN_MIN},
@@ -44,13 +44,15 @@ struct Timetable {
     bytes_per_second: Option<u64>,
     /// Nothing goes before.
     next: Duration,
+    /// Since when what is to move has waited for readers.
+    waiting: Option<Duration>,
 }
 
 impl Timetable {
     fn new(options: &ReturnOptions, background: bool) -> Self {
         let rest = Duration::from_secs(options.after_s.into());
         let bytes_per_second = background.then_some(options.bytes_per_second);
-        Self { rest, bytes_per_second, next: rest }
+        Self { rest, bytes_per_second, next: rest, waiting: None }
     }
 
     /// How long to wait, if at all.
@@ -64,6 +66,18 @@ impl Timetable {
             Duration::from_micros(bytes.saturating_mul(1_000_000) / rate.max(1))
         });
         self.next = now + pause;
+        self.waiting = None;
+    }
+
+    /// What is to go waits for readers: whether to come back for it soon. Not for ever, as what is
+    /// freed meanwhile does not rest before another look.
+    fn waits(&mut self, now: Duration) -> bool {
+        let since = *self.waiting.get_or_insert(now);
+        let goes_on = now.saturating_sub(since) < self.rest;
+        if goes_on {
+            self.next = now + LOOK_MIN;
+        }
+        goes_on
     }
 
     /// Nothing is left to go: another look has been taken.
@@ -71,6 +85,7 @@ impl Timetable {
         // Nobody rings for space that is freed, so the thread looks by the clock.
         let least = self.bytes_per_second.map_or(Duration::ZERO, |_| LOOK_MIN);
         self.next = now + self.rest.max(least);
+        self.waiting = None;
     }
 }
 
@@ -81,16 +96,16 @@ impl ReturnChore {
         Self { pool, began, timetable, move_down: MoveDown::default() }
     }
 
-    /// One piece or one object; returns what it counts as, 0 if there is none.
-    fn give_back(&mut self) -> u64 {
-        let bytes = match give_back(&self.pool.space) {
-            0 => self.move_down.step(&self.pool).saturating_mul(MOVE_COST),
-            bytes => bytes,
+    /// One piece, or one object, which counts as more than it has.
+    fn give_back(&mut self) -> MoveStep {
+        let step = match give_back(&self.pool.space) {
+            0 => self.move_down.step(&self.pool),
+            bytes => return MoveStep::Moved(bytes),
         };
-        if bytes > 0 {
-            self.pool.space.publish();
+        match step {
+            MoveStep::Moved(bytes) => MoveStep::Moved(bytes.saturating_mul(MOVE_COST)),
+            other => other,
         }
-        bytes
     }
 }
 
@@ -126,16 +141,24 @@ impl Chore for ReturnChore {
             // What is free now is free long enough.
             look(&self.pool.space);
         }
-        let bytes = self.give_back();
+        let step = self.give_back();
         let now = self.began.elapsed();
-        if bytes > 0 {
-            // A short piece costs the disk as much as a longer one.
-            self.timetable.gone(bytes.max(RETURN_MIN), now);
-            return self.timetable.wait(now).map_or(Progress::More, Progress::Later);
-        }
-        look(&self.pool.space);
-        self.timetable.looked(now);
-        self.timetable.wait(now).map_or(Progress::Idle, Progress::Later)
+        let at_once = match step {
+            MoveStep::Moved(bytes) => {
+                self.pool.space.publish();
+                // A short piece costs the disk as much as a longer one.
+                self.timetable.gone(bytes.max(RETURN_MIN), now);
+                Progress::More
+            }
+            MoveStep::Waits if self.timetable.waits(now) => Progress::Idle,
+            MoveStep::Waits | MoveStep::Nothing => {
+                self.move_down.forget();
+                look(&self.pool.space);
+                self.timetable.looked(now);
+                Progress::Idle
+            }
+        };
+        self.timetable.wait(now).map_or(at_once, Progress::Later)
     }
 }
 
@@ -154,6 +177,12 @@ mod tests {
         assert_eq!(timetable.wait(seconds(61)), Some(seconds(2)));
         timetable.looked(seconds(70));
         assert_eq!(timetable.wait(seconds(129)), Some(seconds(1)));
+        assert!(timetable.waits(seconds(130)));
+        assert_eq!(timetable.wait(seconds(130)), Some(LOOK_MIN));
+        assert!(timetable.waits(seconds(189)));
+        assert!(!timetable.waits(seconds(190)), "another look is due");
+        timetable.looked(seconds(190));
+        assert!(timetable.waits(seconds(250)));
         let mut timetable = Timetable::new(&options, false);
         timetable.gone(1 << 40, seconds(61));
         assert_eq!(timetable.wait(seconds(61)), None, "its caller paces it");

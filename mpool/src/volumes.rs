@@ -24,7 +24,7 @@ use crate::{
     pool::Pool,
     session::{self, Session},
     site,
-    space::{MoveTo, extent::FreeExtents, volume::VolumeSpace},
+    space::{extent::FreeExtents, volume::VolumeSpace},
 };
 use std::{
     path::{Path, PathBuf},
@@ -346,7 +346,7 @@ impl Pool {
                     done.left = self.logs_on(id);
                     return Ok(done);
                 }
-                match self.relocate(*mblock, MoveTo::Elsewhere) {
+                match self.relocate(*mblock) {
                     Ok(bytes) => {
                         done.moved += 1;
                         done.moved_bytes += bytes;

@@ -11,7 +11,6 @@ use crate::{
     mblock::Mblock,
     parts::Parts,
     space::{
-        MoveTo,
         clear::{self, Clear, Sealed, ZoneSnapshot},
         volume::VolumeSpace,
     },
@@ -56,7 +55,7 @@ impl ZoneChore {
         let Some(id) = self.lives_in(space, zone).into_iter().next() else {
             return Progress::Idle;
         };
-        match pool.relocate(id, MoveTo::Elsewhere) {
+        match pool.relocate(id) {
             Ok(bytes) => {
                 tracing::debug!(volume = %space.id(), zone, %id, bytes, "moved out of a zone");
                 if self.no_room.remove(&space.id()).is_some() {

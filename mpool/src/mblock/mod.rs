@@ -213,7 +213,9 @@ impl Mblock {
     /// Its move to another place is durable: this place goes back when the last handle does.
     pub(crate) fn mark_moved(&self) {
         // Release pairs with the Acquire in `has_moved`.
-        self.shared.moved.store(true, Ordering::Release);
+        if !self.shared.moved.swap(true, Ordering::Release) {
+            self.shared.lease.space().leave(self.shared.layout.len());
+        }
         self.mark_deleted();
     }
 }
@@ -227,6 +229,9 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if self.moved.load(Ordering::Acquire) {
+            self.lease.space().let_go(self.layout.len());
+        }
         if self.retired.load(Ordering::Acquire) {
             self.held().sub(self.layout.len());
             // Cached pages of this object must be gone before the lease frees the extent: the next

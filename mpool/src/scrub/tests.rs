@@ -3,7 +3,7 @@
 use super::{objects::Object, *};
 use crate::{
     Device, MediaClass, Options, Priority, SimDevice, device::Geometry, journal::owner_word,
-    mblock::Mblock, sim::Seeded, space::MoveTo,
+    mblock::Mblock, sim::Seeded,
 };
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, fs::File, io, ops::Range};
@@ -465,7 +465,7 @@ fn a_clean_pool_has_no_findings_whatever_happens_meanwhile() {
                 }
                 pond.mdc.append(&content(n, 3000), &mut || vec![content(n, 9000)]).unwrap();
                 for id in pool.mblock_ids().into_iter().take(2) {
-                    pool.relocate(id, MoveTo::Elsewhere).unwrap();
+                    pool.relocate(id).unwrap();
                 }
                 if n % 8 == 0 {
                     let staging = pool.volumes()[1].id;

@@ -14,6 +14,7 @@ pub(crate) mod give_back;
 pub(crate) mod grant;
 mod holes;
 pub(crate) mod layout;
+pub(crate) mod lower;
 mod ranges;
 pub(crate) mod shorten;
 pub(crate) mod volume;
@@ -52,15 +53,6 @@ pub(crate) enum Room {
     Places(Lease),
     /// A promise; the drive decides where, append by append.
     Zones(ZoneGrant),
-}
-
-/// Where an object is moved to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MoveTo {
-    /// Off its volume if that is being emptied, else together with others on it.
-    Elsewhere,
-    /// Below this offset of its volume.
-    Below(u64),
 }
 
 impl Space {
@@ -130,28 +122,13 @@ impl Space {
         self.first_fit(bytes, placement.class, What::Object, |space| space.room(bytes, placement))
     }
 
-    /// Room for an object of volume `from` that is moved.
-    pub(crate) fn room_to_move(
-        &self,
-        bytes: u64,
-        from: &Arc<VolumeSpace>,
-        to: MoveTo,
-    ) -> Result<Room> {
-        let room = match to {
-            MoveTo::Below(end) => {
-                // No refusal is counted: the object stays where it is, and the next look of the
-                // chore tries again.
-                let full = || Error::Full { need_bytes: bytes, free_bytes: self.free_bytes() };
-                return from.room_before(bytes, end)?.ok_or_else(full);
-            }
-            MoveTo::Elsewhere if !from.is_evacuating() => from.room_to_move(bytes),
-            MoveTo::Elsewhere => {
-                let class = from.class();
-                return self
-                    .first_fit(bytes, class, What::Object, |space| space.room_to_move(bytes));
-            }
-        };
-        room?.ok_or_else(|| self.full(bytes))
+    /// Room for an object of volume `from` that is moved: off that volume if it is being emptied,
+    /// else together with others on it.
+    pub(crate) fn room_to_move(&self, bytes: u64, from: &Arc<VolumeSpace>) -> Result<Room> {
+        if !from.is_evacuating() {
+            return from.room_to_move(bytes)?.ok_or_else(|| self.full(bytes));
+        }
+        self.first_fit(bytes, from.class(), What::Object, |space| space.room_to_move(bytes))
     }
 
     fn first_fit<T>(
@@ -295,6 +272,10 @@ impl Lease {
 
     pub(crate) fn volume(&self) -> VolumeId {
         self.space.id()
+    }
+
+    pub(crate) fn space(&self) -> &VolumeSpace {
+        &self.space
     }
 
     /// Gives its end back, so that `bytes` (rounded up to units, at least one) stay.

@@ -49,6 +49,8 @@ pub(crate) struct VolumeSpace {
     /// What was on loan to the disk is back.
     pub(super) returned: Condvar,
     pub(super) gives_back: GivesBack,
+    /// Bytes at places that objects have moved from, and somebody still reads.
+    pub(super) left_bytes: AtomicU64,
     zones: Option<Arc<ZoneSpace>>,
     bell: OnceLock<Bell>,
     /// Percentage of the volume kept for allocations that say they may use it.
@@ -123,6 +125,7 @@ impl VolumeSpace {
             free: Mutex::new(free),
             returned: Condvar::new(),
             gives_back: GivesBack::default(),
+            left_bytes: AtomicU64::new(0),
             zones,
             bell: OnceLock::new(),
             spare_pct,
@@ -231,14 +234,6 @@ impl VolumeSpace {
         self.room_in(bytes, STREAMS_MAX - 1, true)
     }
 
-    /// Room for an object of it that moves below `end`.
-    pub(super) fn room_before(self: &Arc<Self>, bytes: u64, end: u64) -> Result<Option<Room>> {
-        let Some(len) = bytes.max(1).checked_next_multiple_of(ALLOC_UNIT) else { return Ok(None) };
-        let claim = self.free.lock().claim_before(len, end, Shape::Pieces);
-        let lease = claim.map_or(Ok(None), |claim| self.refill(claim))?;
-        Ok(lease.map(Room::Places))
-    }
-
     fn room_in(self: &Arc<Self>, bytes: u64, stream: usize, spare: bool) -> Result<Option<Room>> {
         let Some(zones) = &self.zones else {
             return Ok(self.lease_in(bytes, spare, Shape::Pieces)?.map(Room::Places));
@@ -305,7 +300,7 @@ impl VolumeSpace {
     }
 
     /// What is free and backed, and what the disk below could give beside.
-    fn free_extent_bytes(&self) -> u64 {
+    pub(super) fn free_extent_bytes(&self) -> u64 {
         let (growth, left) = self.to_ask_for();
         let free = self.free.lock();
         free.free_bytes() - free.unpaid_bytes() + growth.min(left)
