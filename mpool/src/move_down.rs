@@ -163,10 +163,11 @@ fn move_down(
 #[cfg(test)]
 mod tests {
     use crate::{
-        Device, Faults, Mblock, MediaClass, Options, Placement, Pool, Priority, ReturnOptions,
-        SimDevice,
+        Device, Faults, Geometry, Mblock, MediaClass, Options, Placement, Pool, Priority,
+        ReturnOptions, SimDevice, tidy::Bell,
     };
-    use std::sync::Arc;
+    use parking_lot::Mutex;
+    use std::{fs::File, io, sync::Arc};
 
     const MIB: u64 = 1 << 20;
 
@@ -389,6 +390,57 @@ mod tests {
         device.set_faults(left(200 * MIB));
         while pool.tidy() {}
         assert_eq!(pool.volumes.metrics().mblocks_moved.get(), 8);
+    }
+
+    /// Housekeeping rings while the label of a volume is written.
+    struct Rings {
+        inner: SimDevice,
+        bell: Mutex<Option<Bell>>,
+    }
+
+    impl Device for Rings {
+        fn geometry(&self) -> Geometry {
+            self.inner.geometry()
+        }
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+            self.inner.read_at(offset, buf)
+        }
+        fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+            self.inner.write_at(offset, buf)
+        }
+        fn write_durable_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+            self.inner.write_durable_at(offset, buf)?;
+            let bell = self.bell.lock().take();
+            while bell.as_ref().is_some_and(Bell::step) {}
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            self.inner.flush()
+        }
+        fn grow(&self, len_bytes: u64) -> io::Result<()> {
+            self.inner.grow(len_bytes)
+        }
+        fn file(&self) -> Option<&File> {
+            None
+        }
+        fn kind(&self) -> &'static str {
+            "rings"
+        }
+    }
+
+    /// An object moved after the session had ended in which that should have been.
+    #[test]
+    fn nothing_moves_once_the_pool_begins_to_end() {
+        let (pool, kept) = long(&SimDevice::new(1 << 30));
+        drop(kept);
+        let inner = SimDevice::new(64 * MIB);
+        let other = Arc::new(Rings { inner, bell: Mutex::default() });
+        pool.add_volume_on(Arc::<Rings>::clone(&other), MediaClass::Staging).unwrap();
+        *other.bell.lock() = Some(pool.tidy.bell().clone());
+        let volumes = Arc::clone(&pool.volumes);
+        drop(pool);
+        assert!(other.bell.lock().is_none(), "it was rung");
+        assert_eq!(volumes.metrics().mblocks_moved.get(), 0);
     }
 
     #[test]

@@ -346,10 +346,10 @@ pub(crate) fn open_on(
     let (mblocks, io) = (table.read().mblocks.len(), queue.backend());
     tracing::info!(mblocks, volumes = records.len(), io, "opened a pool");
     let pool = Arc::new(Pool {
-        _zone_chore: zone_chore,
+        zone_chore,
         _journal_chore: journal_chore,
         _journal_logs: journal_logs,
-        _return_chore: return_chore,
+        return_chore,
         tidy,
         uuid,
         anchor,

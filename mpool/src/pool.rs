@@ -64,9 +64,9 @@ const PROPERTY_NAME_MAX: u64 = PROPERTY_NAME_BYTES_MAX as u64;
 /// The pool. Shared by `Arc`. One process at a time (lock).
 pub struct Pool {
     /// These drop first: the chores use the rest.
-    pub(crate) _zone_chore: Registered,
+    pub(crate) zone_chore: Registered,
     pub(crate) _journal_chore: Registered,
-    pub(crate) _return_chore: Option<Registered>,
+    pub(crate) return_chore: Option<Registered>,
     pub(crate) tidy: Tidy,
     /// After all chores.
     pub(crate) _journal_logs: JournalLogs,
@@ -151,8 +151,16 @@ pub struct FreeSpace {
 
 /// A pool that is closed in order begins a session, so that copies made while it was open are not
 /// taken for what it is afterwards. Where that fails, the volumes are as after a crash.
+///
+/// What moves or clears objects ends before that: what it wrote in the new session would be missing
+/// from a copy that has the session already. The chore of the journal goes on, as the session is
+/// two records in it.
 impl Drop for Pool {
     fn drop(&mut self) {
+        self.zone_chore.end();
+        if let Some(chore) = &self.return_chore {
+            chore.end();
+        }
         if self.volumes.check_writable().is_ok()
             && let Err(error) = self.begin_session()
         {
