@@ -81,7 +81,7 @@ impl Store {
 mod tests {
     use crate::db::Database;
     use crate::options::{Durability, Options};
-    use mpool::{Pool, SimDevice};
+    use mpool::{Pool, ReturnOptions, SimDevice};
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;
@@ -133,6 +133,34 @@ mod tests {
         assert_eq!(kvs.get(&[7]).unwrap().unwrap().value, vec![7; 1_000_000]);
         rest(&db);
         assert_eq!(log_bytes(&db), 16 * MIB);
+    }
+
+    /// The short segment was made while the long ones were there yet, behind everything else. Logs
+    /// do not move, so the file stayed as long as it had been.
+    #[test]
+    fn a_log_rests_low_so_that_the_file_becomes_short() {
+        let device = SimDevice::new(4 << 30);
+        let mut options = options(0);
+        options.pool.background = false;
+        options.pool.returning = Some(ReturnOptions { after_s: 0, ..ReturnOptions::default() });
+        options.pool.grow_step_bytes = MIB;
+        let db = database(&device, options);
+        let kvs = db.create_kvs("k").unwrap();
+        let rest = |db: &Database| {
+            for _ in 0..4 {
+                db.store().rest_log().unwrap();
+                db.compact().unwrap();
+                while db.pool().tidy() {}
+            }
+        };
+        for n in 0..40_u8 {
+            kvs.put(&[n], &vec![n; 1_000_000], Durability::Sync).unwrap();
+        }
+        rest(&db);
+        assert_eq!(log_bytes(&db), 16 * MIB);
+        let info = db.pool().info();
+        let (len, used) = (info.len_bytes, info.used_bytes);
+        assert!(len <= used + used / 4 + 5 * MIB, "{len} for {used}");
     }
 
     /// The put that found the tail full filled the next segment with zeros itself.
