@@ -131,7 +131,7 @@ pub struct Debt {
     pub garbage_bytes: u64,
     /// From where on garbage slows writers down: half of what lives and a memtable.
     pub garbage_slow_bytes: u64,
-    /// Where they are slowest: all that lives and four memtables. They are never stopped for it.
+    /// Where they are slowest: all that lives and two memtables. They are never stopped for it.
     pub garbage_slowest_bytes: u64,
     /// What can be collected, in percent of all kblocks and vblocks: garbage without tombstones,
     /// and what the ends of more objects than are needed take.
