@@ -1,22 +1,24 @@
 //! An engine on ordered maps, for tests and for measuring the server without a store.
 //!
 //! It has the engine's limits and errors, loses everything when dropped, and fails on request:
-//! the next call can be made to fail, lookups can be made cold, walks slow or ended, and the close
-//! endless.
+//! the next call can be made to fail, lookups can be made cold, walks slow or ended,
+//! and the close endless.
+
+mod walks;
 
 use super::{About, Done, Engine, Lookup, Walk, Write, WriteRefused, check_health};
 use bytes::Bytes;
 use kvs::metrics::{Sample, Value};
 use kvs::{
-    Advance, Durability, Entry, Error, Health, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX,
-    KvsInfo, Range, Result, Revision, SnapshotEnd, VALUE_BYTES_MAX,
+    Durability, Entry, Error, Health, Item, KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsInfo,
+    Range, Result, Revision, VALUE_BYTES_MAX,
 };
 use mpool::{Evacuation, ScrubOptions, ScrubProgress, VolumeId};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::thread::ThreadId;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use walks::Walks;
 
 type Map = BTreeMap<Bytes, Entry>;
 
@@ -24,43 +26,8 @@ type Map = BTreeMap<Bytes, Entry>;
 #[derive(Default)]
 pub struct MemoryEngine {
     state: Mutex<State>,
-    fail_next_step: Arc<Mutex<Option<Error>>>,
-    steps: Arc<Steps>,
     hang_close: AtomicBool,
-    hold_walks: AtomicBool,
-    snapshots: Mutex<Vec<Weak<Held>>>,
-    let_go_on: Arc<Mutex<Vec<ThreadId>>>,
-}
-
-/// The snapshot of a walk.
-struct Held {
-    end: Mutex<End>,
-    /// Where it is noted which thread has let go of it.
-    let_go_on: Arc<Mutex<Vec<ThreadId>>>,
-}
-
-/// Whether a snapshot was ended, and what is called when it is.
-#[derive(Default)]
-struct End {
-    is_ended: bool,
-    calls: Vec<Box<dyn FnOnce() + Send>>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut threads = self.let_go_on.lock().expect("no holder panics");
-        threads.push(std::thread::current().id());
-    }
-}
-
-/// How walks go.
-#[derive(Default)]
-struct Steps {
-    /// No walk ever comes to a key.
-    endless: AtomicBool,
-    /// Pauses so far.
-    paused: AtomicU64,
-    after_end: AtomicBool,
+    walks: Walks,
 }
 
 #[derive(Default)]
@@ -102,11 +69,6 @@ impl MemoryEngine {
         self.lock().fail_next = Some(error);
     }
 
-    /// Makes the next step of any walk return `error`.
-    pub fn fail_next_step(&self, error: Error) {
-        *self.fail_next_step.lock().expect("no holder panics") = Some(error);
-    }
-
     /// Makes it say that something has failed, or nothing.
     pub fn set_health(&self, health: Health) {
         self.lock().health = health;
@@ -120,54 +82,6 @@ impl MemoryEngine {
     /// Accepts writes from here on without ever acknowledging them.
     pub fn hold_writes(&self) {
         self.lock().hold_writes = true;
-    }
-
-    /// Makes walks wait with their opening, on the thread of whoever asked, until they may.
-    pub fn hold_walks(&self, hold: bool) {
-        self.hold_walks.store(hold, Ordering::SeqCst);
-    }
-
-    /// Makes all walks find nothing but deleted keys, without end.
-    pub fn endless_walks(&self, endless: bool) {
-        self.steps.endless.store(endless, Ordering::SeqCst);
-    }
-
-    /// Ends the snapshots of all walks that are open.
-    pub fn end_snapshots(&self) {
-        let held = std::mem::take(&mut *self.snapshots.lock().expect("no holder panics"));
-        for held in held {
-            let Some(calls) = held.upgrade().map(|held| {
-                let mut end = held.end.lock().expect("no holder panics");
-                end.is_ended = true;
-                std::mem::take(&mut end.calls)
-            }) else {
-                continue;
-            };
-            for call in calls {
-                call();
-            }
-        }
-    }
-
-    /// Walks that hold a snapshot.
-    pub fn open_snapshots(&self) -> usize {
-        let held = self.snapshots.lock().expect("no holder panics");
-        held.iter().filter(|held| held.strong_count() > 0).count()
-    }
-
-    /// The threads that have let go of the snapshots of walks, in that order.
-    pub fn let_go_on(&self) -> Vec<ThreadId> {
-        self.let_go_on.lock().expect("no holder panics").clone()
-    }
-
-    /// How often walks have paused.
-    pub fn walk_pauses(&self) -> u64 {
-        self.steps.paused.load(Ordering::SeqCst)
-    }
-
-    /// Whether a walk was asked for a value after its snapshot was ended.
-    pub fn was_used_after_end(&self) -> bool {
-        self.steps.after_end.load(Ordering::SeqCst)
     }
 
     /// Makes [`Engine::close`] wait for ever, as it does for a drive that does not answer.
@@ -307,43 +221,10 @@ impl Engine for MemoryEngine {
     }
 
     fn walk(&self, kvs: &str, range: Range, _holder: &str) -> Result<Box<dyn Walk>> {
-        while self.hold_walks.load(Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
+        self.walks.wait_until_let();
         let state = self.enter()?;
-        let inside = |key: &Bytes| {
-            key.starts_with(&range.prefix)
-                && range.start.as_ref().is_none_or(|start| key >= start)
-                && range.end.as_ref().is_none_or(|end| key < end)
-        };
-        let mut items: Vec<Item> = state
-            .space(kvs)?
-            .iter()
-            .filter(|(key, _)| inside(key))
-            .map(|(key, entry)| Item {
-                key: key.clone(),
-                value: entry.value.clone(),
-                revision: entry.revision,
-            })
-            .collect();
-        // The walk pops from the end.
-        if !range.reverse {
-            items.reverse();
-        }
-        let end = Mutex::default();
-        let held = Arc::new(Held { end, let_go_on: Arc::clone(&self.let_go_on) });
-        let mut snapshots = self.snapshots.lock().expect("no holder panics");
-        snapshots.retain(|held| held.strong_count() > 0);
-        snapshots.push(Arc::downgrade(&held));
-        drop(snapshots);
-        Ok(Box::new(MemoryWalk {
-            held: Some(held),
-            items,
-            revision: Revision::new(state.revision),
-            fail_next_step: Arc::clone(&self.fail_next_step),
-            here: None,
-            steps: Arc::clone(&self.steps),
-        }))
+        let items = items_within(state.space(kvs)?, &range);
+        Ok(self.walks.open(items, Revision::new(state.revision)))
     }
 
     fn create_kvs(&self, name: &str) -> Result<()> {
@@ -425,79 +306,25 @@ impl Engine for MemoryEngine {
     }
 }
 
+/// What a walk shows, in the order from its end.
+fn items_within(map: &Map, range: &Range) -> Vec<Item> {
+    let inside = |key: &Bytes| {
+        key.starts_with(&range.prefix)
+            && range.start.as_ref().is_none_or(|start| key >= start)
+            && range.end.as_ref().is_none_or(|end| key < end)
+    };
+    let items = map.iter().filter(|(key, _)| inside(key)).map(|(key, entry)| Item {
+        key: key.clone(),
+        value: entry.value.clone(),
+        revision: entry.revision,
+    });
+    let mut items: Vec<Item> = items.collect();
+    if !range.reverse {
+        items.reverse();
+    }
+    items
+}
+
 fn count(len: usize) -> u64 {
     u64::try_from(len).expect("a length fits")
-}
-
-struct MemoryWalk {
-    /// `None` once it has met its end.
-    held: Option<Arc<Held>>,
-    items: Vec<Item>,
-    revision: Revision,
-    fail_next_step: Arc<Mutex<Option<Error>>>,
-    here: Option<Item>,
-    steps: Arc<Steps>,
-}
-
-impl MemoryWalk {
-    fn here(&self) -> &Item {
-        self.here.as_ref().expect("the walk is on a key")
-    }
-}
-
-impl Walk for MemoryWalk {
-    fn advance(&mut self, _steps_max: u32) -> Result<Advance> {
-        let failure = self.fail_next_step.lock().expect("no holder panics").take();
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        self.check()?;
-        if self.steps.endless.load(Ordering::SeqCst) {
-            self.steps.paused.fetch_add(1, Ordering::SeqCst);
-            return Ok(Advance::Paused);
-        }
-        self.here = self.items.pop();
-        Ok(if self.here.is_some() { Advance::Key } else { Advance::End })
-    }
-
-    fn key(&self) -> &[u8] {
-        self.here.as_ref().map_or(b"deleted", |item| &item.key)
-    }
-
-    fn key_revision(&self) -> Revision {
-        self.here().revision
-    }
-
-    fn value_len(&self) -> usize {
-        self.steps.after_end.fetch_or(self.held.is_none(), Ordering::SeqCst);
-        self.here().value.len()
-    }
-
-    fn value(&self) -> Result<Bytes> {
-        Ok(self.here().value.clone())
-    }
-
-    fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    fn check(&mut self) -> Result<()> {
-        let is_ended = |held: &mut Arc<Held>| held.end.lock().expect("no holder panics").is_ended;
-        drop(self.held.take_if(is_ended));
-        match self.held {
-            Some(_) => Ok(()),
-            None => Err(Error::SnapshotEnded { at: self.revision, why: SnapshotEnd::Requested }),
-        }
-    }
-
-    fn on_end(&self, call: Box<dyn FnOnce() + Send>) {
-        let Some(held) = &self.held else { return call() };
-        let mut end = held.end.lock().expect("no holder panics");
-        if !end.is_ended {
-            end.calls.push(call);
-            return;
-        }
-        drop(end);
-        call();
-    }
 }
