@@ -48,7 +48,8 @@ pub struct Bodies {
 impl Bodies {
     /// Bodies that hold at most `budget` and come at least at `rate_min` bytes per second.
     pub fn new(budget: Budget, rate_min: u64) -> Self {
-        let pace = Pace { bytes_per_s: rate_min, behind_max: BEHIND_MAX };
+        // Bodies are under `request_timeout` as a whole, too: there is no resting on what came.
+        let pace = Pace { bytes_per_s: rate_min, behind_max: BEHIND_MAX, ahead_bytes_max: 0 };
         Self { budget, pace, turn: Mutex::new(()) }
     }
 

@@ -1,7 +1,7 @@
 //! One connection: what it is doing, and when it has done nothing for too long.
 //!
 //! The HTTP library is fed through [`Wire`], which notes when bytes move. From these notes and
-//! the number of requests under way, [`Activity::verdict`] decides, purely, whether the
+//! the number of requests under way a pure rule, which [`watch`] asks, decides whether the
 //! connection has overstayed one of four limits:
 //!
 //! ```text
@@ -13,24 +13,30 @@
 //!
 //! A connection is idle since the last *progress*: a request that came or ended, a piece of a
 //! response that was taken. Other bytes are none, or the pings of HTTP/2 would keep it for ever.
-//! Whether the peer reads fast enough each response keeps account of ([`crate::delivery`]); that
-//! nothing at all can be written is seen here, also of what is too small for an account.
+//! Whether the peer reads fast enough each response keeps account of ([`crate::delivery`]): where
+//! one waits for its peer, its account decides. That nothing can be written of what is too small
+//! for an account is seen here.
 //!
 //! [`watch`] sleeps until the earliest moment at which a limit could be broken and looks again, so
 //! that a request costs a few atomic stores and no timer. HTTP/2 connections have no head phase:
 //! their frames belong to the HTTP library. Of theirs a header block that goes on in another frame
 //! is under the limit on heads.
 
-use crate::delivery::{Delivery, Protocol};
+mod wire;
+
+use crate::delivery::{Delivered, Delivery, Protocol};
 use crate::pace::Pace;
 use parking_lot::Mutex;
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+pub use wire::Wire;
+
+/// What a peer may be ahead of the least rate: what the receiving side of a connection may swallow
+/// at once. Linux takes up to 6 MiB into a socket unless it is told otherwise, and programs take
+/// some megabytes between two rests (curl with a limit of its own: 100 times what it reads at
+/// once).
+const AHEAD_BYTES_MAX: u64 = 8 << 20;
 
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +45,8 @@ pub struct Timeouts {
     pub header: Duration,
     /// Without a request.
     pub idle: Duration,
-    /// Without the peer taking any of the bytes that wait for it; also how far it may be behind the
-    /// least rate.
+    /// Without the peer taking any of the bytes that wait for it, of small responses; of others,
+    /// how far it may be behind the least rate.
     pub write: Duration,
     /// Least rate at which a peer takes a response, bytes per second; 0: none.
     pub rate_min: u64,
@@ -49,7 +55,11 @@ pub struct Timeouts {
 impl Timeouts {
     /// How fast a peer must read.
     pub fn pace(&self) -> Pace {
-        Pace { bytes_per_s: self.rate_min, behind_max: self.write }
+        Pace {
+            bytes_per_s: self.rate_min,
+            behind_max: self.write,
+            ahead_bytes_max: AHEAD_BYTES_MAX,
+        }
     }
 }
 
@@ -217,11 +227,6 @@ impl Activity {
             write_blocked: since(&self.write_blocked_since_ms),
         }
     }
-
-    /// Whether the connection has overstayed a limit.
-    pub fn verdict(&self, timeouts: Timeouts) -> Verdict {
-        verdict(self.snapshot(), timeouts)
-    }
 }
 
 impl Default for Activity {
@@ -259,24 +264,35 @@ fn verdict(seen: Snapshot, timeouts: Timeouts) -> Verdict {
 }
 
 /// Returns when the connection has overstayed a limit. `cut` is called for each response that was
-/// given up because its peer read nothing, or too slowly.
-pub async fn watch(activity: Arc<Activity>, timeouts: Timeouts, cut: impl Fn()) -> Overstay {
+/// given up because its peer read nothing, or too slowly; without one for small ones.
+pub async fn watch(
+    activity: Arc<Activity>,
+    timeouts: Timeouts,
+    cut: impl Fn(Option<Delivered>),
+) -> Overstay {
     loop {
-        let wait = match activity.verdict(timeouts) {
+        // Bound apart: its lock is not held while this sleeps.
+        let slowest = activity.slowest().and_then(|one| one.left().map(|left| (left, one)));
+        let mut seen = activity.snapshot();
+        let blocked = seen.write_blocked;
+        if slowest.is_some() {
+            seen.write_blocked = None;
+        }
+        let wait = match verdict(seen, timeouts) {
             Verdict::Close(Overstay::Write) => {
-                cut();
+                cut(None);
                 return Overstay::Write;
             }
             Verdict::Close(overstay) => return overstay,
             Verdict::LookAgainIn(wait) => wait,
         };
-        // Bound apart: its lock is not held while this sleeps.
-        let slowest = activity.slowest().and_then(|one| one.left().map(|left| (left, one)));
         let wait = match slowest {
             Some((left, slowest)) if left.is_zero() => {
-                cut();
+                cut(Some(slowest.delivered_so_far()));
+                let is_stuck = blocked.is_some_and(|blocked| blocked >= timeouts.write);
                 match slowest.protocol() {
                     Protocol::Http1 => return Overstay::Write,
+                    Protocol::Http2 if is_stuck => return Overstay::Write,
                     Protocol::Http2 => slowest.cut(),
                 }
                 continue;
@@ -305,94 +321,6 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.activity.note_progress();
         self.activity.requests.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A stream of bytes whose activity is noted.
-pub struct Wire<S> {
-    stream: S,
-    activity: Arc<Activity>,
-    /// Bytes of [`PREFACE`] that have come; `None` once it is clear which protocol this is.
-    preface_seen: Option<usize>,
-}
-
-/// What a connection of HTTP/2 begins with, and no method of HTTP/1 does.
-const PREFACE: &[u8] = b"PRI ";
-
-impl<S> Wire<S> {
-    /// Wraps `stream`.
-    pub fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, preface_seen: Some(0) }
-    }
-
-    /// Looks for the preface, in whatever pieces it comes.
-    fn see(&mut self, read: &[u8]) {
-        let Some(seen) = self.preface_seen else { return };
-        let same = PREFACE[seen..].iter().zip(read).take_while(|(want, got)| want == got).count();
-        let is_whole = seen + same == PREFACE.len();
-        if is_whole {
-            self.activity.http2.store(true, Ordering::Relaxed);
-        }
-        self.preface_seen = (!is_whole && same == read.len()).then_some(seen + same);
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Some(read) = buf.filled().get(before..).filter(|read| !read.is_empty()) {
-            self.see(read);
-            self.activity.note_read();
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Wire<S> {
-    fn note(&self, polled: &Poll<io::Result<usize>>) {
-        match polled {
-            Poll::Pending => self.activity.note_write_blocked(),
-            Poll::Ready(_) => self.activity.note_written(),
-        }
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note(&polled);
-        polled
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.note(&polled);
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -433,60 +361,5 @@ mod tests {
         ] {
             assert_eq!(verdict(seen, TIMEOUTS), want, "{seen:?}");
         }
-    }
-
-    #[tokio::test]
-    async fn notes_follow_the_bytes() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let (near, mut far) = tokio::io::duplex(8);
-        let activity = Arc::new(Activity::new());
-        let mut wire = Wire::new(near, Arc::clone(&activity));
-        assert!(activity.snapshot().head.is_some(), "a new connection owes a head");
-        let busy = activity.begin_request();
-        assert_eq!((activity.snapshot().head, activity.snapshot().requests), (None, 1));
-        drop(busy);
-        far.write_all(b"GET").await.unwrap();
-        wire.read_exact(&mut [0; 3]).await.unwrap();
-        assert!(activity.snapshot().head.is_some(), "a head has begun");
-        assert!(!activity.http2.load(Ordering::Relaxed));
-        wire.write_all(b"12345678").await.unwrap();
-        assert_eq!(activity.snapshot().write_blocked, None);
-        let stuck = tokio::time::timeout(Duration::ZERO, wire.write_all(b"9"));
-        assert!(stuck.await.is_err());
-        assert!(activity.snapshot().write_blocked.is_some(), "the peer reads nothing");
-    }
-
-    #[tokio::test]
-    async fn http2_is_known_by_its_preface() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let (near, mut far) = tokio::io::duplex(64);
-        let activity = Arc::new(Activity::new());
-        let mut wire = Wire::new(near, Arc::clone(&activity));
-        far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        // Taken for HTTP/1 where it came split.
-        wire.read_exact(&mut [0; 1]).await.unwrap();
-        wire.read_exact(&mut [0; 23]).await.unwrap();
-        assert_eq!(activity.snapshot().head, None);
-        activity.note_block(true);
-        let _busy = activity.begin_request();
-        assert!(activity.snapshot().head.is_some(), "a header block has begun");
-        activity.note_block(false);
-        assert_eq!(activity.snapshot().head, None);
-    }
-
-    #[tokio::test]
-    async fn bytes_are_no_progress() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let (near, mut far) = tokio::io::duplex(64);
-        let activity = Arc::new(Activity::new());
-        let mut wire = Wire::new(near, Arc::clone(&activity));
-        activity.progress_ms.store(0, Ordering::Relaxed);
-        // A ping of HTTP/2 and its answer.
-        far.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
-        wire.read_exact(&mut [0; 17]).await.unwrap();
-        wire.write_all(&[0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
-        assert_eq!(activity.progress_ms.load(Ordering::Relaxed), 0);
-        drop(activity.begin_request());
-        assert_ne!(activity.progress_ms.load(Ordering::Relaxed), 0);
     }
 }

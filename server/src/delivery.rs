@@ -18,6 +18,7 @@
 use crate::arrival::Unread;
 use crate::connection::{Activity, Busy};
 use crate::pace::{Ledger, Pace};
+use crate::route::Route;
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
@@ -48,6 +49,26 @@ pub struct Delivery {
     activity: Arc<Activity>,
     pace: Pace,
     protocol: Protocol,
+    route: Route,
+}
+
+/// What a peer has taken of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// What it had asked for.
+    pub route: Route,
+    /// Bytes written to the socket.
+    pub bytes: u64,
+    /// For how long it was the peer's turn.
+    pub turn: Duration,
+}
+
+impl Delivered {
+    /// Bytes per second while it was the peer's turn.
+    pub fn bytes_per_s(&self) -> u64 {
+        let millis = self.turn.as_millis().max(1);
+        u64::try_from(u128::from(self.bytes) * 1000 / millis).unwrap_or(u64::MAX)
+    }
 }
 
 struct State {
@@ -59,6 +80,9 @@ struct State {
     /// When the peer's turn began.
     since: Instant,
     ledger: Ledger,
+    /// Bytes written, and the peer's time, in all.
+    bytes: u64,
+    turn: Duration,
     cut: bool,
     /// Keeps the connection busy until all is written.
     busy: Option<Busy>,
@@ -69,7 +93,9 @@ impl State {
     fn settle(&mut self) {
         let now = Instant::now();
         if self.out > 0 {
-            self.ledger.pass(now.duration_since(self.since));
+            let turn = now.duration_since(self.since);
+            self.ledger.pass(turn);
+            self.turn += turn;
         }
         self.since = now;
     }
@@ -90,6 +116,13 @@ impl Delivery {
         let mut state = self.state.lock();
         state.settle();
         (state.out > 0 && !state.cut).then(|| state.ledger.left(self.pace))
+    }
+
+    /// How far the peer is.
+    pub(crate) fn delivered_so_far(&self) -> Delivered {
+        let mut state = self.state.lock();
+        state.settle();
+        Delivered { route: self.route, bytes: state.bytes, turn: state.turn }
     }
 
     /// Gives up on the peer: what it has not taken is dropped.
@@ -138,7 +171,9 @@ impl Drop for Piece {
         activity.note_progress();
         let mut state = state.lock();
         state.settle();
-        state.ledger.moved(u64::try_from(self.bytes.len()).unwrap_or(u64::MAX), *pace);
+        let bytes = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
+        state.ledger.moved(bytes, *pace);
+        state.bytes = state.bytes.saturating_add(bytes);
         state.out -= 1;
         let busy = state.delivered();
         drop(state);
@@ -166,10 +201,10 @@ impl Sent {
         Self { kind: Kind::Plain(body), _unread: unread }
     }
 
-    /// A body that is looked after; `busy` is dropped when the peer has it.
+    /// A body that is looked after, the answer of a route; `busy` is dropped when the peer has it.
     pub fn watched(
         (body, unread): (Body, Option<Unread>),
-        busy: Busy,
+        (busy, route): (Busy, Route),
         (protocol, pace): (Protocol, Pace),
     ) -> Self {
         let activity = Arc::clone(busy.activity());
@@ -179,6 +214,8 @@ impl Sent {
             out: 0,
             since: Instant::now(),
             ledger: Ledger::default(),
+            bytes: 0,
+            turn: Duration::ZERO,
             cut: false,
             busy: Some(busy),
         };
@@ -187,6 +224,7 @@ impl Sent {
             activity: Arc::clone(&activity),
             pace,
             protocol,
+            route,
         });
         activity.look_after(&delivery);
         Self { kind: Kind::Watched(delivery), _unread: unread }
@@ -270,12 +308,12 @@ mod tests {
     use super::*;
     use http_body_util::BodyExt;
 
-    const PACE: Pace = Pace { bytes_per_s: 0, behind_max: Duration::ZERO };
+    const PACE: Pace = Pace { bytes_per_s: 0, behind_max: Duration::ZERO, ahead_bytes_max: 0 };
 
     fn sent(body: Body, protocol: Protocol) -> (Sent, Arc<Activity>) {
         let activity = Arc::new(Activity::new());
         let busy = activity.begin_request();
-        (Sent::watched((body, None), busy, (protocol, PACE)), activity)
+        (Sent::watched((body, None), (busy, Route::Key), (protocol, PACE)), activity)
     }
 
     #[tokio::test]
@@ -307,6 +345,7 @@ mod tests {
         assert!(!value.is_unique());
         let slowest = activity.slowest().expect("a piece is out");
         assert_eq!(slowest.left(), Some(Duration::ZERO));
+        assert_eq!(slowest.delivered_so_far().bytes, 0, "nothing was written");
         slowest.cut();
         assert!(value.is_unique(), "the value is kept by nobody else");
         assert!(!activity.is_busy());

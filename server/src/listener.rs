@@ -9,7 +9,7 @@ use crate::app::{App, ClientAddress};
 use crate::arrival;
 use crate::budget::UNCOUNTED_BYTES;
 use crate::connection::{Activity, Timeouts, Wire, watch};
-use crate::delivery::{Protocol, Sent};
+use crate::delivery::{Delivered, Protocol, Sent};
 use crate::framing::gate::Gate;
 use crate::framing::{FollowLimits, Follower, Heads};
 use crate::metrics::http::Rejected;
@@ -23,6 +23,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::SockRef;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +47,10 @@ const BACKLOG: u32 = 4096;
 /// What the kernel may hold of what a peer has not read: it doubles the figure, for its own use.
 /// Left alone it goes to 4 MiB a connection.
 const SEND_BUFFER_BYTES: u32 = 512 << 10;
+
+/// What of it may be unsent, because the peer's side takes no more: bytes that wait here are not on
+/// their way to anybody, and say nothing about how fast the peer reads.
+const UNSENT_BYTES: u32 = 128 << 10;
 
 /// Pause after an error of `accept` that is not of one connection, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -74,6 +79,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     // Accepted connections have it from the socket that listens.
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    if let Err(error) = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES) {
+        tracing::debug!(%error, "TCP_NOTSENT_LOWAT is refused: a slow reader is known later");
+    }
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -231,7 +239,6 @@ struct Connection {
 impl Connection {
     async fn serve(mut self, stream: TcpStream) {
         let http = &self.app.shared().metrics.http;
-        let slow_readers = &self.app.shared().metrics.memory.slow_readers;
         http.open();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY is refused");
@@ -264,7 +271,9 @@ impl Connection {
             answer(peer.clone(), request)
         });
         let mut connection = pin!(self.builder.serve_connection(io, service));
-        let mut overstay = pin!(watch(activity, self.timeouts, || slow_readers.inc()));
+        let (app, limits) = (self.app.clone(), self.timeouts);
+        let cut = move |delivered| note_slow_reader(&app, (address, limits), delivered);
+        let mut overstay = pin!(watch(activity, self.timeouts, cut));
         let mut stopping = false;
         loop {
             tokio::select! {
@@ -296,6 +305,39 @@ impl Connection {
     }
 }
 
+/// A response was given up because its client read nothing, or too slowly.
+fn note_slow_reader(
+    app: &App,
+    (ClientAddress(peer), limits): (ClientAddress, Timeouts),
+    delivered: Option<Delivered>,
+) {
+    app.shared().metrics.memory.slow_readers.inc();
+    let kind = "slow-reader";
+    let write_timeout_s = limits.write.as_secs_f64();
+    let Some(delivered) = delivered else {
+        tracing::warn!(
+            kind,
+            %peer,
+            write_timeout_s,
+            "a client that reads no responses is cut off; one that rests for longer needs a \
+             longer write_timeout"
+        );
+        return;
+    };
+    tracing::warn!(
+        kind,
+        %peer,
+        route = delivered.route.as_str(),
+        bytes = delivered.bytes,
+        seconds = delivered.turn.as_secs_f64(),
+        bytes_per_s = delivered.bytes_per_s(),
+        rate_min = limits.rate_min,
+        write_timeout_s,
+        "a client that reads too slowly, or rests for too long, is cut off; one that should be \
+         served needs a lower rate_min or a longer write_timeout"
+    );
+}
+
 /// What the requests of one connection share.
 #[derive(Clone)]
 struct Peer {
@@ -311,6 +353,7 @@ struct Peer {
 
 async fn answer(peer: Peer, request: Request<Incoming>) -> Result<Response<Sent>, Infallible> {
     let busy = peer.activity.begin_request();
+    let route = Route::of(request.uri().path());
     peer.asked.notify_one();
     let protocol = match request.version() {
         Version::HTTP_2 => Protocol::Http2,
@@ -355,7 +398,26 @@ async fn answer(peer: Peer, request: Request<Incoming>) -> Result<Response<Sent>
         if small {
             Sent::plain(body, kept)
         } else {
-            Sent::watched((body, kept), busy, (protocol, peer.timeouts.pace()))
+            Sent::watched((body, kept), (busy, route), (protocol, peer.timeouts.pace()))
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1 MiB waited unsent for a client that read nothing, and passed for having been read.
+    #[tokio::test]
+    async fn accepted_connections_keep_little_unsent() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let socket = SockRef::from(&accepted);
+        // A kernel that does not know the option has refused it.
+        if let Ok(unsent) = socket.tcp_notsent_lowat() {
+            assert_eq!(unsent, UNSENT_BYTES);
+        }
+        assert_eq!(socket.send_buffer_size().unwrap(), 2 * SEND_BUFFER_BYTES as usize);
+    }
 }

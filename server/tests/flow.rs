@@ -131,6 +131,44 @@ fn a_reader_below_the_least_rate_is_cut_off() {
     server.wait_for("millpond_http_connections_closed_total{reason=\"write_timeout\"}", 1);
 }
 
+/// Who took megabytes at once and rested was cut off after `write_timeout`, however long what it
+/// had taken would have lasted at the least rate.
+#[test]
+fn a_reader_that_rests_on_what_it_took_is_served_to_the_end() {
+    let write = Duration::from_millis(500);
+    let server = Server::with(limits(), connections(Timeouts { write, rate_min: 1024, ..far() }));
+    for key in ["a", "b", "c"] {
+        put(&server, key, 8 * MIB);
+    }
+    let mut stream = server.connect();
+    let kind = "accept: application/x-ndjson";
+    let scan = format!("GET /v1/kv/default HTTP/1.1\r\nhost: pond\r\n{kind}\r\n\r\n");
+    stream.write(scan.as_bytes()).unwrap();
+    let mut value = stalled(&server, "/v1/kv/default/a");
+    let taken = [&mut stream, &mut value].map(|client| read_up_to(client, 0, MIB));
+    let rest = Instant::now();
+    while rest.elapsed() < 4 * write {
+        std::thread::yield_now();
+    }
+    assert_eq!(server.metric("millpond_http_slow_readers_total"), 0);
+    for ((mut client, bytes), taken) in
+        [(stream, 24 * MIB), (value, 8 * MIB)].into_iter().zip(taken)
+    {
+        assert!(read_up_to(&mut client, taken, bytes) >= bytes);
+    }
+}
+
+/// Reads on until so many bytes have come; how many it was then.
+fn read_up_to(client: &mut Client, mut taken: usize, bytes: usize) -> usize {
+    let mut buffer = vec![0; MIB];
+    while taken < bytes {
+        let read = client.read_some(&mut buffer).unwrap();
+        assert!(read > 0, "cut off after {taken}");
+        taken += read;
+    }
+    taken
+}
+
 async fn http2(server: &Server, window: u32) -> hyper::client::conn::http2::SendRequest<Body> {
     let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())

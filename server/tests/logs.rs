@@ -230,3 +230,38 @@ fn listening_where_strangers_reach_is_told() {
     assert!(log.contains("no authentication"), "{log}");
     assert!(!log_of(&[], |_, _| {}, |_| {}).contains("no authentication"));
 }
+
+/// Who was cut off found a broken connection, and the log said nothing.
+#[test]
+fn a_slow_reader_that_is_cut_off_is_told_of_in_the_log() {
+    let directory = TempDir::new().unwrap();
+    let log = directory.path().join("log");
+    let mut command = millpond();
+    command.stderr(File::create(&log).unwrap());
+    let flags = ["--write-timeout", "1s", "--rate-min", "1GiB"];
+    let server = Server::start_command(command, &directory.path().join("data"), &flags);
+    let value = vec![7; 12 << 20];
+    assert_eq!(server.connect().send("PUT", "/v1/kv/default/a", &value).unwrap().status, 200);
+    let mut client = server.connect();
+    client.write(b"GET /v1/kv/default/a HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let text = loop {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.contains("slow-reader") && text.ends_with('\n') {
+            break text;
+        }
+        std::thread::yield_now();
+    };
+    let line = text.lines().find(|line| line.contains("slow-reader")).unwrap();
+    for word in [
+        " WARN ",
+        "peer=127.0.0.1:",
+        "route=\"key\"",
+        " bytes=",
+        " bytes_per_s=",
+        "rate_min=1073741824",
+        "write_timeout_s=1.0",
+        "a lower rate_min or a longer write_timeout",
+    ] {
+        assert!(line.contains(word), "{word}: {line}");
+    }
+}

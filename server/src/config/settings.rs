@@ -248,7 +248,8 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_memory: Option<Size>,
     /// Least bytes per second at which clients send bodies and read responses; who is 10s behind
-    /// with a body, or `write_timeout` with a response, is cut off. 0: whatever moves is enough
+    /// with a body, or `write_timeout` with a response, is cut off; of a response up to 8MiB count
+    /// that were read ahead of the rate. 0: whatever moves is enough
     #[arg(long, env = "MILLPOND_RATE_MIN", value_name = "SIZE", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_min: Option<Size>,
@@ -272,7 +273,7 @@ pub struct Settings {
     #[arg(long, env = "MILLPOND_IDLE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Span>,
-    /// Longest time a client may leave a response unread, or be behind `rate_min`
+    /// Longest time a client may be behind `rate_min` with a response, or leave small ones unread
     #[arg(long, env = "MILLPOND_WRITE_TIMEOUT", value_name = "TIME", help_heading = "Limits")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_timeout: Option<Span>,
