@@ -22,6 +22,8 @@ pub(crate) struct Recorder {
     pub(crate) retries: u64,
     /// Records whose contents were checked.
     pub(crate) verified: u64,
+    /// Head scans whose answer was checked.
+    pub(crate) heads_checked: u64,
     pub(crate) mismatches: u64,
     pub(crate) error_examples: Vec<String>,
     pub(crate) mismatch_examples: Vec<String>,
@@ -53,6 +55,7 @@ impl Recorder {
             errors,
             retries,
             verified,
+            heads_checked,
             mismatches,
             error_examples,
             mismatch_examples,
@@ -67,6 +70,7 @@ impl Recorder {
         self.errors.iter_mut().zip(errors).for_each(|(mine, theirs)| *mine += theirs);
         self.retries += retries;
         self.verified += verified;
+        self.heads_checked += heads_checked;
         self.mismatches += mismatches;
         for example in error_examples {
             keep(&mut self.error_examples, || example);

@@ -34,9 +34,11 @@ pub(crate) fn original_lines(report: &Report, recorder: &Recorder, workload: &Wo
             line(name, "Return=ERROR", &errors.to_string());
         }
     }
-    if report.verified > 0 {
-        line("VERIFY", "Operations", &report.verified.to_string());
-        line("VERIFY", "Return=OK", &(report.verified - report.mismatches).to_string());
+    let checked = report.verified + report.head_scans_checked;
+    if checked > 0 {
+        line("VERIFY", "Operations", &checked.to_string());
+        // That something is missing is a mismatch, and was not there to be checked.
+        line("VERIFY", "Return=OK", &checked.saturating_sub(report.mismatches).to_string());
         line("VERIFY", "Return=UNEXPECTED_STATE", &report.mismatches.to_string());
     }
     text

@@ -18,7 +18,7 @@ use crate::target::Place;
 use crate::warm;
 use crate::workload::Operation;
 use serde::{Deserialize, Serialize};
-use stage::{StageReport, Totals};
+use stage::{LeftOut, StageReport, Totals};
 use std::collections::BTreeMap;
 
 /// What `store` says of one that this program neither is nor sees.
@@ -30,6 +30,9 @@ pub(crate) struct Report {
     pub(crate) schema: String,
     /// What was measured where; see [`Setting`].
     pub(crate) setting: Setting,
+    /// Of a course: the stage whose these are: `ops` to `operations`, CPU, bytes, counters.
+    #[serde(default)]
+    pub(crate) main_stage: Option<String>,
     /// Operations of the measured part, failed ones included.
     pub(crate) ops: u64,
     pub(crate) seconds: f64,
@@ -39,7 +42,11 @@ pub(crate) struct Report {
     pub(crate) error_examples: Vec<String>,
     /// Times an overloaded store was asked again; their waits are part of the latencies.
     pub(crate) retries: u64,
+    /// Records.
     pub(crate) verified: u64,
+    #[serde(default)]
+    pub(crate) head_scans_checked: u64,
+    /// Among both.
     pub(crate) mismatches: u64,
     pub(crate) mismatch_examples: Vec<String>,
     /// Client and store together, as are the next five; unknown of a store that is out of sight.
@@ -76,6 +83,9 @@ pub(crate) struct Report {
     /// Of a course: what each stage did and cost, the load first.
     #[serde(default)]
     pub(crate) stages: Vec<StageReport>,
+    /// Stages that the store could not be asked for, and why.
+    #[serde(default)]
+    pub(crate) left_out: Vec<LeftOut>,
     /// Of all of them.
     #[serde(default)]
     pub(crate) totals: Totals,
@@ -221,6 +231,7 @@ impl Report {
         Self {
             schema: SCHEMA.into(),
             setting,
+            main_stage: None,
             ops,
             seconds,
             ops_per_s: ratio(float(ops), seconds),
@@ -229,6 +240,7 @@ impl Report {
             error_examples: recorder.error_examples.clone(),
             retries: recorder.retries,
             verified: recorder.verified,
+            head_scans_checked: recorder.heads_checked,
             mismatches: recorder.mismatches,
             mismatch_examples: recorder.mismatch_examples.clone(),
             cpu_user_s: total.cpu_user_s,
@@ -256,6 +268,7 @@ impl Report {
             counters: observed.counters.iter().map(|c| (c.name.clone(), c.value)).collect(),
             by_second: (0..).zip(by_second).map(|(at, recorder)| second(at, recorder)).collect(),
             stages: Vec::new(),
+            left_out: Vec::new(),
             totals: Totals::default(),
             close_seconds: 0.0,
             aborted: outcome.aborted,
@@ -446,6 +459,30 @@ pub(crate) mod tests {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }
         for part in ["1001 ops in 2.0 s", "READ", "UPDATE", "p99.99", "1 errors", "UPDATE: no"] {
+            assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+    }
+
+    /// The first line had the figure of one stage, and did not say of which; head scans passed for
+    /// records.
+    #[test]
+    fn a_course_names_the_stage_and_what_was_checked() {
+        let mut outcome = outcome();
+        outcome.recorder.heads_checked = 30;
+        let mut report = Report::new(Setting::default(), &outcome);
+        report.stages = vec![StageReport { name: "queue".into(), ..StageReport::default() }];
+        report.main_stage = Some("queue".into());
+        let why = "a server is not asked to flush".to_owned();
+        report.left_out = vec![LeftOut { name: "flush".into(), why }];
+        let text = report.table();
+        let first = text.lines().next().unwrap();
+        assert!(first.contains(", stage queue: 1001 ops in 2.0 s"), "{first}");
+        for part in [
+            "900 records and 30 head scans verified, 0 wrong",
+            "\nqueue: CPU 1.0 s user",
+            "\nqueue: 1.0000 reads of the drive per operation",
+            "\nflush: left out: a server is not asked to flush\n",
+        ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }
     }

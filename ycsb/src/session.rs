@@ -2,7 +2,7 @@
 
 use crate::cgroup::{MemoryGroup, MemoryUse};
 use crate::cli::{DurabilityArg, EndArg, Format, IoArg, RunArgs, TargetKind};
-use crate::course::run::Ground;
+use crate::course::run::{Ground, Ran};
 use crate::course::steps::Wishes;
 use crate::course::{Course, Kind, Then};
 use crate::driver::{Outcome, Phase, Plan, Pulse, drive};
@@ -13,7 +13,7 @@ use crate::output::{self, Output};
 use crate::page_cache;
 use crate::progress::{Goal, Progress, say};
 use crate::property::Properties;
-use crate::report::stage::{StageReport, Totals};
+use crate::report::stage::{LeftOut, StageReport, Totals};
 use crate::report::{Fill, Report, Setting};
 use crate::server_process::{ServerOptions, ServerProcess};
 use crate::target::Target;
@@ -115,11 +115,14 @@ pub(crate) fn execute(phase: Phase, args: &RunArgs) -> Result<Report> {
         group.enter()?;
     }
     let target = open(phase, args, workload, group.as_ref())?;
-    let Worked { outcome, fill, stages } = work(args, &checked, &*target, group.as_ref())?;
+    let Worked { outcome, fill, stages, left_out } =
+        work(args, &checked, &*target, group.as_ref())?;
     let mut report = Report::new(setting(phase, args, &checked, &*target), &outcome);
     report.fill = fill;
     report.totals = Totals::of(&stages);
-    report.stages = stages;
+    (report.stages, report.left_out) = (stages, left_out);
+    let course = workload.course.as_ref().filter(|_| !report.stages.is_empty());
+    report.main_stage = course.map(|course| course.main_stage().into());
     let closing = Instant::now();
     target.close()?;
     report.close_seconds = closing.elapsed().as_secs_f64();
@@ -137,6 +140,7 @@ struct Worked {
     outcome: Outcome,
     fill: Option<Fill>,
     stages: Vec<StageReport>,
+    left_out: Vec<LeftOut>,
 }
 
 /// Everything between opening the store and closing it. A part that is broken off is the last.
@@ -154,7 +158,8 @@ fn work(
             kill: args.end == EndArg::Kill,
         };
         let ran = course.run(&Ground { target, workload, plan, group, wishes })?;
-        return Ok(Worked { outcome: ran.outcome, stages: ran.stages, ..Worked::default() });
+        let Ran { outcome, stages, left_out } = ran;
+        return Ok(Worked { outcome, fill: None, stages, left_out });
     }
     if args.target == TargetKind::Memory && phase != Phase::Load {
         let load = Plan { phase: Phase::Load, time: None, by_second: false, ..plan.clone() };
@@ -164,7 +169,7 @@ fn work(
         }
     }
     if args.store.settle && phase != Phase::Load {
-        target.settle()?;
+        settle(target)?;
     }
     let mut fill = None;
     if args.store.fill && phase == Phase::Run {
@@ -177,13 +182,20 @@ fn work(
     let mut outcome = measure(target, workload, plan, group)?;
     if outcome.interrupted.is_none() {
         if args.store.settle && phase == Phase::Load {
-            target.settle()?;
+            settle(target)?;
         }
         if phase == Phase::Verify {
             verify_scan(target, workload, &mut outcome)?;
         }
     }
     Ok(Worked { outcome, fill, ..Worked::default() })
+}
+
+fn settle(target: &dyn Target) -> Result<()> {
+    if let Some(why) = target.deaf() {
+        say(&format!("--settle: {why}"));
+    }
+    target.settle()
 }
 
 /// Reads all records until they are in memory, or until that does not help any more

@@ -112,7 +112,7 @@ impl Client<'_> {
         if let Some(asleep) = asleep {
             recorder.add(Operation::HeadScanAwake, latency.saturating_sub(asleep));
         }
-        recorder.verified += 1;
+        recorder.heads_checked += 1;
         let first = rows.iter().next();
         let must = ledger.victims().map(|victims| victims.first.as_deref());
         if let Some(must) = must.filter(|must| *must != first.map(|(key, _)| key)) {

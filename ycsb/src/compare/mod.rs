@@ -205,12 +205,7 @@ fn run_round(
             let words = child_args(args, Turn { side, workload, seed, fill }, &scratch.join(name));
             let report = child::run(&words, &scratch.join("report.json"), Voice::Kept)
                 .with_context(|| format!("side {name}, {workload}, round {round}"))?;
-            let speed = short(report.ops_per_s);
-            let reads = report.drive_reads_per_op.map_or("?".into(), |x| format!("{x:.3}"));
-            say(&format!(
-                "round {round} of {}: {name} {workload}: {speed} ops/s, {reads} drive reads/op",
-                args.rounds
-            ));
+            say(&format!("round {round} of {}: {}", args.rounds, line(side, workload, &report)));
             let cut_short = report.interrupted.is_some();
             if workload != LOAD || reported {
                 let index = usize::from(side == Side::B);
@@ -230,6 +225,13 @@ fn run_round(
         }
     }
     Ok(())
+}
+
+/// What a run came to, on a line. Sides and workloads share names.
+fn line(side: Side, workload: &str, report: &Report) -> String {
+    let (name, speed) = (side.name().to_ascii_uppercase(), short(report.ops_per_s));
+    let reads = report.drive_reads_per_op.map_or("?".into(), |x| format!("{x:.3}"));
+    format!("side {name}, workload {workload}: {speed} ops/s, {reads} drive reads/op")
 }
 
 /// The seed of a turn. Loads of all rounds load the same.
@@ -393,6 +395,14 @@ mod tests {
             // Both sides are quiet before they are measured, and as warm as they can be.
             assert!(run.store.settle && run.store.fill == (workload != LOAD), "{words:?}");
         }
+    }
+
+    /// `round 1 of 3: b b: ..` named side and workload by one letter each.
+    #[test]
+    fn a_line_tells_the_side_from_the_workload() {
+        let report = Report::new(Setting::default(), &Outcome::default());
+        let line = line(Side::B, "b", &report);
+        assert_eq!(line, "side B, workload b: 0.00 ops/s, ? drive reads/op");
     }
 
     #[test]

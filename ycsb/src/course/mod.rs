@@ -17,6 +17,8 @@
 //! | `queue` | queue (head scans beside it), quiet |
 //! | `delete-most` | load, delete, flush, head scans, compact, quiet, head scans |
 //! | `scans` | load, scans of everything alone, a writer alone, both beside each other, quiet |
+//!
+//! `docs/benchmarks.md` has a row for each stage, as a test sees to.
 
 pub(crate) mod check;
 pub(crate) mod ledger;

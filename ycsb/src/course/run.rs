@@ -3,7 +3,7 @@
 use super::check;
 use super::ledger::Ledger;
 use super::quiet::{Look, Quiet};
-use super::samples::{Measured, Sampler, throughput};
+use super::samples::{Activity, Measured, Sampler, throughput};
 use super::steps::{Chore, Crew, Duty, Shift, Step, Wishes};
 use super::{Course, Kind, victims};
 use crate::bound;
@@ -14,7 +14,7 @@ use crate::measure::Recorder;
 use crate::number::{float, ratio};
 use crate::progress::say;
 use crate::report::by_name;
-use crate::report::stage::{QuietReport, StageReport, amplified};
+use crate::report::stage::{LeftOut, QuietReport, StageReport, amplified};
 use crate::session;
 use crate::target::{Hold, Target, Way};
 use crate::workload::Workload;
@@ -42,6 +42,7 @@ pub(crate) struct Ran {
     /// That of the main stage; with the errors of all.
     pub(crate) outcome: Outcome,
     pub(crate) stages: Vec<StageReport>,
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
 struct Runner<'a> {
@@ -196,6 +197,11 @@ impl Runner<'_> {
     /// Asks the store to do something, and looks on.
     fn ask(&mut self, chore: Chore) -> Result<()> {
         let Ground { target, group, .. } = *self.ground;
+        if let Some(why) = target.deaf().filter(|_| chore != Chore::Compact) {
+            say(&format!("{}: left out: {why}", chore.name()));
+            self.ran.left_out.push(LeftOut { name: chore.name().into(), why: why.into() });
+            return Ok(());
+        }
         say(&format!("{} ...", chore.name()));
         let ledger = Arc::clone(&self.ledger);
         let mut sampler = Sampler::new(target, group, &ledger);
@@ -229,10 +235,17 @@ impl Runner<'_> {
         let ledger = Arc::clone(&self.ledger);
         let mut sampler = Sampler::new(target, group, &ledger);
         let (mut quiet, began) = (Quiet::new(silence), Instant::now());
+        let (mut bytes, mut known_by) = (0, None);
         let after = loop {
-            let (bytes, waits) = sampler.activity();
+            let Activity { moved, waits } = sampler.activity();
             let at = began.elapsed();
-            let since = quiet.look(Look { at, bytes, waits });
+            if let Some((now, by)) = moved {
+                (bytes, known_by) = (now, Some(by));
+            } else if known_by.is_none() {
+                break None;
+            }
+            // What does not tell any more may be at work.
+            let since = quiet.look(Look { at, bytes, waits: waits || moved.is_none() });
             if since.is_some() || at >= quiet_max {
                 break since;
             }
@@ -247,6 +260,7 @@ impl Runner<'_> {
         report.seconds = began.elapsed().as_secs_f64();
         report.quiet = Some(QuietReport {
             after_seconds: after.map(|after| after.as_secs_f64()),
+            known_by: known_by.map(str::to_owned),
             silence_seconds: silence.as_secs_f64(),
         });
         self.ran.stages.push(report);

@@ -11,7 +11,7 @@ use super::space::Space;
 use crate::cgroup::MemoryGroup;
 use crate::number::{float, ratio};
 use crate::observe::{Observation, Observer};
-use crate::report::stage::{Sample, SpaceReport, Throughput};
+use crate::report::stage::{COUNTERS, PROCESS, Sample, SpaceReport, Throughput};
 use crate::target::{Counted, Target};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -42,6 +42,15 @@ struct Moment {
     operations: u64,
     put_bytes: u64,
     observation: Observation,
+}
+
+/// What a store has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// Bytes read and written, together, and by what that is known.
+    pub(crate) moved: Option<(u64, &'static str)>,
+    /// It says itself that something waits.
+    pub(crate) waits: bool,
 }
 
 /// What a stage came to.
@@ -94,19 +103,16 @@ impl<'a> Sampler<'a> {
         }
     }
 
-    /// Bytes that the store has read and written so far, and whether it says that something waits.
-    pub(crate) fn activity(&self) -> (u64, bool) {
+    /// What the store has done so far.
+    pub(crate) fn activity(&self) -> Activity {
         let look = self.observer.look();
         let used = look.usage.total();
-        let bytes = match (used.read_bytes, used.write_bytes) {
-            (Some(read), Some(written)) => read + written,
-            // Of a store elsewhere, what it says itself.
-            _ => ["mpool_read_bytes_total", "mpool_write_bytes_total"]
-                .iter()
-                .filter_map(|name| level(&look.counters, name))
-                .sum(),
+        let moved = match (used.read_bytes, used.write_bytes) {
+            (Some(read), Some(written)) => Some((read + written, PROCESS)),
+            _ => said_bytes(&look.counters).map(|bytes| (bytes, COUNTERS)),
         };
-        (bytes, level(&look.counters, "memtables_sealed").is_some_and(|sealed| sealed > 0))
+        let waits = level(&look.counters, "memtables_sealed").is_some_and(|sealed| sealed > 0);
+        Activity { moved, waits }
     }
 
     fn take(&mut self, operations: u64) {
@@ -137,6 +143,13 @@ impl<'a> Sampler<'a> {
         });
         self.last = now;
     }
+}
+
+/// What a store elsewhere has read and written by its own word, if it tells.
+fn said_bytes(counters: &[Counted]) -> Option<u64> {
+    let [read, written] =
+        ["mpool_read_bytes_total", "mpool_write_bytes_total"].map(|name| level(counters, name));
+    Some(read? + written?)
 }
 
 /// Seconds that writers were held back, by reason; empty where the store does not say.
@@ -245,6 +258,17 @@ mod tests {
         ];
         let reasons: Vec<String> = stalls(&counters).into_keys().collect();
         assert_eq!(reasons, ["memtables", "root_length"]);
+    }
+
+    /// A server whose metrics were not there passed for one that does nothing.
+    #[test]
+    fn a_store_that_tells_nothing_is_not_at_rest() {
+        let counted = |name: &str| Counted { name: name.into(), grows: true, value: 7.0 };
+        let [read, written] =
+            ["read", "write"].map(|way| format!("millpond_mpool_{way}_bytes_total"));
+        assert_eq!(said_bytes(&[counted(&read), counted(&written)]), Some(14));
+        assert_eq!(said_bytes(&[counted(&read)]), None);
+        assert_eq!(said_bytes(&[]), None);
     }
 
     #[test]

@@ -134,6 +134,17 @@ fn fine(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_row_is_explained() {
+        let docs = include_str!("../../../docs/benchmarks.md");
+        let (_, rest) = docs.split_once("### What is printed").expect("its section");
+        for (_, label, _) in ROWS.iter().filter(|(number, ..)| !number.contains('.')) {
+            let name = label.trim().split([',', '(']).next().unwrap_or_default();
+            let name = name.trim().trim_start_matches("reaper ").trim_end_matches("/s");
+            assert!(rest.contains(name), "{label}");
+        }
+    }
     use crate::reaper::publish::blocks;
     use crate::reaper::publish::tests::{args, runs};
     use std::path::Path;

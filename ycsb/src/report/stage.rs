@@ -15,6 +15,16 @@ const FILES_UNKNOWN: &str = "the server's files are not known (- in the columns 
                              with --data DIR in place of --url a server is started there, and they \
                              are";
 
+/// What must be said where nobody tells what the store reads and writes.
+const QUIET_UNKNOWN: &str = "neither the kernel nor the store's /metrics tell here what it reads and \
+                             writes; nothing was waited for. With --data DIR, or --server-pid PID of \
+                             a server on this machine, it is known";
+
+/// [`QuietReport::known_by`] of a store elsewhere.
+pub(crate) const COUNTERS: &str = "counters";
+/// [`QuietReport::known_by`] of one on this machine.
+pub(crate) const PROCESS: &str = "process";
+
 /// One stage of a course.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StageReport {
@@ -76,11 +86,23 @@ pub(crate) struct SpaceReport {
     pub(crate) allocated_per_used: Option<f64>,
 }
 
+/// A stage that the store could not be asked for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LeftOut {
+    pub(crate) name: String,
+    pub(crate) why: String,
+}
+
 /// When the store was quiet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct QuietReport {
-    /// Seconds until the last background work had ended; null where it had not in the time given.
+    /// Seconds until the last background work had ended; null where it had not in the time given,
+    /// and where nobody tells.
     pub(crate) after_seconds: Option<f64>,
+    /// By what it is known: `process` (what the kernel counts), `counters` (the store's own); null
+    /// where nobody tells.
+    #[serde(default)]
+    pub(crate) known_by: Option<String>,
     /// How long nothing had to happen.
     pub(crate) silence_seconds: f64,
 }
@@ -157,6 +179,9 @@ impl Report {
             if let Some(quiet) = &stage.quiet {
                 let _infallible = writeln!(text, "{}", quiet.sentence(&stage.name));
             }
+        }
+        for LeftOut { name, why } in &self.left_out {
+            let _infallible = writeln!(text, "{name}: left out: {why}");
         }
         if self.setting.target == "http" && files_unknown(&self.stages) {
             let _infallible = writeln!(text, "{FILES_UNKNOWN}");
@@ -300,11 +325,17 @@ impl Setting {
 impl QuietReport {
     fn sentence(&self, name: &str) -> String {
         let silence = short(self.silence_seconds);
+        let by = match self.known_by.as_deref() {
+            None => return format!("{name}: NOT KNOWN: {QUIET_UNKNOWN}"),
+            Some(COUNTERS) => ", by the server's own counters",
+            Some(_) => "",
+        };
         match self.after_seconds {
             Some(after) => format!(
-                "{name}: after {after:.1} s (nothing read or written for {silence} s from then on)"
+                "{name}: after {after:.1} s (nothing read or written for {silence} s from then \
+                 on{by})"
             ),
-            None => format!("{name}: NOT within the time given"),
+            None => format!("{name}: NOT within the time given{by}"),
         }
     }
 }
@@ -347,6 +378,19 @@ fn aligned(mut table: Table) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quiet_that_nobody_saw_is_no_quiet() {
+        let quiet = |after_seconds, known_by: Option<&str>| {
+            let known_by = known_by.map(str::to_owned);
+            QuietReport { after_seconds, known_by, silence_seconds: 3.0 }.sentence("quiet, held")
+        };
+        assert!(quiet(None, None).starts_with("quiet, held: NOT KNOWN: "));
+        let by_counters = quiet(Some(2.0), Some(COUNTERS));
+        assert!(by_counters.ends_with("from then on, by the server's own counters)"));
+        assert!(quiet(Some(2.0), Some(PROCESS)).ends_with("for 3.00 s from then on)"));
+        assert_eq!(quiet(None, Some(PROCESS)), "quiet, held: NOT within the time given");
+    }
 
     #[test]
     fn totals_add_up_what_is_known_of_every_stage() {

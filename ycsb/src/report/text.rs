@@ -44,9 +44,11 @@ impl Report {
         let s = &self.setting;
         let open = s.rate.map_or(String::new(), |rate| format!(", {} ops/s offered", short(rate)));
         format!(
-            "{} on {}: {} ops in {:.1} s = {} ops/s ({} threads{open}, {} records, durability {})\n",
+            "{} on {}{}: {} ops in {:.1} s = {} ops/s ({} threads{open}, {} records, durability \
+             {})\n",
             s.phase,
             s.target,
+            self.main_stage.as_ref().map_or(String::new(), |stage| format!(", stage {stage}")),
             self.ops,
             self.seconds,
             short(self.ops_per_s),
@@ -59,19 +61,23 @@ impl Report {
     fn footer(&self) -> String {
         let mut lines = Vec::new();
         lines.extend(self.interrupted.as_deref().map(broken_off));
-        lines.extend(self.cpu_lines());
+        let of = self.main_stage.as_ref().map_or(String::new(), |stage| format!("{stage}: "));
+        lines.extend(self.cpu_lines().into_iter().map(|line| of.clone() + &line));
         if let (Some(read), Some(write)) = (self.storage_read_bytes, self.storage_write_bytes) {
-            lines.push(format!("storage {} read, {} written", bytes(read), bytes(write)));
+            lines.push(format!("{of}storage {} read, {} written", bytes(read), bytes(write)));
         }
         if let Some(reads) = self.drive_reads_per_op {
-            lines.push(format!("{reads:.4} reads of the drive per operation, at most"));
+            lines.push(format!("{of}{reads:.4} reads of the drive per operation, at most"));
         }
         lines.extend(self.fill.as_ref().map(Fill::sentence));
         if let Some(memory) = &self.memory {
             lines.push(memory.sentence());
         }
-        if self.verified > 0 {
-            lines.push(format!("{} records verified, {} wrong", self.verified, self.mismatches));
+        let checked = [(self.verified, "records"), (self.head_scans_checked, "head scans")];
+        let checked = checked.iter().filter(|(n, _)| *n > 0);
+        let checked: Vec<String> = checked.map(|(n, what)| format!("{n} {what}")).collect();
+        if !checked.is_empty() {
+            lines.push(format!("{} verified, {} wrong", checked.join(" and "), self.mismatches));
         }
         if self.retries > 0 {
             lines.push(format!("{} retries of an overloaded store", self.retries));

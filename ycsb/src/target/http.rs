@@ -129,6 +129,13 @@ impl Target for Http {
         }
     }
 
+    fn deaf(&self) -> Option<&'static str> {
+        Some(
+            "a server is not asked to flush, nor to do what is due: what it holds in memory stays \
+             there until its own time",
+        )
+    }
+
     fn compact(&self) -> Result<()> {
         let mut connection = Connection::new(self)?;
         let mut ask = |method, body: &'static str| -> Result<Vec<u8>> {

@@ -115,6 +115,11 @@ pub(crate) trait Target: Send + Sync {
         Ok(())
     }
 
+    /// Why it can be asked for neither of the two; none where it can.
+    fn deaf(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Merges and writes anew everything, due or not.
     fn compact(&self) -> Result<()> {
         self.settle()
