@@ -1,13 +1,15 @@
-//! Project checks that the compiler cannot make: `cargo xtask tidy` and `cargo xtask zns`.
+//! Project checks that the compiler cannot make: `cargo xtask tidy`, `map` and `zns`.
 //!
 //! The first reads the working tree, runs every check in [`tidy`](mod@tidy) over it and prints
 //! what it finds with file, line and the way out. Errors make it fail; warnings do not. Formatting,
 //! lints and function length (`too-many-lines-threshold` in `clippy.toml`) are rustfmt's and
-//! clippy's. The second runs what needs a zoned drive, in a virtual machine that has one ([`zns`]).
-//! The program depends on nothing but std, so that it builds in a second.
+//! clippy's. The second draws the modules of each crate ([`mod@map`]). The third runs what needs a
+//! zoned drive, in a virtual machine that has one ([`zns`]). The program depends on nothing but
+//! std, so that it builds in a second.
 
 #![forbid(unsafe_code)]
 
+mod arrows;
 mod checks {
     pub(crate) mod docs;
     pub(crate) mod files;
@@ -17,6 +19,7 @@ mod checks {
     pub(crate) mod words;
 }
 mod finding;
+mod map;
 mod repo;
 mod source;
 mod tables;
@@ -27,9 +30,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy [DIR] | zns [SUITE]...\n\n  tidy   check what the compiler \
+const USAGE: &str = "usage: cargo xtask tidy [DIR] | map [CRATE] | zns [SUITE]...\n\n  tidy   check what the compiler \
                      cannot: file sizes, layering, unsafe, module tree, words, documents;\n         \
-                     DIR is another working tree than this one\n  zns    run the suites that need \
+                     DIR is another working tree than this one\n  map    draw \
+                     which module of a crate stands on which, and where they lead in a circle\n  zns    run the suites that need \
                      a zoned drive, all or those named, in a virtual machine;\n         installs \
                      qemu and fetches a kernel (50 MB) the first time; needs root or sudo for that";
 
@@ -39,6 +43,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(home(), &mut out),
         ["tidy", dir] if !dir.starts_with('-') => tidy(Path::new(dir), &mut out),
+        ["map"] => map(None, &mut out),
+        ["map", name] if !name.starts_with('-') => map(Some(name), &mut out),
         ["zns", ref suites @ ..] if suites.iter().all(|name| !name.starts_with('-')) => {
             zns::run(home(), suites, &mut out)
         }
@@ -59,6 +65,11 @@ fn main() -> ExitCode {
 /// The working tree that this binary was built from.
 fn home() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a folder of the root")
+}
+
+/// Draws the crates of the working tree; false if there is none of that name.
+fn map(only: Option<&str>, out: &mut impl Write) -> io::Result<bool> {
+    map::draw(&repo::Repo::load(home())?, only, out)
 }
 
 /// Runs the checks over a working tree; true when nothing failed.

@@ -43,6 +43,9 @@ pub(crate) const SAFE_ROOTS: &[&str] = &[
     "xtask/src/main.rs",
 ];
 
+/// Folders of the crates whose modules are drawn.
+pub(crate) const CRATES: &[&str] = &["mpool", "kvs", "server", "ycsb", "units", "xtask"];
+
 /// What a layer may not know.
 pub(crate) struct Layer {
     /// The crate's folder.
