@@ -315,7 +315,26 @@ pub fn command() -> anyhow::Result<clap::Command> {
     let command = Cli::command()
         .mut_subcommand("serve", serve)
         .mut_subcommand("config", |config| config.mut_subcommand("print", serve));
-    Ok(environment::without_empty(command))
+    Ok(environment::without_empty(command.mut_subcommands(with_exit_codes)))
+}
+
+/// What commands end with that have nothing of their own to say about it.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done   1 no such key, not ready, damage found, or it failed   2 wrong usage: nothing
+            was done   3 the server, or the pool, refused   4 no connection, or it fell silent
+            5 the output cannot be written";
+
+/// Says of each command how it ends, where its help does not.
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    if command.has_subcommands() {
+        return command.mut_subcommands(with_exit_codes);
+    }
+    let own = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    match (own.contains("Exit codes:"), own.is_empty()) {
+        (true, _) => command,
+        (false, true) => command.after_help(EXIT_CODES),
+        (false, false) => command.after_help(format!("{own}\n\n{EXIT_CODES}")),
+    }
 }
 
 /// It with the usage of each command as its help has it. What an error would show instead names
@@ -372,6 +391,17 @@ mod tests {
         let defaults = toml::Table::try_from(Config::default()).unwrap();
         assert_eq!(help.matches("[default: ").count(), defaults.len(), "{help}");
         assert!(help.contains("[default: 64MiB]"), "{help}");
+    }
+
+    #[test]
+    fn every_command_says_how_it_ends() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            assert!(command.has_subcommands() || help.contains("Exit codes:"), "{name}");
+            command.get_subcommands().for_each(check);
+        }
+        check(&command().unwrap());
     }
 
     #[test]

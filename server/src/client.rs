@@ -146,7 +146,22 @@ async fn del(del: Del) -> Result<(), Failure> {
     send(&del.target.server, request).await?.accepted().await.map(drop)
 }
 
+/// Bounds the wrong way round would find nothing.
+fn check_order(scan: &Scan) -> Result<(), Failure> {
+    let (Some(start), Some(end)) = (&scan.start, &scan.end) else { return Ok(()) };
+    if key_bytes(start, scan.k64)? <= key_bytes(end, scan.k64)? {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "--start {} is above --end {}: no key is from the one on and before the other; --start is \
+         the lower bound with --reverse, too",
+        start.display(),
+        end.display()
+    )))
+}
+
 async fn scan(scan: Scan) -> Result<(), Failure> {
+    check_order(&scan)?;
     let mut query = String::new();
     let mut add = |name: &str, value: &[u8]| {
         query.push(if query.is_empty() { '?' } else { '&' });

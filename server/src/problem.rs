@@ -355,6 +355,30 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, kind, detail)
     }
 
+    /// Why a compaction is not begun on request.
+    pub(crate) fn of_compaction(error: Error) -> Self {
+        let Error::Full { free_bytes, missing_bytes, stuck_bytes, held_bytes, .. } = error else {
+            return error.into();
+        };
+        let lacking = missing_bytes.max(stuck_bytes);
+        let need_bytes = free_bytes.saturating_add(lacking);
+        let (held, holders) = match held_bytes {
+            0 => (String::new(), ""),
+            _ => (
+                format!(
+                    "; snapshots and scans that live hold {held_bytes} bytes of what is deleted"
+                ),
+                LIST_SNAPSHOTS,
+            ),
+        };
+        Self::full(format!(
+            "a compaction on request begins with {need_bytes} bytes free, and {free_bytes} are; \
+             those are kept for the log, flushes and the collection of what is deleted, which goes \
+             on by itself. Free {lacking} bytes: delete, drop a KVS, grow a volume, add one, or \
+             make room on the disk{held} ({holders}{HOW_TO_GROW})"
+        ))
+    }
+
     /// There is no room.
     fn full(mut detail: String) -> Self {
         detail.push_str(&file_size_note());
@@ -415,6 +439,11 @@ mod tests {
         let detail = |held_bytes| Problem::from(full(held_bytes)).detail;
         assert!(detail(7).contains("hold 7 bytes") && detail(7).contains("`millpond snapshots`"));
         assert!(!detail(0).contains("hold") && detail(0).contains("`millpond pool grow"));
+        let compaction = Problem::of_compaction(full(7));
+        assert_eq!(compaction.status, 507);
+        for part in ["begins with 118 bytes free, and 90 are", "Free 28 bytes", "hold 7", "grow"] {
+            assert!(compaction.detail.contains(part), "{}", compaction.detail);
+        }
     }
 
     #[test]

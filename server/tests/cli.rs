@@ -27,6 +27,21 @@ fn said(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
+/// Nothing was printed, with exit code 0.
+#[test]
+fn a_scan_with_its_bounds_the_wrong_way_round_is_wrong_usage() {
+    for arguments in [
+        &["scan", "--start", "b", "--end", "a"][..],
+        &["scan", "--start", "_w", "--end", "YQ", "--k64", "--reverse"],
+    ] {
+        let output = command(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        let (start, end) = (arguments[2], arguments[4]);
+        let says = format!("--start {start} is above --end {end}");
+        assert!(said(&output).contains(&says), "{}", said(&output));
+    }
+}
+
 /// `scan | head` ended with exit code 4 and a complaint about standard output.
 #[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {

@@ -253,6 +253,9 @@ fn a_scrub_of_a_running_server_names_the_owner_of_what_has_rotted() {
     }
     let again = client.send("POST", "/v1/admin/pool/scrub", b"").unwrap();
     assert_eq!(again.status, 409, "{}", again.text());
+    // That one runs was said first.
+    let wrong = client.send("POST", "/v1/admin/pool/scrub", b"{\"rat\":1}").unwrap();
+    assert_eq!(wrong.status, 400, "{}", wrong.text());
     let stopped = client.send("DELETE", "/v1/admin/pool/scrub", b"").unwrap().json();
     assert_eq!((&stopped["running"], &stopped["under_way"]), (&false.into(), &true.into()));
     server.terminate();

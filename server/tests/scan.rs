@@ -120,6 +120,20 @@ async fn pages_continue_where_the_last_one_ended() {
     assert!(body.contains("other direction"), "{body}");
 }
 
+/// It was an empty page.
+#[tokio::test]
+async fn bounds_the_wrong_way_round_are_refused_and_an_empty_range_is_none() {
+    let pond = Pond::with_keys(6).await;
+    for more in ["", "&reverse=true", "&limit=1"] {
+        let target = format!("/v1/kv/default?start=b%00&end=a{more}");
+        let (status, body) = pond.send("GET", &target, "").await;
+        assert_eq!(status, 400, "{body}");
+        assert!(body.contains("b\\\\x00") && body.contains("\\\"a\\\""), "{body}");
+    }
+    let page = pond.page("start=b&end=b").await;
+    assert_eq!(page["items"], serde_json::json!([]));
+}
+
 #[tokio::test]
 async fn a_page_of_large_values_is_cut_and_continues() {
     let pond = Pond::new(Limits::default());

@@ -32,7 +32,7 @@ It ends as done (all of it, or there was nothing to do), as incomplete (the prob
 could not be done, why, and what helps: no_room, unreadable, kvs_dropped, failed), as cancelled, or
 as failed.
 
-Exit codes: 0 done, or it runs (--status), or is told to end (--cancel)
+Exit codes: 0 done, or it runs (--status), or is told to end or was over (--cancel)
             1 incomplete; or none is there to show or end   2 wrong usage
             3 refused, cancelled, or it failed   4 no connection   130 interrupted";
 

@@ -167,8 +167,9 @@ fn verdict(seen: &Value) -> Result<(), Failure> {
         Some("incomplete") => {
             let parts = seen["problems_total"].as_u64().unwrap_or(0);
             let what = if seen["jobs"] == 0 { "nothing was compacted: " } else { "" };
-            let text =
-                format!("{what}{parts} part(s) could not be; the problems say why, and what helps");
+            let text = format!(
+                "{what}{parts} part(s) could not be done; the problems say why and what helps"
+            );
             Err(Failure::Incomplete(text))
         }
         Some("cancelled") => {
@@ -199,7 +200,7 @@ mod tests {
             ("running", 1, 0, ""),
             ("done", 0, 0, ""),
             ("incomplete", 0, 1, "nothing was compacted: 2 part(s)"),
-            ("incomplete", 3, 1, "2 part(s) could not be"),
+            ("incomplete", 3, 1, "2 part(s) could not be done"),
             ("cancelled", 1, 3, "cancelled"),
             ("failed", 0, 3, "the drive is gone"),
         ] {

@@ -280,8 +280,12 @@ pub(crate) fn cancelled(value: &Value) -> String {
     let mut out = compaction_facts(value);
     if value["running"] == true {
         out.push_str("it was told to end, and will soon; millpond compact --status shows when\n");
-    } else if value["state"] != "cancelled" {
-        out.push_str("it was over before; nothing was cancelled\n");
+    } else if value["state"] == "cancelled" {
+        out.push_str("it is cancelled; what it had done by then stays\n");
+    } else {
+        let state = text(&value["state"]);
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "it was over before ({state}); nothing was cancelled");
     }
     out
 }
@@ -351,6 +355,20 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_compaction_that_was_over_is_not_told_to_be_cancelled() {
+        let seen = |state: &str, running: bool| json!({"state": state, "running": running});
+        for (state, running, says) in [
+            ("running", true, "it was told to end"),
+            ("cancelled", false, "it is cancelled; what it had done"),
+            ("done", false, "it was over before (done); nothing was cancelled"),
+            ("failed", false, "it was over before (failed); nothing was cancelled"),
+        ] {
+            let text = cancelled(&seen(state, running));
+            assert!(text.lines().last().unwrap().starts_with(says), "{state}: {text}");
+        }
+    }
 
     #[test]
     fn keys_are_shown_on_one_line_in_ascii() {

@@ -132,6 +132,7 @@ fn plan(request: &Request<Body>, query: &Query<'_>) -> Result<Plan, Problem> {
         end: bytes("end")?,
         reverse: query.flag("reverse")?,
     };
+    check_order(&range)?;
     if let Some(cursor) = query.bytes("cursor") {
         continue_at(&mut range, cursor)?;
     }
@@ -145,6 +146,21 @@ fn plan(request: &Request<Body>, query: &Query<'_>) -> Result<Plan, Problem> {
         on_damage: OnDamage::of(query)?,
         asker: Asker::of(request),
     })
+}
+
+/// Bounds the wrong way round would find nothing, without a word. Those that are the same are an
+/// empty range, which a program may come to that divides ranges.
+fn check_order(range: &Range) -> Result<(), Problem> {
+    match (&range.start, &range.end) {
+        (Some(start), Some(end)) if start > end => {
+            let [start, end] = [start, end].map(|key| format!("\"{}\"", key.escape_ascii()));
+            Err(Problem::bad_request(format!(
+                "start={start} is above end={end}: no key is from the one on and before the other; \
+                 start is the lower bound with reverse=true, too"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// First byte of a cursor: the direction, so that a cursor used the other way is noticed.
