@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use support::Server;
+use support::{Client, Server};
 use tempfile::TempDir;
 
 const PAGE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/json.md"));
@@ -77,12 +77,45 @@ fn json(data: &Path, arguments: &[&str]) -> Value {
         .unwrap_or_else(|_| panic!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
+/// Trees, compactions and snapshots, of keys that are text and of such that are not.
+fn background(client: &mut Client) {
+    let mut compactions = Vec::new();
+    for (kvs, range) in
+        [("default", r#""from":"a","to":"c""#), ("bin", r#""from64":"gA","to64":"_w""#)]
+    {
+        client.send("PUT", &format!("/v1/kvs/{kvs}"), b"").unwrap();
+        for key in if kvs == "bin" { ["%F0", "%FE"] } else { ["a", "b"] } {
+            let target = format!("/v1/kv/{kvs}/{key}");
+            assert_eq!(client.send("PUT", &target, b"1").unwrap().status, 200);
+        }
+        let body = format!(r#"{{"kvs":"{kvs}",{range}}}"#);
+        let begun = client.send("POST", "/v1/admin/compact", body.as_bytes()).unwrap();
+        assert_eq!(begun.status, 202, "{}", begun.text());
+        let over = loop {
+            let state = client.send("GET", "/v1/admin/compact", b"").unwrap().json();
+            if state["running"] == false {
+                break state;
+            }
+            std::thread::yield_now();
+        };
+        compactions.push(over);
+    }
+    let mut ask = |target: &str| client.send("GET", target, b"").unwrap().json();
+    let trees = ["default?limit=1", "bin"].map(|kvs| ask(&format!("/v1/admin/tree/{kvs}")));
+    let whole = ask("/v1/admin/tree/default");
+    let [first, second] = trees;
+    compare("millpond tree --json", &[first, second, whole]);
+    compare("millpond compact --json", &compactions);
+    compare("millpond snapshots --json", &[ask("/v1/admin/snapshots")]);
+}
+
 #[test]
 fn what_the_commands_print_is_documented_and_what_is_documented_is_printed() {
     let data = TempDir::new().unwrap();
     let server = Server::start(data.path(), &[]);
     let mut client = server.connect();
     assert_eq!(client.send("PUT", "/v1/kv/default/a", b"1").unwrap().status, 200);
+    background(&mut client);
     let volume = br#"{"path":"one.vol","capacity":"64MiB"}"#;
     assert_eq!(client.send("POST", "/v1/admin/pool/volumes", volume).unwrap().status, 201);
     let begun = client.send("POST", "/v1/admin/pool/volumes/1/evacuate", b"{}").unwrap();
