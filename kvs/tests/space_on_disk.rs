@@ -62,11 +62,14 @@ impl Sizes {
     }
 }
 
-/// Lets the pool's housekeeping do all it has to: what it moves leaves its old place when the
-/// database has taken note, and then the end is cut off.
+/// Lets the pool's housekeeping do all it has to. What it moves leaves its old place when the
+/// database has taken note, and while many such places are held, the rest waits.
 fn tidy(db: &Database) {
-    for _ in 0..2 {
-        while db.pool().tidy() {}
+    let mut is_busy = true;
+    while std::mem::take(&mut is_busy) {
+        while db.pool().tidy() {
+            is_busy = true;
+        }
         db.refresh_moved().unwrap();
     }
 }
