@@ -65,6 +65,7 @@ mod io;
 mod journal;
 mod journal_chore;
 mod label;
+mod last;
 mod lost;
 mod mblock;
 mod mcache;
@@ -114,6 +115,7 @@ pub use io::{
     buf::{IO_ALIGN, IoBuf},
     queue::{BufWrite, Done, IoQueue, Job, Priority},
 };
+pub use last::LastOnVolume;
 pub use lost::FoundJournal;
 pub use mblock::{Mblock, MblockWriter};
 pub use mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone};

@@ -11,11 +11,13 @@
 
 use crate::{
     address::VolumeId,
+    catalog::Catalog,
     create::Fresh,
     device::{self, Access, Device, contents::Contents},
     error::{Error, Result},
     id::MblockId,
     label::{self, Found, Label},
+    last::LastOnVolume,
     mblock::Mblock,
     mdc::record::{Change, VOLUME_PATH_BYTES_MAX},
     media::{MediaClass, VolumeKind, VolumeRecord},
@@ -96,6 +98,8 @@ pub struct VolumeInfo {
     pub spare_bytes: u64,
     /// What is free within its present size, where bytes can be overwritten.
     pub free_extents: FreeExtents,
+    /// What lies last on it.
+    pub last: Option<LastOnVolume>,
     /// What it takes on the disk below, if that can be told: a file with holes takes less than its
     /// size.
     pub disk_bytes: Option<u64>,
@@ -148,6 +152,7 @@ impl Pool {
             free_bytes: space.free_bytes(),
             spare_bytes: space.spare_bytes(),
             free_extents: space.free_extents(),
+            last: self.last_on(space.id()),
             disk_bytes: device.disk_bytes(),
             mblocks: table.mblocks.values().filter(|m| here(m.volume())).count() as u64,
             logs: (segments + mdcs) as u64,
@@ -156,6 +161,12 @@ impl Pool {
                 (zones.count(), whole)
             }),
         }
+    }
+
+    fn last_on(&self, id: VolumeId) -> Option<LastOnVolume> {
+        // A copy, which costs nothing, so that commits do not wait.
+        let catalog = self.journal.read(Catalog::clone);
+        LastOnVolume::of(&catalog, self.anchor.superblock().logs, id)
     }
 
     /// What the journal says of a volume, or what holds of the root by default.

@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     features::Features,
     label::{self, Found},
+    last::LastOnVolume,
     mdc::log::Log,
     media::{VolumeKind, VolumeRecord},
     missing::{MissingVolume, VolumeHolds},
@@ -81,7 +82,7 @@ impl Pool {
                 }
             }
             let one = VolumeSpace::rebuild(&volumes, &record, &used, options.spare_pct)?;
-            infos.push(info(dir, &one, record, catalog));
+            infos.push(info(dir, &one, record, &heart));
             space.add(one);
         }
         Ok(Inspection {
@@ -140,12 +141,8 @@ fn stale(
     })
 }
 
-fn info(
-    dir: &Path,
-    space: &Arc<VolumeSpace>,
-    record: VolumeRecord,
-    catalog: &Catalog,
-) -> VolumeInfo {
+fn info(dir: &Path, space: &Arc<VolumeSpace>, record: VolumeRecord, heart: &Heart) -> VolumeInfo {
+    let Heart { superblock, catalog, .. } = heart;
     let device = space.volume().device();
     let VolumeHolds { mblocks, segments, journals, .. } = VolumeHolds::of(catalog, record.id);
     VolumeInfo {
@@ -162,6 +159,7 @@ fn info(
         free_bytes: space.free_bytes(),
         spare_bytes: space.spare_bytes(),
         free_extents: space.free_extents(),
+        last: LastOnVolume::of(catalog, superblock.logs, record.id),
         disk_bytes: device.disk_bytes(),
         mblocks,
         logs: segments + journals,

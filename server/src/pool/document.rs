@@ -100,6 +100,9 @@ fn volume(volume: &VolumeInfo) -> Value {
         "spare_bytes": volume.spare_bytes,
         "disk_bytes": volume.disk_bytes,
         "free_extents": free_extents(&volume.free_extents),
+        "last": volume.last.as_ref().map(|last| {
+            json!({ "what": last.what, "end_bytes": last.end_bytes })
+        }),
         "mblocks": volume.mblocks,
         "logs": volume.logs,
         "zones": volume.zones.map(|(count, whole)| json!({"count": count, "whole": whole})),

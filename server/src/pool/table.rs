@@ -143,7 +143,10 @@ fn extents(volume: &Value) -> Option<String> {
             bytes(&free["bytes"])
         ),
     };
-    Some(format!("\n{id} is {len} long{on_disk}; {within}\n"))
+    let last = volume["last"]["what"].as_str().map_or_else(String::new, |what| {
+        format!("; {what} lies last, up to {}", bytes(&volume["last"]["end_bytes"]))
+    });
+    Some(format!("\n{id} is {len} long{on_disk}; {within}{last}\n"))
 }
 
 /// A volume that is out of the pool, and what is left of it.
