@@ -4,7 +4,10 @@
 //! joined must not be there yet; what is cut need not be.
 
 use super::extent::Extent;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ranges {
@@ -61,9 +64,12 @@ impl Ranges {
         let mut found = Vec::new();
         let mut left = len;
         let before = |(len, offset): &(u64, u64)| (end.saturating_sub(*offset).min(*len), *offset);
-        let longest = self.by_len.iter().rev().map(before).filter(|(len, _)| *len > 0);
-        for (range_len, offset) in longest.take(count) {
-            if left == 0 || range_len < len_min {
+        let long = self.by_len.iter().rev().take_while(|(len, _)| *len >= len_min).map(before);
+        // One of them may lie across the end, and be shorter before it than the others.
+        let mut longest: Vec<_> = long.filter(|(len, _)| *len >= len_min).take(count + 1).collect();
+        longest.sort_by_key(|(len, _)| Reverse(*len));
+        for (range_len, offset) in longest.into_iter().take(count) {
+            if left == 0 {
                 break;
             }
             let len = left.min(range_len);
@@ -236,7 +242,20 @@ mod tests {
         assert_eq!(set.longest_for(4, 40, (2, 3)), Some(vec![range(10, 4)]));
         assert_eq!(set.longest_for(10, 40, (2, 2)), None, "too many");
         assert_eq!(set.longest_for(13, 40, (2, 9)), None, "too short");
-        assert_eq!(set.longest_for(6, 22, (2, 9)), Some(vec![range(10, 5), range(20, 1)]));
+        assert_eq!(set.longest_for(6, 22, (2, 9)), Some(vec![range(10, 5), range(0, 1)]));
+    }
+
+    /// The longest range often lies across the end: the little of it that is before the end was
+    /// taken for the longest, and nothing was found.
+    #[test]
+    fn what_lies_across_the_end_counts_as_long_as_it_is_before_it() {
+        let mut set = Ranges::default();
+        for part in [range(0, 3), range(10, 5), range(20, 9)] {
+            set.join(part);
+        }
+        assert_eq!(set.longest_for(8, 21, (2, 9)), Some(vec![range(10, 5), range(0, 3)]));
+        assert_eq!(set.longest_for(8, 22, (2, 2)), Some(vec![range(10, 5), range(0, 3)]));
+        assert_eq!(set.longest_for(9, 22, (2, 2)), None);
     }
 
     #[test]
