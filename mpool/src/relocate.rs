@@ -29,7 +29,8 @@ const COPY_BYTES: u64 = 256 << 10;
 
 impl Parts {
     /// Moves one mblock off its volume if that is being emptied, else together with others on it.
-    /// Returns the bytes moved; 0 if it was deleted meanwhile. Blocks on the drive.
+    /// Returns the bytes moved; 0 if it was deleted meanwhile, or has left its place otherwise.
+    /// Blocks on the drive.
     pub(crate) fn relocate(&self, id: MblockId) -> Result<u64> {
         let Some(old) = self.table.read().mblocks.get(&id).cloned() else { return Ok(0) };
         let from = self.space.of(old.volume()).expect("an object's volume has a space");
@@ -48,7 +49,9 @@ impl Parts {
         let committed = self.journal.commit(
             &change,
             |catalog| {
-                let there = catalog.mblocks.contains_key(&id);
+                // Whoever empties the volume may have moved it: it must not come back.
+                let first = catalog.mblocks.get(&id).map(|place| place.extents[0].offset);
+                let there = first == Some(old.layout().first());
                 if there { Ok(()) } else { Err(Error::no_such(id)) }
             },
             || {
