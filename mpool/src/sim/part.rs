@@ -8,11 +8,13 @@ use super::SimDevice;
 use crate::device::{Device, Geometry, check_access};
 use std::{fs::File, io, ops::Range};
 
-/// A range of a simulated medium as a device of fixed size.
+/// A range of a simulated medium as a device: of fixed size, or to the medium's end.
 #[derive(Clone)]
 pub struct SimPart {
     whole: SimDevice,
-    range: Range<u64>,
+    start: u64,
+    /// `None`: where the medium ends.
+    end: Option<u64>,
 }
 
 impl SimDevice {
@@ -21,21 +23,28 @@ impl SimDevice {
     pub fn part(&self, range: Range<u64>) -> SimPart {
         assert!(range.start < range.end, "a part is of something");
         self.reach(range.end);
-        SimPart { whole: self.clone(), range }
+        SimPart { whole: self.clone(), start: range.start, end: Some(range.end) }
+    }
+
+    /// All behind `start` as a device of its own, which grows and shrinks with the medium.
+    pub fn rest(&self, start: u64) -> SimPart {
+        self.reach(start);
+        SimPart { whole: self.clone(), start, end: None }
     }
 }
 
 impl SimPart {
     fn place(&self, offset: u64, len: usize) -> io::Result<u64> {
-        check_access(offset, len, self.range.end - self.range.start)?;
-        Ok(self.range.start + offset)
+        check_access(offset, len, self.geometry().len_bytes)?;
+        Ok(self.start + offset)
     }
 }
 
 impl Device for SimPart {
     fn geometry(&self) -> Geometry {
-        let len_bytes = self.range.end - self.range.start;
-        Geometry { sector_bytes: 512, len_bytes, len_bytes_max: len_bytes }
+        let Geometry { sector_bytes, len_bytes, len_bytes_max } = self.whole.geometry();
+        let here = |end| self.end.unwrap_or(end) - self.start;
+        Geometry { sector_bytes, len_bytes: here(len_bytes), len_bytes_max: here(len_bytes_max) }
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -51,27 +60,27 @@ impl Device for SimPart {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.whole.flush_range(self.range.clone())
+        self.whole.flush_range(self.start..self.end.unwrap_or(u64::MAX))
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.whole.punch(self.range.start + offset, len)
+        self.whole.punch(self.start + offset, len)
     }
 
     fn refill(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.whole.refill(self.range.start + offset, len)
+        self.whole.refill(self.start + offset, len)
     }
 
     fn holes(&self, offset: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
-        let mut holes = self.whole.holes(self.range.start + offset, len)?;
+        let mut holes = self.whole.holes(self.start + offset, len)?;
         for hole in &mut holes {
-            *hole = hole.start - self.range.start..hole.end - self.range.start;
+            *hole = hole.start - self.start..hole.end - self.start;
         }
         Ok(holes)
     }
 
     fn disk_bytes(&self) -> Option<u64> {
-        let len = self.range.end - self.range.start;
+        let len = self.geometry().len_bytes;
         let holes = self.holes(0, len).ok()?;
         Some(len - holes.iter().map(|hole| hole.end - hole.start).sum::<u64>())
     }
@@ -80,7 +89,21 @@ impl Device for SimPart {
         if len_bytes <= self.geometry().len_bytes {
             return Ok(());
         }
-        Err(io::ErrorKind::StorageFull.into())
+        match self.end {
+            Some(_) => Err(io::ErrorKind::StorageFull.into()),
+            None => self.whole.grow(self.start + len_bytes),
+        }
+    }
+
+    fn can_shrink(&self) -> bool {
+        self.end.is_none() && self.whole.can_shrink()
+    }
+
+    fn shrink(&self, from: u64, to: u64) -> io::Result<bool> {
+        match self.end {
+            Some(_) => Err(io::ErrorKind::Unsupported.into()),
+            None => self.whole.shrink(self.start + from, self.start + to),
+        }
     }
 
     fn file(&self) -> Option<&File> {
