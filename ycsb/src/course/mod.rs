@@ -62,6 +62,12 @@ const OWN: &[(&str, &[&str])] = &[
 ];
 const ALL: &[&str] = &["overwrite", "queue", "delete-most", "scans"];
 
+/// Properties that mean something to this course and not to all of them.
+fn own(course: &str) -> Vec<&'static str> {
+    let of_it = |courses: &[&str]| courses.len() < ALL.len() && courses.contains(&course);
+    OWN.iter().filter(|(_, courses)| of_it(courses)).map(|(name, _)| *name).collect()
+}
+
 /// Properties of the core workload that no course has a use for.
 const CORE: &[&str] = &[
     "insertcount",
@@ -174,8 +180,9 @@ impl Course {
             Kind::Queue { .. } => self.check_queue(w),
             _ if w.operations > 0 => bail!(
                 "operationcount={}: course={name} takes its operations from recordcount and its \
-                 own properties",
-                w.operations
+                 own properties ({}); leave operationcount away",
+                w.operations,
+                own(name).join(", ")
             ),
             Kind::DeleteMost { .. } if w.records > victims::RECORDS_MAX => bail!(
                 "recordcount={}: delete-most has a list of all records in memory, {} at most",

@@ -402,7 +402,7 @@ fn ready_made_courses_have_their_sizes() {
 fn errors_name_the_property_and_its_limit() {
     for (file, pair, say) in [
         ("overwrite", "overwrites=-1", "overwrites=-1: must be a whole number from 0 to 1000000"),
-        ("overwrite", "operationcount=5", "takes its operations from recordcount and its own"),
+        ("overwrite", "operationcount=5", "(loaded, overwrites, tables); leave operationcount"),
         (
             "overwrite",
             "headscanms=5",
@@ -438,7 +438,11 @@ fn errors_name_the_property_and_its_limit() {
         ("delete-most", "deletethen=wait", "deletethen=wait: must be compact, settle or quiet"),
         ("delete-most", "headscans=0", "headscans=0: must be a whole number from 1 to 1000000000"),
         ("delete-most", "recordcount=20000001", "in memory, 20000000 at most"),
-        ("delete-most", "operationcount=9", "takes its operations from"),
+        (
+            "delete-most",
+            "operationcount=9",
+            "(deleteorder, deleteproportion, deletethen, headscans",
+        ),
         ("scans", "passes=0", "passes=0: must be a whole number from 1 to 1000000"),
         (
             "scans",
