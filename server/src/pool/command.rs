@@ -14,6 +14,12 @@ use std::time::Duration;
 /// How often a running server is asked how far it is.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
+const CHECK_FOUND: &str = "the pool is not sound, or not without warnings: each issue says what to \
+     do; which keys damaged values have, millpond pool scrub --data DIR says";
+const TROUBLE: &str = "the pool does not open; what keeps it from that is named";
+const SCRUB_FOUND: &str = "something is damaged, or the store does not open: put the keys that are \
+     named again or delete them, and see docs/pool.md for the rest";
+
 /// Runs one command.
 pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
     match command {
@@ -21,7 +27,7 @@ pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
         PoolCommand::Check(check) => {
             let report = offline::check(&check, &mut progress("verified"))?;
             show(&report, check.json, table::check)?;
-            verdict(report["worst"].as_str().is_some_and(|worst| worst != "note"))
+            verdict(report["worst"].as_str().is_some_and(|worst| worst != "note"), CHECK_FOUND)
         }
         PoolCommand::Destroy(destroy) => print(offline::destroy(&destroy)?.as_bytes()),
         PoolCommand::Info(shown) => {
@@ -30,7 +36,7 @@ pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
                 None => offline::info(&shown.place)?,
             };
             show(&info, shown.json, table::info)?;
-            verdict(info["trouble"].as_array().is_some_and(|trouble| !trouble.is_empty()))
+            verdict(info["trouble"].as_array().is_some_and(|trouble| !trouble.is_empty()), TROUBLE)
         }
         PoolCommand::Maps(shown) => match &shown.place.server {
             Some(server) => {
@@ -149,8 +155,8 @@ pub(crate) fn show(
     print(out.as_bytes())
 }
 
-fn verdict(damaged: bool) -> Result<(), Failure> {
-    if damaged { Err(Failure::Damaged("something needs attention".to_owned())) } else { Ok(()) }
+fn verdict(damaged: bool, say: &str) -> Result<(), Failure> {
+    if damaged { Err(Failure::Damaged(say.to_owned())) } else { Ok(()) }
 }
 
 async fn evacuate_online(server: &Server, id: &str) -> Result<(), Failure> {
@@ -186,7 +192,7 @@ async fn scrub(scrub: &PoolScrub) -> Result<(), Failure> {
         return Ok(());
     }
     let found = seen["findings_total"].as_u64().is_some_and(|found| found > 0);
-    verdict(found || seen["store_refused"].is_string())
+    verdict(found || seen["store_refused"].is_string(), SCRUB_FOUND)
 }
 
 async fn scrub_online(server: &Server, scrub: &PoolScrub) -> Result<Value, Failure> {

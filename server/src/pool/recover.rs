@@ -161,7 +161,9 @@ fn document(loss: &Loss) -> Value {
 
 fn text(losses: &[Loss]) -> String {
     if losses.is_empty() {
-        return "nothing is damaged; nothing is lost\n".to_owned();
+        return "the store opens without loss; values and index pages were not read: \
+                millpond pool check --full reads them\n"
+            .to_owned();
     }
     let mut out = String::new();
     for loss in losses {
