@@ -6,7 +6,7 @@
 //!   shape        an append to the manifest failed, a job panicked    a restart
 //!   volumes      a write of the pool could not be made durable       a restart
 //!   flush        the last flush of a memtable failed                 a flush succeeds
-//!   compaction   a compaction could not read its inputs              the next open
+//!   compaction   a compaction could not read its inputs              they are gone, or an open
 //! ```
 //!
 //! Without the first four no write is taken for long, so the database has *failed*; without the

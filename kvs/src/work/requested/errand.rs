@@ -235,8 +235,8 @@ impl Errand {
         let values_left = step.progress.values_left.get();
         if values_left > 0 {
             let detail = format!(
-                "of KVS {kvs}: {values_left} values that cannot be read stay where they are \
-                 (millpond pool scrub names what is damaged)"
+                "of KVS {kvs}: values that cannot be read, and stay where they are: {values_left}; \
+                 put their keys again or delete them (millpond pool scrub names them), then ask again"
             );
             self.add_problem(ProblemReason::Unreadable, detail);
         }
