@@ -52,10 +52,7 @@ pub(crate) fn check(phase: Phase, args: &RunArgs) -> Result<Checked> {
     }
     plan.check()?;
     if workload.tables > 1 && args.target != TargetKind::Embedded {
-        bail!(
-            "tables={} is for --target embedded; any other target has one table (-p tables=1)",
-            workload.tables
-        );
+        bail!("tables={} is for --target embedded (else -p tables=1)", workload.tables);
     }
     match args.target {
         TargetKind::Embedded => Embedded::check(&args.store.engine)?,

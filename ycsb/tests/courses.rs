@@ -245,7 +245,7 @@ fn wrong_usage_names_the_way_out() {
             "ready-made ones: overwrite, queue, window, delete-most, scans, many-kvs, workloada",
         ),
         ("run --target memory -P c -p headscanms=1", 1, "only with course=queue"),
-        ("run --target memory -P many-kvs", 1, "one table (-p tables=1)"),
+        ("run --target memory -P many-kvs", 1, "embedded (else -p tables=1)"),
         ("run --target embedded --data /x -P many-kvs -p tables=257", 1, "from 1 to 256"),
         ("open --target memory", 1, "for --target embedded and rocksdb"),
         ("open --target embedded --data /x -P a", 1, "a workload of its own"),
