@@ -236,7 +236,7 @@ fn a_scrub_of_a_running_server_names_the_owner_of_what_has_rotted() {
         flip(&file, *at);
     }
     let (code, text) = complaint(&["scrub", "--url", &url, "--rate", "0"]);
-    assert!(text.contains("named again or delete them"), "{text}");
+    assert!(text.contains("that a get refuses again, or delete them"), "{text}");
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("of KVS default, vblock"), "{text}");
     let found = json_of_failure(&["scrub", "--url", &url, "--status", "--json"]);

@@ -17,8 +17,8 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 const CHECK_FOUND: &str = "the pool is not sound, or not without warnings: each issue says what to \
      do; which keys damaged values have, millpond pool scrub --data DIR says";
 const TROUBLE: &str = "the pool does not open; what keeps it from that is named";
-const SCRUB_FOUND: &str = "something is damaged, or the store does not open: put the keys that are \
-     named again or delete them, and see docs/pool.md for the rest";
+const SCRUB_FOUND: &str = "something is damaged, or the store does not open: put those of the named \
+     keys that a get refuses again, or delete them, and see docs/pool.md for the rest";
 
 /// Runs one command.
 pub(crate) async fn run(command: PoolCommand) -> Result<(), Failure> {
