@@ -90,6 +90,14 @@ struct Pending {
     in_flight: bool,
 }
 
+impl Medium {
+    /// Tossed for what survives here. When the power goes is part of the seed: else the first write
+    /// after a flush would have one fate for a seed, wherever the power is cut.
+    fn coin(&self, seed: u64) -> Seeded {
+        Seeded::new(seed ^ self.calls.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+}
+
 impl SimDevice {
     /// An empty device that may grow to `len_bytes_max`.
     pub fn new(len_bytes_max: u64) -> Self {
@@ -150,12 +158,13 @@ impl SimDevice {
         self.medium.lock().dead
     }
 
-    /// The medium found after power returns: each unflushed *sector* survives by a seeded coin (so
-    /// writes of several sectors tear). This device is left as it is.
+    /// The medium found after power returns: each unflushed *sector* survives by a coin (so writes
+    /// of several sectors tear), whose seed is this one and the count of calls. This device is left
+    /// as it is.
     #[must_use = "the medium as it was is left alone"]
     pub fn after_crash(&self, seed: u64) -> Self {
         let medium = self.medium.lock();
-        let mut coin = Seeded::new(seed);
+        let mut coin = medium.coin(seed);
         let mut image = medium.durable.clone();
         for write in &medium.pending {
             let fate = Fate::draw(&mut coin);
@@ -180,7 +189,7 @@ impl SimDevice {
     #[must_use = "the medium as it was is left alone"]
     pub fn after_kill(&self, seed: u64) -> Self {
         let medium = self.medium.lock();
-        let mut coin = Seeded::new(seed);
+        let mut coin = medium.coin(seed);
         let durable = medium.durable.clone();
         let zones = medium.zones.clone();
         let after = Self::with_images(medium.len_bytes, medium.len_bytes_max, durable, zones);
