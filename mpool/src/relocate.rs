@@ -49,7 +49,7 @@ impl Parts {
         let committed = self.journal.commit(
             &change,
             |catalog| {
-                // Whoever empties the volume may have moved it: it must not come back.
+                // An evacuation may have moved it meanwhile: it must not come back.
                 let first = catalog.mblocks.get(&id).map(|place| place.extents[0].offset);
                 let there = first == Some(old.layout().first());
                 if there { Ok(()) } else { Err(Error::no_such(id)) }

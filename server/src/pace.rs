@@ -5,9 +5,9 @@
 //!
 //! Programs read by fits and starts: they take megabytes as fast as they come, and rest until these
 //! are worked up, or until the rate is right that somebody has asked them for. So a peer may also
-//! come ahead of the rate, by a limit of bytes. That lets nobody hold a response longer than a peer
-//! may that reads at the least rate all the time. What the system has taken counts as read, so one
-//! that never reads comes ahead by what fits into the buffers of the connection.
+//! come ahead of the rate, by a limit of bytes. It holds a response no longer by that than one that
+//! reads at the least rate all the time. What the system has taken counts as read, so one that
+//! never reads comes ahead by what fits into the buffers of the connection.
 //!
 //! ```text
 //!   account   grows with time, falls by bytes / rate when bytes move

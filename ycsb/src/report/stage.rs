@@ -15,7 +15,7 @@ const FILES_UNKNOWN: &str = "the server's files are not known (- in the columns 
                              with --data DIR in place of --url a server is started there, and they \
                              are";
 
-/// What must be said where nobody tells what the store reads and writes.
+/// What the report says where the store does not say what it reads and writes.
 const QUIET_UNKNOWN: &str = "neither the kernel nor the store's /metrics tell here what it reads and \
                              writes; nothing was waited for. With --data DIR, or --server-pid PID of \
                              a server on this machine, it is known";
@@ -97,10 +97,10 @@ pub(crate) struct LeftOut {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct QuietReport {
     /// Seconds until the last background work had ended; null where it had not in the time given,
-    /// and where nobody tells.
+    /// and where it does not say so.
     pub(crate) after_seconds: Option<f64>,
     /// By what it is known: `process` (what the kernel counts), `counters` (the store's own); null
-    /// where nobody tells.
+    /// where it does not say so.
     #[serde(default)]
     pub(crate) known_by: Option<String>,
     /// How long nothing had to happen.
