@@ -23,7 +23,6 @@
 //! earlier one: entries keep their order, and the memtable lets the last of one revision win.
 
 use crate::error::{Error, Result};
-use crate::handle::Kvs;
 use crate::key::{KEY_BYTES_MAX, KvsId, VALUE_BYTES_MAX};
 use crate::owner::Owner;
 use crate::varint;
@@ -100,34 +99,19 @@ impl WriteBatch {
         Self::default()
     }
 
-    /// Adds a write. Limits are checked at once: a bad entry is an error here and leaves the batch
-    /// as it was. A later entry for a key replaces an earlier one.
-    pub fn put(&mut self, kvs: &Kvs, key: &[u8], value: &[u8]) -> Result<()> {
-        self.check_handle(kvs)?;
-        self.put_id(kvs.id(), key, value)?;
-        self.keep_owner(kvs);
-        Ok(())
+    /// Refuses what belongs to another database than what is in the batch; `what` names it.
+    pub(crate) fn check_from(
+        &self,
+        owner: &Arc<Owner>,
+        what: impl FnOnce() -> String,
+    ) -> Result<()> {
+        self.owner.as_ref().map_or(Ok(()), |first| owner.check(first, what))
     }
 
-    /// Adds a deletion, with the checks of [`put`](Self::put). Deleting an absent key is no error.
-    pub fn delete(&mut self, kvs: &Kvs, key: &[u8]) -> Result<()> {
-        self.check_handle(kvs)?;
-        self.delete_id(kvs.id(), key)?;
-        self.keep_owner(kvs);
-        Ok(())
-    }
-
-    fn check_handle(&self, kvs: &Kvs) -> Result<()> {
-        self.owner.as_ref().map_or(Ok(()), |owner| {
-            let what =
-                || format!("a handle of KVS {:?}, put into a batch begun elsewhere,", kvs.name());
-            kvs.owner().check(owner, what)
-        })
-    }
-
-    fn keep_owner(&mut self, kvs: &Kvs) {
+    /// The batch belongs to the database of its first handle.
+    pub(crate) fn keep_owner(&mut self, owner: &Arc<Owner>) {
         if self.owner.is_none() {
-            self.owner = Some(Arc::clone(kvs.owner()));
+            self.owner = Some(Arc::clone(owner));
         }
     }
 

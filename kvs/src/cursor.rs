@@ -14,8 +14,8 @@
 
 use crate::damage::Met;
 use crate::db::Open;
-use crate::error::{Error, Result};
-use crate::holds::{Hold, SnapshotEnd};
+use crate::error::{Error, Result, SnapshotEnd};
+use crate::holds::Hold;
 use crate::iter::bounded::{Advance, Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::{KvsId, Revision};
@@ -121,7 +121,7 @@ impl Cursor {
             return Err(Error::SnapshotEnded { at: self.at, why });
         }
         let led = self.lead(steps_max);
-        led.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
+        led.inspect_err(|error| self.open.store.metrics.damage.note(Met::Scan, error))
     }
 
     /// Fails once its snapshot was ended; from then on the cursor holds nothing, and is at its end.
@@ -227,7 +227,7 @@ impl Cursor {
         }
         let of_key = |error| get::of_key(&self.view, (self.kvs, self.visible.key()), error);
         let value = self.visible.value().map_err(of_key);
-        value.inspect_err(|error| self.open.store.note_damage(Met::Scan, error))
+        value.inspect_err(|error| self.open.store.metrics.damage.note(Met::Scan, error))
     }
 
     /// Continues from `key` (inclusive) in the cursor's direction, within its bounds. Fails once

@@ -5,7 +5,6 @@
 
 use crate::error::{Error, Scope};
 use crate::metrics::{Counter, MetricKind, Sample, emit};
-use crate::store::Store;
 
 /// Who met the damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +61,5 @@ impl DamageMetrics {
             let (kind, cause) = (by.as_str(), error.with_sources());
             tracing::error!(kind, cause, "what was stored is damaged");
         }
-    }
-}
-
-impl Store {
-    /// As [`DamageMetrics::note`], for an error whose text names KVS and key.
-    pub(crate) fn note_damage(&self, by: Met, error: &Error) {
-        self.metrics.damage.note(by, error);
     }
 }

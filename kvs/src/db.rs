@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::handle::Kvs;
 use crate::health::{Health, Part};
 use crate::holds::{Holder, SnapshotInfo, SnapshotsInfo};
-use crate::key::{KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, SnapshotId};
+use crate::key::{KVS_MAX, KvsId, Revision, SnapshotId, is_kvs_name};
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
@@ -18,7 +18,7 @@ use crate::progress::OpenProgress;
 use crate::recover;
 use crate::salvage::Loss;
 use crate::snapshot::Snapshot;
-use crate::space::{self, SpaceInfo};
+use crate::space::SpaceInfo;
 use crate::store::Store;
 use crate::tree::Tree;
 use crate::work;
@@ -107,7 +107,7 @@ impl Database {
         progress: &OpenProgress,
     ) -> Result<Self> {
         options.validate()?;
-        let options = space::fitted(options, pool.free_space().total_bytes);
+        let options = options.fitted_to(pool.free_space().total_bytes);
         let (store, wal) = recover::recover(pool, options, progress)?;
         let commits = CommitQueue::new(wal, Arc::clone(&store), &store.options, store.visible());
         assert!(store.commits.set(Arc::downgrade(&commits)).is_ok(), "set once, here");
@@ -365,16 +365,9 @@ fn missing(name: &str) -> Error {
     check_name(name).err().unwrap_or_else(|| Error::NoSuchKvs { name: name.to_owned() })
 }
 
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    // In a URL they mean another place, which clients go to before they ask.
-    let is_dots = name == "." || name == "..";
-    let has_length = (1..=KVS_NAME_BYTES_MAX).contains(&name.len());
-    if has_length && !is_dots && name.bytes().all(allowed) {
-        Ok(())
-    } else {
-        Err(Error::KvsName { name: name.to_owned() })
-    }
+fn check_name(name: &str) -> Result<()> {
+    let wrong = || Error::KvsName { name: name.to_owned() };
+    is_kvs_name(name).then_some(()).ok_or_else(wrong)
 }
 
 fn info(tree: &Tree) -> KvsInfo {

@@ -3,10 +3,10 @@
 //! A caller asks one question: is it the call, the moment, or the store that is bad?
 //! [`Error::scope`] answers it, so no caller matches on variants to decide.
 
-use crate::holds::SnapshotEnd;
 use crate::key::{
     KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KeyText, Revision, SnapshotId, VALUE_BYTES_MAX,
 };
+use std::fmt;
 
 /// Result of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -322,6 +322,31 @@ impl Error {
                 mpool::Scope::Object => Scope::Object,
                 mpool::Scope::Pool => Scope::Store,
             },
+        }
+    }
+}
+
+/// Why a snapshot was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SnapshotEnd {
+    /// It was older than the option `snapshot_age_max_ms` allows.
+    Age {
+        /// The limit.
+        max_ms: u64,
+    },
+    /// By [`Database::end_snapshot`](crate::Database::end_snapshot).
+    Requested,
+}
+
+impl fmt::Display for SnapshotEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Age { max_ms } => write!(
+                f,
+                "held for longer than {max_ms} ms (option snapshot_age_max) and was ended"
+            ),
+            Self::Requested => f.write_str("ended on request (millpond snapshots --end)"),
         }
     }
 }

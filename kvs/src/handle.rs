@@ -50,7 +50,7 @@ impl Kvs {
         let view = self.view_for(key)?;
         let store = &self.open.store;
         get::get(&view, store.lookup(self.id, key, store.visible()))
-            .inspect_err(|error| store.note_damage(Met::Get, error))
+            .inspect_err(|error| store.metrics.damage.note(Met::Get, error))
     }
 
     /// The newest entry of `key` if it can be had without blocking, else a [`ColdRead`] to
@@ -71,7 +71,7 @@ impl Kvs {
         let store = &self.open.store;
         let at = store.visible();
         let found = get::try_get(&view, store.lookup(self.id, key, at), room)
-            .inspect_err(|error| store.note_damage(Met::Get, error));
+            .inspect_err(|error| store.metrics.damage.note(Met::Get, error));
         Ok(Ok(match found? {
             Tried::NoRoom(value_len) => return Ok(Err(NoRoom { value_len })),
             Tried::Answer(entry) => TryGet::Ready(entry),
@@ -142,5 +142,30 @@ pub(crate) fn check_key(key: &[u8]) -> Result<()> {
         Ok(())
     } else {
         Err(Error::KeyLength { len: key.len() })
+    }
+}
+
+impl WriteBatch {
+    /// Adds a write. Limits are checked at once: a bad entry is an error here and leaves the batch
+    /// as it was. A later entry for a key replaces an earlier one.
+    pub fn put(&mut self, kvs: &Kvs, key: &[u8], value: &[u8]) -> Result<()> {
+        self.check_handle(kvs)?;
+        self.put_id(kvs.id(), key, value)?;
+        self.keep_owner(kvs.owner());
+        Ok(())
+    }
+
+    /// Adds a deletion, with the checks of [`put`](Self::put). Deleting an absent key is no error.
+    pub fn delete(&mut self, kvs: &Kvs, key: &[u8]) -> Result<()> {
+        self.check_handle(kvs)?;
+        self.delete_id(kvs.id(), key)?;
+        self.keep_owner(kvs.owner());
+        Ok(())
+    }
+
+    fn check_handle(&self, kvs: &Kvs) -> Result<()> {
+        let what =
+            || format!("a handle of KVS {:?}, put into a batch begun elsewhere,", kvs.name());
+        self.check_from(kvs.owner(), what)
     }
 }

@@ -14,13 +14,12 @@
 //! taken away at once, and a cursor lets go of its own when it is used next. From then on both are
 //! errors. Who has a cursor that stands still asks to be called at the end, and lets go then.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SnapshotEnd};
 use crate::key::{Revision, SnapshotId};
 use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::view::View;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -63,19 +62,6 @@ pub struct SnapshotInfo {
     pub holder: Option<Arc<str>>,
     /// Whether it was ended: then a cursor that was not used since holds it.
     pub is_ended: bool,
-}
-
-/// Why a snapshot was ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SnapshotEnd {
-    /// It was older than the option `snapshot_age_max_ms` allows.
-    Age {
-        /// The limit.
-        max_ms: u64,
-    },
-    /// By [`Database::end_snapshot`](crate::Database::end_snapshot).
-    Requested,
 }
 
 /// Whose a snapshot is.
@@ -297,17 +283,5 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.holds.held.lock().remove(&self.held.id);
-    }
-}
-
-impl fmt::Display for SnapshotEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Age { max_ms } => write!(
-                f,
-                "held for longer than {max_ms} ms (option snapshot_age_max) and was ended"
-            ),
-            Self::Requested => f.write_str("ended on request (millpond snapshots --end)"),
-        }
     }
 }

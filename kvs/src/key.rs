@@ -12,6 +12,15 @@ pub const KVS_MAX: usize = 256;
 /// Longest KVS name, bytes. Names match `[A-Za-z0-9._-]{1,64}`.
 pub const KVS_NAME_BYTES_MAX: usize = 64;
 
+/// Whether a KVS may have this name.
+pub(crate) fn is_kvs_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    // In a URL they mean another place, which clients go to before they ask.
+    let is_dots = name == "." || name == "..";
+    let has_length = (1..=KVS_NAME_BYTES_MAX).contains(&name.len());
+    has_length && !is_dots && name.bytes().all(allowed)
+}
+
 /// The global sequence number: each committed batch gets the next one, and all its entries carry
 /// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

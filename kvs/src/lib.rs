@@ -105,20 +105,20 @@ pub use compaction::{
 };
 pub use cursor::{Cursor, Item, Keys};
 pub use db::{Database, KvsInfo};
-pub use error::{Error, Result, Scope};
+pub use error::{Error, Result, Scope, SnapshotEnd};
 pub use handle::Kvs;
 pub use health::{Ailment, Health, Part, State};
-pub use holds::{SnapshotEnd, SnapshotInfo, SnapshotsInfo};
+pub use holds::{SnapshotInfo, SnapshotsInfo};
 pub use iter::bounded::{Advance, Range};
 pub use key::{
     KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, SnapshotId, VALUE_BYTES_MAX,
 };
-pub use options::{Durability, Options};
+pub use options::{Durability, LogDamage, Options, Salvage};
 pub use placement::MediaPolicy;
 pub use progress::OpenProgress;
 pub use read::cold::{ColdRead, NoRoom, TryGet};
 pub use read::get::Entry;
-pub use salvage::{LogDamage, Loss, LostKey, LostRange, Salvage, WayOut};
+pub use salvage::{Loss, LostKey, LostRange, WayOut};
 pub use snapshot::Snapshot;
 pub use space::SpaceInfo;
 pub use tree_info::{Debt, DueInfo, KvsetInfo, NodeInfo, TreeInfo, TreePage};

@@ -3,12 +3,9 @@
 //! Plain data with public fields. [`Options::validate`] is the only gate, and
 //! [`Database::open`](crate::Database::open) calls it.
 
-use crate::db::check_name;
 use crate::error::{Error, Result};
-use crate::key::KVS_MAX;
+use crate::key::{KVS_MAX, is_kvs_name};
 use crate::placement::MediaPolicy;
-use crate::salvage::Salvage;
-use crate::space;
 use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;
@@ -139,6 +136,36 @@ pub struct Options {
     pub initial_kvs: Vec<String>,
 }
 
+/// What to do about damage that would stop an open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Salvage {
+    /// About damage in the write-ahead log.
+    pub log: LogDamage,
+    /// Leave kvsets out that cannot be opened, or are not what the manifest says, and on a pool
+    /// that is open for writing take them out for good. Older values of their keys may show again,
+    /// deleted keys too. Default false.
+    pub skip_kvsets: bool,
+    /// Go on with a manifest whose last edits, before a clean close, are lost, or do not fit those
+    /// before them: kvsets that they made are gone. A KVS that they made, and that the log writes
+    /// to, is there again with what the log has of it, as `recovered-N`. Default false.
+    pub cut_manifest: bool,
+}
+
+/// What to do about damage in the write-ahead log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogDamage {
+    /// Refuse to open.
+    #[default]
+    Refuse,
+    /// The log ends where the damage begins: what is left is a state that was once the latest.
+    StopAtDamage,
+    /// Pass over what is damaged: everything that can be read counts, so later writes are there
+    /// without earlier ones.
+    SkipDamaged,
+    /// Leave all of it out, sound or not: only what is in kvsets counts.
+    LeaveOut,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -182,22 +209,15 @@ impl Options {
         self.check_initial_kvs()
     }
 
-    /// These options as they are in effect in a pool of so many bytes ([`SpaceInfo::total_bytes`]):
-    /// memtables, segments and the log have a part of it each at most.
-    ///
-    /// [`SpaceInfo::total_bytes`]: crate::SpaceInfo::total_bytes
-    #[must_use]
-    pub fn fitted_to(self, total_bytes: u64) -> Self {
-        space::fitted(self, total_bytes)
-    }
-
     fn check_initial_kvs(&self) -> Result<()> {
         if self.initial_kvs.len() > KVS_MAX {
             return Err(Error::KvsLimit);
         }
         let mut seen = BTreeSet::new();
         for name in &self.initial_kvs {
-            check_name(name)?;
+            if !is_kvs_name(name) {
+                return Err(Error::KvsName { name: name.clone() });
+            }
             if !seen.insert(name) {
                 return Err(Error::KvsExists { name: name.clone() });
             }

@@ -16,36 +16,6 @@ use bytes::Bytes;
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// What to do about damage that would stop an open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Salvage {
-    /// About damage in the write-ahead log.
-    pub log: LogDamage,
-    /// Leave kvsets out that cannot be opened, or are not what the manifest says, and on a pool
-    /// that is open for writing take them out for good. Older values of their keys may show again,
-    /// deleted keys too. Default false.
-    pub skip_kvsets: bool,
-    /// Go on with a manifest whose last edits, before a clean close, are lost, or do not fit those
-    /// before them: kvsets that they made are gone. A KVS that they made, and that the log writes
-    /// to, is there again with what the log has of it, as `recovered-N`. Default false.
-    pub cut_manifest: bool,
-}
-
-/// What to do about damage in the write-ahead log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogDamage {
-    /// Refuse to open.
-    #[default]
-    Refuse,
-    /// The log ends where the damage begins: what is left is a state that was once the latest.
-    StopAtDamage,
-    /// Pass over what is damaged: everything that can be read counts, so later writes are there
-    /// without earlier ones.
-    SkipDamaged,
-    /// Leave all of it out, sound or not: only what is in kvsets counts.
-    LeaveOut,
-}
-
 /// Something that an open has left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loss {

@@ -63,7 +63,7 @@ impl Snapshot {
         let view = self.view_of(kvs)?;
         let store = &self.open.store;
         get::get(&view, store.lookup(kvs.id(), key, self.at))
-            .inspect_err(|error| store.note_damage(Met::Get, error))
+            .inspect_err(|error| store.metrics.damage.note(Met::Get, error))
     }
 
     /// A cursor over `range` of a KVS.

@@ -77,7 +77,7 @@ pub struct SpaceInfo {
 impl SpaceInfo {
     /// The space of a pool, were a database with these options opened on it.
     pub fn of(free: FreeSpace, options: &Options) -> Self {
-        let fit = fitted(options.clone(), free.total_bytes);
+        let fit = options.clone().fitted_to(free.total_bytes);
         let needs = Needs::new(&fit, free.total_bytes);
         needs.account(free, 0, needs.is_short(free, false))
     }
@@ -96,15 +96,19 @@ pub(crate) struct Needs {
     pub(crate) object_bytes: u64,
 }
 
-/// The options for a pool of this size: no part of the engine takes more of it than its share.
-pub(crate) fn fitted(mut options: Options, total_bytes: u64) -> Options {
-    let share = total_bytes / SHARE;
-    options.memtable_bytes = options.memtable_bytes.min(share.max(MEMTABLE_BYTES_MIN));
-    options.wal_bytes_max = options.wal_bytes_max.min((total_bytes / LOG_SHARE).max(LOG_BYTES_MIN));
-    let given = options.wal_segment_bytes;
-    let least = if SEGMENT_BYTES.contains(&given) { *SEGMENT_BYTES.start() } else { given };
-    options.wal_segment_bytes = given.min(share.max(least));
-    options
+impl Options {
+    /// These options as they are in effect in a pool of so many bytes ([`SpaceInfo::total_bytes`]):
+    /// memtables, segments and the log have a part of it each at most.
+    #[must_use]
+    pub fn fitted_to(mut self, total_bytes: u64) -> Self {
+        let share = total_bytes / SHARE;
+        self.memtable_bytes = self.memtable_bytes.min(share.max(MEMTABLE_BYTES_MIN));
+        self.wal_bytes_max = self.wal_bytes_max.min((total_bytes / LOG_SHARE).max(LOG_BYTES_MIN));
+        let given = self.wal_segment_bytes;
+        let least = if SEGMENT_BYTES.contains(&given) { *SEGMENT_BYTES.start() } else { given };
+        self.wal_segment_bytes = given.min(share.max(least));
+        self
+    }
 }
 
 impl Needs {
@@ -207,7 +211,7 @@ mod tests {
             (1 << 20, [64, 64, 32], 52_428),
         ];
         for (total, [memtable, segment, object], reserve) in table {
-            let options = fitted(Options::default(), total * MIB);
+            let options = Options::default().fitted_to(total * MIB);
             options.validate().unwrap();
             let needs = Needs::new(&options, total * MIB);
             let sizes = [options.memtable_bytes, options.wal_segment_bytes, needs.object_bytes];
@@ -229,7 +233,7 @@ mod tests {
                 ..Options::default()
             };
             for total in [16, 100, 300, 1000, 10_000, 1 << 20] {
-                let fit = fitted(given.clone(), total * MIB);
+                let fit = given.clone().fitted_to(total * MIB);
                 assert!(fit.memtable_bytes <= given.memtable_bytes);
                 assert!(fit.wal_segment_bytes <= given.wal_segment_bytes);
                 assert!(fit.wal_bytes_max <= given.wal_bytes_max);
@@ -303,7 +307,7 @@ mod tests {
             (10_240, 9536, 352),
             (1 << 20, (1 << 20) - 192 - (1 << 20) / 20, 352),
         ] {
-            let options = fitted(Options::default(), total * MIB);
+            let options = Options::default().fitted_to(total * MIB);
             let needs = Needs::new(&options, total * MIB);
             let segments = 3 * options.wal_segment_bytes / MIB;
             let free = free(total, total - segments, segments);

@@ -9,6 +9,8 @@
 //! that no kvset references any more. Readers that still hold an older view keep its mblocks alive
 //! through their handles.
 
+mod metrics;
+
 use crate::cache::ValueCache;
 use crate::compact::pick::VblockIndex;
 use crate::dead::hints::Hints;
@@ -21,7 +23,6 @@ use crate::manifest::Manifest;
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::memtable::retired::Retired;
-use crate::metrics::DbMetrics;
 use crate::options::Options;
 use crate::owner::Owner;
 use crate::placement::{self, Level, Part};
@@ -92,7 +93,7 @@ pub(crate) struct Store {
     pub(crate) read_ahead: Arc<ReadAhead>,
     /// Bytes of log at which the active memtable is sealed early.
     pub(crate) log_bytes_max: AtomicU64,
-    pub(crate) metrics: DbMetrics,
+    pub(crate) metrics: metrics::DbMetrics,
 }
 
 /// A tree's edit with the kvsets it adds still to be committed.
@@ -177,7 +178,7 @@ impl Store {
             holds: Arc::new(Holds::new(options.snapshot_age_max_ms)),
             read_ahead: Arc::default(),
             log_bytes_max: AtomicU64::new(options.wal_bytes_max),
-            metrics: DbMetrics::default(),
+            metrics: metrics::DbMetrics::default(),
             owner: Owner::new(&pool),
             pool,
             options,

@@ -3,4 +3,5 @@
 #[cfg(test)]
 mod division_tests;
 pub(crate) mod job;
+pub(crate) mod metrics;
 pub(crate) mod pick;

@@ -46,7 +46,7 @@ impl ColdRead {
     /// Completes it on this thread.
     pub fn wait(self) -> Result<Option<Entry>> {
         get::get(&self.view, self.lookup())
-            .inspect_err(|error| self.store.note_damage(Met::Get, error))
+            .inspect_err(|error| self.store.metrics.damage.note(Met::Get, error))
     }
 
     fn lookup(&self) -> Lookup<'_> {
@@ -72,7 +72,8 @@ impl ColdRead {
         let pool = Arc::clone(&self.store.pool);
         let job = move || {
             let located = get::locate(&self.view, self.lookup());
-            let located = located.inspect_err(|error| self.store.note_damage(Met::Get, error));
+            let located =
+                located.inspect_err(|error| self.store.metrics.damage.note(Met::Get, error));
             done(located.map(|located| match located {
                 Located::Answer(entry) => TryGet::Ready(entry),
                 Located::Value(place) => TryGet::Cold(Self { cold: Cold::Value(place), ..self }),
@@ -100,7 +101,7 @@ impl ColdRead {
                     let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
                     let damaged = |error| get::damaged(&view, lookup, error);
                     let found = value.map(entry).map_err(damaged);
-                    done(found.inspect_err(|error| store.note_damage(Met::Get, error)));
+                    done(found.inspect_err(|error| store.metrics.damage.note(Met::Get, error)));
                 }),
             ),
         }

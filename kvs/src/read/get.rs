@@ -13,13 +13,13 @@
 //! [`get`] may block on the drive. [`try_get`] never does: where it would, it hands out a [`Cold`]
 //! that says how far it came.
 
+use super::metrics::ReadMetrics;
 use crate::cache::ValueCache;
 use crate::damage::{DamageMetrics, Met};
 use crate::error::{Error, Result, Scope};
 use crate::iter::ValuePtr;
 use crate::key::{KvsId, Revision, key_hash};
 use crate::kvset::{Kvset, Passed, Probe, WouldBlock};
-use crate::metrics::ReadMetrics;
 use crate::view::View;
 use bytes::Bytes;
 use std::cell::Cell;

@@ -2,4 +2,5 @@
 
 pub(crate) mod cold;
 pub(crate) mod get;
+pub(crate) mod metrics;
 pub(crate) mod scan;

@@ -9,7 +9,7 @@
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::{KvsId, Revision};
-use crate::salvage::LogDamage;
+use crate::options::LogDamage;
 use bytes::Bytes;
 
 /// Keys that are kept of a hole.

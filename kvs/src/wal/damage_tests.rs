@@ -6,7 +6,7 @@ use super::segment_head::SEGMENT_HEAD_LEN;
 use super::tests::{append, batch, blank, close, open, options, revisions};
 use super::*;
 use crate::key::KvsId;
-use crate::salvage::LogDamage;
+use crate::options::LogDamage;
 use mpool::IoBuf;
 
 const KVS: KvsId = KvsId::new(1);

@@ -7,7 +7,7 @@ use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use crate::mark::Mark;
-use crate::salvage::LogDamage;
+use crate::options::LogDamage;
 use mpool::{Pool, SegmentId};
 use std::collections::BTreeMap;
 use std::sync::Arc;

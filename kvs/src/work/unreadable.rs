@@ -30,7 +30,7 @@ impl Store {
     pub(super) fn leave_alone(&self, kvs: KvsId, plan: &Plan, error: &Error) -> bool {
         let kvsets = job::unreadable(self, kvs, plan);
         if kvsets.is_empty() {
-            self.note_damage(Met::Compaction, error);
+            self.metrics.damage.note(Met::Compaction, error);
             return false;
         }
         let ids: Vec<u64> = kvsets.iter().map(|kvset| kvset.get()).collect();
@@ -98,7 +98,7 @@ impl Store {
     fn note_unreadable(&self, error: &Error) {
         self.metrics.job_failures.add(1);
         self.work_health.compaction_failed(error);
-        self.note_damage(Met::Compaction, error);
+        self.metrics.damage.note(Met::Compaction, error);
     }
 
     fn name_of(&self, kvs: KvsId) -> Option<String> {

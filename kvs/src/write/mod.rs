@@ -2,5 +2,6 @@
 
 pub(crate) mod gate;
 pub(crate) mod group;
+pub(crate) mod metrics;
 pub(crate) mod sink;
 pub(crate) mod stall;
