@@ -4,9 +4,8 @@
 //! estimate: sketches tell how many keys of older kvsets newer ones shadow.
 
 use crate::metrics::{MetricKind, Sample, emit};
+use crate::stall::{Debt, KvsDebt, StallReason};
 use crate::tree::Tree;
-use crate::view::View;
-use crate::write::stall::{Debt, StallReason};
 
 /// Bytes of one KVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +17,10 @@ pub(crate) struct Bytes {
 
 /// Shows both for one KVS; their quotient is its space amplification, their difference what its
 /// writers may have to wait for. That is helpless where compaction can do nothing about it.
-pub(crate) fn visit(
-    (view, tree): (&View, &Tree),
-    is_helpless: bool,
-    see: &mut dyn FnMut(Sample<'_>),
-) {
-    let debt = view.debt(tree);
+pub(crate) fn visit(kvs: &str, debt: KvsDebt, is_helpless: bool, see: &mut dyn FnMut(Sample<'_>)) {
     let Debt { garbage_bytes, garbage_slow_bytes, garbage_most_bytes, .. } = debt.debt(0);
     let is_helpless = is_helpless && debt.reason() == Some(StallReason::Garbage);
-    let labels = [("kvs", &*tree.name)];
+    let labels = [("kvs", kvs)];
     for (name, help, value) in [
         (
             "kvs_used_bytes",

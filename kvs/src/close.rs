@@ -12,11 +12,11 @@
 //! them.
 
 use crate::db::Open;
-use crate::dead;
 use crate::error::{Result, Scope};
 use crate::frequencies;
 use crate::mark::Mark;
 use crate::scrub;
+use crate::work;
 use std::time::Instant;
 
 impl Open {
@@ -45,7 +45,7 @@ impl Open {
         }
         self.empty_log();
         frequencies::keep(&self.store);
-        dead::kept::keep(&self.store);
+        work::dead::keep(&self.store);
         self.leave_mark()
     }
 

@@ -11,12 +11,12 @@ use crate::handle::Kvs;
 use crate::health::{Health, Part};
 use crate::holds::{Holder, SnapshotInfo, SnapshotsInfo};
 use crate::key::{KVS_MAX, KvsId, Revision, SnapshotId, is_kvs_name};
+use crate::loss::Loss;
 use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
 use crate::progress::OpenProgress;
 use crate::recover;
-use crate::salvage::Loss;
 use crate::snapshot::Snapshot;
 use crate::space::SpaceInfo;
 use crate::store::Store;
@@ -464,6 +464,7 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
     }
     let helpless = store.helpless.lock().clone();
     for tree in view.trees.values() {
-        amplification::visit((&view, tree), helpless.contains(&tree.kvs), see);
+        let debt = view.debt(tree);
+        amplification::visit(&tree.name, debt, helpless.contains(&tree.kvs), see);
     }
 }

@@ -5,14 +5,14 @@
 //! itself. Values are written once here; later spills move only keys.
 
 use crate::error::{Error, Result};
-use crate::iter::Stored;
-use crate::iter::VersionCursor;
 use crate::key::{KvsId, NodeId, key_hash};
 use crate::kvset::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::placement::Level;
 use crate::store::{Change, Flushed, Store};
+use crate::version::Stored;
+use crate::version::VersionCursor;
 use crate::view::Sealed;
 use crate::work::ledger::Progress;
 use mpool::Priority;

@@ -6,7 +6,7 @@
 //! 4. Mblocks that no kvset names are orphans of jobs that a crash cut off; they are deleted, but
 //!    for the request counts that the last clean close has kept.
 //! 5. The value cache gets those counts ([`frequencies`]). Dead ranges that the last close has kept
-//!    are taken ([`dead::kept`]), and more are looked for from here on ([`dead`]), beside the
+//!    are taken ([`work::dead`]), and more are looked for from here on ([`work::dead`]), beside the
 //!    replay, so that the first scan finds them.
 //! 6. The WAL is replayed after the floor into memtables (`replay`). Full memtables are flushed on
 //!    the way, so replay needs no more memory than normal work.
@@ -19,13 +19,13 @@
 //! former never keeps a database from being opened: where it fails, on a full volume say, it is put
 //! off with a warning.
 
-use crate::batch::{Op, WriteBatch};
-use crate::dead;
+use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::frequencies;
-use crate::key::{KvsId, NodeId, Revision, key_hash};
+use crate::key::{KvsId, NodeId, Revision};
 use crate::kvset::Kvset;
 use crate::kvsets::Kvsets;
+use crate::loss::Loss;
 use crate::manifest::live::{Live, LiveKvs};
 use crate::manifest::record::Item;
 use crate::manifest::{Manifest, UNKNOWN};
@@ -35,11 +35,12 @@ use crate::progress::OpenProgress;
 use crate::recovery;
 use crate::references::References;
 use crate::replay::{Flusher, Over, Replay};
-use crate::salvage::{self, Loss};
+use crate::salvage;
 use crate::store::{Store, Versions, delete};
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
 use crate::wal::{Replayed, Wal};
+use crate::work;
 use mpool::{Class, MblockId, Pool, ScrubTarget};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,9 +83,9 @@ pub(crate) fn recover(
     let store = Arc::new(Store::new(pool, options, Versions { manifest, references }, view));
     frequencies::restore(&store);
     if losses.is_empty() {
-        dead::kept::restore(&store);
+        work::dead::restore(&store);
     }
-    let learner = dead::hints::start(&store);
+    let learner = work::dead::start(&store);
     let floor = store.visible();
     let segments = store.pool.segment_ids();
     let begun = Instant::now();
@@ -224,20 +225,4 @@ pub(crate) fn check_known(revision: Revision, kvs: KvsId, live: &Live) -> Result
     let what = "manifest".to_owned();
     let reason = format!("revision {revision} of the log is of {kvs}, {UNKNOWN}");
     Err(Error::Corrupt { what, reason })
-}
-
-/// Puts a batch into the active memtable. Entries of a KVS that was dropped after they were logged
-/// are passed over.
-pub(crate) fn apply(store: &Store, batch: &WriteBatch, revision: Revision) {
-    let view = store.view.load();
-    for (kvs, key, op) in batch.ops() {
-        if view.trees.contains_key(&kvs) {
-            view.active.insert(kvs, key, key_hash(kvs, key), revision, op);
-        }
-        if let Op::Put(value) = op {
-            store.metrics.put_bytes.add((key.len() + value.len()) as u64);
-        }
-    }
-    dead::cut_by(store, &view, batch.ops());
-    store.metrics.writes.add(batch.len() as u64);
 }

@@ -16,16 +16,16 @@
 //! cut off is not begun from the start again. Without background threads it flushes by itself.
 
 use crate::batch::{Op, WriteBatch};
-use crate::dead;
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, Revision, key_hash};
+use crate::loss::Loss;
 use crate::memtable::prefix;
 use crate::progress::OpenProgress;
 use crate::recover::make_again;
-use crate::salvage::Loss;
 use crate::store::Store;
 use crate::work::ledger::Progress;
+use crate::write::apply::cut_dead_ranges;
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -128,7 +128,7 @@ impl<'a> Replay<'a> {
                 view.active.insert(kvs, key, key_hash(kvs, key), revision, op);
             }
         }
-        dead::cut_by(store, &view, stage.entries().map(|(kvs, key, _, op)| (kvs, key, op)));
+        cut_dead_ranges(store, &view, stage.entries().map(|(kvs, key, _, op)| (kvs, key, op)));
         // As a commit does: whoever sees the revision finds everything up to it.
         store.publish_replayed(store.visible().max(stage.last));
         stage.clear();

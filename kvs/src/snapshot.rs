@@ -14,23 +14,8 @@ use crate::holds::{Hold, Holder};
 use crate::iter::bounded::Range;
 use crate::key::{Revision, SnapshotId};
 use crate::read::get::{self, Entry};
-use crate::store::Store;
 use crate::view::View;
 use std::sync::Arc;
-
-/// A view, and a revision up to which it holds everything.
-pub(crate) fn moment(store: &Store) -> (Arc<View>, Revision) {
-    let mut view = store.view.load_full();
-    loop {
-        let at = store.visible();
-        let again = store.view.load_full();
-        // The memtable that was active before is still active, so it holds everything up to `at`.
-        if Arc::ptr_eq(&view.active, &again.active) {
-            return (again, at);
-        }
-        view = again;
-    }
-}
 
 /// An unchanging picture of all KVSs. `Send + 'static`; clones share it.
 #[derive(Clone)]
@@ -42,7 +27,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn take(open: &Arc<Open>, holder: Holder) -> Self {
-        let (view, at) = moment(&open.store);
+        let (view, at) = open.store.moment();
         let hold = Arc::new(open.store.holds.hold(&view, at, holder));
         Self { open: Arc::clone(open), hold, at }
     }

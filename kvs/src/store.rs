@@ -12,25 +12,26 @@
 mod metrics;
 
 use crate::cache::ValueCache;
-use crate::compact::pick::VblockIndex;
 use crate::dead::hints::Hints;
 use crate::error::{Error, Result, Scope};
 use crate::health;
 use crate::holds::Holds;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
 use crate::kvset::{BuiltKvset, Kvset, KvsetMeta, ReadAhead};
+use crate::loss::Loss;
 use crate::manifest::Manifest;
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::memtable::retired::Retired;
 use crate::options::Options;
 use crate::owner::Owner;
+use crate::pick::VblockIndex;
 use crate::placement::{self, Level, Part};
 use crate::read::get::Lookup;
 use crate::recovery;
 use crate::references::References;
 use crate::room::Room;
-use crate::salvage::{self, Loss};
+use crate::salvage;
 use crate::space::Needs;
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
@@ -188,6 +189,20 @@ impl Store {
     pub(crate) fn visible(&self) -> Revision {
         // Acquire pairs with the Release of `publish`: the batch's entries are in the memtable.
         Revision::new(self.visible.load(Ordering::Acquire))
+    }
+
+    /// A view, and a revision up to which it holds everything.
+    pub(crate) fn moment(&self) -> (Arc<View>, Revision) {
+        let mut view = self.view.load_full();
+        loop {
+            let at = self.visible();
+            let again = self.view.load_full();
+            // The memtable that was active before is still active, so it holds all up to `at`.
+            if Arc::ptr_eq(&view.active, &again.active) {
+                return (again, at);
+            }
+            view = again;
+        }
     }
 
     /// Bounds the log by what a recovery may take, at this many bytes a second, if that is known.

@@ -23,11 +23,11 @@ mod tests;
 
 pub(crate) use leaves::{Leaf, Leaves};
 
-use crate::compact::pick::Gathered;
 use crate::dead::DeadRanges;
 use crate::key::{KvsId, KvsetId, NodeId};
 use crate::kvset::sketch::{KeySet, union};
 use crate::kvset::{Kvset, KvsetMeta};
+use crate::pick::Gathered;
 use bytes::Bytes;
 use mpool::{MblockId, SharedMap};
 use std::cmp::Reverse;

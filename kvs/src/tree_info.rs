@@ -4,14 +4,14 @@
 //! caller gives, and the answer says where to go on. Sums are over the whole tree. All of it is
 //! taken from one view. The lock of the jobs is held only while it is copied which kvsets are busy.
 
-use crate::compact::pick::{DueWork, Limits, TreeShape, due, garbage_bytes};
 use crate::db::Database;
 use crate::error::{Error, Result};
 use crate::key::{KvsetId, NodeId, Revision};
 use crate::kvset::Kvset;
+use crate::pick::{DueWork, Limits, TreeShape, due, garbage_bytes};
+use crate::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP, StallReason};
 use crate::tree::{Aside, Tree};
 use crate::work::ledger::JobInfo;
-use crate::write::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP, StallReason};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -9,9 +9,8 @@
 use crate::amplification::{self, Bytes};
 use crate::key::{KvsId, Revision};
 use crate::memtable::Memtable;
+use crate::stall::KvsDebt;
 use crate::tree::Tree;
-use crate::write::gate::Lagging;
-use crate::write::stall::KvsDebt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,6 +20,9 @@ pub(crate) struct Sealed {
     /// Last revision it holds: once it is flushed, the WAL is not needed up to here.
     pub(crate) last: Revision,
 }
+
+/// The KVSs whose writers wait, with what they owe.
+pub(crate) type Lagging = BTreeMap<KvsId, KvsDebt>;
 
 /// What a read sees.
 #[derive(Clone)]

@@ -7,6 +7,7 @@
 //! writers wait for it. Of several threads one is kept free of compaction, so that a flush never
 //! waits for one.
 
+pub(crate) mod dead;
 #[cfg(test)]
 mod held_tests;
 #[cfg(test)]
@@ -23,11 +24,11 @@ mod unreadable;
 mod watch;
 
 use crate::compact::job;
-use crate::compact::pick::{Gathered, Plan};
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, KvsetId};
 use crate::moved;
+use crate::pick::{Gathered, Plan};
 use crate::store::Store;
 use crate::warm;
 use ledger::{Ledger, Progress};

@@ -56,10 +56,10 @@ mod space {
 
 mod clock;
 mod loads;
-#[path = "../../src/compact/pick/mod.rs"]
+#[path = "../../src/pick/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the simulation has no full volume and no damage")]
 mod pick;
-#[path = "../../src/write/stall.rs"]
+#[path = "../../src/stall.rs"]
 #[allow(dead_code, reason = "the simulation has no full volume")]
 mod stall;
 mod tree;

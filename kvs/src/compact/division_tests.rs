@@ -7,13 +7,13 @@
 //! case.
 
 use super::job;
-use super::pick::{Action, NewLeaves, Plan, Why};
 use crate::db::Database;
 use crate::error::Result;
 use crate::handle::Kvs;
 use crate::iter::bounded::Range;
 use crate::key::{KvsId, KvsetId, NodeId, VALUE_BYTES_MAX};
 use crate::options::{Durability, Options};
+use crate::pick::{Action, NewLeaves, Plan, Why};
 use crate::tree::Tree;
 use crate::work::ledger::Progress;
 use mpool::{Pool, SimDevice};

@@ -13,17 +13,17 @@
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
 
-use crate::compact::pick::{Action, NewLeaves, Plan, VblocksMax};
 use crate::error::{Result, Scope};
 use crate::iter::merge::Merge;
-use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::{KvsId, KvsetId, NodeId, Revision, key_hash};
 use crate::kvset::{
     BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, KvsetMeta, ReadMode,
 };
+use crate::pick::{Action, NewLeaves, Plan, VblocksMax};
 use crate::placement::Level;
 use crate::store::{Change, Store};
 use crate::tree::Tree;
+use crate::version::{Stored, ValuePtr, VersionCursor};
 use crate::work::ledger::Progress;
 use bytes::Bytes;
 use mpool::{MblockId, Priority};

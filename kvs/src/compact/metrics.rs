@@ -1,7 +1,7 @@
 //! What compactions came to, by action and reason.
 
-use super::pick::{Action, Why};
 use crate::metrics::{Counter, JobMetrics, MetricKind, Sample, Value, emit};
+use crate::pick::{Action, Why};
 
 /// What compactions of one action and reason came to.
 #[derive(Debug, Default)]

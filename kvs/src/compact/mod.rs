@@ -1,7 +1,6 @@
-//! Compaction: what, and how.
+//! Compaction: how it is done. What is, [`pick`](crate::pick) says.
 
 #[cfg(test)]
 mod division_tests;
 pub(crate) mod job;
 pub(crate) mod metrics;
-pub(crate) mod pick;

@@ -22,9 +22,9 @@
 use super::ranges::DeadRange;
 use crate::error::{Error, Result};
 use crate::key::{KEY_BYTES_MAX, KvsId, Revision};
-use crate::store::Store;
 use bytes::Bytes;
 use mpool::Pool;
+use std::cmp::Reverse;
 
 /// Property of the pool that holds them.
 const PROPERTY: &str = "kvs.dead";
@@ -36,9 +36,9 @@ const _: () = assert!(KEY_BYTES_MAX < NO_END as usize);
 
 /// Dead ranges as of a floor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Kept {
-    floor: Revision,
-    ranges: Vec<(KvsId, DeadRange)>,
+pub(crate) struct Kept {
+    pub(crate) floor: Revision,
+    pub(crate) ranges: Vec<(KvsId, DeadRange)>,
 }
 
 impl Kept {
@@ -100,52 +100,24 @@ fn take_key(rest: &mut &[u8], len: u16) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(key))
 }
 
-/// Writes what is known for the next open, if kvsets have everything. The close has
-/// ended all writing.
-pub(crate) fn keep(store: &Store) {
-    let floor = store.versions.lock().manifest.live().floor;
-    if floor != store.visible() {
-        return;
-    }
-    let view = store.view.load();
-    let of_tree = |(kvs, tree): (&KvsId, &std::sync::Arc<crate::tree::Tree>)| {
-        tree.dead.all().into_iter().map(|range| (*kvs, range)).collect::<Vec<_>>()
-    };
-    let mut ranges: Vec<_> = view.trees.iter().flat_map(of_tree).collect();
-    if ranges.is_empty() {
-        return;
-    }
-    ranges.sort_by_key(|(_, range)| std::cmp::Reverse(range.weight));
-    let raw = Kept { floor, ranges }.encode();
-    if store.pool.property(PROPERTY).is_none_or(|old| old != raw)
-        && let Err(error) = store.pool.set_property(PROPERTY, &raw)
-    {
-        tracing::warn!(%error, "dead ranges are not kept: scans learn them anew");
-    }
-}
-
-/// Takes what the last close has kept, if it still holds. Nothing has been replayed yet.
-pub(crate) fn restore(store: &Store) {
-    let floor = store.versions.lock().manifest.live().floor;
-    match read(&store.pool) {
-        Ok(Some(kept)) if kept.floor == floor => {
-            let view = store.view.load();
-            for (kvs, range) in kept.ranges {
-                if let Some(tree) = view.trees.get(&kvs) {
-                    tree.dead.restore(range);
-                }
-            }
+impl Kept {
+    /// Puts as many of them as fit into the pool, the heaviest first.
+    pub(crate) fn write(mut self, pool: &Pool) -> Result<()> {
+        self.ranges.sort_by_key(|(_, range)| Reverse(range.weight));
+        let raw = self.encode();
+        if pool.property(PROPERTY).is_none_or(|old| old != raw) {
+            pool.set_property(PROPERTY, &raw)?;
         }
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "kept dead ranges are lost: scans learn them anew"),
+        Ok(())
     }
-}
 
-fn read(pool: &Pool) -> Result<Option<Kept>> {
-    let Some(raw) = pool.property(PROPERTY) else { return Ok(None) };
-    let reason = "no dead ranges of version 1".to_owned();
-    let bad = || Error::Corrupt { what: format!("property {PROPERTY}"), reason };
-    Kept::decode(&raw).map(Some).ok_or_else(bad)
+    /// What the last close has put there.
+    pub(crate) fn read(pool: &Pool) -> Result<Option<Self>> {
+        let Some(raw) = pool.property(PROPERTY) else { return Ok(None) };
+        let reason = "no dead ranges of version 1".to_owned();
+        let bad = || Error::Corrupt { what: format!("property {PROPERTY}"), reason };
+        Self::decode(&raw).map(Some).ok_or_else(bad)
+    }
 }
 
 #[cfg(test)]

@@ -10,11 +10,12 @@
 //! ```
 //!
 //! It is about keys and revisions, not about where entries lie: neither flush nor compaction
-//! changes it. A delete does not, either. Only a put does, and a put takes its key out ([`cut_by`])
-//! before it is visible. So a reader at revision `at >= since` that looks here after it has learned
-//! `at` finds the table without the keys of all puts up to `at`. An older reader is not told of the
-//! range. Since a range is joined with what was found later, the table as it was a little earlier
-//! is kept too, for readers whose snapshot is a little older ([`GENERATIONS_MAX`]).
+//! changes it. A delete does not, either. Only a put does, and a put takes its key out
+//! ([`put`](DeadRanges::put)) before it is visible. So a reader at revision `at >= since` that
+//! looks here after it has learned `at` finds the table without the keys of all puts up to `at`. An
+//! older reader is not told of the range. Since a range is joined with what was found later, the
+//! table as it was a little earlier is kept too, for readers whose snapshot is a little older
+//! ([`GENERATIONS_MAX`]).
 //!
 //! # A put while a scan learns
 //!
@@ -53,10 +54,7 @@ pub(crate) mod ranges;
 mod tests;
 pub(crate) mod walk;
 
-use crate::batch::Op;
-use crate::key::{KvsId, Revision};
-use crate::store::Store;
-use crate::view::View;
+use crate::key::Revision;
 use bytes::Bytes;
 use ranges::{DeadRange, Ranges, successor};
 use std::collections::VecDeque;
@@ -273,7 +271,7 @@ impl DeadRanges {
     }
 
     /// Counts a delete; whether it is worth a look.
-    fn count_delete(&self) -> bool {
+    pub(crate) fn count_delete(&self) -> bool {
         // Batches are applied by one thread at a time: no count is lost.
         let count = self.deletes.load(Ordering::Relaxed).wrapping_add(1);
         self.deletes.store(count, Ordering::Relaxed);
@@ -281,17 +279,17 @@ impl DeadRanges {
     }
 
     /// Where the last range ends that lies before `key`.
-    fn end_before(&self, key: &[u8]) -> Option<Bytes> {
+    pub(crate) fn end_before(&self, key: &[u8]) -> Option<Bytes> {
         self.lock().generations.front().and_then(|(_, ranges)| ranges.end_before(key))
     }
 
     /// What it knows.
-    fn all(&self) -> Vec<DeadRange> {
+    pub(crate) fn all(&self) -> Vec<DeadRange> {
         self.lock().generations.front().map_or_else(Vec::new, |(_, ranges)| ranges.to_vec())
     }
 
     /// Takes a range that holds, before anybody writes.
-    fn restore(&self, range: DeadRange) {
+    pub(crate) fn restore(&self, range: DeadRange) {
         let mut table = self.lock();
         table.insert(range);
         self.watched.store(!table.is_idle(), Ordering::Relaxed);
@@ -308,22 +306,4 @@ pub(crate) fn inserted() {
     // Pairs with the fences of `watch` and `skip`: either we see the watch, or its walk, which
     // begins after that fence, sees what was inserted.
     fence(Ordering::SeqCst);
-}
-
-/// Takes the keys of puts out of the dead ranges. They are in the view's active memtable, and not
-/// visible yet.
-pub(crate) fn cut_by<'a>(
-    store: &Store,
-    view: &View,
-    writes: impl Iterator<Item = (KvsId, &'a [u8], Op<'a>)>,
-) {
-    inserted();
-    for (kvs, key, op) in writes {
-        let Some(tree) = view.trees.get(&kvs) else { continue };
-        match op {
-            Op::Put(_) => tree.dead.put(key),
-            Op::Delete if tree.dead.count_delete() => store.hints.push(kvs, key),
-            Op::Delete => {}
-        }
-    }
 }

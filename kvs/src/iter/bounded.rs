@@ -15,11 +15,11 @@
 //! of the caller's steps; when they are used up the walk pauses where it is. Where it is known that
 //! nothing lives the walk seeks past ([`dead`](crate::dead)).
 
-use super::{Stored, VersionCursor};
 use crate::dead::walk::{DeadWalk, Onward};
 use crate::error::Result;
 use crate::key::Revision;
 use crate::kvset::KeyRange;
+use crate::version::{Stored, VersionCursor};
 use bytes::Bytes;
 
 /// Versions of one key that are stepped over one by one before a seek takes the rest.

@@ -20,9 +20,9 @@
 //! After an error the merge is invalid until the next seek. Which versions a reader may see is
 //! decided in [`bounded`](super::bounded), not here.
 
-use super::{Stored, ValuePtr, VersionCursor};
 use crate::error::Result;
 use crate::key::Revision;
+use crate::version::{Stored, ValuePtr, VersionCursor, step_to};
 use bytes::Bytes;
 use mpool::MblockId;
 use std::cmp::Ordering;
@@ -321,7 +321,7 @@ impl<C: VersionCursor> VersionCursor for Merge<C> {
     /// Takes back the step of the one source that moved; the direction stays backward.
     fn return_to(&mut self, key: &[u8], revision: Revision) -> Result<()> {
         let Some(moved) = self.moved_back.take() else {
-            return super::step_to(self, key, revision);
+            return step_to(self, key, revision);
         };
         if let Err(error) = self.sources[moved].return_to(key, revision) {
             self.heap.clear();

@@ -18,8 +18,8 @@ pub(crate) mod record;
 
 use crate::error::{Error, Result};
 use crate::key::KvsId;
+use crate::loss::{self, Loss};
 use crate::mark::{ManifestEnd, Mark};
-use crate::salvage::{self, Loss};
 use live::Live;
 use mpool::{MdcId, MdcRoom, MdcSnapshot, Pool};
 use parking_lot::Mutex;
@@ -39,6 +39,11 @@ const FIRST_KVS: u32 = 1;
 pub(crate) fn journal(pool: &Pool) -> Option<MdcId> {
     let raw = pool.property(PROPERTY)?;
     MdcId::new(u64::from_le_bytes(raw.as_slice().try_into().ok()?))
+}
+
+/// The last edits, cut off.
+fn lost(error: &Error) -> Loss {
+    loss::of_error(error, "KVSs and kvsets that the edits from there on made are lost")
 }
 
 /// The open manifest.
@@ -67,7 +72,7 @@ impl Manifest {
         let misfit = match (shape.misfit.take(), &mut cut) {
             (None, _) => false,
             (Some(error), Some(losses)) if !matches!(error, Error::Format { .. }) => {
-                losses.push(salvage::of_manifest(&error));
+                losses.push(lost(&error));
                 drop(mdc);
                 // What the edit has changed before its misfit does not count either.
                 (mdc, shape) = replay(pool, id, shape.edits - 1)?;
@@ -79,7 +84,7 @@ impl Manifest {
         if let Some(mark) = Mark::read(pool)?.filter(|_| !misfit) {
             match (end_of(&mdc).check(mark.manifest), cut) {
                 (Ok(()), _) => {}
-                (Err(error), Some(losses)) => losses.push(salvage::of_manifest(&error)),
+                (Err(error), Some(losses)) => losses.push(lost(&error)),
                 (Err(error), None) => return Err(error),
             }
         }

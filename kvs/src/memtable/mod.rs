@@ -24,8 +24,8 @@ mod tests;
 
 use crate::batch::Op;
 use crate::error::Result;
-use crate::iter::{Stored, ValuePtr, VersionCursor};
 use crate::key::{KvsId, Revision};
+use crate::version::{Stored, ValuePtr, VersionCursor};
 use bytes::Bytes;
 use filter::Filter;
 use mpool::MblockId;

@@ -5,16 +5,17 @@
 //!
 //! Kvsets go past pages that cannot be read, and note what they left out in the scan's [`Holes`].
 
-use crate::dead::{self, Way};
+use crate::dead::Way;
+use crate::dead::walk::DeadWalk;
 use crate::error::Result;
 use crate::iter::bounded::{Range, Visible};
 use crate::iter::merge::Merge;
-use crate::iter::{Stored, ValuePtr, VersionCursor, step_to};
 use crate::key::{KvsId, Revision};
 use crate::kvset::{Holes, KvsetCursor, ScanAhead, Shared};
 use crate::memtable::MemtableCursor;
 use crate::store::Store;
 use crate::tree::Tree;
+use crate::version::{Stored, ValuePtr, VersionCursor, step_to};
 use crate::view::View;
 use bytes::Bytes;
 use mpool::MblockId;
@@ -36,7 +37,7 @@ pub(crate) fn visible(
     holes: &Arc<Holes>,
 ) -> Visible<Merge<Source>> {
     let way = if range.reverse { Way::Backward } else { Way::Forward };
-    let dead = dead::hints::walk_of(store, view, (kvs, at), way, holes);
+    let dead = walk_of(store, view, (kvs, at), way, holes);
     let tree = view.trees.get(&kvs).cloned();
     let pool = Arc::clone(&store.pool);
     let fits = move || {
@@ -291,6 +292,20 @@ impl VersionCursor for Source {
     fn return_to(&mut self, key: &[u8], revision: Revision) -> Result<()> {
         each!(self, cursor => cursor.return_to(key, revision))
     }
+}
+
+/// What a scan of `view` asks and tells about dead ranges.
+fn walk_of(
+    store: &Arc<Store>,
+    view: &View,
+    (kvs, at): (KvsId, Revision),
+    way: Way,
+    holes: &Arc<Holes>,
+) -> Option<DeadWalk> {
+    let table = &view.trees.get(&kvs)?.dead;
+    let (store, active) = (Arc::clone(store), Arc::clone(&view.active));
+    let is_current = move || Arc::ptr_eq(&store.view.load().active, &active);
+    Some(DeadWalk::new(table, (at, way), holes, Box::new(is_current)))
 }
 
 #[cfg(test)]

@@ -81,8 +81,8 @@ impl DbMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compact::pick::{Action, Why};
-    use crate::write::stall::StallReason;
+    use crate::pick::{Action, Why};
+    use crate::stall::StallReason;
     use std::time::Duration;
 
     /// Counters appeared at their first event, whose rate was then never seen.

@@ -12,10 +12,10 @@
 
 use super::shape::node_shape;
 use super::{keys_of, put_in_order};
-use crate::compact::pick::{ChunkShape, LeafShapes, NodeShape};
 use crate::key::NodeId;
 use crate::kvset::Kvset;
 use crate::kvset::sketch::{KeySet, joined};
+use crate::pick::{ChunkShape, LeafShapes, NodeShape};
 use bytes::Bytes;
 use mpool::SharedMap;
 use std::ops::Index;

@@ -1,10 +1,10 @@
 //! A tree as the picker sees it.
 
 use super::{Aside, Tree};
-use crate::compact::pick::{KvsetShape, Lands, NodeShape, Objects, TreeShape};
 use crate::key::NodeId;
 use crate::kvset::Kvset;
 use crate::kvset::sketch::KeySet;
+use crate::pick::{KvsetShape, Lands, NodeShape, Objects, TreeShape};
 use mpool::MblockId;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -4,12 +4,12 @@
 //! The kvsets have a meta and no objects: a tree looks at nothing else of them.
 
 use super::*;
-use crate::compact::pick::{Limits, VblockIndex, VblockShape, Vblocks, needs_vblocks, pick};
 use crate::db::Database;
 use crate::key::{Revision, key_hash};
 use crate::kvset::sketch::Sketch;
 use crate::memtable::Memtable;
 use crate::options::{Durability, Options};
+use crate::pick::{Limits, VblockIndex, VblockShape, Vblocks, needs_vblocks, pick};
 use crate::view::View;
 use mpool::sim::Seeded;
 use mpool::{Pool, SimDevice};

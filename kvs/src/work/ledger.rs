@@ -201,9 +201,9 @@ impl Entry {
 mod tests {
     use super::*;
     use crate::compact::job;
-    use crate::compact::pick::{Action, Limits, Plan, pick};
     use crate::db::Database;
     use crate::options::{Durability, Options};
+    use crate::pick::{Action, Limits, Plan, pick};
     use crate::tree_info::TreePage;
     use mpool::{Pool, SimDevice};
 

@@ -8,9 +8,9 @@
 use super::requested::{Errand, Take};
 use super::setbacks::Setbacks;
 use super::{Job, Jobs, Running};
-use crate::compact::pick::{self, Limits, Plan, Shortage, TreeShape, VblocksMax};
 use crate::key::{KvsId, NodeId};
 use crate::kvset::Kvset;
+use crate::pick::{self, Limits, Plan, Shortage, TreeShape, VblocksMax};
 use crate::store::Store;
 use crate::tree::{Aside, Tree};
 use crate::view::View;

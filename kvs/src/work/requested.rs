@@ -1,6 +1,6 @@
 //! The compaction that somebody has asked for: where it is, and its next job.
 //!
-//! What comes next in a tree is decided by a rule of its own (`compact::pick::request`). Here it is
+//! What comes next in a tree is decided by a rule of its own (`pick::request`). Here it is
 //! remembered which trees and leaves are done, and the jobs are taken: one at a time, by a thread
 //! of its own, so that what is due by itself has all of its threads. Where nothing runs in the
 //! background the jobs are taken by whoever works, in turn: after one of them the errand rests
@@ -12,11 +12,11 @@ pub(crate) use errand::Errand;
 
 use super::plan::Sight;
 use super::{Job, PANICKED, Running};
-use crate::compact::pick::request::Next;
-use crate::compact::pick::{Limits, Plan, Why};
 use crate::compaction::{CompactionInfo, CompactionRequest, CompactionState};
 use crate::error::{Error, Result, Scope};
 use crate::key::KvsId;
+use crate::pick::request::Next;
+use crate::pick::{Limits, Plan, Why};
 use crate::store::Store;
 use errand::{About, Step};
 use parking_lot::Mutex;

@@ -9,10 +9,10 @@
 //! KVS, is not left alone any more.
 
 use crate::compact::job;
-use crate::compact::pick::Plan;
 use crate::damage::Met;
 use crate::error::{Error, Scope};
 use crate::key::{KvsId, KvsetId};
+use crate::pick::Plan;
 use crate::store::Store;
 use mpool::MblockId;
 use std::collections::BTreeSet;

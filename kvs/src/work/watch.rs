@@ -1,8 +1,8 @@
 //! What those who look after the store ask of the jobs.
 
 use super::ledger::JobInfo;
-use crate::compact::pick::{Limits, TreeShape, VblockIndex, needs_vblocks};
 use crate::key::KvsId;
+use crate::pick::{Limits, TreeShape, VblockIndex, needs_vblocks};
 use crate::store::Store;
 use crate::tree::{Aside, Tree};
 use std::time::Instant;

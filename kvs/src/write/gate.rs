@@ -15,17 +15,15 @@
 //! is written to at the rate at which compaction can follow, and a pause is long enough to be
 //! worth its wakeups. Time is given by the caller, as what has passed since some moment of its own.
 
-use super::stall::{self, KvsDebt, StallReason, Verdict};
 use crate::key::KvsId;
+use crate::stall::{self, KvsDebt, StallReason, Verdict};
+use crate::view::Lagging;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What a KVS may owe and be open: delays of a write are a few microseconds mostly, and a thread
 /// that sleeps for those sleeps for longer.
 const CREDIT: Duration = Duration::from_millis(1);
-
-/// The KVSs that are behind, with what they owe.
-pub(crate) type Lagging = BTreeMap<KvsId, KvsDebt>;
 
 /// What KVSs that are behind still pay for.
 #[derive(Debug, Default)]

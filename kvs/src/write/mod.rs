@@ -1,7 +1,7 @@
 //! Writing: group commit, its sink, and the throttle.
 
+pub(crate) mod apply;
 pub(crate) mod gate;
 pub(crate) mod group;
 pub(crate) mod metrics;
 pub(crate) mod sink;
-pub(crate) mod stall;

@@ -7,14 +7,14 @@
 //! their KVS alone, whose batches are held in the queue (`gate`), while others go on; only where
 //! nothing works in the background does the leader work a root off, for the KVSs of its group.
 
+use super::apply::apply;
 use crate::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
-use crate::recover::apply;
+use crate::stall::{self, Debt, ROOT_SLOW, ROOT_STOP, StallReason, Verdict};
 use crate::store::Store;
-use crate::write::gate::Lagging;
+use crate::view::Lagging;
 use crate::write::group::CommitSink;
-use crate::write::stall::{self, Debt, ROOT_SLOW, ROOT_STOP, StallReason, Verdict};
 use mpool::FreeSpace;
 use std::sync::Weak;
 use std::sync::atomic::Ordering;

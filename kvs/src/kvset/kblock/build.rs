@@ -11,8 +11,8 @@ use super::format::{Footer, owner};
 use super::leaf::LeafBuilder;
 use super::tree::{TreeBuilder, separator};
 use crate::error::Result;
-use crate::iter::Stored;
 use crate::key::{KvsId, KvsetId, Revision};
+use crate::version::Stored;
 use mpool::MblockWriter;
 
 /// Least pages a kblock must have room for: a leaf, a filter page and the footer.

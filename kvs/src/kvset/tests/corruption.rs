@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::error::{Error, Result, Scope};
-use crate::iter::{Stored, VersionCursor};
 use crate::kvset::page::PAGE_BYTES;
 use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
+use crate::version::{Stored, VersionCursor};
 use mpool::{Device, IoBuf, MblockId};
 use std::collections::HashMap;
 

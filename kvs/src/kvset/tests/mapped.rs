@@ -1,8 +1,8 @@
 //! On a file, where the maps are real: what the simulated device, which has none, cannot show.
 
 use super::*;
-use crate::iter::VersionCursor;
 use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
+use crate::version::VersionCursor;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn file_pool(dir: &std::path::Path) -> Arc<Pool> {

@@ -2,14 +2,14 @@
 //! not be, and how it ended.
 
 use super::super::ledger::Progress;
-use crate::compact::pick::request::{self, Asked, Next, Obstacle};
-use crate::compact::pick::{Limits, Plan, TreeShape};
 use crate::compaction::{
     CompactionInfo, CompactionProblem, CompactionRequest, CompactionState, ProblemReason,
 };
 use crate::error::{Error, Result, Scope};
 use crate::key::{KeyText, KvsId, KvsetId, Revision};
 use crate::kvset::Kvset;
+use crate::pick::request::{self, Asked, Next, Obstacle};
+use crate::pick::{Limits, Plan, TreeShape};
 use crate::tree::{Leaf, Tree};
 use crate::view::View;
 use bytes::Bytes;

@@ -13,8 +13,9 @@ use super::{CommitSink, Leader, Queue, Shared, TICKET_BYTES};
 use crate::error::Error;
 use crate::key::KvsId;
 use crate::options::Durability;
-use crate::write::gate::{self, Gate, Lagging, Pass};
-use crate::write::stall::StallReason;
+use crate::stall::StallReason;
+use crate::view::Lagging;
+use crate::write::gate::{self, Gate, Pass};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
