@@ -13,7 +13,6 @@
 //! last it is *degraded*: it serves, and what is damaged is left alone. A volume that is full is no
 //! ailment. Asking takes no lock that is held across IO.
 
-use crate::db::Database;
 use crate::error::Error;
 use parking_lot::Mutex;
 
@@ -106,8 +105,8 @@ impl Health {
 /// What background work has met.
 #[derive(Default)]
 pub(crate) struct Work {
-    flush: Mutex<Option<String>>,
-    compaction: Mutex<Option<String>>,
+    pub(crate) flush: Mutex<Option<String>>,
+    pub(crate) compaction: Mutex<Option<String>>,
 }
 
 impl Work {
@@ -126,23 +125,6 @@ impl Work {
     /// What compactions could not read is gone.
     pub(crate) fn nothing_is_left_alone(&self) {
         *self.compaction.lock() = None;
-    }
-}
-
-impl Database {
-    /// What has failed, as far as it is known now. Cheap, and never blocks on the drive.
-    pub fn health(&self) -> Health {
-        let store = self.store();
-        let pool = &store.pool;
-        let causes = [
-            (Part::Log, self.commits().failure()),
-            (Part::Shape, store.failure()),
-            (Part::Volumes, pool.failure().map(str::to_owned)),
-            (Part::Flush, store.work_health.flush.lock().clone()),
-            (Part::Compaction, store.work_health.compaction.lock().clone()),
-        ];
-        let ailment = |(part, cause): (Part, Option<String>)| Some(Ailment { part, cause: cause? });
-        Health { ailments: causes.into_iter().filter_map(ailment).collect() }
     }
 }
 

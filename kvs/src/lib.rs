@@ -46,22 +46,16 @@
 //! # }
 //! ```
 
-mod admin;
 mod amplification;
 mod batch;
 mod cache;
-mod check;
-mod close;
 mod compact;
 mod compaction;
-mod cursor;
 mod damage;
 mod db;
 mod dead;
 mod error;
 mod flush;
-mod frequencies;
-mod handle;
 mod health;
 mod holds;
 mod iter;
@@ -73,44 +67,39 @@ mod manifest;
 mod mark;
 mod memtable;
 pub mod metrics;
-mod moved;
 mod options;
 mod owner;
 mod pick;
 mod placement;
 mod progress;
 mod read;
-mod recover;
 mod recovery;
 mod references;
-mod replay;
 mod room;
 mod salvage;
-mod scrub;
-mod snapshot;
 mod space;
 mod stall;
 mod store;
 mod tree;
-mod tree_info;
 mod varint;
 mod version;
 mod view;
 mod wal;
-mod warm;
 mod work;
 mod write;
 
 pub use batch::WriteBatch;
-pub use check::Checked;
 pub use compaction::{
-    Compaction, CompactionInfo, CompactionProblem, CompactionRequest, CompactionState,
-    ProblemReason,
+    CompactionInfo, CompactionProblem, CompactionRequest, CompactionState, ProblemReason,
 };
-pub use cursor::{Cursor, Item, Keys};
+pub use db::check::Checked;
+pub use db::compaction::Compaction;
+pub use db::cursor::{Cursor, Item, Keys};
+pub use db::handle::Kvs;
+pub use db::snapshot::Snapshot;
+pub use db::tree_info::{Debt, DueInfo, KvsetInfo, NodeInfo, TreeInfo, TreePage};
 pub use db::{Database, KvsInfo};
 pub use error::{Error, Result, Scope, SnapshotEnd};
-pub use handle::Kvs;
 pub use health::{Ailment, Health, Part, State};
 pub use holds::{SnapshotInfo, SnapshotsInfo};
 pub use iter::bounded::{Advance, Range};
@@ -124,9 +113,7 @@ pub use progress::OpenProgress;
 pub use read::cold::{ColdRead, NoRoom, TryGet};
 pub use read::get::Entry;
 pub use salvage::WayOut;
-pub use snapshot::Snapshot;
 pub use space::SpaceInfo;
-pub use tree_info::{Debt, DueInfo, KvsetInfo, NodeInfo, TreeInfo, TreePage};
 pub use work::ledger::{JobInfo, JobOutcome};
 
 /// The example of the README is compiled.

@@ -9,6 +9,7 @@
 //! that no kvset references any more. Readers that still hold an older view keep its mblocks alive
 //! through their handles.
 
+pub(crate) mod bring;
 mod metrics;
 
 use crate::cache::ValueCache;
@@ -35,7 +36,6 @@ use crate::salvage;
 use crate::space::Needs;
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
-use crate::warm;
 use crate::work::Jobs;
 use crate::write::group::CommitQueue;
 use arc_swap::ArcSwap;
@@ -344,7 +344,7 @@ impl Store {
         let leaving = edits.iter().flat_map(|(_, edit)| &edit.remove);
         let leaving_bytes = leaving.map(|(_, kvset)| kvset.resident_index_bytes()).sum();
         let new = edits.iter().flat_map(|(_, edit)| &edit.add).map(|(_, kvset)| kvset);
-        warm::bring(self, &new, leaving_bytes);
+        bring::bring(self, &new, leaving_bytes);
     }
 
     /// References of what is added and of what is removed; returns the mblocks that nobody

@@ -151,13 +151,13 @@ pub(crate) const LOOM_MODULES: &[&str] = &["interleavings", "loom_tests"];
 /// Files of the engine that may read the clock, with the reason; everything else takes time as an
 /// argument.
 pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
-    ("kvs/src/close.rs", "how long the last flush took is told to people"),
+    ("kvs/src/db/close.rs", "how long the last flush took is told to people"),
     (
         "kvs/src/holds.rs",
         "the age of snapshots is told to people, and bounded; ids begin with the time",
     ),
-    ("kvs/src/recover.rs", "how long a replay takes bounds the log"),
-    ("kvs/src/replay.rs", "how far a replay is is told once a second"),
+    ("kvs/src/db/recover.rs", "how long a replay takes bounds the log"),
+    ("kvs/src/db/replay.rs", "how far a replay is is told once a second"),
     ("kvs/src/write/group.rs", "interval durability is a promise about time"),
     ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
     ("kvs/src/write/group/thread.rs", "interval durability is a promise about time"),

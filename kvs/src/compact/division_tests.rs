@@ -8,8 +8,8 @@
 
 use super::job;
 use crate::db::Database;
+use crate::db::handle::Kvs;
 use crate::error::Result;
-use crate::handle::Kvs;
 use crate::iter::bounded::Range;
 use crate::key::{KvsId, KvsetId, NodeId, VALUE_BYTES_MAX};
 use crate::options::{Durability, Options};

@@ -1,12 +1,12 @@
 //! A KVS that compaction cannot follow holds up its own writers, and no others.
 
 use crate::db::Database;
-use crate::handle::Kvs;
+use crate::db::handle::Kvs;
+use crate::db::tree_info::TreePage;
 use crate::key::Revision;
 use crate::metrics::Sample;
 use crate::options::{Durability, Options};
 use crate::stall::ROOT_STOP;
-use crate::tree_info::TreePage;
 use crate::write::group::CommitSink;
 use mpool::{Pool, SimDevice};
 use std::collections::BTreeSet;

@@ -202,9 +202,9 @@ mod tests {
     use super::*;
     use crate::compact::job;
     use crate::db::Database;
+    use crate::db::tree_info::TreePage;
     use crate::options::{Durability, Options};
     use crate::pick::{Action, Limits, Plan, pick};
-    use crate::tree_info::TreePage;
     use mpool::{Pool, SimDevice};
 
     /// A job over a leaf of gigabytes went on to its end, whoever wanted it to stop.

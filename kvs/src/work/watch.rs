@@ -41,8 +41,8 @@ impl Store {
 #[cfg(not(loom))]
 mod tests {
     use crate::db::Database;
+    use crate::db::tree_info::TreePage;
     use crate::options::{Durability, Options};
-    use crate::tree_info::TreePage;
     use mpool::{Pool, SimDevice};
     use std::sync::Arc;
 

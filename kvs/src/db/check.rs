@@ -7,12 +7,12 @@
 
 use crate::batch::WriteBatch;
 use crate::db::Database;
+use crate::db::recover::check_known;
 use crate::error::Error;
 use crate::kvsets::{Kvsets, Unusable};
 use crate::manifest::Manifest;
 use crate::manifest::live::Live;
 use crate::progress::OpenProgress;
-use crate::recover::check_known;
 use crate::references::mblocks_of;
 use crate::salvage::WayOut;
 use crate::wal;
@@ -90,7 +90,7 @@ fn check_kvsets(pool: &Arc<Pool>, live: &Live, checked: &mut Checked) {
             checked.warn(&error, &format!("kvset {} of KVS {name}", meta.id.get()));
         }
         for (mblock, _) in mblocks_of(meta) {
-            let part = crate::scrub::part_of(meta, mblock).unwrap_or("mblock");
+            let part = crate::db::scrub::part_of(meta, mblock).unwrap_or("mblock");
             let owner = format!("kvset {} of KVS {name}, {part}", meta.id.get());
             checked.owners.insert(mblock, owner);
         }

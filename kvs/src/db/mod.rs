@@ -4,10 +4,25 @@
 //! closes the database, or [`Database::close`] does at once. What one KVS is read and written by
 //! stands in `handle`.
 
+mod admin;
+pub(crate) mod check;
+mod close;
+pub(crate) mod compaction;
+pub(crate) mod cursor;
+mod frequencies;
+pub(crate) mod handle;
+mod health;
+mod recover;
+mod replay;
+mod scrub;
+pub(crate) mod snapshot;
+pub(crate) mod tree_info;
+
 use crate::amplification;
 use crate::batch::WriteBatch;
+use crate::db::handle::Kvs;
+use crate::db::snapshot::Snapshot;
 use crate::error::{Error, Result};
-use crate::handle::Kvs;
 use crate::health::{Health, Part};
 use crate::holds::{Holder, SnapshotInfo, SnapshotsInfo};
 use crate::key::{KVS_MAX, KvsId, Revision, SnapshotId, is_kvs_name};
@@ -16,8 +31,6 @@ use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
 use crate::progress::OpenProgress;
-use crate::recover;
-use crate::snapshot::Snapshot;
 use crate::space::SpaceInfo;
 use crate::store::Store;
 use crate::tree::Tree;

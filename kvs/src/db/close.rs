@@ -12,10 +12,10 @@
 //! them.
 
 use crate::db::Open;
+use crate::db::frequencies;
+use crate::db::scrub;
 use crate::error::{Result, Scope};
-use crate::frequencies;
 use crate::mark::Mark;
-use crate::scrub;
 use crate::work;
 use std::time::Instant;
 

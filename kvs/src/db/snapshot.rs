@@ -5,11 +5,11 @@
 //! is space: what a snapshot sees is not freed while it lives. So it is listed, and ended where an
 //! option bounds its age (`holds`).
 
-use crate::cursor::Cursor;
 use crate::damage::Met;
 use crate::db::Open;
+use crate::db::cursor::Cursor;
+use crate::db::handle::{Kvs, check_key};
 use crate::error::{Error, Result};
-use crate::handle::{Kvs, check_key};
 use crate::holds::{Hold, Holder};
 use crate::iter::bounded::Range;
 use crate::key::{Revision, SnapshotId};

@@ -6,8 +6,8 @@
 //! manifest says, as far as it can be read, names the owners.
 
 use crate::db::Database;
+use crate::db::frequencies;
 use crate::error::Result;
-use crate::frequencies;
 use crate::key::Revision;
 use crate::kvset::{Kvset, KvsetMeta};
 use crate::kvsets::{Kvsets, Unusable};

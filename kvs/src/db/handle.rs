@@ -5,8 +5,9 @@
 //! does, and hands out a [`ColdRead`] where it would.
 
 use crate::batch::WriteBatch;
-use crate::cursor::Cursor;
 use crate::damage::Met;
+use crate::db::cursor::Cursor;
+use crate::db::snapshot::Snapshot;
 use crate::db::{Database, Open};
 use crate::error::{Error, Result};
 use crate::holds::Holder;
@@ -16,7 +17,6 @@ use crate::options::Durability;
 use crate::owner::Owner;
 use crate::read::cold::{ColdRead, NoRoom, TryGet};
 use crate::read::get::{self, Cold, Entry, Tried};
-use crate::snapshot::Snapshot;
 use crate::view::View;
 use arc_swap::Guard;
 use bytes::Bytes;

@@ -20,8 +20,9 @@
 //! off with a warning.
 
 use crate::batch::WriteBatch;
+use crate::db::frequencies;
+use crate::db::replay::{Flusher, Over, Replay};
 use crate::error::{Error, Result};
-use crate::frequencies;
 use crate::key::{KvsId, NodeId, Revision};
 use crate::kvset::Kvset;
 use crate::kvsets::Kvsets;
@@ -34,7 +35,6 @@ use crate::options::{Options, Salvage};
 use crate::progress::OpenProgress;
 use crate::recovery;
 use crate::references::References;
-use crate::replay::{Flusher, Over, Replay};
 use crate::salvage;
 use crate::store::{Store, Versions, delete};
 use crate::tree::{Tree, TreeEdit};

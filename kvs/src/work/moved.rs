@@ -16,9 +16,8 @@
 use crate::error::{Error, Result, Scope};
 use crate::key::KvsetId;
 use crate::kvset::Kvset;
-use crate::store::Store;
+use crate::store::{Store, bring};
 use crate::view::View;
-use crate::warm;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -46,7 +45,7 @@ pub(crate) fn renew(store: &Store) -> Result<u64> {
         }
         count += renewed.len() as u64;
         let leaving_bytes = some.iter().map(|kvset| kvset.resident_index_bytes()).sum();
-        warm::bring(store, &renewed.values(), leaving_bytes);
+        bring::bring(store, &renewed.values(), leaving_bytes);
         {
             // Trees change under it only.
             let _versions = store.versions.lock();

@@ -16,13 +16,13 @@
 //! cut off is not begun from the start again. Without background threads it flushes by itself.
 
 use crate::batch::{Op, WriteBatch};
+use crate::db::recover::make_again;
 use crate::error::{Error, Result, Scope};
 use crate::flush;
 use crate::key::{KvsId, Revision, key_hash};
 use crate::loss::Loss;
 use crate::memtable::prefix;
 use crate::progress::OpenProgress;
-use crate::recover::make_again;
 use crate::store::Store;
 use crate::work::ledger::Progress;
 use crate::write::apply::cut_dead_ranges;

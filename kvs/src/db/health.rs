@@ -1,0 +1,21 @@
+//! What the parts of a database know of its health, asked for.
+
+use super::Database;
+use crate::health::{Ailment, Health, Part};
+
+impl Database {
+    /// What has failed, as far as it is known now. Cheap, and never blocks on the drive.
+    pub fn health(&self) -> Health {
+        let store = self.store();
+        let pool = &store.pool;
+        let causes = [
+            (Part::Log, self.commits().failure()),
+            (Part::Shape, store.failure()),
+            (Part::Volumes, pool.failure().map(str::to_owned)),
+            (Part::Flush, store.work_health.flush.lock().clone()),
+            (Part::Compaction, store.work_health.compaction.lock().clone()),
+        ];
+        let ailment = |(part, cause): (Part, Option<String>)| Some(Ailment { part, cause: cause? });
+        Health { ailments: causes.into_iter().filter_map(ailment).collect() }
+    }
+}
