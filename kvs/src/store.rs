@@ -10,7 +10,7 @@
 //! through their handles.
 
 pub(crate) mod bring;
-mod metrics;
+pub(crate) mod room;
 
 use crate::cache::ValueCache;
 use crate::dead::hints::Hints;
@@ -24,14 +24,13 @@ use crate::manifest::Manifest;
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::memtable::retired::Retired;
+use crate::metrics::DbMetrics;
 use crate::options::Options;
 use crate::owner::Owner;
 use crate::pick::VblockIndex;
 use crate::placement::{self, Level, Part};
-use crate::read::get::Lookup;
 use crate::recovery;
 use crate::references::References;
-use crate::room::Room;
 use crate::salvage;
 use crate::space::Needs;
 use crate::tree::{Tree, TreeEdit};
@@ -87,14 +86,14 @@ pub(crate) struct Store {
     closed: AtomicBool,
     /// What the engine's work needs of the pool.
     pub(crate) needs: Needs,
-    pub(crate) room: Room,
+    pub(crate) room: room::Room,
     pub(crate) hints: Hints,
     pub(crate) holds: Arc<Holds>,
     /// What scans hold of values that they read ahead.
     pub(crate) read_ahead: Arc<ReadAhead>,
     /// Bytes of log at which the active memtable is sealed early.
     pub(crate) log_bytes_max: AtomicU64,
-    pub(crate) metrics: metrics::DbMetrics,
+    pub(crate) metrics: DbMetrics,
 }
 
 /// A tree's edit with the kvsets it adds still to be committed.
@@ -174,12 +173,12 @@ impl Store {
             condemned: OnceLock::new(),
             closed: AtomicBool::new(false),
             needs: Needs::new(&options, pool.free_space().total_bytes),
-            room: Room::default(),
+            room: room::Room::default(),
             hints: Hints::default(),
             holds: Arc::new(Holds::new(options.snapshot_age_max_ms)),
             read_ahead: Arc::default(),
             log_bytes_max: AtomicU64::new(options.wal_bytes_max),
-            metrics: metrics::DbMetrics::default(),
+            metrics: DbMetrics::default(),
             owner: Owner::new(&pool),
             pool,
             options,
@@ -484,12 +483,6 @@ impl Store {
     /// True for the one caller that closes it.
     pub(crate) fn close_once(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)
-    }
-
-    /// A lookup in this database.
-    pub(crate) fn lookup<'a>(&'a self, kvs: KvsId, key: &'a [u8], at: Revision) -> Lookup<'a> {
-        let (metrics, damage) = (&self.metrics.reads, &self.metrics.damage);
-        Lookup { kvs, key, at, cache: &self.cache, metrics, damage, is_cold: false }
     }
 
     /// A KVS's tree in the current view.

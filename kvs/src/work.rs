@@ -7,7 +7,9 @@
 //! writers wait for it. Of several threads one is kept free of compaction, so that a flush never
 //! waits for one.
 
+mod compact;
 pub(crate) mod dead;
+pub(crate) mod flush;
 #[cfg(test)]
 mod held_tests;
 #[cfg(test)]
@@ -25,9 +27,7 @@ mod unreadable;
 mod warm;
 mod watch;
 
-use crate::compact::job;
 use crate::error::{Error, Result, Scope};
-use crate::flush;
 use crate::key::{KvsId, KvsetId};
 use crate::pick::{Gathered, Plan};
 use crate::store::Store;
@@ -150,7 +150,7 @@ impl Store {
         self.pace_compaction();
         let done = match &running.job {
             Job::Flush => flush::flush_oldest(self, &running.progress).map(|_| ()),
-            Job::Compact(kvs, plan) => job::run(self, *kvs, plan, &running.progress),
+            Job::Compact(kvs, plan) => compact::job::run(self, *kvs, plan, &running.progress),
             Job::Refresh(moves) => self.run_refresh(*moves),
         };
         self.note_outcome(&done, running);

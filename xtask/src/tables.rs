@@ -161,7 +161,7 @@ pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/write/group.rs", "interval durability is a promise about time"),
     ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
     ("kvs/src/write/group/thread.rs", "interval durability is a promise about time"),
-    ("kvs/src/room.rs", "for how long puts were refused is told to people"),
+    ("kvs/src/store/room.rs", "for how long puts were refused is told to people"),
     ("kvs/src/work.rs", "failed work waits out a pause before it is tried again"),
     ("kvs/src/work/requested/errand.rs", "for how long a compaction runs is told to people"),
     ("kvs/src/work/watch.rs", "for how long jobs run is told to people"),

@@ -12,7 +12,6 @@
 //! [`Cursor::advance`] is the same in steps that a caller can leave between two keys; the value is
 //! read only when it is asked for.
 
-use crate::damage::Met;
 use crate::db::Open;
 use crate::error::{Error, Result, SnapshotEnd};
 use crate::holds::Hold;
@@ -20,7 +19,8 @@ use crate::iter::bounded::{Advance, Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::{KvsId, Revision};
 use crate::kvset::Holes;
-use crate::read::get::{self, Entry};
+use crate::metrics::damage::Met;
+use crate::read::get::{self, Entry, Lookup};
 use crate::read::scan::{self, Source};
 use crate::view::View;
 use bytes::Bytes;
@@ -184,7 +184,7 @@ impl Cursor {
     /// Asks for the key as a read of it alone would. False: it is not there.
     #[cold]
     fn look_up(&mut self) -> Result<bool> {
-        let lookup = self.open.store.lookup(self.kvs, self.visible.key(), self.at);
+        let lookup = Lookup::of(&self.open.store, self.kvs, self.visible.key(), self.at);
         self.found = get::get(&self.view, lookup)?;
         Ok(self.found.is_some())
     }

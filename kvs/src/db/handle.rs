@@ -5,7 +5,6 @@
 //! does, and hands out a [`ColdRead`] where it would.
 
 use crate::batch::WriteBatch;
-use crate::damage::Met;
 use crate::db::cursor::Cursor;
 use crate::db::snapshot::Snapshot;
 use crate::db::{Database, Open};
@@ -13,10 +12,11 @@ use crate::error::{Error, Result};
 use crate::holds::Holder;
 use crate::iter::bounded::Range;
 use crate::key::{KEY_BYTES_MAX, KvsId, Revision};
+use crate::metrics::damage::Met;
 use crate::options::Durability;
 use crate::owner::Owner;
 use crate::read::cold::{ColdRead, NoRoom, TryGet};
-use crate::read::get::{self, Cold, Entry, Tried};
+use crate::read::get::{self, Cold, Entry, Lookup, Tried};
 use crate::view::View;
 use arc_swap::Guard;
 use bytes::Bytes;
@@ -49,7 +49,7 @@ impl Kvs {
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         let view = self.view_for(key)?;
         let store = &self.open.store;
-        get::get(&view, store.lookup(self.id, key, store.visible()))
+        get::get(&view, Lookup::of(store, self.id, key, store.visible()))
             .inspect_err(|error| store.metrics.damage.note(Met::Get, error))
     }
 
@@ -70,7 +70,7 @@ impl Kvs {
         let view = self.view_for(key)?;
         let store = &self.open.store;
         let at = store.visible();
-        let found = get::try_get(&view, store.lookup(self.id, key, at), room)
+        let found = get::try_get(&view, Lookup::of(store, self.id, key, at), room)
             .inspect_err(|error| store.metrics.damage.note(Met::Get, error));
         Ok(Ok(match found? {
             Tried::NoRoom(value_len) => return Ok(Err(NoRoom { value_len })),

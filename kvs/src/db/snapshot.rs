@@ -5,7 +5,6 @@
 //! is space: what a snapshot sees is not freed while it lives. So it is listed, and ended where an
 //! option bounds its age (`holds`).
 
-use crate::damage::Met;
 use crate::db::Open;
 use crate::db::cursor::Cursor;
 use crate::db::handle::{Kvs, check_key};
@@ -13,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::holds::{Hold, Holder};
 use crate::iter::bounded::Range;
 use crate::key::{Revision, SnapshotId};
-use crate::read::get::{self, Entry};
+use crate::metrics::damage::Met;
+use crate::read::get::{self, Entry, Lookup};
 use crate::view::View;
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ impl Snapshot {
         check_key(key)?;
         let view = self.view_of(kvs)?;
         let store = &self.open.store;
-        get::get(&view, store.lookup(kvs.id(), key, self.at))
+        get::get(&view, Lookup::of(store, kvs.id(), key, self.at))
             .inspect_err(|error| store.metrics.damage.note(Met::Get, error))
     }
 

@@ -5,9 +5,9 @@
 //! can be known before it is read, which is what those need who bound the memory of reads under
 //! way.
 
-use crate::damage::Met;
 use crate::error::Result;
 use crate::key::{KvsId, Revision, key_hash};
+use crate::metrics::damage::Met;
 use crate::read::get::{self, Cold, Entry, Extern, Located, Lookup};
 use crate::store::Store;
 use crate::view::View;
@@ -51,7 +51,7 @@ impl ColdRead {
 
     fn lookup(&self) -> Lookup<'_> {
         let is_cold = matches!(self.cold, Cold::Index);
-        Lookup { is_cold, ..self.store.lookup(self.kvs, &self.key, self.at) }
+        Lookup { is_cold, ..Lookup::of(&self.store, self.kvs, &self.key, self.at) }
     }
 
     /// Bytes of the value that the read will bring, where the index page that says so is resident.
@@ -95,7 +95,7 @@ impl ColdRead {
             Cold::Value(Extern { kvset, ptr, revision }) => kvset.read_value_async(
                 ptr,
                 Box::new(move |value| {
-                    let lookup = store.lookup(kvs, &key, at);
+                    let lookup = Lookup::of(&store, kvs, &key, at);
                     lookup.metrics.from_kvset.add(1);
                     let hash = key_hash(kvs, &key);
                     let entry = |value| Some(get::found(&view, lookup, hash, value, revision));

@@ -13,12 +13,13 @@
 //! [`get`] may block on the drive. [`try_get`] never does: where it would, it hands out a [`Cold`]
 //! that says how far it came.
 
-use super::metrics::ReadMetrics;
 use crate::cache::ValueCache;
-use crate::damage::{DamageMetrics, Met};
 use crate::error::{Error, Result, Scope};
 use crate::key::{KvsId, Revision, key_hash};
 use crate::kvset::{Kvset, Passed, Probe, WouldBlock};
+use crate::metrics::ReadMetrics;
+use crate::metrics::damage::{DamageMetrics, Met};
+use crate::store::Store;
 use crate::version::ValuePtr;
 use crate::view::View;
 use bytes::Bytes;
@@ -49,7 +50,12 @@ pub(crate) struct Lookup<'a> {
     pub(crate) is_cold: bool,
 }
 
-impl Lookup<'_> {
+impl<'a> Lookup<'a> {
+    pub(crate) fn of(store: &'a Store, kvs: KvsId, key: &'a [u8], at: Revision) -> Self {
+        let (metrics, damage) = (&store.metrics.reads, &store.metrics.damage);
+        Self { kvs, key, at, cache: &store.cache, metrics, damage, is_cold: false }
+    }
+
     #[cold]
     fn unfiltered(&self, view: &View, error: &Error) {
         let Error::Corrupt { what, reason } = error else {

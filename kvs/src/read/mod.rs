@@ -2,5 +2,4 @@
 
 pub(crate) mod cold;
 pub(crate) mod get;
-pub(crate) mod metrics;
 pub(crate) mod scan;

@@ -200,11 +200,11 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compact::job;
     use crate::db::Database;
     use crate::db::tree_info::TreePage;
     use crate::options::{Durability, Options};
     use crate::pick::{Action, Limits, Plan, pick};
+    use crate::work::compact::job;
     use mpool::{Pool, SimDevice};
 
     /// A job over a leaf of gigabytes went on to its end, whoever wanted it to stop.

@@ -5,8 +5,8 @@
 
 use super::{Job, LOOK_AGAIN, Running};
 use crate::error::Result;
-use crate::flush;
 use crate::store::Store;
+use crate::work::flush;
 
 impl Store {
     /// Flushes every memtable, whatever failed before; returns how many bytes they held.

@@ -8,12 +8,12 @@
 //! back) is tried again, as any other that fails. What leaves the trees, or is deleted with its
 //! KVS, is not left alone any more.
 
-use crate::compact::job;
-use crate::damage::Met;
 use crate::error::{Error, Scope};
 use crate::key::{KvsId, KvsetId};
+use crate::metrics::damage::Met;
 use crate::pick::Plan;
 use crate::store::Store;
+use crate::work::compact::job;
 use mpool::MblockId;
 use std::collections::BTreeSet;
 

@@ -3,5 +3,4 @@
 pub(crate) mod apply;
 pub(crate) mod gate;
 pub(crate) mod group;
-pub(crate) mod metrics;
 pub(crate) mod sink;

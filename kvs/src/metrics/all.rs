@@ -1,10 +1,10 @@
 //! All that a database counts itself; cache, commits and pool count on their own.
 
-use crate::compact::metrics::CompactionMetrics;
-use crate::damage::DamageMetrics;
-use crate::metrics::{Counter, JobMetrics, MetricKind, Sample, Value, emit};
-use crate::read::metrics::ReadMetrics;
-use crate::write::metrics::StallMetrics;
+use super::compactions::CompactionMetrics;
+use super::damage::DamageMetrics;
+use super::reads::ReadMetrics;
+use super::stalls::StallMetrics;
+use super::{Counter, JobMetrics, MetricKind, Sample, Value, emit};
 
 /// Everything the database counts itself; cache, commits and pool count on their own.
 #[derive(Debug, Default)]

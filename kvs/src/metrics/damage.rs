@@ -3,8 +3,8 @@
 //!
 //! A scrub finds damage before a reader does; what it finds is counted and told by the pool.
 
+use super::{Counter, MetricKind, Sample, emit};
 use crate::error::{Error, Scope};
-use crate::metrics::{Counter, MetricKind, Sample, emit};
 
 /// Who met the damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,4 +3,3 @@
 #[cfg(test)]
 mod division_tests;
 pub(crate) mod job;
-pub(crate) mod metrics;

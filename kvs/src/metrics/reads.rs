@@ -1,6 +1,6 @@
 //! Where lookups found their answer, and what it took.
 
-use crate::metrics::{Counter, MetricKind, Sample, emit};
+use super::{Counter, MetricKind, Sample, emit};
 
 /// Where lookups found their answer.
 #[derive(Debug, Default)]

@@ -6,11 +6,11 @@
 //! the edge goes to and fro; until a good part of the volumes is writable again, refusals are told
 //! once in [`TELL_AGAIN`] at most. So long compaction spares no effort.
 
+use super::Store;
 use crate::batch::{Op, WriteBatch};
 use crate::error::{Error, Result};
 use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::space::{SEGMENTS_MIN, SpaceInfo};
-use crate::store::Store;
 use mpool::FreeSpace;
 use parking_lot::Mutex;
 use std::sync::Weak;

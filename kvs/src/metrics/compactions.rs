@@ -1,6 +1,6 @@
 //! What compactions came to, by action and reason.
 
-use crate::metrics::{Counter, JobMetrics, MetricKind, Sample, Value, emit};
+use super::{Counter, JobMetrics, MetricKind, Sample, Value, emit};
 use crate::pick::{Action, Why};
 
 /// What compactions of one action and reason came to.

@@ -1,6 +1,6 @@
 //! How long writers were held back.
 
-use crate::metrics::{Counter, Sample, Value};
+use super::{Counter, Sample, Value};
 use crate::stall::StallReason;
 use std::time::Duration;
 

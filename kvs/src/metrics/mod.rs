@@ -4,8 +4,16 @@
 //! must see the zero before the first event. Names, help and units are declared once, where the
 //! counters are shown (`visit`). Ratios are computed by the reader of the metrics, never stored.
 
+mod all;
+mod compactions;
+pub(crate) mod damage;
+mod reads;
+mod stalls;
+
+pub(crate) use all::DbMetrics;
 use mpool::Pool;
 pub use mpool::{Counter, Histogram, HistogramCounts, MetricKind, Sample, Value};
+pub(crate) use reads::ReadMetrics;
 
 /// Calls a visitor with samples of one kind.
 pub(crate) fn emit(
