@@ -1,10 +1,10 @@
 //! What an open does about damage that would stop it, and what that loses.
 //!
-//! By default nothing: the open is refused, for whatever goes on past damage loses something, and
-//! somebody must have asked for it. [`Salvage`] says what to do instead; [`Loss`] says what that
-//! has cost, in revisions and keys as far as they can be told. On a pool that is open for reading
-//! only, nothing of it is written: so one sees beforehand what would be lost, or reads what is
-//! left.
+//! By default nothing: the open is refused, for what goes on past damage loses something, and a
+//! person must have asked for it. [`Salvage`](crate::Salvage) says what to do instead; [`Loss`]
+//! says what that has cost, in revisions and keys as far as they can be told. On a pool that is
+//! open for reading only, nothing of it is written: so one sees beforehand what would be lost, or
+//! reads what is left.
 
 use crate::error::{Error, Result};
 use crate::key::{KvsId, Revision};
@@ -65,11 +65,11 @@ pub(crate) fn of_name(kvs: KvsId, name: &str) -> Loss {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WayOut {
-    /// By [`Salvage::log`].
+    /// By [`Salvage::log`](crate::Salvage::log).
     Log,
-    /// By [`Salvage::skip_kvsets`].
+    /// By [`Salvage::skip_kvsets`](crate::Salvage::skip_kvsets).
     Kvsets,
-    /// By [`Salvage::cut_manifest`].
+    /// By [`Salvage::cut_manifest`](crate::Salvage::cut_manifest).
     Manifest,
     /// With a backup.
     Backup,
