@@ -1,4 +1,4 @@
-//! What is said of a compaction that somebody asks for: what of, how far it is, what it met.
+//! A compaction on request, described: its range, its state, its problems.
 
 use crate::key::KeyText;
 use bytes::Bytes;

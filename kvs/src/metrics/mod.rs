@@ -1,7 +1,7 @@
-//! Counters of the engine: plain atomics, named once, rendered by whoever serves them.
+//! Counters of the engine: plain atomics, named once; a server renders them.
 //!
-//! Counters live where the fact happens, and are there from the start: whoever computes a rate
-//! must see the zero before the first event. Names, help and units are declared once, where the
+//! Counters live where the fact happens, and are there from the start: a rate needs the zero
+//! before the first event. Names, help and units are declared once, where the
 //! counters are shown (`visit`). Ratios are computed by the reader of the metrics, never stored.
 
 mod all;

@@ -91,7 +91,7 @@ fn follow(store: &Arc<Store>, kvs: KvsId, key: &[u8]) {
             return;
         }
         if let Err(error) = learn(store, kvs, &from, way) {
-            // Whoever reads there is told.
+            // A read of that place returns the error.
             tracing::debug!(%error, %kvs, "dead ranges were not looked for");
         }
     }

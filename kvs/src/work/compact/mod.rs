@@ -1,4 +1,4 @@
-//! Compaction: how it is done. What is, [`pick`](crate::pick) says.
+//! Compaction, carried out. [`pick`](crate::pick) decides what is compacted.
 
 #[cfg(test)]
 mod division_tests;
