@@ -317,11 +317,15 @@ impl Database {
         store.work_until(|store| store.view.load().sealed.iter().all(|sealed| sealed.last > newest))
     }
 
-    /// Compacts until nothing is left that the picker would do. Blocks until done. Jobs for
-    /// which there is no room, and kvsets that cannot be read, are left as they are:
+    /// Compacts until nothing is left that the picker would do. Blocks until done: then all that it
+    /// removed is free, but for what snapshots, cursors and reads under way hold. Jobs for which
+    /// there is no room, and kvsets that cannot be read, are left as they are:
     /// [`Database::tree`] shows them. [`Database::start_compaction`] returns them as problems.
     pub fn compact(&self) -> Result<()> {
-        self.store().work_until_idle()
+        let store = self.store();
+        store.work_until_idle()?;
+        store.hints.wait_for_walk();
+        Ok(())
     }
 
     /// What the open has left out because of damage, as [`Options::salvage`] asked.

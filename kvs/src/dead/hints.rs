@@ -6,7 +6,7 @@
 
 use crate::key::KvsId;
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::thread::JoinHandle;
 
@@ -26,6 +26,8 @@ pub(crate) struct Hints {
     waiting: Mutex<Waiting>,
     bell: Condvar,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Held while the thread holds a view.
+    walk: Mutex<()>,
 }
 
 impl Hints {
@@ -60,6 +62,16 @@ impl Hints {
     pub(crate) fn close(&self) {
         self.waiting.lock().closed = true;
         self.bell.notify_all();
+    }
+
+    /// Until the guard is dropped, the thread holds a view.
+    pub(crate) fn begin_walk(&self) -> MutexGuard<'_, ()> {
+        self.walk.lock()
+    }
+
+    /// Waits until the thread holds no view that is older than this call.
+    pub(crate) fn wait_for_walk(&self) {
+        drop(self.walk.lock());
     }
 
     /// The thread that takes them.

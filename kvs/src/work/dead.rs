@@ -6,6 +6,10 @@
 //! known: what a queue deletes between two hints. After an open it begins with the kvsets that hold
 //! more tombstones than anything else. It is a scan like any other, and keeps nothing.
 //!
+//! A walk holds its view, and so the space of what compaction removes meanwhile. It looks at
+//! [`STEPS`] versions at most before it lets go of a view that is not the newest, and goes on in
+//! the newest from the key where it is. `Database::compact` waits for that.
+//!
 //! [`Hints`]: crate::dead::hints::Hints
 
 use crate::dead::Way;
@@ -24,8 +28,8 @@ use std::sync::Arc;
 
 /// Kvsets that are looked at after an open.
 const KVSETS_MAX: usize = 1024;
-/// Versions looked at between two looks whether the database is closed.
-const STEPS: u32 = 1 << 14;
+/// Versions looked at between two looks whether the view is the newest and the database is open.
+const STEPS: u32 = 1 << 12;
 
 /// The thread of an open that may still fail: dropped, it ends it.
 #[must_use = "dropping it ends the thread"]
@@ -90,22 +94,41 @@ fn follow(store: &Arc<Store>, kvs: KvsId, key: &[u8]) {
         if store.hints.is_closed() || is_known() {
             return;
         }
-        if let Err(error) = learn(store, kvs, &from, way) {
+        if let Err(error) = learn(store, (kvs, &from), way, &|| !store.hints.is_closed()) {
             // A read of that place returns the error.
             tracing::debug!(%error, %kvs, "dead ranges were not looked for");
         }
     }
 }
 
-/// Walks from `key` to the nearest key that lives.
-fn learn(store: &Arc<Store>, kvs: KvsId, key: &[u8], way: Way) -> Result<()> {
-    let (view, at) = store.moment();
-    let holes = Arc::new(Holes::default());
+/// Walks from `key` to the nearest key that lives, or as long as `goes_on`, which is asked at every
+/// pause.
+fn learn(
+    store: &Arc<Store>,
+    (kvs, key): (KvsId, &[u8]),
+    way: Way,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<()> {
     let range = Range { reverse: way == Way::Backward, ..Range::default() };
-    let mut visible = scan::visible(store, &view, (kvs, at), range, &holes);
-    visible.seek(key)?;
-    while visible.advance(STEPS)? == Advance::Paused && !store.hints.is_closed() {}
-    Ok(())
+    let mut from = key.to_vec();
+    loop {
+        let _holds_a_view = store.hints.begin_walk();
+        let (view, at) = store.moment();
+        let holes = Arc::new(Holes::default());
+        let mut visible = scan::visible(store, &view, (kvs, at), range.clone(), &holes);
+        visible.seek(&from)?;
+        // Compaction has removed nothing of the newest view.
+        let is_newest = || Arc::ptr_eq(&view, &store.view.load());
+        loop {
+            if visible.advance(STEPS)? != Advance::Paused || !goes_on() {
+                return Ok(());
+            }
+            if !is_newest() {
+                break;
+            }
+        }
+        from = visible.key().to_vec();
+    }
 }
 
 /// Writes what is known for the next open, if kvsets have everything. The close has
@@ -142,5 +165,56 @@ pub(crate) fn restore(store: &Store) {
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "kept dead ranges are lost: scans learn them anew"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compaction::CompactionRequest;
+    use crate::db::Database;
+    use crate::options::{Durability, Options};
+    use mpool::{Pool, SimDevice};
+    use std::cell::Cell;
+
+    /// Nothing in the background.
+    fn database() -> Database {
+        let pool = mpool::Options { background: false, ..mpool::Options::default() };
+        let options = Options { background_threads: 0, pool, ..Options::default() };
+        let pool = Pool::create(Arc::new(SimDevice::new(256 << 20)), &options.pool).unwrap();
+        Database::open_pool(pool, options).unwrap()
+    }
+
+    /// The walk held its view until it had seen all of it: a database that was full had no space
+    /// for puts though everything was deleted and compacted.
+    #[test]
+    fn a_walk_lets_go_of_what_compaction_removes() {
+        let db = database();
+        let key = |n: u32| format!("{n:06}").into_bytes();
+        for (from, way) in [(0, Way::Forward), (4 * STEPS, Way::Backward)] {
+            db.create_kvs("other").unwrap().put(b"key", &[7; 9000], Durability::Off).unwrap();
+            db.start_compaction(CompactionRequest::default()).unwrap().wait().unwrap();
+            let kvs = db.create_kvs(&format!("{way:?}")).unwrap();
+            for n in 0..4 * STEPS {
+                kvs.delete(&key(n), Durability::Off).unwrap();
+            }
+            let held_bytes = || db.pool().metrics().held_bytes();
+            let pauses = Cell::new(0);
+            let at_pause = || {
+                pauses.set(pauses.get() + 1);
+                match pauses.get() {
+                    1 => {
+                        db.drop_kvs("other").unwrap();
+                        db.store().work_until_idle().unwrap();
+                        assert!(held_bytes() > 0, "{way:?}: the walk is in the view of before");
+                    }
+                    2 => assert_eq!(held_bytes(), 0, "{way:?}"),
+                    _ => {}
+                }
+                true
+            };
+            learn(db.store(), (kvs.id(), &key(from)), way, &at_pause).unwrap();
+            assert!(pauses.get() >= 2, "{way:?}: {} pauses", pauses.get());
+        }
     }
 }

@@ -5,11 +5,11 @@
 //! is room; the rest comes when it is asked for. Whatever is asked for meanwhile is read at once,
 //! so the first answer waits for one lookup, and not for the index.
 
-use crate::kvset::IndexPart;
+use crate::kvset::{IndexPart, Kvset};
 use crate::store::Store;
 use crate::tree::Tree;
 use crate::view::View;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 /// Starts reading ahead what fits; `None` where nothing runs in the background.
@@ -20,9 +20,9 @@ pub(crate) fn start(store: &Arc<Store>) -> Option<JoinHandle<()>> {
     let store = Arc::clone(store);
     let builder = std::thread::Builder::new().name("db-warm".to_owned());
     let thread = builder.spawn(move || {
-        let view = store.view.load_full();
-        if warm_index(&store, &view) {
-            warm_values(&store, &view);
+        let kvsets = present(&store.view.load());
+        if warm_index(&store, &kvsets) {
+            warm_values(&store, &kvsets);
         }
     });
     match thread {
@@ -34,12 +34,18 @@ pub(crate) fn start(store: &Arc<Store>) -> Option<JoinHandle<()>> {
     }
 }
 
+/// The kvsets of a view, without holding them: compaction may remove one before its turn comes,
+/// and its space is to be free then.
+fn present(view: &View) -> Vec<Weak<Kvset>> {
+    view.trees.values().flat_map(|tree| tree.kvsets()).map(Arc::downgrade).collect()
+}
+
 /// Reads ahead what there is room for; whether that is all.
-fn warm_index(store: &Store, view: &View) -> bool {
+fn warm_index(store: &Store, kvsets: &[Weak<Kvset>]) -> bool {
     let budget = store.pool.reaper().stats().budget_bytes;
     let (mut loaded, mut whole) = (0, true);
     for part in [IndexPart::Upper, IndexPart::Leaves] {
-        for kvset in view.trees.values().flat_map(|tree| tree.kvsets()) {
+        for kvset in kvsets.iter().filter_map(Weak::upgrade) {
             if store.is_closed() {
                 return false;
             }
@@ -71,14 +77,14 @@ fn fits(bytes: u64, room: u64, budget_left: u64) -> bool {
 
 /// Reads all values into the map if they fit, so that a data set that fits in memory is read from
 /// the drive once, in order, and not page by page.
-fn warm_values(store: &Store, view: &View) {
+fn warm_values(store: &Store, kvsets: &[Weak<Kvset>]) {
     let values = |tree: &Arc<Tree>| tree.totals().value_bytes;
-    let bytes: u64 = view.trees.values().map(values).sum();
+    let bytes: u64 = store.view.load().trees.values().map(values).sum();
     if bytes == 0 || bytes > store.pool.reaper().room() {
         return;
     }
     let mut loaded = 0;
-    for kvset in view.trees.values().flat_map(|tree| tree.kvsets()) {
+    for kvset in kvsets.iter().filter_map(Weak::upgrade) {
         if store.is_closed() {
             return;
         }
@@ -93,6 +99,9 @@ fn warm_values(store: &Store, view: &View) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::Database;
+    use crate::options::{Durability, Options};
+    use mpool::{Pool, SimDevice};
 
     #[test]
     fn no_more_is_read_ahead_than_fits() {
@@ -106,5 +115,22 @@ mod tests {
         ] {
             assert_eq!(fits(bytes, room, budget_left), expected, "{bytes} {room} {budget_left}");
         }
+    }
+    /// All kvsets of the moment of the open were held until the last of them was read.
+    #[test]
+    fn what_compaction_removes_is_not_held() {
+        let pool = mpool::Options { background: false, ..mpool::Options::default() };
+        let options = Options { background_threads: 0, pool, ..Options::default() };
+        let pool = Pool::create(Arc::new(SimDevice::new(256 << 20)), &options.pool).unwrap();
+        let db = Database::open_pool(pool, options).unwrap();
+        db.create_kvs("k").unwrap().put(b"key", b"value", Durability::Off).unwrap();
+        db.flush().unwrap();
+        let kvsets = present(&db.store().view.load());
+        assert_eq!(kvsets.len(), 1);
+        db.drop_kvs("k").unwrap();
+        db.compact().unwrap();
+        assert!(kvsets.iter().all(|kvset| kvset.upgrade().is_none()));
+        assert_eq!(db.pool().metrics().held_bytes(), 0);
+        assert!(warm_index(db.store(), &kvsets));
     }
 }
