@@ -116,6 +116,31 @@ impl fmt::Debug for VolumeId {
     }
 }
 
+/// Extents are multiples of this, in place and length: 64 KiB. Small enough to waste little at the
+/// end of an object, large enough for the free set to stay small.
+pub const ALLOC_UNIT: u64 = 64 << 10;
+
+/// A contiguous part of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+
+impl Extent {
+    pub(crate) fn end(self) -> u64 {
+        self.offset + self.len
+    }
+
+    /// Whole units that do not wrap: what any extent read from the medium must be.
+    pub(crate) fn is_sound(self) -> bool {
+        self.len > 0
+            && self.offset.is_multiple_of(ALLOC_UNIT)
+            && self.len.is_multiple_of(ALLOC_UNIT)
+            && self.offset.checked_add(self.len).is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,9 +5,8 @@
 //! what was asked, the limit it met, and the way out; the underlying cause is its `source`.
 
 use crate::{
-    features::Features,
-    missing::{self, MissingVolume},
-    superblock::FORMAT_MAJOR,
+    features::{FORMAT_MAJOR, Features},
+    missing::MissingVolume,
 };
 use std::{fmt::Display, io, path::PathBuf};
 
@@ -85,7 +84,7 @@ pub enum Error {
         reason: String,
     },
     /// Volumes that the pool's journal names cannot be had.
-    #[error("{}", missing::text(missing))]
+    #[error("{}", crate::missing::text(missing))]
     VolumesMissing {
         /// Each of them.
         missing: Vec<MissingVolume>,

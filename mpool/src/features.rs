@@ -16,11 +16,15 @@
 //! incompat    3  twin-logs       record kind 12, and the superblock's log_copies: logs kept twice
 //! ```
 //!
-//! A bit is durable before the first record that needs it is written (`anchor`), and stays when the
-//! last one is gone. Pools from before there were bits have none, whatever they use; opening such a
-//! pool sets those that its journal needs. Bits are on the medium: add, never renumber.
+//! A bit is durable before the first record that needs it is written (`journal::anchor`), and stays
+//! when the last one is gone. Pools from before there were bits have none, whatever they use;
+//! opening such a pool sets those that its journal needs. Bits are on the medium: add, never
+//! renumber.
 
 use std::fmt;
+
+/// The newest major version this binary reads, and the one it writes.
+pub(crate) const FORMAT_MAJOR: u32 = 1;
 
 /// What an unknown bit means to a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,24 +6,28 @@
 
 use crate::{
     SimDevice,
-    check::offline::volumes_of,
+    address::ALLOC_UNIT,
     device::Device,
-    io::buf::{IO_ALIGN, IoBuf},
-    label::{self, Found},
-    mblock::sums,
-    mdc::{
-        frame::{FRAME_HEAD_LEN, FrameHead, push_record, records},
+    heads::{
+        label::{self, Found},
         log::{Kept, Log},
-        pair::{Place, elected, replay_elected},
+        session::Sessions,
+        superblock::{self, COPY_OFFSETS, Copy, RESERVED},
+    },
+    io::volumes::Volumes,
+    journal::{
+        mdc::{
+            frame::{FRAME_HEAD_LEN, FrameHead, push_record, records},
+            pair::{Place, elected, replay_elected},
+        },
         record,
     },
+    object::sums,
+    offline::heart::volumes_of,
     reaper::cgroup,
-    scrub::state::State,
-    session::Sessions,
     site::mark::{self, Mark},
-    space::ALLOC_UNIT,
-    superblock::{self, COPY_OFFSETS, Copy, RESERVED},
-    volume::Volumes,
+    sys::buf::{IO_ALIGN, IoBuf},
+    verify::state::State,
 };
 use std::{path::Path, sync::Arc};
 

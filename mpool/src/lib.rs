@@ -49,100 +49,93 @@
 //! ```
 
 mod address;
-mod anchor;
-mod catalog;
-mod check;
-mod create;
-mod destroy;
+mod chores;
 pub mod device;
 mod error;
 mod features;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
-mod histogram;
+mod heads;
 mod id;
 mod io;
 mod journal;
-mod journal_chore;
-mod label;
-mod last;
-mod lost;
-mod mblock;
-mod mcache;
-mod mdc;
 mod media;
 mod metrics;
 mod missing;
-mod move_down;
-mod open;
+mod object;
+mod offline;
 mod options;
-mod owner;
-mod parts;
 mod pool;
-mod priority;
-mod raw;
 mod reaper;
-mod relocate;
-mod return_chore;
-mod scrub;
-mod segment;
-mod session;
 mod shared_map;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod site;
 mod space;
-mod superblock;
 mod sys;
-mod tidy;
-mod volume;
-mod volumes;
-mod zone_chore;
+mod upkeep;
+mod verify;
 
-pub use address::VolumeId;
-pub use check::{CheckOptions, CheckReport, Issue, PoolIdentity, Severity, inspect::Inspection};
-pub use create::NewRoot;
-pub use destroy::Destroyed;
+pub use address::{ALLOC_UNIT, VolumeId};
 pub use device::{
-    AppendRing, Device, EmulatedZoned, Geometry, Zone, ZoneCondition, ZoneHabits, ZoneLimits,
-    Zoned, ZonedDevice, file_bytes_max,
+    Device, EmulatedZoned, Geometry, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned,
+    ZonedDevice, file_bytes_max,
 };
 pub use error::{Error, Result, Scope};
 pub use features::{Feature, FeatureKind, Features};
-pub use histogram::{Histogram, HistogramCounts, LatencySummary};
-pub use id::{MblockId, MdcId, SegmentId};
+pub use id::{MblockId, MdcId, SegmentId, uuid_text};
 pub use io::{
-    buf::{IO_ALIGN, IoBuf},
-    queue::{BufWrite, Done, IoQueue, Job, Priority},
+    appends::{AppendDone, AppendRing},
+    queue::{BufWrite, IoQueue},
+    request::Done,
+    thread::Job,
 };
-pub use last::LastOnVolume;
-pub use lost::FoundJournal;
-pub use mblock::{Mblock, MblockWriter};
-pub use mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone};
-pub use mdc::{MDC_RECORD_BYTES_MAX, Mdc, MdcState, background::MdcSnapshot, pair::MdcRoom};
-pub use media::{Lifetime, MediaClass, Placement, VolumeKind};
-pub use metrics::{Counter, Gauge, MetricKind, PoolMetrics, Sample, Value};
+pub use journal::{
+    last::LastOnVolume,
+    mdc::{MDC_RECORD_BYTES_MAX, Mdc, MdcState, background::MdcSnapshot, pair::MdcRoom},
+};
+pub use media::{Lifetime, MediaClass, Placement, Priority, VolumeKind};
+pub use metrics::{
+    Counter, Gauge, MetricKind, PoolMetrics, Sample, Value,
+    histogram::{Histogram, HistogramCounts, LatencySummary},
+};
 pub use missing::{MissingVolume, VolumeHolds};
+pub use object::{
+    mblock::{Mblock, MblockWriter},
+    mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone},
+    segment::Segment,
+};
+pub use offline::{
+    check::{CheckOptions, CheckReport, Issue, PoolIdentity, Severity},
+    destroy::Destroyed,
+    inspect::Inspection,
+    recover::FoundJournal,
+};
 pub use options::{
     Create, IoBackend, MpoolOptions, Options, PacingOptions, ReaperOptions, ReaperPolicy,
     ReturnOptions,
 };
-pub use pool::{FreeSpace, Pool, PoolInfo, uuid_text};
-pub use priority::lower_priority;
-pub use raw::RawPiece;
-pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats, memory_budget_bytes};
-pub use scrub::{
-    Damage, Finding, ScrubOptions, ScrubOwners, ScrubPart, ScrubProgress, ScrubTarget,
-    SegmentScrub, VerifySegment,
+pub use pool::{
+    Pool, PoolInfo,
+    create::NewRoot,
+    raw::RawPiece,
+    scrub::{
+        Damage, Finding, ScrubOptions, ScrubOwners, ScrubPart, ScrubProgress, ScrubTarget,
+        SegmentScrub, VerifySegment,
+    },
+    volumes::{Evacuation, NewVolume, VolumeInfo},
 };
-pub use segment::Segment;
+pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats, memory_budget_bytes};
 pub use shared_map::SharedMap;
 #[cfg(any(test, feature = "sim"))]
 pub use sim::{Faults, SimDevice};
-pub use space::{ALLOC_UNIT, extent::FreeExtents};
-pub use sys::anonymous::{CHUNK_LEN, Chunk, Pages};
-pub use sys::heap::{return_free_memory, return_large_allocations};
-pub use volumes::{Evacuation, NewVolume, VolumeInfo};
+pub use space::{FreeSpace, extent::FreeExtents};
+pub use sys::{
+    anonymous::{CHUNK_LEN, Chunk, Pages},
+    buf::{IO_ALIGN, IoBuf},
+    heap::{return_free_memory, return_large_allocations},
+    nice::lower_priority,
+};
 
 /// The example of the README is compiled.
 #[cfg(doctest)]

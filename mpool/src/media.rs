@@ -4,8 +4,46 @@
 //! a faster medium for what is young or small. Whoever allocates says which it would like and how
 //! long it expects the object to live; on a zoned volume that decides with what it shares a zone.
 
-use crate::{address::VolumeId, io::queue::Priority};
+use crate::address::VolumeId;
 use std::{fmt, path::PathBuf, str::FromStr};
+
+/// How urgent a request is. Earlier ones go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for durability.
+    Wal,
+    /// Somebody waits for an answer.
+    Read,
+    /// Memory waits to be freed.
+    Flush,
+    /// Nobody waits yet.
+    Compaction,
+}
+
+impl Priority {
+    pub(crate) const COUNT: usize = 4;
+    pub(crate) const ALL: [Self; Self::COUNT] =
+        [Self::Wal, Self::Read, Self::Flush, Self::Compaction];
+
+    /// Its name in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wal => "wal",
+            Self::Read => "foreground",
+            Self::Flush => "flush",
+            Self::Compaction => "compaction",
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        match self {
+            Self::Wal => 0,
+            Self::Read => 1,
+            Self::Flush => 2,
+            Self::Compaction => 3,
+        }
+    }
+}
 
 /// What a volume is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

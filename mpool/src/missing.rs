@@ -3,25 +3,12 @@
 
 use crate::{
     address::VolumeId,
-    anchor::Anchor,
-    catalog::Catalog,
-    device::{Access, DENIED},
-    error::{Error, Result},
-    journal::Journal,
-    mdc::{log::Log, record::Change},
     media::{MediaClass, VolumeKind, VolumeRecord},
-    open::{VOLUME_FILE, elected, new_volume, open_device, open_root, with_path},
-    options::{Create, Options},
-    pool::Pool,
-    site,
-    space::extent::Extent,
-    tidy::Tidy,
 };
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, path::PathBuf};
+
+/// How the reason begins where something is there and this user may not open it.
+pub(crate) const DENIED: &str = "permission denied";
 
 /// What lies on a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,20 +24,6 @@ pub struct VolumeHolds {
 }
 
 impl VolumeHolds {
-    pub(crate) fn of(catalog: &Catalog, id: VolumeId) -> Self {
-        let here = |extent: &Extent| VolumeId::of(extent.offset) == id;
-        let mut holds = Self::default();
-        for place in catalog.mblocks.values() {
-            let bytes: u64 = place.extents.iter().filter(|e| here(e)).map(|e| e.len).sum();
-            holds.mblocks += u64::from(bytes > 0);
-            holds.mblock_bytes += bytes;
-        }
-        let on_it = |logs: &&[Log; 2]| logs.iter().any(|log| log.volume() == id);
-        holds.segments = catalog.segments.values().filter(|e| here(e)).count() as u64;
-        holds.journals = catalog.mdcs.values().filter(on_it).count() as u64;
-        holds
-    }
-
     /// Whether nothing lies there.
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
@@ -93,9 +66,9 @@ pub struct MissingVolume {
 }
 
 impl MissingVolume {
-    pub(crate) fn new(record: &VolumeRecord, catalog: &Catalog, reason: &str) -> Self {
+    /// `holds`: what the journal says of it.
+    pub(crate) fn new(record: &VolumeRecord, holds: VolumeHolds, reason: &str) -> Self {
         let VolumeRecord { id, class, kind, path, .. } = record.clone();
-        let holds = VolumeHolds::of(catalog, id);
         Self { id, class, kind, path, reason: reason.to_owned(), holds }
     }
 
@@ -129,45 +102,8 @@ impl fmt::Display for MissingVolume {
     }
 }
 
-impl Pool {
-    /// Takes a volume out of the pool in DIR that is lost and on which nothing lies, so that the
-    /// pool opens without it. A volume that can be had is emptied and removed in the usual way.
-    pub fn forget_volume(dir: &Path, id: VolumeId, options: &Options) -> Result<()> {
-        options.validate()?;
-        site::survey(dir, Create::Never)?;
-        let path = dir.join(VOLUME_FILE);
-        let volumes = new_volume(open_root(&path, options, Access::Write)?, options);
-        volumes.flush()?;
-        let superblock = elected(&volumes, Some(dir)).map_err(|error| with_path(error, &path))?;
-        let anchor = Arc::new(Anchor::new(&volumes, superblock));
-        let tidy = Tidy::start(false, || ())?;
-        let journal = Journal::open(&volumes, &anchor, tidy.bell())?;
-        let known = journal.read(|catalog| catalog.volumes.get(&id).cloned());
-        let record = known.filter(|_| id != VolumeId::ROOT).ok_or_else(|| Error::no_such(id))?;
-        let holds = journal.read(|catalog| VolumeHolds::of(catalog, id));
-        if !holds.is_nothing() {
-            return Err(Error::Options(format!("{id} cannot be given up: {holds}")));
-        }
-        match open_device(&dir.join(&record.path), &record, options, Access::Read) {
-            // Whoever may not look cannot say that it is lost.
-            Err(Error::Unusable { reason, .. }) if !is_denied(&reason) => {}
-            Err(error) => return Err(error),
-            Ok(_) => {
-                let text = format!("{id} is there; evacuate it, and remove it without --lost");
-                return Err(Error::Options(text));
-            }
-        }
-        journal.commit(&[Change::VolumeRemoved(id)], |_| Ok(()), || ())
-    }
-}
-
-fn is_denied(reason: &str) -> bool {
+pub(crate) fn is_denied(reason: &str) -> bool {
     reason.starts_with(DENIED)
-}
-
-/// The error that tells of them, if there are any.
-pub(crate) fn check(missing: Vec<MissingVolume>) -> Result<()> {
-    if missing.is_empty() { Ok(()) } else { Err(Error::VolumesMissing { missing }) }
 }
 
 /// All of them in one text.

@@ -5,8 +5,7 @@
 //! and passes.
 
 use mpool::{
-    Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, Zoned, ZonedDevice,
-    device::{AppendBy, AppendRing},
+    AppendRing, Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, Zoned, ZonedDevice, device::AppendBy,
     sim::suite::check_zoned,
 };
 use std::{

@@ -5,7 +5,7 @@
 //! in the root file the module's own name), alone or in braces. A name that the root file
 //! re-exports is the module it comes from. What is compiled for tests only is left out.
 
-use crate::repo::{Repo, SourceFile};
+use crate::repo::{Repo, SourceFile, is_for_tests};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -121,7 +121,7 @@ fn test_files(repo: &Repo, src: &str) -> Vec<String> {
         let mut is_test = false;
         for (_, code) in file.code_lines() {
             let code = code.trim();
-            if code == "#[cfg(test)]" {
+            if is_for_tests(code) {
                 is_test = true;
             } else if !code.starts_with("#[") && !code.is_empty() {
                 let name = code.strip_suffix(';').and_then(|code| code.split_once("mod "));

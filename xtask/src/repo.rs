@@ -25,7 +25,7 @@ impl SourceFile {
         let split = if is_rust(path) { source::split(text) } else { Split::default() };
         let lines = || split.code.lines().enumerate();
         let tests_line = lines()
-            .find(|(at, line)| line.trim() == "#[cfg(test)]" && opens_tests(&split.code, at + 1))
+            .find(|(at, line)| is_for_tests(line.trim()) && opens_tests(&split.code, at + 1))
             .map_or_else(|| text.lines().count() + 1, |(at, _)| at + 1);
         Self { path: path.to_owned(), text: text.to_owned(), split, tests_line }
     }
@@ -39,6 +39,11 @@ impl SourceFile {
     pub(crate) fn shipped_lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.code_lines().take_while(|&(line, _)| line < self.tests_line)
     }
+}
+
+/// Whether an attribute leaves out what follows it unless tests are compiled.
+pub(crate) fn is_for_tests(attribute: &str) -> bool {
+    attribute == "#[cfg(test)]" || attribute.starts_with("#[cfg(all(test,")
 }
 
 /// True if the line at `at` (from 0) or one right below, after further attributes, opens a module
@@ -132,9 +137,11 @@ mod tests {
         let repo = Repo::of(&[
             ("a.rs", "fn f() {}\n\n#[cfg(test)]\nmod tests {\n}\n"),
             ("b.rs", "fn f() {}\n#[cfg(test)]\nmod sim;\nfn g() {}\n"),
+            ("c.rs", "#[cfg(all(test, not(loom)))]\nmod tests {\n}\n"),
         ]);
         assert_eq!(repo.file("a.rs").map(|file| file.tests_line), Some(3));
         assert_eq!(repo.file("b.rs").map(|file| file.tests_line), Some(5));
+        assert_eq!(repo.file("c.rs").map(|file| file.tests_line), Some(1));
     }
 
     #[test]

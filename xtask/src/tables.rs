@@ -27,8 +27,8 @@ pub(crate) const METRIC_PREFIXES: &[&str] = &["millpond_http_", "millpond_"];
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
 pub(crate) const UNSAFE_PLACES: &[&str] = &[
     "mpool/src/sys/",
-    "mpool/src/io/buf.rs",
-    "mpool/src/mcache/region.rs",
+    "mpool/src/sys/buf.rs",
+    "mpool/src/object/mcache/region.rs",
     "kvs/src/memtable/arena.rs",
     "kvs/src/memtable/skiplist.rs",
 ];
@@ -168,12 +168,12 @@ pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/work/quiet.rs", "a database is quiet when for some time little was put"),
     ("kvs/src/write/sink.rs", "a throttled writer waits, and its wait is counted"),
     ("mpool/src/device/file_space.rs", "what a disk has left is asked for again after a second"),
-    ("mpool/src/return_chore.rs", "what goes back to a disk has been free for a time"),
-    ("mpool/src/tidy.rs", "a chore may name the moment of its next step"),
+    ("mpool/src/upkeep/returns.rs", "what goes back to a disk has been free for a time"),
+    ("mpool/src/chores.rs", "a chore may name the moment of its next step"),
     ("mpool/src/io/pacer.rs", "pacing compares latencies, and a rate is a promise about time"),
-    ("mpool/src/histogram.rs", "the one place that measures how long things take"),
+    ("mpool/src/metrics/histogram.rs", "the one place that measures how long things take"),
     ("mpool/src/reaper/task.rs", "the reaper's tick"),
-    ("mpool/src/scrub/reader.rs", "a scrub keeps to a rate"),
-    ("mpool/src/scrub/control.rs", "a scrub that waits for its turn can be stopped"),
-    ("mpool/src/scrub/run.rs", "when a scrub began and ended is told to people"),
+    ("mpool/src/verify/reader.rs", "a scrub keeps to a rate"),
+    ("mpool/src/verify/control.rs", "a scrub that waits for its turn can be stopped"),
+    ("mpool/src/pool/scrub/run.rs", "when a scrub began and ended is told to people"),
 ];

@@ -22,12 +22,12 @@
 #![allow(unreachable_pub, dead_code, reason = "the engine's files are included as they are")]
 
 mod engine;
-#[path = "../../src/reaper/fault_age.rs"]
+#[path = "../../src/object/mcache/fault_age.rs"]
 mod fault_age;
 #[path = "../../../kvs/src/cache/ghost.rs"]
 mod ghost;
 mod objects;
-#[path = "../../src/mcache/pages.rs"]
+#[path = "../../src/object/mcache/pages.rs"]
 mod pages;
 #[path = "../../../kvs/src/cache/policy.rs"]
 mod policy;
@@ -42,10 +42,12 @@ mod victim;
 mod world;
 
 /// Where the engine's files look for these.
-mod mcache {
-    pub(crate) use mpool::Class;
+mod object {
+    pub(crate) mod mcache {
+        pub(crate) use mpool::Class;
 
-    pub(crate) use crate::pages;
+        pub(crate) use crate::pages;
+    }
 }
 
 use std::{

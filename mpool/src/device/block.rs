@@ -9,17 +9,17 @@
 //! drive need not keep it. What it answers afterwards, zeros or what was there, is its own choice.
 //!
 //! It knows nothing of what is on the device. Whether that may be overwritten is decided where a
-//! volume is taken into a pool (`volumes`), by `signature`.
+//! volume is taken into a pool (`pool::volumes`), by `signature`.
 
 use super::{
-    Access, DENIED, Device, Geometry, check_access,
+    Access, Device, Geometry, check_access,
     direct::DirectFile,
     lock::{self, LOCK_TRIES},
 };
 use crate::{
     error::{Error, Result},
-    io::buf::IO_ALIGN,
-    sys::discard::discard,
+    missing::DENIED,
+    sys::{buf::IO_ALIGN, discard::discard},
 };
 use rustix::{
     fs::{Mode, OFlags, major, minor},

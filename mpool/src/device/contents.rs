@@ -13,7 +13,7 @@ use super::{
     Device, Zoned,
     signature::{self, Ends, HEAD_BYTES, Signature, TAIL_BYTES},
 };
-use crate::io::buf::{IO_ALIGN, IoBuf};
+use crate::sys::buf::{IO_ALIGN, IoBuf};
 use std::{fmt, fs::File, io, os::unix::fs::FileExt};
 
 /// How much of a text is shown.

@@ -8,12 +8,12 @@
 //! go through the page cache and durable ones are followed by `fdatasync`.
 
 use super::{
-    Access, DENIED, Device, Geometry, check_access, direct::DirectFile, file_size, lock, volatile,
+    Access, Device, Geometry, check_access, direct::DirectFile, file_size, lock, volatile,
 };
 use crate::{
     error::{Error, Result},
-    io::buf::{IO_ALIGN, IoBuf},
-    site,
+    missing::DENIED,
+    sys::buf::{IO_ALIGN, IoBuf},
 };
 use rustix::{
     fs::{Mode, OFlags},
@@ -95,7 +95,7 @@ impl FileDevice {
         if access != Access::Create {
             return Self::open_with(path, options, (access, OFlags::empty()));
         }
-        if let Some(target) = site::dangling(path) {
+        if let Some(target) = dangling(path) {
             let reason = format!(
                 "is a link to {}, which does not exist; is its disk mounted? If it is to be made, \
                  give its own path",
@@ -115,7 +115,6 @@ impl FileDevice {
     /// Makes the file `new` and empties it, for a volume that is known by `path`, which will be its
     /// name. Whatever an attempt before has left in `new` is lost.
     pub(crate) fn open_anew(new: &Path, path: &Path, options: &FileOptions) -> Result<Self> {
-        site::check_left_over(new)?;
         let mut device = Self::open_with(new, options, (Access::Create, OFlags::NOFOLLOW))?;
         let failed = |source| Error::Io { op: "open", offset: 0, len: 0, source };
         // Whoever had the lock before may have given the file its name: then it is theirs.
@@ -292,6 +291,13 @@ fn open_error(path: &Path, errno: Errno) -> Error {
         other => format!("cannot be opened: {other}"),
     };
     Error::Unusable { path: path.to_owned(), reason }
+}
+
+/// What `path` leads to, if it is a link and that is not there.
+pub(crate) fn dangling(path: &Path) -> Option<PathBuf> {
+    let target = std::fs::read_link(path).ok()?;
+    let gone = std::fs::metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+    gone.then_some(target)
 }
 
 #[cfg(test)]

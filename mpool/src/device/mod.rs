@@ -17,25 +17,23 @@ mod volatile;
 pub(crate) mod zoned;
 
 pub use block::BlockDevice;
+pub(crate) use file::dangling;
 pub use file::{FileDevice, FileOptions};
 pub use file_size::file_bytes_max;
 pub(crate) use overlay::Overlay;
 pub use zoned::{
-    Allow, AppendBy, AppendDone, AppendRing, EmulatedOptions, EmulatedZoned, Passthrough,
-    ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned, ZonedDevice,
+    Allow, AppendBy, EmulatedOptions, EmulatedZoned, Passthrough, ResetFate, Zone, ZoneCondition,
+    ZoneHabits, ZoneLimits, Zoned, ZonedDevice,
 };
 
 use crate::{
     error::Result,
-    io::buf::{IO_ALIGN, IoBuf},
     media::VolumeKind,
+    sys::buf::{IO_ALIGN, IoBuf},
 };
 use rustix::fs::OFlags;
 use signature::{HEAD_BYTES, TAIL_BYTES};
 use std::{fs::File, io, ops::Range, os::unix::fs::FileTypeExt, path::Path, sync::Arc};
-
-/// How the reason begins where something is there and this user may not open it.
-pub(crate) const DENIED: &str = "permission denied";
 
 /// What a device looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

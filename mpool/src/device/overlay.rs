@@ -9,7 +9,7 @@
 
 use crate::{
     device::{Device, Geometry, Zone, ZoneLimits, Zoned, check_access},
-    io::buf::IO_ALIGN,
+    sys::buf::IO_ALIGN,
 };
 use parking_lot::RwLock;
 use std::{collections::BTreeMap, fs::File, io, sync::Arc};

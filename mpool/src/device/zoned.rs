@@ -13,19 +13,17 @@ mod hooks;
 #[cfg(not(any(test, feature = "sim")))]
 mod no_hooks;
 mod passthrough;
-mod ring;
 pub(crate) mod rules;
 mod sidecar;
 mod sysfs;
 mod transfer;
 
-use crate::io::buf::IO_ALIGN;
+use crate::sys::buf::IO_ALIGN;
 use std::{io, path::Path};
 
 pub use block::{AppendBy, ZonedDevice};
 pub use emulated::{Allow, EmulatedOptions, EmulatedZoned};
 pub use passthrough::Passthrough;
-pub use ring::{AppendDone, AppendRing};
 pub use rules::{ResetFate, ZoneHabits};
 pub(crate) use sidecar::sidecar_path;
 
@@ -158,7 +156,7 @@ pub trait Zoned: Send + Sync {
     /// "zone append" or "write pointer": for people.
     fn append_kind(&self) -> &'static str;
 
-    /// The way past the block layer, for [`AppendRing`]; `None` where appends are made otherwise.
+    /// The way past the block layer, for [`AppendRing`](crate::AppendRing); `None` where appends are made otherwise.
     fn passthrough(&self) -> Option<&Passthrough> {
         None
     }

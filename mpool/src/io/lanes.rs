@@ -8,8 +8,11 @@
 //! depth 64:   wal 64 | foreground reads 62 | flush 32 | compaction 16
 //! ```
 
-use super::queue::Priority;
+use crate::media::Priority;
 use std::collections::VecDeque;
+
+/// Requests that may wait per unit of depth before submitters are held.
+pub(crate) const WAITING_PER_DEPTH: u32 = 16;
 
 pub(crate) struct Lanes<T> {
     waiting: [VecDeque<T>; Priority::COUNT],

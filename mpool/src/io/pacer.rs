@@ -9,11 +9,10 @@
 //! The latencies compared are those of foreground reads and of durable log writes, each with its
 //! own quiet value: a moving mean over requests during which no background request was in flight.
 
-use super::{
-    pace::{self, Limits, Snapshot, Verdict},
-    queue::{Priority, on_queue_thread},
-};
+use super::pace::{self, Limits, Snapshot, Verdict};
 use crate::{
+    io::thread::on_queue_thread,
+    media::Priority,
     metrics::PoolMetrics,
     options::{Options, PacingOptions},
 };

@@ -9,133 +9,30 @@
 //!
 //! Cost per transfer: two allocations (the boxed callbacks) and no copy.
 
-use super::{
-    buf::{IO_ALIGN, IoBuf},
-    pacer::Ticket,
-    threads::Workers,
-    uring::Reactor,
-};
+use super::{threads::Workers, uring::Reactor};
 use crate::{
     device::check_access,
     error::{Error, Result},
-    histogram::Start,
+    io::{
+        request::{Completion, Done, Request},
+        thread::Job,
+        volumes::{Volume, Volumes},
+    },
+    media::Priority,
+    metrics::histogram::Start,
     options::IoBackend,
-    sys::uring::{Direction, Transfer},
-    volume::{Volume, Volumes},
+    sys::{
+        buf::{IO_ALIGN, IoBuf},
+        uring::{Direction, Transfer},
+    },
 };
-use std::{cell::Cell, io, sync::Arc};
-
-/// How urgent a request is. Earlier ones go first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    /// Somebody waits for durability.
-    Wal,
-    /// Somebody waits for an answer.
-    Read,
-    /// Memory waits to be freed.
-    Flush,
-    /// Nobody waits yet.
-    Compaction,
-}
-
-impl Priority {
-    pub(crate) const COUNT: usize = 4;
-    pub(crate) const ALL: [Self; Self::COUNT] =
-        [Self::Wal, Self::Read, Self::Flush, Self::Compaction];
-
-    /// Its name in metrics.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Wal => "wal",
-            Self::Read => "foreground",
-            Self::Flush => "flush",
-            Self::Compaction => "compaction",
-        }
-    }
-
-    pub(crate) const fn index(self) -> usize {
-        match self {
-            Self::Wal => 0,
-            Self::Read => 1,
-            Self::Flush => 2,
-            Self::Compaction => 3,
-        }
-    }
-}
-
-/// Runs on a queue thread when a transfer has ended; gets the buffer back unless it failed.
-pub type Done = Box<dyn FnOnce(Result<IoBuf>) + Send>;
+use std::{io, sync::Arc};
 
 /// Runs on a queue thread when an append has ended: where it went, and the buffer.
 pub(crate) type AppendDone = Box<dyn FnOnce(Result<(u64, IoBuf)>) + Send>;
 
-/// A job for [`IoQueue::run_blocking`].
-pub type Job = Box<dyn FnOnce() + Send>;
-
-/// Requests that may wait per unit of depth before submitters are held.
-pub(crate) const WAITING_PER_DEPTH: u32 = 16;
 /// Threads for blocking jobs beside a ring; reads and writes do not need them.
 const JOB_THREADS_MAX: u32 = 16;
-
-thread_local! {
-    static ON_QUEUE_THREAD: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Queue threads never wait for room: they are the ones who make it.
-pub(crate) fn on_queue_thread() -> bool {
-    ON_QUEUE_THREAD.get()
-}
-
-pub(crate) fn enter_queue_thread() {
-    ON_QUEUE_THREAD.set(true);
-}
-
-/// A transfer that has been accepted, with all that its end needs.
-pub(crate) struct Request {
-    pub(crate) transfer: Transfer,
-    pub(crate) completion: Completion,
-}
-
-/// What remains to be told of a request once its bytes are with the kernel.
-pub(crate) struct Completion {
-    pub(crate) priority: Priority,
-    start: Start,
-    direction: Direction,
-    address: u64,
-    len: usize,
-    volumes: Arc<Volumes>,
-    /// Where the bytes go; `None` where the request names no volume, and fails.
-    volume: Option<Arc<Volume>>,
-    /// Held until the transfer has ended.
-    ticket: Option<Ticket>,
-    done: Done,
-}
-
-impl Completion {
-    pub(crate) fn finish(self, outcome: io::Result<IoBuf>) {
-        let Self { priority, start, direction, address, len, volumes, volume, ticket, done } = self;
-        drop(ticket);
-        let (verb, counters) = match direction {
-            Direction::Read => ("read", volumes.metrics().reads(priority)),
-            Direction::Write => ("write", volumes.metrics().writes(priority)),
-        };
-        counters.record(start, len, &outcome);
-        if let (Direction::Write, Some(volume)) = (direction, volume) {
-            volume.wrote();
-        }
-        let outcome = outcome.map_err(|source| Error::io(verb, address, len, source));
-        run_guarded(Box::new(move || done(outcome)));
-    }
-
-    /// Ends a request of which nobody knows whether, or when, the kernel carries it out. A write of
-    /// that kind may hit what is written later, so there is to be no later.
-    pub(crate) fn lose(self, reason: &'static str) {
-        if self.direction == Direction::Write {
-            self.volumes.poison();
-        }
-        self.finish(Err(io::Error::other(reason)));
-    }
-}
 
 /// What `Auto` means. Tests of files run twice, with `MILLPOND_TEST_IO` set to each back-end; a
 /// ring that is asked for and not to be had is then an error instead of a second run on threads.
@@ -156,26 +53,6 @@ fn preferred(_has_file: bool) -> IoBackend {
 
 fn no_file() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "no volume has a file")
-}
-
-/// Runs foreign code; a panic in it ends that code, not the queue.
-pub(crate) fn run_guarded(job: Job) {
-    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
-        tracing::error!("a job on the IO queue panicked; the queue goes on");
-    }
-}
-
-impl Request {
-    /// Serves the request on the calling thread.
-    pub(crate) fn run(self) {
-        let Self { transfer, completion } = self;
-        let Transfer { device, direction, offset, len, mut buf } = transfer;
-        let outcome = match direction {
-            Direction::Read => device.read_at(offset, &mut buf[..len]),
-            Direction::Write => device.write_at(offset, &buf[..len]),
-        };
-        completion.finish(outcome.map(|()| buf));
-    }
 }
 
 /// A write for the queue: the first `len` bytes of `buf`, at pool address `offset`; both in units

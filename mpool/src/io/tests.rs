@@ -2,16 +2,15 @@
 //! allowed) and on threads, over a file; what needs faults runs on threads over the simulated
 //! device.
 
-use super::{
-    buf::{IO_ALIGN, IoBuf},
-    queue::{BufWrite, IoQueue, Priority},
-};
+use super::queue::{BufWrite, IoQueue};
 use crate::{
     Error, Faults, SimDevice,
     device::{Device, FileDevice, FileOptions},
+    io::volumes::Volumes,
+    media::Priority,
     metrics::PoolMetrics,
     options::IoBackend,
-    volume::Volumes,
+    sys::buf::{IO_ALIGN, IoBuf},
 };
 use parking_lot::{Condvar, Mutex};
 use std::sync::{

@@ -4,9 +4,13 @@
 //! when there is work for them, up to the depth, and stay. The queue of waiting jobs is bounded: a
 //! pusher waits for room, except a queue thread, which would wait for itself.
 
-use super::{
-    lanes::Lanes,
-    queue::{Job, Priority, WAITING_PER_DEPTH, enter_queue_thread, on_queue_thread, run_guarded},
+use super::lanes::Lanes;
+use crate::{
+    io::{
+        lanes::WAITING_PER_DEPTH,
+        thread::{Job, enter_queue_thread, join_all, on_queue_thread, run_guarded},
+    },
+    media::Priority,
 };
 use parking_lot::{Condvar, Mutex};
 use std::{
@@ -113,14 +117,5 @@ impl Drop for Workers {
         };
         self.shared.work.notify_all();
         join_all(threads);
-    }
-}
-
-/// Joins threads, except the calling one: a callback may hold the last reference to the pool.
-pub(crate) fn join_all(threads: Vec<JoinHandle<()>>) {
-    for handle in threads {
-        if handle.thread().id() != thread::current().id() && handle.join().is_err() {
-            tracing::error!("an IO thread panicked");
-        }
     }
 }

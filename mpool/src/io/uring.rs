@@ -8,12 +8,16 @@
 //! kernel may still carry out the writes among them, at any time, on room that is somebody else's
 //! by then: so the pool is poisoned. The unsafe part is `sys::uring`.
 
-use super::{
-    lanes::Lanes,
-    queue::{Completion, Request, WAITING_PER_DEPTH, enter_queue_thread, on_queue_thread},
-    threads::join_all,
+use super::lanes::Lanes;
+use crate::{
+    device::Device,
+    io::{
+        lanes::WAITING_PER_DEPTH,
+        request::{Completion, Request},
+        thread::{enter_queue_thread, join_all, on_queue_thread},
+    },
+    sys::uring::{Finished, Ring, Waker},
 };
-use crate::sys::uring::{Finished, Ring, Waker};
 use parking_lot::{Condvar, Mutex};
 use std::{
     io,
@@ -100,14 +104,14 @@ impl Drop for Reactor {
 /// The reactor thread's own state.
 struct Loop {
     shared: Arc<Shared>,
-    ring: Ring,
+    ring: Ring<Arc<dyn Device>>,
     tokens: Vec<usize>,
     /// By token.
     completions: Vec<Option<Completion>>,
 }
 
 impl Loop {
-    fn new(shared: Arc<Shared>, ring: Ring, depth: u32) -> Self {
+    fn new(shared: Arc<Shared>, ring: Ring<Arc<dyn Device>>, depth: u32) -> Self {
         let depth = usize::try_from(depth).expect("at most 1,024");
         let completions = (0..depth).map(|_| None).collect();
         Self { shared, ring, tokens: (0..depth).rev().collect(), completions }

@@ -29,7 +29,7 @@ use super::cgroup::{
     Version, binding_limit, groups, parse_file_cache, parse_meminfo, parse_stalled_us,
     parse_statm_pages,
 };
-use crate::mcache::pages::PAGE_BYTES;
+use crate::object::mcache::pages::PAGE_BYTES;
 
 /// Of the memory that is available when the pool opens, this much is ours.
 const AVAILABLE_PCT: u64 = 60;

@@ -11,7 +11,6 @@
 
 mod budget;
 pub(crate) mod cgroup;
-pub(crate) mod fault_age;
 mod policy;
 mod rounds;
 mod split;
@@ -35,8 +34,8 @@ use parking_lot::{Condvar, Mutex};
 use self::{budget::Budget, policy::Pressure, task::Task};
 use crate::{
     error::{Error, Result},
-    mcache::Mcache,
     metrics::{Counter, MetricKind, Sample, Value},
+    object::mcache::Mcache,
     options::{ReaperOptions, ReaperPolicy},
 };
 

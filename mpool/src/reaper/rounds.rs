@@ -6,10 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::fault_age::{self, MAP_PAGES_MIN, MAPS_AT_A_TIME, Supply, TUNE_EVERY, WORKERS_MAX};
 use crate::{
     MapId,
-    mcache::{Class, Mcache, evict::drop_range, map::MapShared, pages::PAGE_BYTES},
+    object::mcache::{
+        Class, Mcache,
+        evict::drop_range,
+        fault_age::{self, MAP_PAGES_MIN, MAPS_AT_A_TIME, Supply, TUNE_EVERY, WORKERS_MAX},
+        map::MapShared,
+        pages::PAGE_BYTES,
+    },
     options::MpoolOptions,
 };
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::victim::{Histogram, Step};
-use crate::mcache::{Class, Mcache, evict::Batch, object::Object, pages::PAGE_BYTES};
+use crate::object::mcache::{Class, Mcache, evict::Batch, object::Object, pages::PAGE_BYTES};
 
 /// Objects taken from the registry at a time.
 const OBJECTS_PER_LOOK: usize = 32;
@@ -186,7 +186,7 @@ fn sweep_object(mcache: &Mcache, object: &Object, hand: &mut Hand, step: Step) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mcache::{Advice, pages::PAGE_BYTES, tests::World};
+    use crate::object::mcache::{Advice, pages::PAGE_BYTES, tests::World};
 
     #[test]
     fn parts_of_an_object_are_sampled_and_evicted_by_their_own_class() {

@@ -11,7 +11,6 @@ use std::{
 
 use super::{
     Registered, Shared,
-    fault_age::Supply,
     policy::{self, ConsumerLevel, Decision, Levels, Pressure},
     rounds::{Clock, Rounds},
     split::{self, Ghosts},
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::{
     ReaperPolicy,
-    mcache::{Class, Residency, pages::PAGE_BYTES},
+    object::mcache::{Class, Residency, fault_age::Supply, pages::PAGE_BYTES},
     sys::advise,
 };
 

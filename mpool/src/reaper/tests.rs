@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     IoBuf,
-    mcache::{
+    object::mcache::{
         Class,
         pages::{PAGE_BYTES, PAGE_LEN},
         tests::World,

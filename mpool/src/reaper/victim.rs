@@ -14,7 +14,7 @@
 //!    targets: an index page saves a drive read in every lookup, a cached value in one.
 //! 5. `Pinned` pages go only in an emergency.
 
-use crate::mcache::{Class, pages::FREQUENCIES};
+use crate::object::mcache::{Class, pages::FREQUENCIES};
 
 /// Part of a class's pages that a threshold covers at least.
 const SWEEP_PCT: u64 = 10;

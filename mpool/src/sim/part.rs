@@ -118,7 +118,7 @@ impl Device for SimPart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::buf::{IO_ALIGN, IoBuf};
+    use crate::sys::buf::{IO_ALIGN, IoBuf};
 
     #[test]
     fn a_flush_covers_its_part_alone() {

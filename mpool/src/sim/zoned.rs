@@ -16,7 +16,7 @@ use crate::{
         ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned,
         zoned::rules::{Refusal, ZoneState, ZoneTable, noise},
     },
-    io::buf::IO_ALIGN,
+    sys::buf::IO_ALIGN,
 };
 use std::{io, ops::Range};
 

@@ -4,7 +4,7 @@
 //! and accepts what drives do differently. It erases the device.
 
 use super::suite::{page_of, reads_and_writes, unaligned_memory};
-use crate::{Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, ZoneLimits, Zoned, device::AppendRing};
+use crate::{AppendRing, Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, ZoneLimits, Zoned};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,

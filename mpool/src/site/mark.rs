@@ -15,7 +15,7 @@
 //! not from being opened, which writes the mark again. Pools from before there were marks get one
 //! when they are opened.
 
-use crate::pool::uuid_text;
+use crate::id::uuid_text;
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Write},

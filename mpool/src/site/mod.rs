@@ -4,19 +4,22 @@
 //! (`verdict::decide`). Looking changes nothing and locks nothing: whether somebody has the pool
 //! open shows when it is opened.
 
+pub(crate) mod devices;
+pub(crate) mod elect;
 pub(crate) mod mark;
 mod mounts;
 pub(crate) mod verdict;
 
 use crate::{
-    device::contents,
+    device::{contents, dangling},
     error::{Error, Result},
-    io::buf::IO_ALIGN,
-    label,
-    mdc::frame::{FRAME_HEAD_LEN, FrameHead},
-    open::VOLUME_FILE,
+    heads::{
+        label,
+        superblock::{self, COPY_OFFSETS, Copy, Election},
+    },
+    journal::mdc::frame::{FRAME_HEAD_LEN, FrameHead},
     options::Create,
-    superblock::{self, COPY_OFFSETS, Copy, Election},
+    sys::buf::IO_ALIGN,
 };
 use mark::{MARK_FILE, MARK_FILE_NEW, Mark};
 use std::{
@@ -26,6 +29,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use verdict::{Labelled, Other, Root, Site, Verdict, decide};
+
+/// The root volume's file within the pool's directory.
+pub(crate) const VOLUME_FILE: &str = "capacity.vol";
 
 /// The note that an operator leaves in a directory over which something is to be mounted: while it
 /// can be seen, nothing is.
@@ -156,13 +162,6 @@ pub(crate) fn remove_mark(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
     }
-}
-
-/// What `path` leads to, if it is a link and that is not there.
-pub(crate) fn dangling(path: &Path) -> Option<PathBuf> {
-    let target = std::fs::read_link(path).ok()?;
-    let gone = std::fs::metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-    gone.then_some(target)
 }
 
 fn look_at_root(path: &Path, named: Option<[u8; 16]>) -> Root {
@@ -296,4 +295,18 @@ fn settled(dir: &Path) -> PathBuf {
         }
     }
     absolute
+}
+
+pub(crate) fn unusable(reason: &str) -> Error {
+    Error::Unusable { path: PathBuf::from("volume"), reason: reason.to_owned() }
+}
+
+/// Errors from below the file's name speak of "volume"; the user knows it by its path.
+pub(crate) fn with_path(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Unusable { path: nameless, reason } if nameless == Path::new("volume") => {
+            Error::Unusable { path: path.to_owned(), reason }
+        }
+        other => other,
+    }
 }

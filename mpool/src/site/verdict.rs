@@ -18,7 +18,7 @@
 //! that was only out of sight hides it, and what is written from then on is in the wrong place.
 
 use crate::{
-    address::VolumeId, device::contents::Taken, options::Create, pool::uuid_text, site::mark::Mark,
+    address::VolumeId, device::contents::Taken, id::uuid_text, options::Create, site::mark::Mark,
 };
 use std::{fmt::Write as _, path::PathBuf};
 

@@ -16,28 +16,8 @@
 //! of [`ALLOC_UNIT`]. Taking what is not free is an error, because the request may come from a
 //! journal; giving back what is not taken is a bug, and asserted.
 
-use super::{ALLOC_UNIT, ranges::Ranges};
-
-/// A contiguous part of the volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Extent {
-    pub(crate) offset: u64,
-    pub(crate) len: u64,
-}
-
-impl Extent {
-    pub(crate) fn end(self) -> u64 {
-        self.offset + self.len
-    }
-
-    /// Whole units that do not wrap: what any extent read from the medium must be.
-    pub(crate) fn is_sound(self) -> bool {
-        self.len > 0
-            && self.offset.is_multiple_of(ALLOC_UNIT)
-            && self.len.is_multiple_of(ALLOC_UNIT)
-            && self.offset.checked_add(self.len).is_some()
-    }
-}
+use super::ranges::Ranges;
+use crate::address::{ALLOC_UNIT, Extent};
 
 #[derive(Clone)]
 pub(crate) struct FreeSet {

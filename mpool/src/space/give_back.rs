@@ -12,10 +12,13 @@
 //! crash brings back zeros there or what was there before is all one. No record says how long a
 //! volume is: an open takes the device as it finds it.
 //!
-//! What is given back, and when: `crate::return_chore`.
+//! What is given back, and when: `crate::upkeep::returns`.
 
-use super::{extent::Extent, shorten, volume::VolumeSpace};
-use crate::error::{Error, Result};
+use super::{shorten, volume::VolumeSpace};
+use crate::{
+    address::Extent,
+    error::{Error, Result},
+};
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -85,7 +88,7 @@ impl VolumeSpace {
         };
         let device = self.volume.device();
         let len_bytes = device.geometry().len_bytes;
-        if len_bytes < tail.end() || len_bytes - tail.end() >= super::ALLOC_UNIT {
+        if len_bytes < tail.end() || len_bytes - tail.end() >= crate::address::ALLOC_UNIT {
             // Somebody is making it longer.
             return Ok(0);
         }
@@ -169,7 +172,7 @@ impl VolumeSpace {
 
 /// PURE: the shortest range that becomes a hole.
 fn shortest(rested_bytes: u64, used_bytes: u64) -> u64 {
-    if rested_bytes > used_bytes / SHORT_SHARE { super::ALLOC_UNIT } else { RETURN_MIN }
+    if rested_bytes > used_bytes / SHORT_SHARE { crate::address::ALLOC_UNIT } else { RETURN_MIN }
 }
 
 #[cfg(test)]
@@ -177,11 +180,11 @@ mod tests {
     use super::*;
     use crate::{
         Device, Faults, Geometry, MediaClass, SimDevice,
-        address::VolumeId,
+        address::{ALLOC_UNIT, VolumeId},
+        io::volumes::Volumes,
         media::{VolumeKind, VolumeRecord},
         metrics::PoolMetrics,
-        space::{ALLOC_UNIT, Lease, Space},
-        volume::Volumes,
+        space::{Lease, Space},
     };
     use std::{fs::File, sync::Arc};
 

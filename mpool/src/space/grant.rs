@@ -14,16 +14,15 @@
 
 use super::{
     Lease, VolumeSpace,
-    extent::Extent,
     layout::Layout,
     zones::{Next, Usage, Zones},
 };
 use crate::{
-    address::offset_of,
+    address::{Extent, offset_of},
     device::{Device, Zone, ZoneCondition, ZoneLimits, Zoned},
     error::{Error, Result},
-    label,
-    volume::{Volume, Volumes},
+    heads::label,
+    io::volumes::{Volume, Volumes},
 };
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::{
@@ -333,7 +332,7 @@ impl ZoneGrant {
         moving: bool,
     ) -> Option<Self> {
         let zones = space.zones()?;
-        let left = bytes.max(1).checked_next_multiple_of(crate::io::buf::IO_ALIGN as u64)?;
+        let left = bytes.max(1).checked_next_multiple_of(crate::sys::buf::IO_ALIGN as u64)?;
         let promised = zones.books()?.reserve(left, moving);
         promised.then(|| Self { space: Arc::clone(space), stream, left })
     }

@@ -4,11 +4,15 @@
 //! A write into a hole would find the disk full when it is too late to say so, and end all writing.
 
 use super::{
-    ALLOC_UNIT, Lease,
-    extent::{Claim, Extent, FreeSet},
+    Lease,
+    extent::{Claim, FreeSet},
     volume::VolumeSpace,
 };
-use crate::{device::Device, error::Result};
+use crate::{
+    address::{ALLOC_UNIT, Extent},
+    device::Device,
+    error::Result,
+};
 use std::{ops::Range, sync::Arc};
 
 impl VolumeSpace {

@@ -3,7 +3,7 @@
 //! An object is one piece of its volume, or several where the drive chose the places (Zone Append).
 //! Pieces follow each other in the order of the object's bytes, each a whole number of pages.
 
-use super::extent::Extent;
+use crate::address::Extent;
 use std::{ops::Range, sync::Arc};
 
 /// The pieces of one object, in its order. Clones share them.

@@ -2,12 +2,12 @@
 //! (`shorten` says what moves, and what it may take).
 
 use super::{
-    ALLOC_UNIT, Lease,
+    Lease,
     extent::Shape,
     shorten::{self, Means},
     volume::VolumeSpace,
 };
-use crate::error::Result;
+use crate::{address::ALLOC_UNIT, error::Result};
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 /// Places of its volume, in the order of preference.

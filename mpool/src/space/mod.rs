@@ -21,23 +21,33 @@ pub(crate) mod volume;
 pub(crate) mod zones;
 
 use crate::{
-    address::VolumeId,
+    address::{ALLOC_UNIT, Extent, VolumeId},
+    chores::Bell,
     error::{Error, Result},
+    io::volumes::Volumes,
     media::{MediaClass, Placement},
-    pool::FreeSpace,
-    tidy::Bell,
-    volume::Volumes,
 };
 use choose::What;
-use extent::Extent;
 use grant::ZoneGrant;
 use parking_lot::RwLock;
 use std::{collections::BTreeMap, sync::Arc};
 use volume::VolumeSpace;
 
-/// Extents are multiples of this, in place and length: 64 KiB. Small enough to waste little at the
-/// end of an object, large enough for the free set to stay small.
-pub const ALLOC_UNIT: u64 = 64 << 10;
+/// What is free, by who can use it, now or after growth as far as the disk below has room for it.
+/// Volumes that are being emptied do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Bytes that mblocks can take: on a zoned volume, those in its sequential zones.
+    pub object_bytes: u64,
+    /// Bytes that segments and journals can take: those that can be overwritten.
+    pub log_bytes: u64,
+    /// Bytes of both that only allocations with [`Placement::spare`] get.
+    pub spare_bytes: u64,
+    /// What is in use and what is free, together.
+    pub total_bytes: u64,
+    /// Bytes of all segments.
+    pub segment_bytes: u64,
+}
 
 /// The space of all volumes.
 pub(crate) struct Space {

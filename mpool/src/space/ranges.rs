@@ -3,7 +3,7 @@
 //! By offset, to join neighbours, and by (length, offset), to find the smallest that fits. What is
 //! joined must not be there yet; what is cut need not be.
 
-use super::extent::Extent;
+use crate::address::Extent;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},

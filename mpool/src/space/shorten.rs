@@ -22,8 +22,11 @@
 //! the volume is too long by, and what objects in several extents have below the goal. What has
 //! moved below a goal moves again only if less is needed than then, so there is an end to it.
 
-use super::{ALLOC_UNIT, extent::Extent, lower::Below};
-use crate::id::MblockId;
+use super::lower::Below;
+use crate::{
+    address::{ALLOC_UNIT, Extent},
+    id::MblockId,
+};
 use std::cmp::Reverse;
 
 /// Nothing moves in a volume that is longer than needed by less than a fourth.

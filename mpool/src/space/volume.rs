@@ -7,10 +7,10 @@
 //! ```
 
 use super::{
-    ALLOC_UNIT, Lease, Room,
+    Lease, Room,
     choose::{Candidate, What},
     disks::Growth,
-    extent::{Extent, FreeExtents, FreeSet, Shape},
+    extent::{FreeExtents, FreeSet, Shape},
     give_back::GivesBack,
     grant::{ZoneGrant, ZoneSpace},
     holes::find_holes,
@@ -18,13 +18,13 @@ use super::{
 };
 use crate::{
     Device, Zoned,
-    address::{VolumeId, offset_of},
+    address::{ALLOC_UNIT, Extent, VolumeId, offset_of},
+    chores::Bell,
     error::{Error, Result},
-    label,
+    heads::label,
+    io::volumes::{Volume, Volumes},
     media::{MediaClass, Placement, VolumeRecord},
     options::{CAPACITY_BYTES_MAX, check_capacity_max, size_text},
-    tidy::Bell,
-    volume::{Volume, Volumes},
 };
 use parking_lot::{Condvar, Mutex};
 use std::{

@@ -4,13 +4,13 @@
 //! holds the file, and waits on drop for what is in flight. It differs by the size of its entries,
 //! which carry a whole `NVMe` command, and by its answers, which say where the bytes went.
 //!
-//! Bounds, threads and callbacks are the business of `device::zoned::ring`.
+//! Bounds, threads and callbacks are the business of `io::appends`.
 
 use super::{
     nvme::{Target, URING_COMMAND, URING_COMMAND_BYTES, append_command, status_error},
     uring::Waker,
 };
-use crate::io::buf::IoBuf;
+use crate::sys::buf::IoBuf;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::{
     event::{EventfdFlags, eventfd},

@@ -3,10 +3,12 @@
 pub(crate) mod advise;
 pub(crate) mod anonymous;
 pub(crate) mod append_ring;
+pub(crate) mod buf;
 pub(crate) mod cachestat;
 pub(crate) mod discard;
 pub(crate) mod faults;
 pub(crate) mod heap;
+pub(crate) mod nice;
 pub(crate) mod nvme;
 pub(crate) mod sigbus;
 pub(crate) mod uring;

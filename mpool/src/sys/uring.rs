@@ -6,13 +6,13 @@
 //!
 //! Priorities, bounds and completion callbacks are the business of `io::uring`.
 
-use crate::{device::Device, io::buf::IoBuf};
+use super::buf::IoBuf;
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::{
     event::{EventfdFlags, eventfd},
     fd::{AsRawFd, OwnedFd},
 };
-use std::{io, mem::ManuallyDrop, sync::Arc};
+use std::{fs::File, io, mem::ManuallyDrop, sync::Arc};
 
 /// Marks the completion of the wake-up read.
 const WAKE_TOKEN: u64 = u64::MAX;
@@ -24,9 +24,14 @@ pub(crate) enum Direction {
     Write,
 }
 
+/// Holds a file open, that the kernel works on.
+pub(crate) trait OnFile {
+    fn file(&self) -> &File;
+}
+
 /// One transfer: `len` bytes of `buf` from or to `offset` of `device`, which has a file.
-pub(crate) struct Transfer {
-    pub(crate) device: Arc<dyn Device>,
+pub(crate) struct Transfer<D> {
+    pub(crate) device: D,
     pub(crate) direction: Direction,
     pub(crate) offset: u64,
     pub(crate) len: usize,
@@ -46,19 +51,19 @@ impl Waker {
 }
 
 /// A ring, its file and the transfers in flight.
-pub(crate) struct Ring {
+pub(crate) struct Ring<D: OnFile> {
     uring: IoUring,
     wake_fd: Arc<OwnedFd>,
     /// Where the kernel puts the eventfd's counter. Leaked with the rest if the ring cannot drain.
     wake_buf: ManuallyDrop<Box<u64>>,
     wake_armed: bool,
     /// Slot = token. `done` counts bytes of a transfer that came in pieces.
-    slots: ManuallyDrop<Vec<Option<Slot>>>,
+    slots: ManuallyDrop<Vec<Option<Slot<D>>>>,
     in_flight: usize,
 }
 
-struct Slot {
-    transfer: Transfer,
+struct Slot<D> {
+    transfer: Transfer<D>,
     done: usize,
 }
 
@@ -69,7 +74,7 @@ pub(crate) struct Finished {
     pub(crate) outcome: io::Result<()>,
 }
 
-impl Ring {
+impl<D: OnFile> Ring<D> {
     /// A ring for `depth` transfers; fails where the kernel or its sandbox does not allow it.
     pub(crate) fn new(depth: u32) -> io::Result<Self> {
         let uring = IoUring::builder().setup_clamp().build(depth + 1)?;
@@ -99,7 +104,7 @@ impl Ring {
 
     /// Puts a transfer into the ring; the kernel sees it at the next [`wait`](Self::wait). The
     /// caller chooses `token` below the depth and does not reuse it before it has finished.
-    pub(crate) fn submit(&mut self, token: usize, transfer: Transfer) {
+    pub(crate) fn submit(&mut self, token: usize, transfer: Transfer<D>) {
         assert!(self.slots[token].is_none(), "a token is used once at a time");
         assert!(transfer.len > 0, "a transfer moves bytes");
         assert!(transfer.len <= transfer.buf.len(), "a transfer stays within its buffer");
@@ -111,7 +116,7 @@ impl Ring {
     fn push_slot(&mut self, token: usize) {
         let slot = self.slots[token].as_mut().expect("the caller filled the slot");
         let Slot { transfer, done } = slot;
-        let file = transfer.device.file().expect("the caller chose a device with a file");
+        let file = transfer.device.file();
         let fd = types::Fd(file.as_raw_fd());
         let rest = &mut transfer.buf[*done..transfer.len];
         let len = u32::try_from(rest.len()).expect("buffers are far smaller than 4 GiB");
@@ -225,13 +230,13 @@ impl Ring {
 /// Puts another file in the place of a descriptor, so that whoever uses it fails.
 #[cfg(test)]
 pub(crate) fn replace_fd(fd: std::os::fd::RawFd) {
-    let null = std::fs::File::open("/dev/null").expect("there is one");
+    let null = File::open("/dev/null").expect("there is one");
     // SAFETY: both are open; the ring's owner meets errors from here on, which is the purpose.
     let replaced = unsafe { libc::dup2(null.as_raw_fd(), fd) };
     assert_eq!(replaced, fd);
 }
 
-impl Drop for Ring {
+impl<D: OnFile> Drop for Ring<D> {
     fn drop(&mut self) {
         if self.drain(&mut Vec::new()).is_err() {
             // The kernel may still write to the buffers: they are leaked, not freed.

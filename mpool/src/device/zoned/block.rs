@@ -21,8 +21,10 @@ use super::{
 use crate::{
     device::{Access, Device, Geometry, check_access},
     error::{Error, Result},
-    io::buf::IO_ALIGN,
-    sys::zones::{self, RawZone, ZoneVerb},
+    sys::{
+        buf::IO_ALIGN,
+        zones::{self, RawZone, ZoneVerb},
+    },
 };
 use parking_lot::Mutex;
 use rustix::{

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     device::{Access, Device, FileDevice, FileOptions, Geometry, check_access},
     error::{Error, Result},
-    io::buf::IO_ALIGN,
+    sys::buf::IO_ALIGN,
 };
 use parking_lot::Mutex;
 use rustix::{fs::FallocateFlags, io::ReadWriteFlags};

@@ -10,13 +10,12 @@ use super::{
     transfer,
 };
 use crate::{
-    io::buf::IO_ALIGN,
     sim::{
         Seeded, ZoneFaults, ZoneHarm,
         shuffle::{Inside, Shuffle},
         zoned::{draw_loss, strikes},
     },
-    sys::cachestat::cached_pages,
+    sys::{buf::IO_ALIGN, cachestat::cached_pages},
 };
 use parking_lot::Mutex;
 use rustix::io::ReadWriteFlags;

@@ -2,11 +2,11 @@
 //!
 //! Linux offers a character device (`/dev/ng0n1`) beside each `NVMe` block device
 //! (`/dev/nvme0n1`). This finds it, makes sure that both are the same namespace and that commands
-//! pass, and appends. Many appends at once are `ring`'s business.
+//! pass, and appends. Many appends at once are the business of `io::appends`.
 
-use crate::{
-    io::buf::{IO_ALIGN, IoBuf},
-    sys::nvme::{self, Target},
+use crate::sys::{
+    buf::{IO_ALIGN, IoBuf},
+    nvme::{self, Target},
 };
 use std::{
     fs::{self, File, OpenOptions},
@@ -32,7 +32,7 @@ pub struct Passthrough {
 impl Passthrough {
     /// The character device of the namespace behind the block device `name` (as in `/dev/NAME`),
     /// which is open as `block`. The error says why there is none.
-    pub(super) fn find(
+    pub(crate) fn find(
         block: &File,
         name: &str,
         sizes: (u64, u32),
@@ -53,23 +53,23 @@ impl Passthrough {
     }
 
     /// The most active and the most open zones, as the drive says.
-    pub(super) fn budgets(&self) -> io::Result<[u32; 2]> {
+    pub(crate) fn budgets(&self) -> io::Result<[u32; 2]> {
         nvme::zone_budgets(&self.file, self.namespace)
     }
 
     /// Appends and waits; returns the byte on the device where the drive put `buf`, whose memory is
     /// aligned.
-    pub(super) fn append(&self, zone: u32, buf: &[u8]) -> io::Result<u64> {
+    pub(crate) fn append(&self, zone: u32, buf: &[u8]) -> io::Result<u64> {
         let block = nvme::append(&self.file, self.target(zone), buf)?;
         Ok(self.bytes_of(block))
     }
 
     /// A handle of its own, for a ring.
-    pub(super) fn file(&self) -> io::Result<File> {
+    pub(crate) fn file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
-    pub(super) fn target(&self, zone: u32) -> Target {
+    pub(crate) fn target(&self, zone: u32) -> Target {
         let start = u64::from(zone) * self.zone_bytes;
         Target {
             namespace: self.namespace,
@@ -78,17 +78,17 @@ impl Passthrough {
         }
     }
 
-    pub(super) fn bytes_of(&self, block: u64) -> u64 {
+    pub(crate) fn bytes_of(&self, block: u64) -> u64 {
         block * u64::from(self.block_bytes)
     }
 
-    pub(super) fn check_writable(&self) -> io::Result<()> {
+    pub(crate) fn check_writable(&self) -> io::Result<()> {
         check_writable(&self.poisoned)
     }
 }
 
 /// Refuses after a failed flush.
-pub(super) fn check_writable(poisoned: &AtomicBool) -> io::Result<()> {
+pub(crate) fn check_writable(poisoned: &AtomicBool) -> io::Result<()> {
     // Acquire pairs with the Release in `poison`.
     if poisoned.load(Ordering::Acquire) {
         return Err(io::Error::other("device is poisoned by a failed flush"));

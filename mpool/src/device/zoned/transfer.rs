@@ -1,6 +1,6 @@
 //! Whole reads and writes by direct IO: in pieces if need be, from and to any memory.
 
-use crate::io::buf::IoBuf;
+use crate::sys::buf::IoBuf;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::{
     fs::File,
