@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    CheckOptions, CheckReport, Device, Error, MediaClass, NewVolume, Options, Pool, Priority,
-    ScrubTarget, Severity, SimDevice, VolumeId, VolumeKind,
+    CheckOptions, CheckReport, Device, Error, MdcRoom, MediaClass, NewVolume, Options, Pool,
+    Priority, ScrubTarget, Severity, SimDevice, VolumeId, VolumeKind,
 };
 use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path, sync::Arc};
 
@@ -42,7 +42,7 @@ fn make(dir: &Path) -> Vec<mpool::MblockId> {
     pool.add_volume(&fast).unwrap();
     let mdc = pool.create_mdc(128 << 10).unwrap();
     let mdc = pool.open_mdc(mdc, &mut |_| Ok(())).unwrap();
-    (0..5).for_each(|_| mdc.append(b"record", &mut Vec::new).unwrap());
+    (0..5).for_each(|_| mdc.append(b"record", MdcRoom::Usual, || ()).unwrap());
     let classes = [MediaClass::Capacity, MediaClass::Staging];
     (0..6).map(|n| put(&pool, 10_000 * (n + 1), classes[n % 2])).collect()
 }

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, IO_ALIGN, IoBackend, IoBuf, Mblock, Options, Pool, Priority, ReturnOptions,
-    SimDevice, sim::Seeded,
+    ALLOC_UNIT, IO_ALIGN, IoBackend, IoBuf, Mblock, MdcRoom, Options, Pool, Priority,
+    ReturnOptions, SimDevice, sim::Seeded,
 };
 use std::{
     collections::BTreeMap,
@@ -179,7 +179,7 @@ fn journals_keep_every_acknowledged_record_of_every_thread() {
             let (mdc, pool) = (&mdc, &pool);
             scope.spawn(move || {
                 for n in 0..40_u8 {
-                    mdc.append(&[thread, n], &mut || panic!("the log is long enough")).unwrap();
+                    mdc.append(&[thread, n], MdcRoom::Usual, || ()).unwrap();
                     pool.set_property(&format!("t{thread}"), &[n]).unwrap();
                 }
             });

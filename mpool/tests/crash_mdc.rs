@@ -1,10 +1,10 @@
-//! Every crash point of a journal: append, checkpoint, recovery; of the pool's own (properties,
-//! segments) and of a client's. Rewriting in the background: `crash_tidy`.
+//! Every crash point of the pool's own journal: append, checkpoint, recovery; of properties,
+//! segments, and the creation of a client's journal. What a client appends: `crash_tidy`.
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, Error, IoBackend, Mdc, MdcId, Options, Pool, SimDevice,
+    ALLOC_UNIT, Error, IoBackend, MdcId, Options, Pool, SimDevice,
     sim::crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::sync::Arc;
@@ -23,96 +23,11 @@ fn open(device: &SimDevice) -> Result<Arc<Pool>, Error> {
     }
 }
 
-/// Record `n`: its number and a length that differs from the next one's, so that frames of
-/// different sizes follow each other and some span several sectors.
-fn record(n: u32) -> Vec<u8> {
-    let len = 8 + usize::try_from(n * 3_001 % 9_000).unwrap();
-    let mut bytes = vec![u8::try_from(n % 251).unwrap(); len];
-    bytes[..4].copy_from_slice(&n.to_le_bytes());
-    bytes
-}
-
-/// A client's journal whose log is so short that it is rewritten every few appends.
-struct Appends;
-
-struct Journal {
-    mdc: Mdc,
-    records: Vec<Vec<u8>>,
-    pool: Arc<Pool>,
-}
-
-/// The last few records are the state: enough to fill several frames, little enough to fit.
-fn state(records: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let from = records.len().saturating_sub(3);
-    let mut state = vec![u32::try_from(from).unwrap().to_le_bytes().to_vec()];
-    state.extend(records[from..].iter().cloned());
-    state
-}
-
 fn mdc_id(pool: &Arc<Pool>) -> Result<MdcId, Error> {
     if let Some(raw) = pool.property("journal") {
         return Ok(MdcId::new(u64::from_le_bytes(raw.try_into().unwrap())).unwrap());
     }
     pool.create_named_mdc("journal", ALLOC_UNIT)
-}
-
-impl Workload for Appends {
-    type System = Journal;
-    type Error = Error;
-
-    fn open(&self, device: &SimDevice) -> Result<Journal, Error> {
-        let pool = open(device)?;
-        let id = mdc_id(&pool)?;
-        let mut records: Vec<Vec<u8>> = Vec::new();
-        let mdc = pool.open_mdc(id, &mut |bytes| {
-            if bytes.len() == 4 {
-                // The state begins with the number of records it leaves out.
-                let left_out = u32::from_le_bytes(bytes.try_into().unwrap());
-                assert!(records.is_empty(), "a state comes first");
-                records = (0..left_out).map(record).collect();
-            } else {
-                records.push(bytes.to_vec());
-            }
-            Ok(())
-        })?;
-        Ok(Journal { mdc, records, pool })
-    }
-
-    fn step(&self, system: &mut Journal, n: u32) -> Result<(), Error> {
-        let Journal { mdc, records, .. } = system;
-        mdc.append(&record(n), &mut || state(records))?;
-        records.push(record(n));
-        Ok(())
-    }
-
-    fn steps_found(&self, system: &mut Journal) -> u32 {
-        for (n, found) in system.records.iter().enumerate() {
-            assert_eq!(*found, record(u32::try_from(n).unwrap()), "record {n}");
-        }
-        u32::try_from(system.records.len()).unwrap()
-    }
-}
-
-#[test]
-fn acknowledged_appends_survive_every_crash() {
-    let plan = CrashPlan { steps: 30, seeds: 6, recovery_seeds: 2, device_bytes: DEVICE_BYTES };
-    check_every_crash(&Appends, plan);
-}
-
-#[test]
-fn the_workload_does_rewrite_its_log() {
-    let device = SimDevice::new(DEVICE_BYTES);
-    let mut system = Appends.open(&device).unwrap();
-    for n in 0..30 {
-        Appends.step(&mut system, n).unwrap();
-    }
-    let mut checkpoints = 0;
-    system.pool.metrics().visit(&mut |name, _, _, value| {
-        if name == "mpool_mdc_checkpoints_total" {
-            checkpoints = value;
-        }
-    });
-    assert!(checkpoints >= 2, "{checkpoints} checkpoints");
 }
 
 /// The pool's own journal: properties and segments come and go. Each step replaces the segment and

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, MblockWriter, Options, Pool,
-    Priority, Scope, SimDevice,
+    ALLOC_UNIT, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, MblockWriter, MdcRoom,
+    MdcSnapshot, Options, Pool, Priority, Scope, SimDevice,
 };
 use std::{
     fs::File,
@@ -78,7 +78,7 @@ fn a_failed_flush_poisons_the_pool_and_reopening_recovers_it() {
     assert!(poisoned(pool.create_mdc(ALLOC_UNIT).map(|_| ())));
     assert!(poisoned(segment.write_at(0, &[0; 4096])));
     assert!(poisoned(segment.write_durable_at(0, &[0; 4096])));
-    assert!(poisoned(mdc.append(b"x", &mut Vec::new)));
+    assert!(poisoned(mdc.append(b"x", MdcRoom::Usual, || ())));
     let mut page = IoBuf::zeroed(IO_ALIGN);
     kept.read_at(0, &mut page).unwrap();
     assert_eq!(page[0], 1, "reads go on");
@@ -243,13 +243,25 @@ fn a_journal_whose_state_does_not_fit_is_full_and_unharmed() {
     let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
     assert_eq!(mdc.log_bytes(), ALLOC_UNIT);
     let big = vec![7; 20_000];
-    mdc.append(&big, &mut Vec::new).unwrap();
-    mdc.append(&big, &mut Vec::new).unwrap();
+    let append = |record: &[u8]| mdc.append(record, MdcRoom::Usual, || ());
+    append(&big).unwrap();
+    append(&big).unwrap();
     let used = mdc.used_bytes();
-    let full = mdc.append(&big, &mut || vec![big.clone(), big.clone()]).unwrap_err();
-    assert!(matches!(full, Error::Full { .. }), "{full}");
-    assert_eq!(mdc.used_bytes(), used);
-    mdc.append(b"small", &mut || panic!("it fits")).unwrap();
+    let full = || {
+        let refused = mdc.append(&big, MdcRoom::Usual, || panic!("it is not there")).unwrap_err();
+        assert!(matches!(refused, Error::Full { .. }), "{refused}");
+        assert_eq!(mdc.used_bytes(), used);
+    };
+    // Without a state, and with one.
+    full();
+    let state = vec![big.clone(), big.clone()];
+    let snapshot = move || {
+        let state = state.clone();
+        Box::new(move || state) as MdcSnapshot
+    };
+    mdc.compact_in_background(Arc::new(snapshot)).unwrap();
+    full();
+    append(b"small").unwrap();
     drop(mdc);
     let mut lens = Vec::new();
     pool.open_mdc(id, &mut |record| {

@@ -8,9 +8,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    CheckOptions, IO_ALIGN, IoBackend, IoBuf, Lifetime, MblockId, MdcId, MediaClass, NewVolume,
-    Options, Placement, Pool, Priority, ScrubOptions, ScrubOwners, SegmentId, Severity, VolumeKind,
-    sim::image,
+    CheckOptions, IO_ALIGN, IoBackend, IoBuf, Lifetime, MblockId, MdcId, MdcRoom, MediaClass,
+    NewVolume, Options, Placement, Pool, Priority, ScrubOptions, ScrubOwners, SegmentId, Severity,
+    VolumeKind, sim::image,
 };
 use std::{
     fs,
@@ -167,7 +167,7 @@ fn build(dir: &Path) {
     let mdc = pool.create_named_mdc("journal", 64 << 10).unwrap();
     let journal = pool.open_mdc(mdc, &mut |_| Ok(())).unwrap();
     for n in 1..=3 {
-        journal.append(&record(n), &mut Vec::new).unwrap();
+        journal.append(&record(n), MdcRoom::Usual, || ()).unwrap();
     }
     let doomed = pool.create_segment(1).unwrap().id();
     let segment = pool.create_segment(100_000).unwrap();

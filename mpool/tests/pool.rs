@@ -5,7 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, Error, IO_ALIGN, IoBackend, IoBuf, Mblock, MblockId, Options, Pool, Priority, Scope,
+    ALLOC_UNIT, Error, IO_ALIGN, IoBackend, IoBuf, Mblock, MblockId, MdcRoom, Options, Pool,
+    Priority, Scope,
 };
 use std::{path::Path, sync::Arc};
 
@@ -50,8 +51,8 @@ fn everything_survives_a_reopen() {
         drop(written(&pool, 4, 5000));
         let mdc_id = pool.create_mdc(256 << 10).unwrap();
         let mdc = pool.open_mdc(mdc_id, &mut |_| panic!("a fresh journal is empty")).unwrap();
-        mdc.append(b"first", &mut Vec::new).unwrap();
-        mdc.append(b"second", &mut Vec::new).unwrap();
+        mdc.append(b"first", MdcRoom::Usual, || ()).unwrap();
+        mdc.append(b"second", MdcRoom::Usual, || ()).unwrap();
         let segment = pool.create_segment(1 << 20).unwrap();
         segment.write_durable_at(8192, &[9; 4096]).unwrap();
         pool.set_property("a/name", b"value").unwrap();
@@ -220,7 +221,7 @@ fn mistakes_are_named_and_change_nothing() {
     let mdc = pool.open_mdc(mdc_id, &mut |_| Ok(())).unwrap();
     let second = pool.open_mdc(mdc_id, &mut |_| Ok(())).map(|_| ());
     assert!(text(second.unwrap_err()).contains("open already"));
-    assert!(text(mdc.append(b"", &mut Vec::new).unwrap_err()).contains("1..=1048576"));
+    assert!(text(mdc.append(b"", MdcRoom::Usual, || ()).unwrap_err()).contains("1..=1048576"));
     let segment = pool.create_segment(1).unwrap();
     assert!(text(segment.write_at(100, &[0; 4096]).unwrap_err()).contains("units of 4096"));
     assert!(text(segment.write_at(65536, &[0; 4096]).unwrap_err()).contains("65536"));

@@ -305,7 +305,7 @@ fn the_thread_rewrites_journals_while_others_append_and_close_and_open_them() {
                     for n in round * APPENDS + 1..=(round + 1) * APPENDS {
                         let apply = || counts.lock()[writer] = n;
                         let record = count_record(writer, n);
-                        mdc.append_applied(&record, MdcRoom::Usual, apply).unwrap();
+                        mdc.append(&record, MdcRoom::Usual, apply).unwrap();
                         pool.set_property(&format!("p{writer}"), &n.to_le_bytes()).unwrap();
                     }
                 });
@@ -324,19 +324,12 @@ fn the_thread_rewrites_journals_while_others_append_and_close_and_open_them() {
 }
 
 #[test]
-fn a_journal_has_one_way_of_being_appended_to() {
+fn a_journal_is_told_its_state_once() {
     let device = SimDevice::new(DEVICE_BYTES);
     let pool = create(&device);
     let id = pool.create_mdc(ALLOC_UNIT).unwrap();
     let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
-    let refused = mdc.append_applied(b"a", MdcRoom::Usual, || panic!("not appended"));
-    assert!(matches!(refused, Err(Error::Options(_))));
-    mdc.append(b"a", &mut Vec::new).unwrap();
     let state: Arc<mpool::MdcState> = Arc::new(|| Box::new(Vec::new));
     mdc.compact_in_background(Arc::clone(&state)).unwrap();
     assert!(matches!(mdc.compact_in_background(state), Err(Error::Options(_))));
-    assert!(matches!(mdc.append(b"a", &mut Vec::new), Err(Error::Options(_))));
-    let mut applied = false;
-    mdc.append_applied(b"a", MdcRoom::Reserve, || applied = true).unwrap();
-    assert!(applied);
 }

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, CheckOptions, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, MdcId, Options,
-    Pool, Severity, SimDevice,
+    ALLOC_UNIT, CheckOptions, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, MdcId, MdcRoom,
+    Options, Pool, Severity, SimDevice,
 };
 use std::sync::Arc;
 
@@ -183,7 +183,7 @@ fn both_copies_of_a_frame_may_rot_in_different_places() {
     let pool = Pool::create(Arc::new(device.clone()), &options()).unwrap();
     let id = pool.create_mdc(ALLOC_UNIT).unwrap();
     let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
-    mdc.append(&vec![5; 30_000], &mut Vec::new).unwrap();
+    mdc.append(&vec![5; 30_000], MdcRoom::Usual, || ()).unwrap();
     drop((mdc, pool));
     let mark = page(&device, JOURNAL_AT)[..8].to_vec();
     let begins: Vec<u64> = (JOURNAL_AT + 4 * LOG_BYTES..device.geometry().len_bytes)
@@ -224,7 +224,7 @@ fn a_users_journal_is_kept_twice_too() {
     assert_eq!(mdc.log_bytes(), ALLOC_UNIT, "what its user sees");
     let lens = [10, 9000, 100, 12];
     for len in lens {
-        mdc.append(&vec![9; len], &mut Vec::new).unwrap();
+        mdc.append(&vec![9; len], MdcRoom::Usual, || ()).unwrap();
     }
     let used = mdc.used_bytes();
     drop((mdc, pool));
@@ -247,7 +247,7 @@ fn a_users_journal_is_kept_twice_too() {
                 found.push(record.len());
                 Ok(())
             });
-            mdc.unwrap().append(b"on", &mut Vec::new).unwrap();
+            mdc.unwrap().append(b"on", MdcRoom::Usual, || ()).unwrap();
             assert_eq!((&found[..], healed(&pool)), (&lens[..], 1), "at {at}");
         }
     }

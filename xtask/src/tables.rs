@@ -27,7 +27,6 @@ pub(crate) const METRIC_PREFIXES: &[&str] = &["millpond_http_", "millpond_"];
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
 pub(crate) const UNSAFE_PLACES: &[&str] = &[
     "mpool/src/sys/",
-    "mpool/src/sys/buf.rs",
     "mpool/src/object/mcache/region.rs",
     "kvs/src/memtable/arena.rs",
     "kvs/src/memtable/skiplist.rs",

@@ -11,7 +11,7 @@ use crate::salvage::WayOut;
 use crate::{Database, Durability, Error, Options, Range, Salvage};
 use bytes::Bytes;
 use mpool::sim::Seeded;
-use mpool::{MblockId, Pool, Priority, SimDevice};
+use mpool::{MblockId, MdcRoom, Pool, Priority, SimDevice};
 use std::sync::Arc;
 
 const KVSS: [&str; 2] = ["birds", "fish"];
@@ -71,7 +71,7 @@ fn with_edit(device: &SimDevice, items: &[Item]) -> SimDevice {
     let device = device.after_crash(0);
     let pool = pool(&device, false);
     let (mdc, _) = replay(&pool, journal(&pool).unwrap(), u64::MAX).unwrap();
-    mdc.append(&encode(items), &mut Vec::new).unwrap();
+    mdc.append(&encode(items), MdcRoom::Usual, || ()).unwrap();
     drop((mdc, pool));
     device
 }

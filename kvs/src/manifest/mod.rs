@@ -107,7 +107,7 @@ impl Manifest {
         let id = pool.create_mdc(LOG_BYTES)?;
         let mdc = pool.open_mdc(id, &mut |_| Ok(()))?;
         if !items.is_empty() {
-            mdc.append(&encode(&items), &mut Vec::new)?;
+            mdc.append(&encode(&items), MdcRoom::Usual, || ())?;
         }
         // The commit point.
         pool.set_property(PROPERTY, &id.get().to_le_bytes())?;
@@ -162,9 +162,8 @@ impl Manifest {
 
     fn fill(&self, pool: &Arc<Pool>, id: MdcId) -> Result<mpool::Mdc> {
         let mdc = pool.open_mdc(id, &mut |_| Ok(()))?;
-        let records = self.live.records();
-        for (n, record) in records.iter().enumerate() {
-            mdc.append(record, &mut || records[..n].to_vec())?;
+        for record in &self.live.records() {
+            mdc.append(record, MdcRoom::Usual, || ())?;
         }
         // Not before: what it is rewritten from is the whole.
         rewrite_in_background(&mdc, &self.shared)?;
@@ -190,7 +189,7 @@ impl Manifest {
         }
         let next = Arc::new(next);
         let shared = &self.shared;
-        self.mdc.append_applied(&encode(items), room_for(items), || {
+        self.mdc.append(&encode(items), room_for(items), || {
             *shared.lock() = Arc::clone(&next);
         })?;
         self.live = next;
@@ -359,7 +358,7 @@ mod tests {
                 _ => {
                     let id = pool.create_mdc(1 << 20).unwrap();
                     let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
-                    mdc.append(b"another program's", &mut Vec::new).unwrap();
+                    mdc.append(b"another program's", MdcRoom::Usual, || ()).unwrap();
                 }
             }
             let Err(error) = Manifest::open(&pool, &[], None) else {

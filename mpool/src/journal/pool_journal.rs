@@ -157,7 +157,8 @@ impl Journal {
         assert!(bytes.len() <= MDC_RECORD_BYTES_MAX, "commit bounds the number of changes");
         let start = Start::now();
         self.anchor.require(record::needs(changes))?;
-        writer.pair.append(&bytes, room_for(changes), &mut || state_of(&self.catalog.read()))?;
+        let state = || state_of(&self.catalog.read());
+        writer.pair.append(&bytes, room_for(changes), Some(&state))?;
         let mut catalog = self.catalog.write();
         for change in changes {
             catalog.apply(change).expect("checked before it was appended");

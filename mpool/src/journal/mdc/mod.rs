@@ -90,36 +90,11 @@ impl Mdc {
         self.shared.open.id()
     }
 
-    /// Appends one record (1..=1 MiB), durable on return. If it does not fit, rewrites the log into
-    /// its other half first: `state` gives the records that describe everything *before* this
-    /// append.
-    ///
-    /// Appends from several threads are serialised. Whoever keeps the state in memory must
-    /// therefore apply each record under a lock that it also holds while appending; else `state`
-    /// may miss a record that another thread has appended and not yet applied.
-    ///
-    /// [`crate::Error::Full`] if state and record together do not fit into one log, of which an
-    /// eighth (at most 512 KiB) is kept for [`MdcRoom::Reserve`]: nothing has changed then. A log
-    /// should hold its owner's state a few times over: the closer the state comes to the log's
-    /// length, the more often it is rewritten. An error of scope [`crate::Scope::Pool`] leaves
-    /// unknown whether the record is there; no more are accepted then.
-    ///
-    /// [`crate::Error::Options`] after [`Mdc::compact_in_background`], whose state knows nothing of
-    /// this one: use [`Mdc::append_applied`].
-    pub fn append(&self, record: &[u8], state: &mut dyn FnMut() -> Vec<Vec<u8>>) -> Result<()> {
-        if self.shared.state.get().is_some() {
-            let id = self.id();
-            let text = format!("{id} is rewritten in the background; append with append_applied");
-            return Err(Error::Options(text));
-        }
-        self.shared.append(record, MdcRoom::Usual, state, || ()).map(|_| ())
-    }
-
-    /// From here on the log is rewritten in the background, before it is full, and records are
-    /// appended by [`Mdc::append_applied`]. Once for each handle.
+    /// From here on the log is rewritten before it is full: in the background, or by an append that
+    /// finds no room. Once for each handle.
     ///
     /// `state` is called while no append runs, and returns a snapshot of all that has been applied
-    /// so far; what `append_applied` applies later is not part of it. It should do no more than it
+    /// so far; what later appends apply is not part of it. It should do no more than it
     /// must, since appends wait for it: share the state rather than copy it, if it can be shared.
     /// The snapshot is turned into records on the pool's housekeeping thread, with appends going
     /// on. `state` may take locks of its owner that are never held while appending; it may not use
@@ -137,16 +112,16 @@ impl Mdc {
 
     /// Appends one record (1..=1 MiB), durable on return, and calls `apply` once it is, before any
     /// other append and before any snapshot: state and log are in step by construction. `apply` may
-    /// take the locks that `state` takes. Errors as for [`Mdc::append`]; `apply` has not been
-    /// called then.
+    /// take the locks that `state` takes. Appends from several threads are serialised.
     ///
-    /// [`crate::Error::Options`] before [`Mdc::compact_in_background`].
-    pub fn append_applied(&self, record: &[u8], room: MdcRoom, apply: impl FnOnce()) -> Result<()> {
-        let Some(state) = self.shared.state.get() else {
-            let text = format!("{} has no state of its own; append with append", self.id());
-            return Err(Error::Options(text));
-        };
-        if self.shared.append(record, room, &mut || state()(), apply)? {
+    /// [`crate::Error::Full`] if state and record together do not fit into one log, or if the record
+    /// does not and there is no state yet ([`Mdc::compact_in_background`]): nothing has changed
+    /// then, and `apply` has not been called. Of a log an eighth (at most 512 KiB) is kept for
+    /// [`MdcRoom::Reserve`]. It should hold its owner's state a few times over: the closer the state
+    /// comes to the log's length, the more often it is rewritten. An error of scope
+    /// [`crate::Scope::Pool`] leaves unknown whether the record is there; no more are accepted then.
+    pub fn append(&self, record: &[u8], room: MdcRoom, apply: impl FnOnce()) -> Result<()> {
+        if self.shared.append(record, room, apply)? {
             self.bell.ring();
         }
         Ok(())
@@ -172,19 +147,14 @@ impl Mdc {
 
 impl Shared {
     /// True if the log should be looked at.
-    fn append(
-        &self,
-        record: &[u8],
-        room: MdcRoom,
-        state: &mut dyn FnMut() -> Vec<Vec<u8>>,
-        apply: impl FnOnce(),
-    ) -> Result<bool> {
+    fn append(&self, record: &[u8], room: MdcRoom, apply: impl FnOnce()) -> Result<bool> {
         in_range("length of an MDC record", record.len() as u64, 1, MDC_RECORD_BYTES_MAX as u64)?;
         let start = Start::now();
         let mut pair = self.pair.lock();
-        pair.append(record, room, state)?;
+        let state = self.state.get().map(|state| move || state()());
+        pair.append(record, room, state.as_ref().map(|state| state as &dyn Fn() -> _))?;
         apply();
-        let look = pair.is_look_due();
+        let look = state.is_some() && pair.is_look_due();
         drop(pair);
         self.metrics.mdc_append.end(start);
         Ok(look)

@@ -206,18 +206,23 @@ impl LogPair {
         }
     }
 
-    /// Appends one record, durable on return; see [`super::Mdc::append`].
+    /// Appends one record, durable on return; see [`super::Mdc::append`]. `state` gives the records
+    /// that describe everything before it, if the log may be rewritten.
     pub(crate) fn append(
         &mut self,
         record: &[u8],
         room: MdcRoom,
-        state: &mut dyn FnMut() -> Vec<Vec<u8>>,
+        state: Option<&dyn Fn() -> Vec<Vec<u8>>>,
     ) -> Result<()> {
         self.volume.check_writable()?;
         let mut body = Vec::with_capacity(RECORD_PREFIX_LEN + record.len());
         push_record(&mut body, record);
         let frame_len = padded_len(body.len()) as u64;
         if self.used_bytes() + frame_len > self.limit(room) {
+            let Some(state) = state else {
+                let (need_bytes, free_bytes) = (self.used_bytes() + frame_len, self.limit(room));
+                return Err(Error::Full { need_bytes, free_bytes });
+            };
             let start = Start::now();
             let outcome = self.checkpoint(&state(), frame_len, room);
             self.volume.metrics().mdc_wait.end(start);
@@ -455,7 +460,7 @@ mod tests {
         let mut pair = LogPair::format(volume(&device), place()).unwrap();
         // Three of them fit into a log, a fourth does not.
         for _ in 0..3 + 3 * rewrites {
-            pair.append(&big(1), MdcRoom::Usual, &mut Vec::new).unwrap();
+            pair.append(&big(1), MdcRoom::Usual, Some(&Vec::new)).unwrap();
         }
         device.after_crash(0)
     }
@@ -487,7 +492,7 @@ mod tests {
     fn append_until(device: &SimDevice, call: u64, state: &[Vec<u8>], record: &[u8]) -> bool {
         let mut pair = open(device, &mut Vec::new()).expect("it recovers");
         device.cut_at(device.calls() + call);
-        pair.append(record, MdcRoom::Usual, &mut || state.to_vec()).is_ok()
+        pair.append(record, MdcRoom::Usual, Some(&|| state.to_vec())).is_ok()
     }
 
     /// Two attempts to rewrite the same log, the first cut short: nothing of it shows in the

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Device, MediaClass, Options, Priority, SimDevice,
+    Device, MdcRoom, MediaClass, Options, Priority, SimDevice,
     device::Geometry,
     journal::pool_journal::owner_word,
     object::mblock::Mblock,
@@ -66,10 +66,11 @@ impl Pond {
         }
         let id = pool.create_mdc(128 << 10).unwrap();
         let mdc = pool.open_mdc(id, &mut |_| Ok(())).unwrap();
+        mdc.compact_in_background(Arc::new(|| Box::new(|| vec![content(9, 5000)]))).unwrap();
         // One long record; rewritten once, so that the other log is retired.
         for seed in 0..40 {
             let record = content(seed, if seed == 38 { 9000 } else { 100 });
-            mdc.append(&record, &mut || vec![content(9, 5000)]).unwrap();
+            mdc.append(&record, MdcRoom::Usual, || ()).unwrap();
         }
         let segment = pool.create_segment(64 << 10).unwrap();
         segment.write_at(0, &content(5, 8192)).unwrap();
@@ -470,7 +471,7 @@ fn a_clean_pool_has_no_findings_whatever_happens_meanwhile() {
                 if is_over() {
                     break;
                 }
-                pond.mdc.append(&content(n, 3000), &mut || vec![content(n, 9000)]).unwrap();
+                pond.mdc.append(&content(n, 3000), MdcRoom::Usual, || ()).unwrap();
                 for id in pool.mblock_ids().into_iter().take(2) {
                     pool.relocate(id).unwrap();
                 }
