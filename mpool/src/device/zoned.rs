@@ -156,7 +156,8 @@ pub trait Zoned: Send + Sync {
     /// "zone append" or "write pointer": for people.
     fn append_kind(&self) -> &'static str;
 
-    /// The way past the block layer, for [`AppendRing`](crate::AppendRing); `None` where appends are made otherwise.
+    /// The way past the block layer, for [`AppendRing`](crate::AppendRing); `None` where appends
+    /// are made otherwise.
     fn passthrough(&self) -> Option<&Passthrough> {
         None
     }

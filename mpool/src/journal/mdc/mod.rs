@@ -114,12 +114,13 @@ impl Mdc {
     /// other append and before any snapshot: state and log are in step by construction. `apply` may
     /// take the locks that `state` takes. Appends from several threads are serialised.
     ///
-    /// [`crate::Error::Full`] if state and record together do not fit into one log, or if the record
-    /// does not and there is no state yet ([`Mdc::compact_in_background`]): nothing has changed
-    /// then, and `apply` has not been called. Of a log an eighth (at most 512 KiB) is kept for
-    /// [`MdcRoom::Reserve`]. It should hold its owner's state a few times over: the closer the state
-    /// comes to the log's length, the more often it is rewritten. An error of scope
-    /// [`crate::Scope::Pool`] leaves unknown whether the record is there; no more are accepted then.
+    /// [`crate::Error::Full`] if state and record together do not fit into one log, or if the
+    /// record does not and there is no state yet ([`Mdc::compact_in_background`]): nothing has
+    /// changed then, and `apply` has not been called. Of a log an eighth (at most 512 KiB) is kept
+    /// for [`MdcRoom::Reserve`]. It should hold its owner's state a few times over: the closer the
+    /// state comes to the log's length, the more often it is rewritten. An error of scope
+    /// [`crate::Scope::Pool`] leaves unknown whether the record is there; no more are accepted
+    /// then.
     pub fn append(&self, record: &[u8], room: MdcRoom, apply: impl FnOnce()) -> Result<()> {
         if self.shared.append(record, room, apply)? {
             self.bell.ring();
