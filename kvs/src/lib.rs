@@ -48,6 +48,7 @@
 
 mod amplification;
 mod batch;
+mod bell;
 mod cache;
 mod compaction;
 mod db;
@@ -56,6 +57,7 @@ mod error;
 mod health;
 mod holds;
 mod iter;
+mod jobs;
 mod key;
 mod kvset;
 mod kvsets;
@@ -99,6 +101,7 @@ pub use error::{Error, Result, Scope, SnapshotEnd};
 pub use health::{Ailment, Health, Part, State};
 pub use holds::{SnapshotInfo, SnapshotsInfo};
 pub use iter::bounded::{Advance, Range};
+pub use jobs::ledger::{JobInfo, JobOutcome};
 pub use key::{
     KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, SnapshotId, VALUE_BYTES_MAX,
 };
@@ -110,7 +113,6 @@ pub use read::cold::{ColdRead, NoRoom, TryGet};
 pub use read::get::Entry;
 pub use salvage::WayOut;
 pub use space::SpaceInfo;
-pub use work::ledger::{JobInfo, JobOutcome};
 
 /// The example of the README is compiled.
 #[cfg(doctest)]

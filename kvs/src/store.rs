@@ -12,10 +12,10 @@
 pub(crate) mod bring;
 pub(crate) mod room;
 
+use crate::bell::Bell;
 use crate::cache::ValueCache;
 use crate::dead::hints::Hints;
 use crate::error::{Error, Result, Scope};
-use crate::health;
 use crate::holds::Holds;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
 use crate::kvset::{BuiltKvset, Kvset, KvsetMeta, ReadAhead};
@@ -27,7 +27,6 @@ use crate::memtable::retired::Retired;
 use crate::metrics::DbMetrics;
 use crate::options::Options;
 use crate::owner::Owner;
-use crate::pick::VblockIndex;
 use crate::placement::{self, Level, Part};
 use crate::recovery;
 use crate::references::References;
@@ -35,15 +34,12 @@ use crate::salvage;
 use crate::space::Needs;
 use crate::tree::{Tree, TreeEdit};
 use crate::view::View;
-use crate::work::Jobs;
-use crate::write::group::CommitQueue;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority, ScrubTarget};
-use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, BTreeSet};
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The durable shape: the manifest, and who references which mblock.
@@ -65,20 +61,13 @@ pub(crate) struct Store {
     pub(crate) cache: Arc<ValueCache>,
     /// Last revision that readers may see.
     pub(crate) visible: AtomicU64,
-    pub(crate) jobs: Mutex<Jobs>,
-    /// What the picker has found of vblocks, by tree.
-    pub(crate) vblock_indexes: Mutex<BTreeMap<KvsId, VblockIndex>>,
-    /// KVSs with garbage that delays writers, and in which nothing is due and nothing runs.
-    pub(crate) helpless: Mutex<BTreeSet<KvsId>>,
     /// Memtables that were flushed, until no reader has them.
     pub(crate) retired: Retired,
-    /// Rung when `jobs`, the sealed memtables or the trees change.
-    pub(crate) bell: Condvar,
+    /// Rung when the jobs, the sealed memtables or the trees change.
+    pub(crate) bell: Bell,
     pub(crate) next_kvset: AtomicU64,
     pub(crate) next_node: AtomicU64,
-    pub(crate) commits: OnceLock<Weak<CommitQueue<Store>>>,
     failure: OnceLock<String>,
-    pub(crate) work_health: health::Work,
     /// What the open has left out.
     pub(crate) losses: OnceLock<Vec<Loss>>,
     /// Where the bytes of that are, as far as they are on the medium.
@@ -110,6 +99,17 @@ pub(crate) struct Change {
 
 /// A tree's edit whose kvsets are built but not yet open.
 type Planned = (KvsId, TreeEdit, Vec<(NodeId, KvsetMeta)>);
+
+/// What a change of shape has left behind.
+#[must_use = "the mblocks are to be deleted"]
+pub(crate) struct Installed {
+    /// Kvsets that have left their tree.
+    pub(crate) kvsets: Vec<KvsetId>,
+    /// Mblocks that no kvset references any more.
+    pub(crate) mblocks: Vec<MblockId>,
+    /// One of the new kvsets has handles of places that the pool has left meanwhile.
+    pub(crate) has_moved: bool,
+}
 
 /// What a flush adds to a change of shape.
 #[derive(Clone, Copy, Debug)]
@@ -159,16 +159,11 @@ impl Store {
             views: Mutex::new(()),
             versions: Mutex::new(versions),
             cache: Arc::new(ValueCache::new(cache_bytes)),
-            jobs: Mutex::default(),
-            vblock_indexes: Mutex::default(),
-            helpless: Mutex::default(),
             retired: Retired::default(),
-            bell: Condvar::new(),
+            bell: Bell::default(),
             next_kvset,
             next_node,
-            commits: OnceLock::new(),
             failure: OnceLock::new(),
-            work_health: health::Work::default(),
             losses: OnceLock::new(),
             condemned: OnceLock::new(),
             closed: AtomicBool::new(false),
@@ -256,7 +251,7 @@ impl Store {
             self.view.store(Arc::new(view.with_sealed(self.visible(), self.new_memtable())));
         }
         self.metrics.seals.add(1);
-        self.ring();
+        self.bell.ring();
     }
 
     /// Where keys and values of a new kvset go.
@@ -276,16 +271,16 @@ impl Store {
         self.pool.has_class(MediaClass::Staging)
     }
 
-    /// Changes the shape: commits the outputs in the pool, makes the edit durable, publishes the
-    /// view after it, and deletes what nobody references any more. `before_publish` runs between
-    /// the last two.
+    /// Changes the shape: commits the outputs in the pool, makes the edit durable, and publishes the
+    /// view after it. `before_publish` runs between the last two. The caller deletes the mblocks
+    /// that no kvset references any more.
     pub(crate) fn install(
         &self,
         changes: Vec<Change>,
         mut items: Vec<Item>,
         flushed: Option<Flushed>,
         before_publish: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Installed> {
         let mut writers = Vec::new();
         let mut planned: Vec<Planned> = Vec::new();
         for change in changes {
@@ -307,7 +302,7 @@ impl Store {
         if dropped || opened.is_err() {
             drop(versions);
             self.abandon(&fresh);
-            return if dropped { Err(Error::KvsDropped) } else { opened.map(|_| ()) };
+            return Err(opened.err().filter(|_| !dropped).unwrap_or(Error::KvsDropped));
         }
         let edits = opened.expect("checked above");
         if let Err(error) = self.append(&mut versions, &items) {
@@ -321,21 +316,15 @@ impl Store {
         let dead = self.count_references(&mut versions, &edits)?;
         before_publish()?;
         self.publish_trees(&edits, &versions.references, flushed);
-        // They were opened before the view had them, so a refresh may have passed them by.
-        if edits.iter().flat_map(|(_, edit)| &edit.add).any(|(_, kvset)| kvset.has_moved()) {
-            self.refresh_again();
-        }
         drop(versions);
-        self.relieve_writers();
-        self.forget_unreadable(edits.iter().flat_map(|(_, edit)| gone(edit)), &dead);
-        self.delete(&dead)
-    }
-
-    /// Compaction has done something: batches that are held back are looked at again.
-    pub(crate) fn relieve_writers(&self) {
-        if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
-            commits.relieve();
-        }
+        let added = edits.iter().flat_map(|(_, edit)| &edit.add);
+        Ok(Installed {
+            // They were opened before the view had them, so a look for moved ones may have passed
+            // them by.
+            has_moved: added.into_iter().any(|(_, kvset)| kvset.has_moved()),
+            kvsets: edits.iter().flat_map(|(_, edit)| gone(edit)).collect(),
+            mblocks: dead,
+        })
     }
 
     /// Has the indexes in memory that an edit adds, before anybody reads there.
@@ -452,7 +441,7 @@ impl Store {
         if self.failure.set(cause.clone()).is_ok() {
             tracing::error!(cause, "the database takes no more writes");
         }
-        self.ring();
+        self.bell.ring();
     }
 
     /// Why nothing more may be written, if that is so.

@@ -43,13 +43,13 @@ impl Database {
         store.check_writable()?;
         let mut done = store.pool.evacuate_volume(id, progress)?;
         // Jobs that had begun before hold room there, and commit what they write.
-        store.wait_for_jobs()?;
+        self.work().jobs.wait_for_jobs()?;
         add(&mut done, store.pool.evacuate_volume(id, progress)?);
         self.refresh_moved()?;
         self.empty_log()?;
         store.versions.lock().manifest.leave_volumes(&store.pool)?;
         // Compactions that had begun before the refresh read the old places.
-        store.wait_for_jobs()?;
+        self.work().jobs.wait_for_jobs()?;
         add(&mut done, store.pool.evacuate_volume(id, progress)?);
         Ok(done)
     }
@@ -65,7 +65,7 @@ impl Database {
     /// Takes new handles of all objects that the pool has moved, so that their old places become
     /// free. Background threads do that by themselves, within a second or so.
     pub fn refresh_moved(&self) -> Result<()> {
-        self.store().refresh_moved()
+        self.work().jobs.refresh_moved()
     }
 
     /// Writes everything that the log holds into kvsets, so that no later open needs it. Blocks. To

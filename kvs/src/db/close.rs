@@ -25,7 +25,7 @@ impl Open {
         if !self.store.close_once() {
             return Ok(());
         }
-        self.store.ring();
+        self.store.bell.ring();
         self.store.hints.close();
         scrub::stop(&self.store.pool);
         let closed = self.commits.close();
@@ -38,7 +38,7 @@ impl Open {
                 tracing::error!("a background thread panicked");
             }
         }
-        self.store.join_errand();
+        self.work.join_errand();
         closed?;
         if self.store.pool.is_read_only() {
             return Ok(());
@@ -56,7 +56,7 @@ impl Open {
             return;
         }
         let begun = Instant::now();
-        match self.store.flush_all().and_then(|bytes| self.forget_log().map(|()| bytes)) {
+        match self.work.jobs.flush_all().and_then(|bytes| self.forget_log().map(|()| bytes)) {
             Ok(0) => {}
             Ok(bytes) => {
                 tracing::info!(bytes, elapsed = ?begun.elapsed(), "what was in memory is flushed");
@@ -73,7 +73,7 @@ impl Open {
 
     /// Gives the log's segments back if kvsets have everything that it holds.
     pub(crate) fn forget_log(&self) -> Result<()> {
-        let floor = self.store.settle_floor(&self.commits)?;
+        let floor = self.work.settle_floor()?;
         self.commits.release_wal(floor)
     }
 

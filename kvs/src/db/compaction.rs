@@ -11,8 +11,8 @@
 use super::{Database, Open};
 use crate::compaction::{CompactionInfo, CompactionRequest};
 use crate::error::{Error, Result};
+use crate::jobs::requested::Errand;
 use crate::key::{KeyText, KvsId};
-use crate::work::requested::{self, Errand};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,20 +37,20 @@ impl Database {
         store.check_writable()?;
         let todo = self.asked_for(&request)?;
         store.check_room_to_compact()?;
-        let errand = store.begin_errand(request, todo)?;
+        let errand = self.work().jobs.begin_errand(request, todo)?;
         let at = self.commits().exclusive(|| {
             store.seal();
             store.visible()
         });
         errand.lock().take_up_to(at);
-        requested::start(store, &errand);
-        store.ring();
+        self.work().start_errand(&errand);
+        store.bell.ring();
         Ok(Compaction { open: self.opened(), errand })
     }
 
     /// The compaction that was asked for last, running or over.
     pub fn compaction(&self) -> Option<Compaction> {
-        let errand = self.store().errand()?;
+        let errand = self.work().jobs.errand()?;
         Some(Compaction { open: self.opened(), errand })
     }
 
@@ -82,20 +82,20 @@ impl Database {
 impl Compaction {
     /// How far it is.
     pub fn info(&self) -> CompactionInfo {
-        self.open.store.errand_info(&self.errand)
+        self.open.work.jobs.errand_info(&self.errand)
     }
 
     /// Ends it. What it has done stays done; the job under way ends without a result, between two
     /// entries. Does nothing where it is over.
     pub fn cancel(&self) {
         self.errand.lock().cancel();
-        self.open.store.ring();
+        self.open.store.bell.ring();
     }
 
     /// Blocks until it is over. An error is of the database, not of what could not be compacted:
     /// that the state says, and the problems.
     pub fn wait(&self) -> Result<CompactionInfo> {
-        self.open.store.wait_for_errand(&self.errand)?;
+        self.open.work.wait_for_errand(&self.errand)?;
         Ok(self.info())
     }
 }

@@ -8,12 +8,13 @@ impl Database {
     pub fn health(&self) -> Health {
         let store = self.store();
         let pool = &store.pool;
+        let jobs = &self.work().jobs;
         let causes = [
             (Part::Log, self.commits().failure()),
             (Part::Shape, store.failure()),
             (Part::Volumes, pool.failure().map(str::to_owned)),
-            (Part::Flush, store.work_health.flush.lock().clone()),
-            (Part::Compaction, store.work_health.compaction.lock().clone()),
+            (Part::Flush, jobs.health.flush.lock().clone()),
+            (Part::Compaction, jobs.health.compaction.lock().clone()),
         ];
         let ailment = |(part, cause): (Part, Option<String>)| Some(Ailment { part, cause: cause? });
         Health { ailments: causes.into_iter().filter_map(ailment).collect() }

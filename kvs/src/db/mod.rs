@@ -25,6 +25,7 @@ use crate::db::snapshot::Snapshot;
 use crate::error::{Error, Result};
 use crate::health::{Health, Part};
 use crate::holds::{Holder, SnapshotInfo, SnapshotsInfo};
+use crate::jobs::Jobs;
 use crate::key::{KVS_MAX, KvsId, Revision, SnapshotId, is_kvs_name};
 use crate::loss::Loss;
 use crate::manifest::record::Item;
@@ -34,8 +35,9 @@ use crate::progress::OpenProgress;
 use crate::space::SpaceInfo;
 use crate::store::Store;
 use crate::tree::Tree;
-use crate::work;
+use crate::work::{self, Work};
 use crate::write::group::{CommitQueue, Done};
+use crate::write::sink::Sink;
 use mpool::{MemoryConsumer, Pool, ScrubTarget};
 use parking_lot::Mutex;
 use std::path::Path;
@@ -69,7 +71,8 @@ pub struct Database {
 /// An open database; closing it is this value's end (`close`).
 pub(crate) struct Open {
     pub(crate) store: Arc<Store>,
-    pub(crate) commits: Arc<CommitQueue<Store>>,
+    pub(crate) commits: Arc<CommitQueue<Sink>>,
+    pub(crate) work: Arc<Work>,
     pub(crate) workers: Mutex<Vec<JoinHandle<()>>>,
     /// What this database told the memory governor about.
     pub(crate) consumers: Vec<Arc<dyn MemoryConsumer>>,
@@ -122,13 +125,15 @@ impl Database {
         options.validate()?;
         let options = options.fitted_to(pool.free_space().total_bytes);
         let (store, wal) = recover::recover(pool, options, progress)?;
-        let commits = CommitQueue::new(wal, Arc::clone(&store), &store.options, store.visible());
-        assert!(store.commits.set(Arc::downgrade(&commits)).is_ok(), "set once, here");
+        let jobs = Arc::new(Jobs::new(Arc::clone(&store)));
+        let sink = Arc::new(Sink::new(&jobs));
+        let commits = CommitQueue::new(wal, sink, &store.options, store.visible());
+        let work = Arc::new(Work::new(jobs, Arc::clone(&commits)));
         let consumers = register_consumers(&store);
-        let mut workers = work::start(&store);
+        let mut workers = work::start(&work);
         workers.extend(store.hints.take_thread());
         let workers = Mutex::new(workers);
-        Ok(Self { open: Arc::new(Open { store, commits, workers, consumers }) })
+        Ok(Self { open: Arc::new(Open { store, commits, work, workers, consumers }) })
     }
 
     pub(crate) fn open_database(&self) -> &Open {
@@ -139,8 +144,12 @@ impl Database {
         &self.open.store
     }
 
-    pub(crate) fn commits(&self) -> &Arc<CommitQueue<Store>> {
+    pub(crate) fn commits(&self) -> &Arc<CommitQueue<Sink>> {
         &self.open.commits
+    }
+
+    pub(crate) fn work(&self) -> &Arc<Work> {
+        &self.open.work
     }
 
     /// The KVS of this name; created, durably, if there is none.
@@ -199,12 +208,11 @@ impl Database {
         store.append(&mut versions, &[Item::KvsDrop { kvs }])?;
         let tree = store.tree(kvs).expect("the view knows every KVS of the manifest");
         store.update_view(|view| view.without_tree(kvs));
-        store.helpless.lock().remove(&kvs);
         let dead: Vec<_> =
             tree.kvsets().flat_map(|kvset| versions.references.take(kvset.meta())).collect();
         drop(versions);
-        store.forget_unreadable(tree.kvsets().map(|kvset| kvset.meta().id), &dead);
-        store.relieve_writers();
+        self.work().jobs.forget(&tree, &dead);
+        self.commits().relieve();
         store.delete(&dead)
     }
 
@@ -311,10 +319,11 @@ impl Database {
     pub fn flush(&self) -> Result<()> {
         let store = self.store();
         store.check_writable()?;
-        self.open.commits.exclusive(|| store.seal());
+        self.work().seal();
         let newest = store.view.load().sealed.first().map(|sealed| sealed.last);
         let Some(newest) = newest else { return Ok(()) };
-        store.work_until(|store| store.view.load().sealed.iter().all(|sealed| sealed.last > newest))
+        self.work()
+            .until(|store| store.view.load().sealed.iter().all(|sealed| sealed.last > newest))
     }
 
     /// Compacts until nothing is left that the picker would do. Blocks until done: then all that it
@@ -323,7 +332,7 @@ impl Database {
     /// [`Database::tree`] shows them. [`Database::start_compaction`] returns them as problems.
     pub fn compact(&self) -> Result<()> {
         let store = self.store();
-        store.work_until_idle()?;
+        self.work().until_idle()?;
         store.hints.wait_for_walk();
         Ok(())
     }
@@ -360,7 +369,7 @@ impl Database {
         store.metrics.visit(see);
         store.cache.visit(see);
         self.open.commits.visit(see);
-        visit_gauges(store, see);
+        visit_gauges(&self.work().jobs, see);
         visit_health(&self.health(), see);
         store.visit_space(see);
         store.holds.visit(see);
@@ -444,7 +453,8 @@ fn visit_health(health: &Health, see: &mut dyn FnMut(Sample<'_>)) {
     }
 }
 
-fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
+fn visit_gauges(jobs: &Jobs, see: &mut dyn FnMut(Sample<'_>)) {
+    let store = &jobs.store;
     let view = store.view.load();
     let losses = store.losses.get().map_or(0, Vec::len) as u64;
     let log_bytes_max = store.log_bytes_max.load(Ordering::Relaxed);
@@ -456,7 +466,7 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
     gauge("read_only", "1 if the store is open for reading only.", &[], read_only);
     let help = "Damaged parts that the open has left out as asked.";
     gauge("left_out", help, &[], losses);
-    let (kvsets, vblocks) = store.left_alone();
+    let (kvsets, vblocks) = jobs.left_alone();
     let help = "Kvsets and vblocks that compaction leaves alone, because it cannot read them.";
     gauge("left_alone", help, &[("part", "kvset")], kvsets);
     gauge("left_alone", help, &[("part", "vblock")], vblocks);
@@ -479,7 +489,7 @@ fn visit_gauges(store: &Store, see: &mut dyn FnMut(Sample<'_>)) {
         let dead = tree.dead.len() as u64;
         gauge("kvs_dead_ranges", "Ranges of dead keys that scans seek past.", &labels, dead);
     }
-    let helpless = store.helpless.lock().clone();
+    let helpless = jobs.helpless();
     for tree in view.trees.values() {
         let debt = view.debt(tree);
         amplification::visit(&tree.name, debt, helpless.contains(&tree.kvs), see);

@@ -18,13 +18,13 @@
 use crate::batch::{Op, WriteBatch};
 use crate::db::recover::make_again;
 use crate::error::{Error, Result, Scope};
+use crate::jobs::flush;
+use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, Revision, key_hash};
 use crate::loss::Loss;
 use crate::memtable::prefix;
 use crate::progress::OpenProgress;
 use crate::store::Store;
-use crate::work::flush;
-use crate::work::ledger::Progress;
 use crate::write::apply::cut_dead_ranges;
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;

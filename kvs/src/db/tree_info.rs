@@ -6,12 +6,12 @@
 
 use crate::db::Database;
 use crate::error::{Error, Result};
+use crate::jobs::ledger::JobInfo;
 use crate::key::{KvsetId, NodeId, Revision};
 use crate::kvset::Kvset;
 use crate::pick::{DueWork, Limits, TreeShape, due, garbage_bytes};
 use crate::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP, StallReason};
 use crate::tree::{Aside, Tree};
-use crate::work::ledger::JobInfo;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -169,13 +169,13 @@ impl Database {
     /// The tree of a KVS: a part of its nodes and kvsets, sums over all of them, and what
     /// compaction has to do in it. Never waits for the drive.
     pub fn tree(&self, kvs: &str, page: &TreePage) -> Result<TreeInfo> {
-        let store = self.store();
+        let (store, jobs) = (self.store(), &self.work().jobs);
         let kvs = self.open_kvs(kvs)?;
         let view = store.view.load_full();
         let tree = view.trees.get(&kvs.id()).ok_or(Error::KvsDropped)?;
-        let is_helpless = store.helpless.lock().contains(&tree.kvs);
-        let aside = store.aside(tree.kvs);
-        let (shape, limits) = store.picture(tree, &aside);
+        let is_helpless = jobs.helpless().contains(&tree.kvs);
+        let aside = jobs.aside(tree.kvs);
+        let (shape, limits) = jobs.picture(tree, &aside);
         let totals = *tree.totals();
         let among = |ids: &BTreeSet<KvsetId>| {
             tree.kvsets().filter(|kvset| ids.contains(&kvset.meta().id)).count() as u64
@@ -203,7 +203,7 @@ impl Database {
     /// The jobs of the background: those that run, the oldest first, and then the last 64 that have
     /// ended, the newest first.
     pub fn jobs(&self) -> Vec<JobInfo> {
-        self.store().job_infos()
+        self.work().jobs.job_infos()
     }
 }
 

@@ -10,10 +10,9 @@ use super::Store;
 use crate::batch::{Op, WriteBatch};
 use crate::error::{Error, Result};
 use crate::metrics::{Counter, MetricKind, Sample, emit};
-use crate::space::{SEGMENTS_MIN, SpaceInfo};
+use crate::space::SpaceInfo;
 use mpool::FreeSpace;
 use parking_lot::Mutex;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -151,7 +150,7 @@ impl Store {
             );
             drop(told);
             // Compaction has more to do than a moment ago.
-            self.ring();
+            self.bell.ring();
         }
     }
 
@@ -293,20 +292,14 @@ impl Store {
     }
 
     /// When space becomes short, the log takes the segments that it needs to go on, once: later
-    /// there may be none in one piece.
-    pub(crate) fn ready_log(&self, free: FreeSpace) {
+    /// there may be none in one piece. Whether that is now.
+    pub(crate) fn log_gets_ready(&self, free: FreeSpace) -> bool {
+        let is_ready = &self.room.log_is_ready;
         if free.object_bytes >= self.needs.tight_bytes(free) {
-            self.room.log_is_ready.store(false, Ordering::Relaxed);
-            return;
+            is_ready.store(false, Ordering::Relaxed);
+            return false;
         }
-        if self.needs.log_bytes(free) == 0 || self.room.log_is_ready.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        if let Some(commits) = self.commits.get().and_then(Weak::upgrade)
-            && let Err(error) = commits.ready_log(SEGMENTS_MIN)
-        {
-            tracing::warn!(%error, "the log has fewer segments than it may need");
-        }
+        self.needs.log_bytes(free) > 0 && !is_ready.swap(true, Ordering::Relaxed)
     }
 }
 

@@ -205,7 +205,7 @@ mod tests {
                 match pauses.get() {
                     1 => {
                         db.drop_kvs("other").unwrap();
-                        db.store().work_until_idle().unwrap();
+                        db.work().until_idle().unwrap();
                         assert!(held_bytes() > 0, "{way:?}: the walk is in the view of before");
                     }
                     2 => assert_eq!(held_bytes(), 0, "{way:?}"),

@@ -1,30 +1,23 @@
 //! The log's segments: made before they are needed, and given back when nothing is put any more.
 
+use super::Work;
 use crate::error::{Error, Result, Scope};
-use crate::store::Store;
-use crate::write::group::CommitQueue;
 use mpool::Segment;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// When nothing was put for so long, the log rests.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
-impl Store {
-    fn commit_queue(&self) -> Option<Arc<CommitQueue<Self>>> {
-        self.commits.get().and_then(Weak::upgrade)
-    }
-
+impl Work {
     /// Makes the segment that the log will need next, so that no put has to.
     pub(super) fn prepare_log(&self) {
-        let Some(commits) = self.commit_queue() else { return };
-        let Some(wanted) = commits.take_wanted() else { return };
-        if self.is_tight() {
+        let Some(wanted) = self.commits.take_wanted() else { return };
+        if self.store.is_tight() {
             // Then the log has what it needs: see `ready_log`.
             return;
         }
-        match wanted.create(&self.pool) {
-            Ok(segment) => commits.add_segment(segment),
+        match wanted.create(&self.store.pool) {
+            Ok(segment) => self.commits.add_segment(segment),
             Err(error) => tracing::debug!(%error, "the put that needs a segment makes it"),
         }
     }
@@ -32,48 +25,47 @@ impl Store {
     /// When nothing is put any more, has the log rest on one short segment: what is in memory is
     /// flushed, however little it is, and then kvsets have everything that the log holds.
     pub(super) fn rest_log_when_idle(&self) {
-        let is_idle = |store: &Self| store.jobs.lock().is_unwritten(store) >= REST_AFTER;
-        if self.pool.is_read_only() || !is_idle(self) {
+        if self.store.pool.is_read_only() || self.jobs.is_unwritten() < REST_AFTER {
             return;
         }
         match self.rest_log() {
             Err(Error::Closed) | Ok(()) => {}
-            Err(error) if error.scope() == Scope::Store => self.fail(&error),
+            Err(error) if error.scope() == Scope::Store => self.store.fail(&error),
             Err(error) => tracing::debug!(%error, "the log stays as long as it is"),
         }
     }
 
     /// The next step to a log that rests; `rest_log_when_idle` comes again.
     pub(super) fn rest_log(&self) -> Result<()> {
-        let Some(commits) = self.commit_queue() else { return Ok(()) };
+        let commits = &self.commits;
         let Some(short_bytes) = commits.rest_bytes() else { return Ok(()) };
-        let view = self.view.load();
+        let view = self.store.view.load();
         if !view.sealed.is_empty() {
             return Ok(());
         }
         if !view.active.is_empty() {
-            commits.exclusive(|| self.seal());
+            self.seal();
             return Ok(());
         }
         drop(view);
-        let floor = self.settle_floor(&commits)?;
+        let floor = self.settle_floor()?;
         let delete = |gone: Vec<Segment>| -> Result<()> {
-            gone.iter().try_for_each(|segment| Ok(self.pool.delete_segment(segment.id())?))
+            gone.iter().try_for_each(|segment| Ok(self.store.pool.delete_segment(segment.id())?))
         };
         // They go first, so that the short one has room where they were: at the end of a file it
         // would keep that as long as it is.
         delete(commits.give_up_spares(floor)?)?;
-        delete(commits.rest(floor, self.pool.create_segment(short_bytes)?)?)
+        delete(commits.rest(floor, self.store.pool.create_segment(short_bytes)?)?)
     }
 
     /// The floor, raised to everything visible if that is in kvsets. A log may hold nothing but
     /// entries of dropped KVSs: then there was nothing to flush.
-    pub(crate) fn settle_floor(&self, commits: &CommitQueue<Self>) -> Result<crate::Revision> {
-        let settled = commits.exclusive(|| {
-            let view = self.view.load();
-            (view.active.is_empty() && view.sealed.is_empty()).then(|| self.visible())
+    pub(crate) fn settle_floor(&self) -> Result<crate::Revision> {
+        let settled = self.commits.exclusive(|| {
+            let view = self.store.view.load();
+            (view.active.is_empty() && view.sealed.is_empty()).then(|| self.store.visible())
         });
-        self.raise_floor(settled)
+        self.store.raise_floor(settled)
     }
 }
 
@@ -110,7 +102,7 @@ mod tests {
         let kvs = db.create_kvs("k").unwrap();
         let rest = |db: &Database| {
             for _ in 0..4 {
-                db.store().rest_log().unwrap();
+                db.work().rest_log().unwrap();
                 db.compact().unwrap();
             }
         };
@@ -148,7 +140,7 @@ mod tests {
         let kvs = db.create_kvs("k").unwrap();
         let rest = |db: &Database| {
             for _ in 0..4 {
-                db.store().rest_log().unwrap();
+                db.work().rest_log().unwrap();
                 db.compact().unwrap();
                 while db.pool().tidy() {}
             }

@@ -1,101 +1,24 @@
-//! The compaction that somebody has asked for: where it is, and its next job.
-//!
-//! What comes next in a tree is decided by a rule of its own (`pick::request`). Here it is
-//! remembered which trees and leaves are done, and the jobs are taken: one at a time, by a thread
-//! of its own, so that what is due by itself has all of its threads. Where nothing runs in the
-//! background the jobs are taken by whoever works, in turn: after one of them the errand rests
-//! until another one was begun or nothing else is due. So neither starves the other.
+//! The thread of a compaction that was asked for, and who waits for its end.
 
-mod errand;
-
-pub(crate) use errand::Errand;
-
-use super::plan::Sight;
-use super::{Job, PANICKED, Running};
-use crate::compaction::{CompactionInfo, CompactionRequest, CompactionState};
+use super::Work;
+use crate::compaction::CompactionState;
 use crate::error::{Error, Result, Scope};
-use crate::key::KvsId;
-use crate::pick::request::Next;
-use crate::pick::{Limits, Plan, Why};
-use crate::store::Store;
-use errand::{About, Step};
+use crate::jobs::requested::Errand;
+use crate::jobs::{LOOK_AGAIN, PANICKED};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-/// How often those look again who wait for work that others do.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-
-/// What the jobs remember of the errand.
-#[derive(Default)]
-pub(super) struct Requested {
-    /// The last one.
-    errand: Option<Arc<Mutex<Errand>>>,
-    begun: u64,
-    /// Others go first.
-    pub(super) rests: bool,
-    /// Nothing else may begin, so that what runs comes to its end.
-    pub(super) holds: bool,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// Whether there is a job to be had.
-pub(super) enum Take<'a> {
-    Job(Running<'a>),
-    /// Nothing else may begin either, so that what runs comes to its end.
-    Hold,
-    Nothing,
-    /// What was decided on has changed.
-    Again,
-}
-
-impl Store {
-    /// Begins an errand over these trees.
-    pub(crate) fn begin_errand(
-        &self,
-        request: CompactionRequest,
-        todo: VecDeque<(KvsId, Arc<str>)>,
-    ) -> Result<Arc<Mutex<Errand>>> {
-        let mut jobs = self.jobs.lock();
-        if let Some(running) = &jobs.requested.errand {
-            let running = running.lock();
-            if running.end.is_none() {
-                let what = running.request.to_string().into();
-                return Err(Error::CompactionRuns { number: running.number, what });
-            }
-        }
-        jobs.requested.begun += 1;
-        let number = jobs.requested.begun;
-        tracing::info!(number, what = %request, "a compaction was asked for");
-        let errand = Arc::new(Mutex::new(Errand::new(number, request, todo)));
-        jobs.requested.errand = Some(Arc::clone(&errand));
-        Ok(errand)
-    }
-
-    /// The one that was asked for last.
-    pub(crate) fn errand(&self) -> Option<Arc<Mutex<Errand>>> {
-        self.jobs.lock().requested.errand.clone()
-    }
-
-    /// How far it is; what keeps the store from writing ends it.
-    pub(crate) fn errand_info(&self, errand: &Mutex<Errand>) -> CompactionInfo {
-        let flushing = |at| self.view.load().sealed.iter().any(|sealed| sealed.last <= at);
-        let mut errand = errand.lock();
-        if let Err(error) = self.check_writable() {
-            errand.finish(CompactionState::Failed(error.to_string()));
-        }
-        let is_flushing = errand.at.is_none_or(flushing);
-        errand.info(is_flushing)
-    }
-
-    /// Works, or waits for the workers, until it is over.
+impl Work {
+    /// Works, or waits for the workers, until an errand is over.
     pub(crate) fn wait_for_errand(&self, errand: &Mutex<Errand>) -> Result<()> {
-        while errand.lock().end.is_none() {
-            self.check_writable()?;
-            let worked = self.options.background_threads == 0
+        loop {
+            let rings = self.store.bell.rings();
+            if errand.lock().is_over() {
+                return Ok(());
+            }
+            self.store.check_writable()?;
+            let worked = self.is_alone()
                 && match self.step(1) {
                     Err(error) if error.scope() == Scope::Store => return Err(error),
                     // What could not be done is among its problems, or is tried again.
@@ -103,232 +26,54 @@ impl Store {
                     Ok(worked) => worked,
                 };
             if !worked {
-                let mut jobs = self.jobs.lock();
-                self.bell.wait_for(&mut jobs, LOOK_AGAIN);
+                self.store.bell.wait(rings, LOOK_AGAIN);
             }
         }
-        Ok(())
-    }
-
-    /// The next job of the errand, for whoever works: with threads it has one of its own.
-    pub(super) fn take_turn(&self, sight: &Sight) -> Take<'_> {
-        if self.options.background_threads == 0 {
-            return self.take_requested(sight, sight.limits);
-        }
-        if sight.holds { Take::Hold } else { Take::Nothing }
     }
 
     /// Does all of an errand's jobs, one after the other.
     fn run_errand(&self, errand: &Mutex<Errand>) {
-        while errand.lock().end.is_none() && self.check_writable().is_ok() {
-            let sight = self.sight();
-            let limits = Limits { room_bytes: sight.room_bytes, ..sight.limits };
-            let take = self.take_requested(&sight, limits);
-            let mut jobs = self.jobs.lock();
-            jobs.requested.holds = matches!(take, Take::Hold);
-            let running = match take {
-                Take::Job(running) => running,
-                Take::Again => continue,
-                Take::Hold | Take::Nothing => {
-                    if jobs.rings == sight.rings {
-                        self.bell.wait_for(&mut jobs, LOOK_AGAIN);
-                    }
-                    continue;
-                }
+        while !errand.lock().is_over() && self.store.check_writable().is_ok() {
+            let rings = self.store.bell.rings();
+            let step = || {
+                let done = self.jobs.step_errand();
+                self.pass_on(self.jobs.take_news())?;
+                done
             };
-            drop(jobs);
-            let done = catch_unwind(AssertUnwindSafe(|| self.carry_out(&running)));
+            let done = catch_unwind(AssertUnwindSafe(step));
             match done.unwrap_or_else(|_| Err(Error::Poisoned { cause: PANICKED.to_owned() })) {
-                Err(error) if error.scope() == Scope::Store => self.fail(&error),
+                Ok(false) => self.store.bell.wait(rings, LOOK_AGAIN),
+                Err(error) if error.scope() == Scope::Store => self.store.fail(&error),
                 // What could not be done is among its problems.
-                Ok(_) | Err(_) => {}
+                Ok(true) | Err(_) => {}
             }
         }
-        self.jobs.lock().requested.holds = false;
-        self.ring();
+        self.jobs.leave_errand();
+    }
+
+    /// Starts the thread of an errand, where threads work in the background.
+    pub(crate) fn start_errand(self: &Arc<Self>, errand: &Arc<Mutex<Errand>>) {
+        if self.is_alone() {
+            return;
+        }
+        // Of one that is over.
+        self.join_errand();
+        let (worker, task) = (Arc::clone(self), Arc::clone(errand));
+        let builder = std::thread::Builder::new().name("db-requested".to_owned());
+        match builder.spawn(move || worker.run_errand(&task)) {
+            Ok(thread) => *self.requested.lock() = Some(thread),
+            Err(error) => {
+                let cause = format!("no thread can be started for it: {error}");
+                errand.lock().finish(CompactionState::Failed(cause));
+            }
+        }
     }
 
     /// Waits for the thread of the last errand: the database is closed, or the errand over.
     pub(crate) fn join_errand(&self) {
-        let thread = self.jobs.lock().requested.thread.take();
+        let thread = self.requested.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of a compaction panicked");
         }
-    }
-
-    /// The next job of the errand.
-    fn take_requested(&self, sight: &Sight, limits: Limits) -> Take<'_> {
-        let Some(shared) = &sight.errand else { return Take::Nothing };
-        let found = {
-            let mut errand = shared.lock();
-            if !errand.is_ready(&sight.view) {
-                return Take::Nothing;
-            }
-            errand.measure(&sight.view);
-            next_of(&mut errand, sight, limits)
-        };
-        let (kvs, plan, about) = match found {
-            Found::Job(found) => *found,
-            Found::Nothing(take) => return take,
-            Found::End => {
-                self.bell.notify_all();
-                return Take::Nothing;
-            }
-        };
-        // In this order, as where a job is given back.
-        let mut jobs = self.jobs.lock();
-        let mut errand = shared.lock();
-        if !sight.is_of(&jobs) || !errand.is_ready(&sight.view) {
-            return Take::Again;
-        }
-        let running = self.admit(&mut jobs, kvs, plan);
-        let (number, progress) = (running.number, Arc::clone(&running.progress));
-        errand.step = Some(Step { number, about, progress });
-        jobs.requested.rests = self.options.background_threads == 0;
-        Take::Job(running)
-    }
-
-    /// Tells the errand how its job has ended.
-    pub(super) fn note_requested(&self, running: &Running<'_>, done: &Result<()>) {
-        let Job::Compact(_, plan) = &running.job else { return };
-        if plan.why == Why::Requested
-            && let Some(errand) = self.errand()
-        {
-            errand.lock().end_step(running.number, done);
-        }
-    }
-}
-
-/// What comes next in an errand.
-enum Found<'a> {
-    Job(Box<(KvsId, Plan, About)>),
-    Nothing(Take<'a>),
-    End,
-}
-
-/// Goes on to the next job of an errand, from tree to tree.
-fn next_of<'a>(errand: &mut Errand, sight: &Sight, limits: Limits) -> Found<'a> {
-    while let Some((kvs, _)) = errand.todo.front().cloned() {
-        if let Some(tree) = sight.view.trees.get(&kvs) {
-            let aside = sight.aside(kvs);
-            match errand.next_in(tree, &tree.shape(&aside), limits, &aside.unreadable) {
-                Next::Job(plan) => {
-                    let about = About::of(tree, &plan);
-                    return Found::Job(Box::new((kvs, plan, about)));
-                }
-                Next::WaitForAll => return Found::Nothing(Take::Hold),
-                Next::WaitForLeaf => return Found::Nothing(Take::Nothing),
-                _ => {}
-            }
-        } else {
-            errand.lose_tree();
-        }
-        errand.end_tree();
-    }
-    errand.finish_round();
-    Found::End
-}
-
-/// Starts the thread of an errand, where threads work in the background.
-pub(crate) fn start(store: &Arc<Store>, errand: &Arc<Mutex<Errand>>) {
-    if store.options.background_threads == 0 {
-        return;
-    }
-    // Of one that is over.
-    store.join_errand();
-    let (worker, task) = (Arc::clone(store), Arc::clone(errand));
-    let builder = std::thread::Builder::new().name("db-requested".to_owned());
-    match builder.spawn(move || worker.run_errand(&task)) {
-        Ok(thread) => store.jobs.lock().requested.thread = Some(thread),
-        Err(error) => {
-            let cause = format!("no thread can be started for it: {error}");
-            errand.lock().finish(CompactionState::Failed(cause));
-        }
-    }
-}
-
-impl Requested {
-    /// The last one.
-    pub(super) fn errand(&self) -> Option<Arc<Mutex<Errand>>> {
-        self.errand.clone()
-    }
-
-    /// A job is given back; one whose end nobody told has panicked.
-    pub(super) fn give_back(&self, number: u64) {
-        let Some(errand) = &self.errand else { return };
-        let mut errand = errand.lock();
-        if errand.step.take_if(|step| step.number == number).is_some() {
-            errand.finish(CompactionState::Failed(PANICKED.to_owned()));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::compaction::ProblemReason;
-    use crate::db::Database;
-    use crate::options::{Durability, Options};
-    use mpool::{Pool, SimDevice};
-
-    /// "Done" was all that was said, though there was no room to do anything.
-    #[test]
-    fn what_has_no_room_is_not_done_and_says_what_helps() {
-        let options = Options { background_threads: 0, ..Options::default() };
-        let pool = Pool::create(Arc::new(SimDevice::new(1 << 30)), &options.pool).unwrap();
-        let db = Database::open_pool(pool, options).unwrap();
-        let kvs = db.create_kvs("k").unwrap();
-        let write = |byte| {
-            for n in 0..100_u8 {
-                kvs.put(&[n], &[byte; 1000], Durability::Off).unwrap();
-            }
-            db.flush().unwrap();
-        };
-        let ask = || db.start_compaction(CompactionRequest::default()).unwrap();
-        let store = db.store();
-        let cramped = || {
-            let sight = store.sight();
-            let limits = Limits { room_bytes: 1, ..sight.limits };
-            assert!(matches!(store.take_requested(&sight, limits), Take::Nothing));
-        };
-        let check = |info: &CompactionInfo, places: &[&str]| {
-            assert_eq!((&info.state, info.jobs), (&CompactionState::Incomplete, 0), "{info:?}");
-            assert!(!info.had_nothing_to_do());
-            assert_eq!(info.problems_total, places.len() as u64, "{info:?}");
-            for (problem, place) in info.problems.iter().zip(places) {
-                assert_eq!(problem.reason, ProblemReason::NoRoom);
-                for part in [place, "there is room for", "millpond snapshots", "pool grow"] {
-                    assert!(problem.detail.contains(part), "{part}: {}", problem.detail);
-                }
-            }
-        };
-        for byte in 0..2 {
-            write(byte);
-        }
-        let of_root = ask();
-        cramped();
-        check(&of_root.info(), &["the root of KVS k"]);
-        let info = of_root.info();
-        assert_eq!(info.bytes_done, 0, "nothing was gone over: {info:?}");
-        assert!(info.bytes_total > 200_000, "{info:?}");
-        // With room it is done, and then there is nothing left to do.
-        assert_eq!(ask().wait().unwrap().state, CompactionState::Done);
-        let again = ask();
-        cramped();
-        assert!(again.info().had_nothing_to_do(), "{:?}", again.info());
-        // The root goes to the leaf, and then there is no room to rewrite that: all was told to
-        // be gone over.
-        write(2);
-        let of_leaf = ask();
-        let Take::Job(spill) = store.take_requested(&store.sight(), store.sight().limits) else {
-            unreachable!("the root is spilled");
-        };
-        store.carry_out(&spill).unwrap();
-        drop(spill);
-        cramped();
-        let info = of_leaf.info();
-        assert_eq!((&info.state, info.jobs), (&CompactionState::Incomplete, 1), "{info:?}");
-        assert_eq!(info.bytes_done, 0, "the leaf was left as it is: {info:?}");
-        assert!(info.bytes_total > 200_000, "{info:?}");
     }
 }

@@ -27,7 +27,7 @@
 //!
 //! Locks: `queue` (short, no calls out) and `log` (the leader's right to write: held over the
 //! append and its device IO, `apply` and `publish`; that is its purpose). They are never held
-//! together, and neither is held when a caller's `done` or `make_room` runs.
+//! together, and neither is held when a caller's `done` or `make_room` runs, or the leader waits.
 //!
 //! A failure of the log poisons the queue: nothing that follows is accepted, because nobody can say
 //! what the log holds. A full pool refuses the group alone, for nothing of it was logged; but not
@@ -38,12 +38,14 @@ mod held;
 mod log;
 mod members;
 mod post;
+mod room;
 mod thread;
 mod ticket;
 
 #[cfg(test)]
 mod tests;
 
+pub(crate) use room::{LogFlush, LogRoom, Relief, Room};
 pub(crate) use ticket::Done;
 
 use crate::batch::WriteBatch;
@@ -51,7 +53,7 @@ use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::options::{Durability, Options};
-use crate::stall::StallReason;
+use crate::stall::{StallReason, Waited};
 use crate::view::Lagging;
 use crate::wal::{Wal, WalMetrics};
 use held::{Held, Taken};
@@ -73,30 +75,46 @@ const GROUP_BATCHES_MAX: usize = 256;
 /// What a queued batch costs beside its bytes, so that the byte limit bounds empty batches too.
 const TICKET_BYTES: usize = 128;
 
-/// What the leader drives. Called by one thread at a time, in revision order.
+/// What the leader drives. Called by one thread at a time, in revision order, and without a lock of
+/// the queue but where it says so.
 pub(crate) trait CommitSink: Send + Sync + 'static {
     /// The KVSs that are behind, so that their batches are held. None where holding is in vain:
     /// nothing is written any more, or the leader alone works.
     fn lagging(&self) -> Lagging {
         Lagging::new()
     }
-    /// The log will need a segment soon ([`CommitQueue::take_wanted`]).
+    /// The log will need a segment soon ([`CommitQueue::take_wanted`]). Called under its lock.
     fn log_wants_segment(&self) {}
-    /// For so long batches were held, for this reason.
-    fn note_held(&self, _time: Duration, _reason: StallReason) {}
-    /// Makes room for the batches in the active memtable before anything is logged: may seal it,
-    /// may wait (throttle), may refuse with [`Error::Stalled`]. Called without a lock of the queue,
-    /// so it may wait for a flush that calls `release_wal`. An error other than `Stalled`, `Closed`
-    /// or a full pool poisons the queue.
-    fn make_room(&self, batches: &[&WriteBatch], wal_live_bytes: u64) -> Result<()>;
-    /// The log finds no room: flushes what it holds. The floor after that; `None` if that cannot be
-    /// done now. Called without a lock of the queue.
-    fn flush_log(&self) -> Result<Option<Revision>> {
-        Ok(None)
+    /// For so long batches were held, or the leader has waited, for this reason.
+    fn note_wait(&self, _time: Duration, _reason: StallReason) {}
+    /// Whether the leader works where it would wait: nothing does in the background.
+    fn works(&self) -> bool {
+        false
     }
-    /// Applies one logged batch.
+    /// Makes room for the batches in the active memtable before anything is logged, or says what to
+    /// wait for; may refuse with [`Error::Stalled`]. An error other than `Stalled`, `Closed` or a
+    /// full pool poisons the queue.
+    fn make_room(
+        &self,
+        batches: &[&WriteBatch],
+        wal_live_bytes: u64,
+        waited: Waited,
+    ) -> Result<Room>;
+    /// The log finds no room: has what it holds flushed.
+    fn flush_log(&self) -> LogFlush {
+        LogFlush::default()
+    }
+    /// What has come of that.
+    fn log_room(&self, _flush: &LogFlush) -> Result<LogRoom> {
+        Ok(LogRoom::None)
+    }
+    /// Waits for a ring of the bell after the first `seen`, or works.
+    fn wait(&self, _at_most: Duration, _seen: u64) -> Result<Relief> {
+        Ok(Relief::default())
+    }
+    /// Applies one logged batch. Called under the log's lock.
     fn apply(&self, batch: &WriteBatch, revision: Revision);
-    /// All revisions up to this one are applied: readers may see them.
+    /// All revisions up to this one are applied: readers may see them. Called under the log's lock.
     fn publish(&self, revision: Revision);
 }
 
@@ -351,9 +369,8 @@ impl<S: CommitSink> Shared<S> {
     /// Logs, applies and publishes the group; returns its first revision.
     fn write(&self, group: &Group) -> Result<Revision> {
         self.check_poison()?;
-        let live = self.wal_live_bytes.load(Ordering::Relaxed);
         let batches: Vec<&WriteBatch> = group.tickets.iter().map(Ticket::batch).collect();
-        self.sink.make_room(&batches, live).map_err(|error| self.refuse(error))?;
+        self.make_room(&batches).map_err(|error| self.refuse(error))?;
         let log = self.append(&batches, group.durable).map_err(|error| self.refuse(error))?;
         let first = Revision::new(log.last().get() + 1 - batches.len() as u64);
         let mut revision = first;
@@ -382,7 +399,7 @@ impl<S: CommitSink> Shared<S> {
             Err(error) => return Err(error),
         };
         drop(log);
-        let Some(floor) = self.sink.flush_log()? else { return Err(full) };
+        let Some(floor) = self.flush_log()? else { return Err(full) };
         let mut log = self.log.lock();
         self.check_poison()?;
         log.release(floor)?;

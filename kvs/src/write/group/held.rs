@@ -200,7 +200,7 @@ impl<S: CommitSink> Shared<S> {
         let taken = queue.take(&lagging, self.now(), self.limits.queue_bytes_max / 2);
         drop(queue);
         if !taken.held_for.is_zero() {
-            self.sink.note_held(taken.held_for, taken.reason);
+            self.sink.note_wait(taken.held_for, taken.reason);
         }
         taken
     }

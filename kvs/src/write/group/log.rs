@@ -10,10 +10,7 @@ use std::sync::atomic::Ordering;
 impl<S: CommitSink> CommitQueue<S> {
     /// Revisions up to `floor` are durable in kvsets: the log may forget them.
     pub(crate) fn release_wal(&self, floor: Revision) -> Result<()> {
-        let mut log = self.shared.log.lock();
-        let released = log.release(floor);
-        self.shared.note(&log);
-        released
+        self.shared.release(floor)
     }
 
     /// Takes the log off volumes that are being emptied, but for what is not released yet.
@@ -24,11 +21,6 @@ impl<S: CommitSink> CommitQueue<S> {
         let left = log.leave_volumes();
         shared.note(&log);
         left.map_err(|error| shared.refuse(error))
-    }
-
-    /// Gives the log its segments, up to `count`, before it needs them.
-    pub(crate) fn ready_log(&self, count: u64) -> Result<()> {
-        self.shared.log.lock().ready(count)
     }
 
     /// The last durable revision in a segment of the log; `None` if there is no log in it.
@@ -76,6 +68,13 @@ impl<S: CommitSink> CommitQueue<S> {
 }
 
 impl<S: CommitSink> Shared<S> {
+    pub(super) fn release(&self, floor: Revision) -> Result<()> {
+        let mut log = self.log.lock();
+        let released = log.release(floor);
+        self.note(&log);
+        released
+    }
+
     /// Copies the log's figures.
     pub(super) fn note(&self, log: &Wal) {
         self.wal_live_bytes.store(log.live_bytes(), Ordering::Relaxed);

@@ -35,7 +35,7 @@ impl CommitSink for Sink {
         self.gate.lock().lagging.clone()
     }
 
-    fn make_room(&self, batches: &[&WriteBatch], _wal_live_bytes: u64) -> Result<()> {
+    fn make_room(&self, batches: &[&WriteBatch], _: u64, _: Waited) -> Result<Room> {
         let bytes: usize = batches.iter().map(|batch| batch.len_bytes()).sum();
         let mut gate = self.gate.lock();
         gate.waiting += 1;
@@ -45,7 +45,10 @@ impl CommitSink for Sink {
         }
         gate.waiting -= 1;
         assert!(!gate.panic, "asked to panic with {bytes} bytes");
-        if gate.stall { Err(Error::Stalled { reason: "test" }) } else { Ok(()) }
+        if gate.stall {
+            return Err(Error::Stalled { reason: "test" });
+        }
+        Ok(Room::Made { log_segments: None })
     }
 
     fn apply(&self, batch: &WriteBatch, revision: Revision) {

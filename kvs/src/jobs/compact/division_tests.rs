@@ -11,11 +11,11 @@ use crate::db::Database;
 use crate::db::handle::Kvs;
 use crate::error::Result;
 use crate::iter::bounded::Range;
+use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, KvsetId, NodeId, VALUE_BYTES_MAX};
 use crate::options::{Durability, Options};
 use crate::pick::{Action, NewLeaves, Plan, Why};
 use crate::tree::Tree;
-use crate::work::ledger::Progress;
 use mpool::{Pool, SimDevice};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ fn run(db: &Database, kvs: KvsId, action: Action, new_leaves: NewLeaves) -> Resu
     let (why, vblocks) = (Why::LeafKeys, Vec::new());
     let new_leaves = Some(new_leaves);
     let plan = Plan { node, inputs, action, why, vblocks, distinct_keys, new_leaves, output_bytes };
-    job::run(db.store(), kvs, &plan, &Progress::default())
+    job::run(&db.work().jobs, kvs, &plan, &Progress::default())
 }
 
 /// Keys of each leaf, and bytes of their values in vblocks.

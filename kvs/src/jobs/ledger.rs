@@ -202,9 +202,9 @@ mod tests {
     use super::*;
     use crate::db::Database;
     use crate::db::tree_info::TreePage;
+    use crate::jobs::compact::job;
     use crate::options::{Durability, Options};
     use crate::pick::{Action, Limits, Plan, pick};
-    use crate::work::compact::job;
     use mpool::{Pool, SimDevice};
 
     /// A job over a leaf of gigabytes went on to its end, whoever wanted it to stop.
@@ -221,14 +221,14 @@ mod tests {
             }
             db.flush().unwrap();
         }
-        let store = db.store();
+        let jobs = &*db.work().jobs;
         let before = (db.tree("k", &TreePage::default()).unwrap(), db.pool().mblock_ids());
-        let tree = store.tree(kvs.id()).unwrap();
-        let (shape, limits) = store.picture(&tree, &store.aside(kvs.id()));
+        let tree = jobs.store.tree(kvs.id()).unwrap();
+        let (shape, limits) = jobs.picture(&tree, &jobs.aside(kvs.id()));
         let plan = pick(&shape, Limits { spill_min: 1, ..limits }).unwrap();
         let progress = Progress::default();
         progress.cancel();
-        job::run(store, kvs.id(), &plan, &progress).unwrap();
+        job::run(jobs, kvs.id(), &plan, &progress).unwrap();
         assert_eq!((progress.entries.get(), progress.entries_total.get()), (1, 200));
         let after = (db.tree("k", &TreePage::default()).unwrap(), db.pool().mblock_ids());
         assert_eq!(after, before);
@@ -236,9 +236,9 @@ mod tests {
         let moving = Plan { action: Action::KvCompact, ..plan.clone() };
         let progress = Progress::default();
         progress.cancel();
-        job::run(store, kvs.id(), &moving, &progress).unwrap();
+        job::run(jobs, kvs.id(), &moving, &progress).unwrap();
         assert!(progress.written_bytes.get() > 1000);
-        job::run(store, kvs.id(), &plan, &Progress::default()).unwrap();
+        job::run(jobs, kvs.id(), &plan, &Progress::default()).unwrap();
         assert_eq!(db.tree("k", &TreePage::default()).unwrap().root_kvsets, 0);
     }
 

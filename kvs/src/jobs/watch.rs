@@ -1,21 +1,21 @@
 //! What those who look after the store ask of the jobs.
 
+use super::Jobs;
 use super::ledger::JobInfo;
 use crate::key::KvsId;
 use crate::pick::{Limits, TreeShape, VblockIndex, needs_vblocks};
-use crate::store::Store;
 use crate::tree::{Aside, Tree};
 use std::time::Instant;
 
-impl Store {
+impl Jobs {
     /// The jobs that run, and the last ones that have ended.
     pub(crate) fn job_infos(&self) -> Vec<JobInfo> {
-        self.jobs.lock().ledger.jobs(Instant::now())
+        self.table.lock().ledger.jobs(Instant::now())
     }
 
     /// What the picker does not touch now in a tree.
     pub(crate) fn aside(&self, kvs: KvsId) -> Aside {
-        self.jobs.lock().aside(kvs)
+        self.table.lock().aside(kvs)
     }
 
     /// What the picker would decide on, were it asked now. It takes no lock for longer the larger
@@ -23,10 +23,10 @@ impl Store {
     /// picture would lock it, and the picker would copy it as long as the picture is there.
     pub(crate) fn picture(&self, tree: &Tree, aside: &Aside) -> (TreeShape, Limits) {
         let (admitted_bytes, is_quiet) = {
-            let mut jobs = self.jobs.lock();
-            (jobs.admitted_bytes, jobs.is_quiet(self))
+            let mut jobs = self.table.lock();
+            (jobs.admitted_bytes, jobs.is_quiet(&self.store))
         };
-        let room_bytes = self.job_room(self.pool.free_space(), admitted_bytes);
+        let room_bytes = self.store.job_room(self.store.pool.free_space(), admitted_bytes);
         let limits = self.limits(room_bytes, is_quiet);
         let mut shape = tree.shape(aside);
         if needs_vblocks(&shape, limits) {
@@ -60,11 +60,11 @@ mod tests {
                 kvs.put(&[n], &vec![round; 64 << 10], Durability::Off).unwrap();
             }
             db.store().seal();
-            while db.store().step(0).unwrap() {}
+            while db.work().step(0).unwrap() {}
         }
         let debt = db.tree("a", &TreePage::default()).unwrap().debt;
         assert!(debt.due.iter().any(|due| due.reason == "garbage"), "{debt:?}");
-        let indexes = db.store().vblock_indexes.try_lock().expect("nobody has it");
+        let indexes = db.work().jobs.vblock_indexes.try_lock().expect("nobody has it");
         assert!(indexes.is_empty(), "nothing was picked yet");
     }
 }

@@ -5,36 +5,54 @@
 //! itself. Values are written once here; later spills move only keys.
 
 use crate::error::{Error, Result};
-use crate::key::{KvsId, NodeId, key_hash};
+use crate::jobs::Jobs;
+use crate::jobs::ledger::Progress;
+use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
 use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::placement::Level;
-use crate::store::{Change, Flushed, Store};
+use crate::store::{Change, Flushed, Installed, Store};
 use crate::version::Stored;
 use crate::version::VersionCursor;
 use crate::view::Sealed;
-use crate::work::ledger::Progress;
 use mpool::Priority;
 use std::sync::Arc;
 
 /// What an entry takes beside its key and value, about.
 const ENTRY_BYTES: u64 = 32;
 
-/// Flushes the oldest sealed memtable; `false` if there is none. At most one flush runs at a time.
-pub(crate) fn flush_oldest(store: &Store, progress: &Progress) -> Result<bool> {
+/// What a flush has changed.
+pub(crate) struct Done {
+    /// Up to here everything is in kvsets.
+    pub(crate) floor: Revision,
+    pub(crate) installed: Installed,
+}
+
+impl Jobs {
+    pub(super) fn flush_oldest(&self, progress: &Progress) -> Result<()> {
+        let Some(Done { floor, installed }) = flush_oldest(&self.store, progress)? else {
+            return Ok(());
+        };
+        self.news.lock().floor = Some(floor);
+        self.installed(&installed)
+    }
+}
+
+/// Flushes the oldest sealed memtable; `None` if there is none. At most one flush runs at a time.
+pub(crate) fn flush_oldest(store: &Store, progress: &Progress) -> Result<Option<Done>> {
     let view = store.view.load_full();
-    let Some(sealed) = view.sealed.last() else { return Ok(false) };
+    let Some(sealed) = view.sealed.last() else { return Ok(None) };
     loop {
         match store.metrics.flush_jobs.times.time(|| flush(store, sealed, progress)) {
             // A KVS was dropped between the build and the edit: build again without it.
             Err(Error::KvsDropped) => {}
-            done => return done.map(|()| true),
+            done => return done.map(Some),
         }
     }
 }
 
-fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<()> {
+fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<Done> {
     let view = store.view.load_full();
     let live: Vec<KvsId> =
         sealed.memtable.kvs_ids().into_iter().filter(|kvs| view.trees.contains_key(kvs)).collect();
@@ -51,20 +69,18 @@ fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<()>
             });
         }
     }
-    let epoch = view.epoch + 1;
-    let flushed = Some(Flushed { last: sealed.last, epoch });
-    store.install(changes, vec![Item::Floor { revision: sealed.last }], flushed, || {
-        store.cache.begin_flush(epoch);
-        live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))
-    })?;
+    let (floor, epoch) = (sealed.last, view.epoch + 1);
+    let flushed = Some(Flushed { last: floor, epoch });
+    let installed =
+        store.install(changes, vec![Item::Floor { revision: floor }], flushed, || {
+            store.cache.begin_flush(epoch);
+            live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))
+        })?;
     store.metrics.flushes.add(1);
     store.metrics.flush_bytes.add(written);
     store.metrics.flush_jobs.sizes.record_bytes(written);
-    if let Some(commits) = store.commits.get().and_then(std::sync::Weak::upgrade) {
-        commits.release_wal(sealed.last)?;
-    }
-    store.ring();
-    Ok(())
+    store.bell.ring();
+    Ok(Done { floor, installed })
 }
 
 /// One KVS's newest versions as a kvset.

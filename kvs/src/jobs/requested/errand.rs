@@ -99,6 +99,10 @@ impl Step {
 }
 
 impl Errand {
+    pub(crate) fn is_over(&self) -> bool {
+        self.end.is_some()
+    }
+
     pub(super) fn new(
         number: u64,
         request: CompactionRequest,
@@ -320,7 +324,7 @@ impl Errand {
         self.finish(done);
     }
 
-    pub(super) fn finish(&mut self, state: CompactionState) {
+    pub(crate) fn finish(&mut self, state: CompactionState) {
         if self.end.is_none() {
             let elapsed = self.began.elapsed();
             tracing::info!(

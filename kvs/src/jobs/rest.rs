@@ -3,27 +3,25 @@
 //! The threads have ended by then. A caller of `Database::flush` may still be at it: two flushes at
 //! a time would write the same memtable.
 
-use super::{Job, LOOK_AGAIN, Running};
+use super::{Job, Jobs, LOOK_AGAIN, Running};
 use crate::error::Result;
-use crate::store::Store;
-use crate::work::flush;
 
-impl Store {
+impl Jobs {
     /// Flushes every memtable, whatever failed before; returns how many bytes they held.
     pub(crate) fn flush_all(&self) -> Result<u64> {
-        self.seal();
+        self.store.seal();
         let mut bytes = 0;
         loop {
             let Some(running) = self.take_last_flush() else { return Ok(bytes) };
             let (left, memtable) = {
-                let view = self.view.load();
+                let view = self.store.view.load();
                 let oldest = view.sealed.last().map_or(0, |oldest| oldest.memtable.bytes());
                 (view.sealed.len(), oldest as u64)
             };
             if left > 1 {
                 tracing::info!(memtables = left, "memtables are flushed before the close");
             }
-            flush::flush_oldest(self, &running.progress)?;
+            self.flush_oldest(&running.progress)?;
             bytes += memtable;
             drop(running);
         }
@@ -31,11 +29,16 @@ impl Store {
 
     /// The next flush, once nobody else is at one.
     fn take_last_flush(&self) -> Option<Running<'_>> {
-        let mut jobs = self.jobs.lock();
-        while jobs.flushing {
-            self.bell.wait_for(&mut jobs, LOOK_AGAIN);
-        }
-        if self.view.load().sealed.is_empty() {
+        let mut jobs = loop {
+            let rings = self.store.bell.rings();
+            let jobs = self.table.lock();
+            if !jobs.flushing {
+                break jobs;
+            }
+            drop(jobs);
+            self.store.bell.wait(rings, LOOK_AGAIN);
+        };
+        if self.store.view.load().sealed.is_empty() {
             return None;
         }
         jobs.flushing = true;

@@ -7,11 +7,10 @@
 
 use super::requested::{Errand, Take};
 use super::setbacks::Setbacks;
-use super::{Job, Jobs, Running};
+use super::{Job, Jobs, Running, Table};
 use crate::key::{KvsId, NodeId};
 use crate::kvset::Kvset;
 use crate::pick::{self, Limits, Plan, Shortage, TreeShape, VblocksMax};
-use crate::store::Store;
 use crate::tree::{Aside, Tree};
 use crate::view::View;
 use parking_lot::Mutex;
@@ -26,7 +25,6 @@ pub(super) struct Sight {
     /// Room for a job, were the free space in one piece.
     pub(super) room_bytes: u64,
     pub(super) errand: Option<Arc<Mutex<Errand>>>,
-    pub(super) rings: u64,
     /// Others go before the errand.
     rests: bool,
     /// Nothing but the errand may begin.
@@ -49,28 +47,27 @@ impl Sight {
     }
 
     /// Whether no compaction has begun or ended since.
-    pub(super) fn is_of(&self, jobs: &Jobs) -> bool {
+    pub(super) fn is_of(&self, jobs: &Table) -> bool {
         self.changes == jobs.changes
     }
 }
 
 /// The right to pick.
-struct Picking<'a>(&'a Store);
+struct Picking<'a>(&'a Jobs);
 
 impl Drop for Picking<'_> {
     fn drop(&mut self) {
-        let mut jobs = self.0.jobs.lock();
+        let mut jobs = self.0.table.lock();
         jobs.is_picking = false;
         let is_wanted = std::mem::take(&mut jobs.wants_to_pick);
-        jobs.rings += u64::from(is_wanted);
         drop(jobs);
         if is_wanted {
-            self.0.bell.notify_all();
+            self.0.store.bell.ring();
         }
     }
 }
 
-impl Store {
+impl Jobs {
     /// Takes the most pressing plan that fits what is free, of the first KVS that has one.
     pub(super) fn take_plan(&self) -> Option<Running<'_>> {
         let _picking = self.begin_to_pick()?;
@@ -85,7 +82,7 @@ impl Store {
 
     /// `None` while another thread picks.
     fn begin_to_pick(&self) -> Option<Picking<'_>> {
-        let mut jobs = self.jobs.lock();
+        let mut jobs = self.table.lock();
         if std::mem::replace(&mut jobs.is_picking, true) {
             jobs.wants_to_pick = true;
             return None;
@@ -95,19 +92,19 @@ impl Store {
 
     /// Copies what is decided on.
     pub(super) fn sight(&self) -> Sight {
-        let free = self.pool.free_space();
-        self.note_space(free);
-        let mut jobs = self.jobs.lock();
-        let room_bytes = self.job_room(free, jobs.admitted_bytes);
-        let in_pieces = jobs.cramp.room(room_bytes, free.object_bytes, self.needs.object_bytes);
-        let is_quiet = jobs.is_quiet(self);
+        let free = self.store.pool.free_space();
+        self.store.note_space(free);
+        let mut jobs = self.table.lock();
+        let room_bytes = self.store.job_room(free, jobs.admitted_bytes);
+        let in_pieces =
+            jobs.cramp.room(room_bytes, free.object_bytes, self.store.needs.object_bytes);
+        let is_quiet = jobs.is_quiet(&self.store);
         Sight {
             // After the lock was taken: what a job has changed is seen if the job is not.
-            view: self.view.load_full(),
+            view: self.store.view.load_full(),
             limits: self.limits(in_pieces, is_quiet),
             room_bytes,
             errand: jobs.requested.errand(),
-            rings: jobs.rings,
             rests: jobs.requested.rests,
             holds: jobs.requested.holds,
             aside: jobs.aside_of_all(),
@@ -129,7 +126,7 @@ impl Store {
         }
         let (found, least) = self.pick(sight);
         if let Some((kvs, plan)) = found {
-            let mut jobs = self.jobs.lock();
+            let mut jobs = self.table.lock();
             if !sight.is_of(&jobs) {
                 return Take::Again;
             }
@@ -137,7 +134,7 @@ impl Store {
             jobs.requested.rests = false;
             let running = self.admit(&mut jobs, kvs, plan);
             drop(jobs);
-            self.note_stuck(0);
+            self.store.note_stuck(0);
             return Take::Job(running);
         }
         if sight.rests
@@ -145,8 +142,9 @@ impl Store {
         {
             return take;
         }
-        self.note_stuck(least.map_or(0, |least| least.saturating_sub(sight.limits.room_bytes)));
-        self.end_round();
+        self.store
+            .note_stuck(least.map_or(0, |least| least.saturating_sub(sight.limits.room_bytes)));
+        self.store.end_round();
         Take::Nothing
     }
 
@@ -196,7 +194,7 @@ impl Store {
         let is_new = helpless.insert(kvs);
         drop(helpless);
         if is_new {
-            self.relieve_writers();
+            self.news.lock().relief = true;
         }
     }
 
@@ -213,7 +211,7 @@ impl Store {
     }
 
     /// Makes a plan a job that runs.
-    pub(super) fn admit(&self, jobs: &mut Jobs, kvs: KvsId, plan: Plan) -> Running<'_> {
+    pub(super) fn admit(&self, jobs: &mut Table, kvs: KvsId, plan: Plan) -> Running<'_> {
         tracing::debug!(%kvs, node = plan.node.get(), action = plan.action.as_str(),
             why = plan.why.as_str(), inputs = plan.inputs.len(),
             output_bytes = plan.output_bytes, "compaction");
@@ -230,44 +228,44 @@ impl Store {
     /// Notes what a job leaves of its node's scatter: see [`pick::Gathered`].
     pub(crate) fn note_gathered(&self, plan: &Plan, vblocks: VblocksMax) {
         let of = (plan.node, plan.action);
-        let mut jobs = self.jobs.lock();
+        let mut jobs = self.table.lock();
         if jobs.gathered.has_nothing_to_note(of, vblocks) {
             return;
         }
-        let view = self.view.load();
+        let view = self.store.view.load();
         let exists = |node| view.trees.values().any(|tree| tree.leaf(node).is_some());
         Arc::make_mut(&mut jobs.gathered).note(of, vblocks, exists);
     }
 
     /// The nodes that wait after a failure. Without threads nobody waits: the caller decides when.
     fn waiting<'a>(&self, sight: &'a Sight, kvs: KvsId) -> impl Iterator<Item = NodeId> + 'a {
-        let is_alone = self.options.background_threads == 0;
+        let is_alone = self.store.options.background_threads == 0;
         sight.setbacks.waiting(kvs, sight.now).filter(move |_| !is_alone)
     }
 
     /// What is due, with so much room for a job.
     pub(super) fn limits(&self, room_bytes: u64, is_quiet: bool) -> Limits {
-        let base = if self.is_emptying() {
+        let base = if self.store.is_emptying() {
             Limits::SHORT
         } else if is_quiet {
             Limits::QUIET
         } else {
             Limits::DEFAULT
         };
-        let free = self.pool.free_space();
+        let free = self.store.pool.free_space();
         Limits {
-            leaf_bytes_max: self.needs.leaf_bytes_max(free).min(base.leaf_bytes_max),
-            shortage: if self.is_refusing() { Some(Shortage::Full) } else { base.shortage },
-            object_bytes: self.needs.object_bytes,
+            leaf_bytes_max: self.store.needs.leaf_bytes_max(free).min(base.leaf_bytes_max),
+            shortage: if self.store.is_refusing() { Some(Shortage::Full) } else { base.shortage },
+            object_bytes: self.store.needs.object_bytes,
             room_bytes,
-            kept_bytes: self.needs.compaction_bytes(),
-            spill_moves_values: self.values_move_to().is_some(),
+            kept_bytes: self.store.needs.compaction_bytes(),
+            spill_moves_values: self.store.values_move_to().is_some(),
             ..base
         }
     }
 }
 
-impl Jobs {
+impl Table {
     /// What the picker leaves alone, whatever the tree; but for which trees change their leaves.
     fn aside_of_all(&self) -> Aside {
         Aside {

@@ -8,12 +8,12 @@
 //! back) is tried again, as any other that fails. What leaves the trees, or is deleted with its
 //! KVS, is not left alone any more.
 
+use super::Jobs;
 use crate::error::{Error, Scope};
+use crate::jobs::compact::job;
 use crate::key::{KvsId, KvsetId};
 use crate::metrics::damage::Met;
 use crate::pick::Plan;
-use crate::store::Store;
-use crate::work::compact::job;
 use mpool::MblockId;
 use std::collections::BTreeSet;
 
@@ -24,13 +24,13 @@ pub(super) struct Unreadable {
     pub(super) vblocks: BTreeSet<MblockId>,
 }
 
-impl Store {
+impl Jobs {
     /// Leaves those of a plan's inputs alone that cannot be read: reading them would fail again.
     /// False: there are none.
     pub(super) fn leave_alone(&self, kvs: KvsId, plan: &Plan, error: &Error) -> bool {
-        let kvsets = job::unreadable(self, kvs, plan);
+        let kvsets = job::unreadable(&self.store, kvs, plan);
         if kvsets.is_empty() {
-            self.metrics.damage.note(Met::Compaction, error);
+            self.store.metrics.damage.note(Met::Compaction, error);
             return false;
         }
         let ids: Vec<u64> = kvsets.iter().map(|kvset| kvset.get()).collect();
@@ -38,9 +38,9 @@ impl Store {
         tracing::error!(kvs = name, node = plan.node.get(), kvsets = ?ids, cause,
             "a compaction cannot read its inputs: they stay where they are");
         self.note_unreadable(error);
-        let mut jobs = self.jobs.lock();
+        let mut jobs = self.table.lock();
         // Of a KVS that is dropped meanwhile nothing is left: see `forget_unreadable`.
-        if self.tree(kvs).is_some() {
+        if self.store.tree(kvs).is_some() {
             jobs.changes += 1;
             jobs.unreadable.kvsets.extend(kvsets);
         }
@@ -50,8 +50,8 @@ impl Store {
     /// Leaves a vblock alone in which a value cannot be read.
     pub(crate) fn leave_vblock(&self, kvs: KvsId, vblock: MblockId, error: &Error) {
         {
-            let mut jobs = self.jobs.lock();
-            if self.tree(kvs).is_none() || !jobs.unreadable.vblocks.insert(vblock) {
+            let mut jobs = self.table.lock();
+            if self.store.tree(kvs).is_none() || !jobs.unreadable.vblocks.insert(vblock) {
                 return;
             }
             jobs.changes += 1;
@@ -73,7 +73,7 @@ impl Store {
         kvsets: impl Iterator<Item = KvsetId>,
         mblocks: &[MblockId],
     ) {
-        let mut jobs = self.jobs.lock();
+        let mut jobs = self.table.lock();
         let Unreadable { kvsets: of_keys, vblocks: of_values } = &mut jobs.unreadable;
         if of_keys.is_empty() && of_values.is_empty() {
             return;
@@ -85,24 +85,24 @@ impl Store {
             of_values.remove(mblock);
         }
         if of_keys.is_empty() && of_values.is_empty() {
-            self.work_health.nothing_is_left_alone();
+            self.health.nothing_is_left_alone();
         }
     }
 
     /// Kvsets and vblocks that are left alone.
     pub(crate) fn left_alone(&self) -> (u64, u64) {
-        let jobs = self.jobs.lock();
+        let jobs = self.table.lock();
         (jobs.unreadable.kvsets.len() as u64, jobs.unreadable.vblocks.len() as u64)
     }
 
     fn note_unreadable(&self, error: &Error) {
-        self.metrics.job_failures.add(1);
-        self.work_health.compaction_failed(error);
-        self.metrics.damage.note(Met::Compaction, error);
+        self.store.metrics.job_failures.add(1);
+        self.health.compaction_failed(error);
+        self.store.metrics.damage.note(Met::Compaction, error);
     }
 
     fn name_of(&self, kvs: KvsId) -> Option<String> {
-        self.tree(kvs).map(|tree| tree.name.to_string())
+        self.store.tree(kvs).map(|tree| tree.name.to_string())
     }
 }
 

@@ -1,15 +1,12 @@
 //! Whether the database is quiet: then memory and garbage are tidied up that busy times leave.
 
-use super::Jobs;
+use super::{Jobs, Table};
 use crate::store::Store;
-use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 /// A database is quiet when less than this part of a memtable was put for so long as
 /// `Options::quiet_after_ms` says.
 const QUIET_SHARE: u64 = 64;
-/// A quiet database flushes a memtable that is filled to this part.
-const QUIET_FLUSH_SHARE: u64 = 16;
 
 /// On a nearly full volume deletes are flushed so often, or when the memtable has so many bytes:
 /// some thirty times what the flush itself takes.
@@ -49,20 +46,14 @@ impl Quiet {
     }
 }
 
-impl Jobs {
+impl Table {
     /// How long nothing at all has been written, as far as somebody has looked.
-    pub(super) fn is_unwritten(&mut self, store: &Store) -> Duration {
+    fn is_unwritten(&mut self, store: &Store) -> Duration {
         let writes = store.metrics.writes.get();
         if writes != self.quiet.writes {
             (self.quiet.writes, self.quiet.unwritten) = (writes, None);
         }
         self.quiet.unwritten.get_or_insert_with(Instant::now).elapsed()
-    }
-
-    /// Whether the deletes in an active memtable of so many bytes are to be flushed for the space
-    /// that they free.
-    pub(super) fn deletes_are_due(&mut self, bytes: u64) -> bool {
-        self.quiet.deletes_are_due(bytes, Instant::now())
     }
 
     /// Whether hardly anything has been put for some time.
@@ -73,22 +64,21 @@ impl Jobs {
     }
 }
 
-impl Store {
-    /// When hardly anything is put any more, takes what is in the active memtable to the root,
-    /// unless it is little: older versions of its keys are garbage, and the log holds it until
-    /// then.
-    pub(super) fn flush_when_quiet(&self) {
-        let active_bytes = self.view.load().active.bytes() as u64;
-        if active_bytes < self.options.memtable_bytes / QUIET_FLUSH_SHARE || !self.is_quiet() {
-            return;
-        }
-        if let Some(commits) = self.commits.get().and_then(Weak::upgrade) {
-            commits.exclusive(|| self.seal());
-        }
+impl Jobs {
+    /// How long nothing at all has been written, as far as somebody has looked.
+    pub(crate) fn is_unwritten(&self) -> Duration {
+        self.table.lock().is_unwritten(&self.store)
     }
 
-    fn is_quiet(&self) -> bool {
-        self.jobs.lock().is_quiet(self)
+    /// Whether hardly anything has been put for some time.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.table.lock().is_quiet(&self.store)
+    }
+
+    /// Whether the deletes in an active memtable of so many bytes are to be flushed for the space
+    /// that they free.
+    pub(crate) fn deletes_are_due(&self, bytes: u64) -> bool {
+        self.table.lock().quiet.deletes_are_due(bytes, Instant::now())
     }
 }
 

@@ -15,6 +15,8 @@
 
 use crate::error::{Result, Scope};
 use crate::iter::merge::Merge;
+use crate::jobs::Jobs;
+use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, KvsetId, NodeId, Revision, key_hash};
 use crate::kvset::{
     BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, KvsetMeta, ReadMode,
@@ -24,7 +26,6 @@ use crate::placement::Level;
 use crate::store::{Change, Store};
 use crate::tree::Tree;
 use crate::version::{Stored, ValuePtr, VersionCursor};
-use crate::work::ledger::Progress;
 use bytes::Bytes;
 use mpool::{MblockId, Priority};
 use std::collections::VecDeque;
@@ -34,10 +35,10 @@ use std::sync::Arc;
 const INDEX_BYTES_MIN: u64 = 256 << 10;
 
 /// Carries a plan out on the tree it was made for.
-pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
-    let metrics = &store.metrics.compactions;
+pub(crate) fn run(jobs: &Jobs, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
+    let metrics = &jobs.store.metrics.compactions;
     let times = &metrics.jobs[plan.action.index()].times;
-    let done = times.time(|| compact(store, kvs, plan, progress));
+    let done = times.time(|| compact(jobs, kvs, plan, progress));
     // Of one that came to nothing, too.
     let counters = metrics.of(plan.action, plan.why);
     counters.read_bytes.add(progress.read_bytes.get());
@@ -45,16 +46,17 @@ pub(crate) fn run(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -
     done
 }
 
-fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
+fn compact(jobs: &Jobs, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
+    let store = &*jobs.store;
     // The plan's nodes are busy, so nothing but a drop of the KVS can have changed them.
     let Some(tree) = store.tree(kvs) else { return Ok(()) };
     let from = inputs_of(&tree, plan);
     let inputs: Vec<Arc<Kvset>> = from.iter().map(|(_, kvset)| Arc::clone(kvset)).collect();
     progress.entries_total.add(inputs.iter().map(|kvset| kvset.meta().keys).sum());
     if let Action::Move { new_leaf } = plan.action {
-        return relocate(store, &tree, plan, (from, new_leaf));
+        return relocate(jobs, &tree, plan, (from, new_leaf));
     }
-    let mut job = Job::new(store, &tree, plan, from);
+    let mut job = Job::new(jobs, &tree, plan, from);
     job.progress = Some(progress);
     let cursor = |kvset: &Arc<Kvset>| {
         kvset.cursor(ReadMode::Direct).counting(Arc::clone(&progress.read_bytes))
@@ -80,8 +82,8 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Resul
     let index: u64 = change.add.iter().map(|(_, built)| built.meta.kblock_bytes).sum();
     let written: u64 = change.add.iter().map(|(_, built)| built.written_bytes()).sum();
     // Before the outputs can be picked.
-    store.note_gathered(plan, vblocks_max(&tree, plan, &change));
-    store.install(vec![change], Vec::new(), None, || Ok(()))?;
+    jobs.note_gathered(plan, vblocks_max(&tree, plan, &change));
+    jobs.install(change)?;
     let metrics = &store.metrics.compactions;
     let counters = metrics.of(plan.action, plan.why);
     counters.done.add(1);
@@ -92,11 +94,12 @@ fn compact(store: &Store, kvs: KvsId, plan: &Plan, progress: &Progress) -> Resul
 
 /// Moves a root kvset to a leaf as it is.
 fn relocate(
-    store: &Store,
+    jobs: &Jobs,
     tree: &Tree,
     plan: &Plan,
     (from, new_leaf): (Vec<(NodeId, Arc<Kvset>)>, bool),
 ) -> Result<()> {
+    let store = &jobs.store;
     let kvset = Arc::clone(&from[0].1);
     let min_key = &kvset.meta().min_key;
     let mut change = Change { kvs: Some(tree.kvs), remove: from, ..Change::default() };
@@ -110,7 +113,7 @@ fn relocate(
         tree.route(min_key).expect("a kvset that lands in a leaf has one").id
     };
     change.moved.push((node, Arc::clone(&kvset)));
-    store.install(vec![change], Vec::new(), None, || Ok(()))?;
+    jobs.install(change)?;
     store.metrics.compactions.of(plan.action, plan.why).done.add(1);
     Ok(())
 }
@@ -177,6 +180,7 @@ impl Parts {
 }
 
 struct Job<'a> {
+    jobs: &'a Jobs,
     store: &'a Store,
     tree: &'a Tree,
     /// Oldest revision of the inputs.
@@ -199,7 +203,8 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(store: &'a Store, tree: &'a Tree, plan: &Plan, from: Vec<(NodeId, Arc<Kvset>)>) -> Self {
+    fn new(jobs: &'a Jobs, tree: &'a Tree, plan: &Plan, from: Vec<(NodeId, Arc<Kvset>)>) -> Self {
+        let store = &*jobs.store;
         let inputs: Vec<Arc<Kvset>> = from.iter().map(|(_, kvset)| Arc::clone(kvset)).collect();
         let inputs = &inputs[..];
         let mut change = Change { kvs: Some(tree.kvs), remove: from, ..Change::default() };
@@ -219,6 +224,7 @@ impl<'a> Job<'a> {
         let outputs = (targets.len() as u64 + 1).max(new_leaves);
         let share = |bytes: u64| if outputs == 1 { bytes } else { bytes / outputs * 2 };
         Self {
+            jobs,
             store,
             tree,
             oldest: inputs.iter().map(|kvset| kvset.meta().min_revision).min().unwrap_or_default(),
@@ -293,7 +299,7 @@ impl<'a> Job<'a> {
         }
         match merge.value() {
             Err(error) if error.scope() == Scope::Object => {
-                self.store.leave_vblock(self.tree.kvs, vblock, &error);
+                self.jobs.leave_vblock(self.tree.kvs, vblock, &error);
                 if let Some(progress) = self.progress {
                     progress.values_left.add(1);
                 }

@@ -7,7 +7,6 @@ use crate::key::Revision;
 use crate::metrics::Sample;
 use crate::options::{Durability, Options};
 use crate::stall::ROOT_STOP;
-use crate::write::group::CommitSink;
 use mpool::{Pool, SimDevice};
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
@@ -47,7 +46,7 @@ fn a_root_that_stays_long_stops_no_writer_of_another_kvs() {
     // As if a job had it that never ends: no other may touch the root.
     let stuck: BTreeSet<_> =
         db.store().tree(a.id()).unwrap().root.iter().map(|kvset| kvset.meta().id).collect();
-    db.store().jobs.lock().busy.extend(&stuck);
+    db.work().jobs.table.lock().busy.extend(&stuck);
     for n in 1..ROOT_STOP {
         a.put(b"k", &n.to_le_bytes(), Durability::Off).unwrap();
         db.flush().unwrap();
@@ -76,8 +75,8 @@ fn a_root_that_stays_long_stops_no_writer_of_another_kvs() {
     both.put(&a, b"both", b"held").unwrap();
     both.put(&b, b"both", b"held").unwrap();
     submit("both", both);
-    db.store().jobs.lock().busy.retain(|kvset| !stuck.contains(kvset));
-    db.store().ring();
+    db.work().jobs.table.lock().busy.retain(|kvset| !stuck.contains(kvset));
+    db.store().bell.ring();
     let (first, second) = (receiver.recv().unwrap(), receiver.recv().unwrap());
     assert_eq!((first.0, second.0), ("a", "both"));
     assert!(first.1 > last && second.1 > first.1);
@@ -106,7 +105,7 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
         // As if a job had all of it.
         let root = &db.store().tree(a.id()).unwrap().root;
         busy.extend(root.iter().map(|kvset| kvset.meta().id));
-        db.store().jobs.lock().busy.extend(&busy);
+        db.work().jobs.table.lock().busy.extend(&busy);
     }
     let waited = || stall_seconds(&db, "garbage");
     let debt = || db.tree("a", &TreePage::default()).unwrap().debt;
@@ -124,20 +123,20 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
     assert!(gauge("kvs_garbage_bytes") > gauge("kvs_garbage_slow_bytes"));
     assert!(gauge("kvs_garbage_slow_bytes") < gauge("kvs_garbage_slowest_bytes"));
     assert!(gauge("kvs_garbage_helpless") == 0.0);
-    assert!(db.store().is_behind(), "compaction has the drive");
+    assert!(db.work().jobs.is_behind(), "compaction has the drive");
 
     // Nothing can be done: what is there cannot be read.
-    let mut jobs = db.store().jobs.lock();
+    let mut jobs = db.work().jobs.table.lock();
     jobs.busy.clear();
     jobs.unreadable.kvsets.extend(&busy);
     jobs.changes += 1;
     drop(jobs);
-    while !db.store().helpless.lock().contains(&a.id()) {
-        db.store().ring();
+    while !db.work().jobs.helpless.lock().contains(&a.id()) {
+        db.store().bell.ring();
         std::thread::yield_now();
     }
-    assert!(db.store().lagging().is_empty());
-    assert!(!db.store().is_behind(), "compaction has the drive for nothing");
+    assert!(db.work().jobs.lagging().is_empty());
+    assert!(!db.work().jobs.is_behind(), "compaction has the drive for nothing");
     assert!(gauge("kvs_garbage_helpless") > 0.0);
     assert_eq!((debt().writers_wait_for, debt().garbage_helpless), (None, true));
     // Those who wait still are let go.

@@ -46,6 +46,6 @@ fn a_leaf_is_not_gathered_for_ever_on_a_volume_in_pieces() {
         kvs.put(format!("{n:04}").as_bytes(), &[7; 1000], Durability::Off).unwrap();
     }
     db.flush().unwrap();
-    let jobs = (0..100).take_while(|_| db.store().step(1).unwrap()).count();
+    let jobs = (0..100).take_while(|_| db.work().step(1).unwrap()).count();
     assert!(jobs < 10, "{jobs}");
 }
