@@ -1,4 +1,4 @@
-//! Limits and identities of the engine.
+//! Ids, revisions, keys as text, and their limits.
 
 use std::fmt;
 

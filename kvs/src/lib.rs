@@ -46,73 +46,54 @@
 //! # }
 //! ```
 
-mod amplification;
-mod batch;
-mod bell;
 mod cache;
-mod compaction;
 mod db;
 mod dead;
+mod debt;
+mod entry;
 mod error;
-mod health;
-mod holds;
 mod iter;
 mod jobs;
 mod key;
 mod kvset;
-mod kvsets;
-mod loss;
-mod manifest;
-mod mark;
 mod memtable;
 pub mod metrics;
 mod options;
-mod owner;
 mod pick;
-mod placement;
 mod progress;
 mod read;
-mod recovery;
-mod references;
-mod salvage;
-mod space;
-mod stall;
-mod store;
-mod tree;
-mod varint;
-mod version;
-mod view;
+mod shape;
 mod wal;
 mod work;
 mod write;
 
-pub use batch::WriteBatch;
-pub use compaction::{
-    CompactionInfo, CompactionProblem, CompactionRequest, CompactionState, ProblemReason,
-};
 pub use db::check::Checked;
 pub use db::compaction::Compaction;
 pub use db::cursor::{Cursor, Item, Keys};
 pub use db::handle::Kvs;
+pub use db::health::{Ailment, Health, Part, State};
 pub use db::snapshot::Snapshot;
 pub use db::tree_info::{Debt, DueInfo, KvsetInfo, NodeInfo, TreeInfo, TreePage};
 pub use db::{Database, KvsInfo};
+pub use debt::space::SpaceInfo;
+pub use entry::batch::WriteBatch;
 pub use error::{Error, Result, Scope, SnapshotEnd};
-pub use health::{Ailment, Health, Part, State};
-pub use holds::{SnapshotInfo, SnapshotsInfo};
 pub use iter::bounded::{Advance, Range};
 pub use jobs::ledger::{JobInfo, JobOutcome};
+pub use jobs::requested::info::{
+    CompactionInfo, CompactionProblem, CompactionRequest, CompactionState, ProblemReason,
+};
 pub use key::{
     KEY_BYTES_MAX, KVS_MAX, KVS_NAME_BYTES_MAX, KvsId, Revision, SnapshotId, VALUE_BYTES_MAX,
 };
-pub use loss::{Loss, LostKey, LostRange};
+pub use options::placement::MediaPolicy;
 pub use options::{Durability, LogDamage, Options, Salvage};
-pub use placement::MediaPolicy;
 pub use progress::OpenProgress;
 pub use read::cold::{ColdRead, NoRoom, TryGet};
 pub use read::get::Entry;
-pub use salvage::WayOut;
-pub use space::SpaceInfo;
+pub use shape::holds::{SnapshotInfo, SnapshotsInfo};
+pub use shape::loss::{Loss, LostKey, LostRange};
+pub use shape::salvage::WayOut;
 
 /// The example of the README is compiled.
 #[cfg(doctest)]

@@ -1,4 +1,4 @@
-//! How far an open is, for those who wait for it: people who read the log, and who asks a server.
+//! How far an open is, for those who wait for it.
 //!
 //! An open takes as long as the log that it replays. It says so once a second in the log, and at
 //! any time here.

@@ -30,10 +30,11 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy [DIR] | map [CRATE] | zns [SUITE]...\n\n  tidy   check what the compiler \
+const USAGE: &str = "usage: cargo xtask tidy [DIR] | map [CRATE | --write] | zns [SUITE]...\n\n  tidy   check what the compiler \
                      cannot: file sizes, layering, unsafe, module tree, words, documents;\n         \
                      DIR is another working tree than this one\n  map    draw \
-                     which module of a crate stands on which, and where they lead in a circle\n  zns    run the suites that need \
+                     which module of a crate stands on which, and where they lead in a circle;\n         \
+                     --write brings the drawings in ARCHITECTURE.md up to date\n  zns    run the suites that need \
                      a zoned drive, all or those named, in a virtual machine;\n         installs \
                      qemu and fetches a kernel (50 MB) the first time; needs root or sudo for that";
 
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
         ["tidy"] => tidy(home(), &mut out),
         ["tidy", dir] if !dir.starts_with('-') => tidy(Path::new(dir), &mut out),
         ["map"] => map(None, &mut out),
+        ["map", "--write"] => {
+            repo::Repo::load(home()).and_then(|repo| map::write(&repo, home(), &mut out))
+        }
         ["map", name] if !name.starts_with('-') => map(Some(name), &mut out),
         ["zns", ref suites @ ..] if suites.iter().all(|name| !name.starts_with('-')) => {
             zns::run(home(), suites, &mut out)

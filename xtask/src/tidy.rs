@@ -2,6 +2,7 @@
 
 use crate::checks::{docs, files, layers, modules, unsafety, words};
 use crate::finding::{Finding, Severity};
+use crate::map;
 use crate::repo::Repo;
 use std::io::{self, Write};
 
@@ -25,6 +26,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("place of unsafe", unsafety::place),
     ("crates without unsafe", unsafety::forbidden),
     ("module tree", modules::reached),
+    ("circles of modules", map::circles),
+    ("drawings of modules", map::drawn),
     ("words", words::forbidden),
     ("clock", words::clock),
     ("names of loom tests", words::loom),

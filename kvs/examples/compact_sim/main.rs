@@ -50,8 +50,10 @@ mod key {
     }
 }
 
-mod space {
-    pub(crate) const OBJECT_BYTES_MAX: u64 = 32 << 20;
+mod debt {
+    pub(crate) mod space {
+        pub(crate) const OBJECT_BYTES_MAX: u64 = 32 << 20;
+    }
 }
 
 mod clock;
@@ -59,7 +61,7 @@ mod loads;
 #[path = "../../src/pick/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the simulation has no full volume and no damage")]
 mod pick;
-#[path = "../../src/stall.rs"]
+#[path = "../../src/debt/stall.rs"]
 #[allow(dead_code, reason = "the simulation has no full volume")]
 mod stall;
 mod tree;

@@ -5,16 +5,16 @@
 //! footers and heads of vblocks, every frame of the write-ahead log that an open needs. Names are
 //! those that a scrub and the errors of an open give.
 
-use crate::batch::WriteBatch;
 use crate::db::Database;
 use crate::db::recover::check_known;
+use crate::entry::batch::WriteBatch;
 use crate::error::Error;
-use crate::kvsets::{Kvsets, Unusable};
-use crate::manifest::Manifest;
-use crate::manifest::live::Live;
 use crate::progress::OpenProgress;
-use crate::references::mblocks_of;
-use crate::salvage::WayOut;
+use crate::shape::kvsets::{Kvsets, Unusable};
+use crate::shape::manifest::Manifest;
+use crate::shape::manifest::live::Live;
+use crate::shape::references::mblocks_of;
+use crate::shape::salvage::WayOut;
 use crate::wal;
 use mpool::{Class, Issue, MblockId, Pool, Severity};
 use std::collections::BTreeMap;

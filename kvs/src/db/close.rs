@@ -15,7 +15,7 @@ use crate::db::Open;
 use crate::db::frequencies;
 use crate::db::scrub;
 use crate::error::{Result, Scope};
-use crate::mark::Mark;
+use crate::wal::mark::Mark;
 use crate::work;
 use std::time::Instant;
 

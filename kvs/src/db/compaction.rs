@@ -9,9 +9,9 @@
 //! There is one at a time, in memory: a close ends it. What it has done by then stays done.
 
 use super::{Database, Open};
-use crate::compaction::{CompactionInfo, CompactionRequest};
 use crate::error::{Error, Result};
 use crate::jobs::requested::Errand;
+use crate::jobs::requested::info::{CompactionInfo, CompactionRequest};
 use crate::key::{KeyText, KvsId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;

@@ -14,7 +14,6 @@
 
 use crate::db::Open;
 use crate::error::{Error, Result, SnapshotEnd};
-use crate::holds::Hold;
 use crate::iter::bounded::{Advance, Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::{KvsId, Revision};
@@ -22,7 +21,8 @@ use crate::kvset::Holes;
 use crate::metrics::damage::Met;
 use crate::read::get::{self, Entry, Lookup};
 use crate::read::scan::{self, Source};
-use crate::view::View;
+use crate::shape::holds::Hold;
+use crate::shape::view::View;
 use bytes::Bytes;
 use std::sync::Arc;
 

@@ -32,7 +32,7 @@
 
 use crate::cache::{SHARDS, Sketch};
 use crate::error::{Error, Result};
-use crate::store::{Store, delete};
+use crate::shape::store::{Store, delete};
 use mpool::{IO_ALIGN, IoBuf, Mblock, MblockId, MblockWriter, Pool, Priority};
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -4,20 +4,20 @@
 //! refused ([`Error::ForeignHandle`]). [`Kvs::get`] may block on the drive; [`Kvs::try_get`] never
 //! does, and hands out a [`ColdRead`] where it would.
 
-use crate::batch::WriteBatch;
 use crate::db::cursor::Cursor;
 use crate::db::snapshot::Snapshot;
 use crate::db::{Database, Open};
+use crate::entry::batch::WriteBatch;
+use crate::entry::owner::Owner;
 use crate::error::{Error, Result};
-use crate::holds::Holder;
 use crate::iter::bounded::Range;
 use crate::key::{KEY_BYTES_MAX, KvsId, Revision};
 use crate::metrics::damage::Met;
 use crate::options::Durability;
-use crate::owner::Owner;
 use crate::read::cold::{ColdRead, NoRoom, TryGet};
 use crate::read::get::{self, Cold, Entry, Lookup, Tried};
-use crate::view::View;
+use crate::shape::holds::Holder;
+use crate::shape::view::View;
 use arc_swap::Guard;
 use bytes::Bytes;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The database: named KVSs on one pool.
+//! What users hold: database, KVSs, cursors, snapshots; open, close, check.
 //!
 //! [`Database`] and [`Kvs`] are handles: clone them freely, send them anywhere. The last one to go
 //! closes the database, or [`Database::close`] does at once. What one KVS is read and written by
@@ -11,30 +11,30 @@ pub(crate) mod compaction;
 pub(crate) mod cursor;
 mod frequencies;
 pub(crate) mod handle;
-mod health;
+pub(crate) mod health;
 mod recover;
 mod replay;
 mod scrub;
 pub(crate) mod snapshot;
 pub(crate) mod tree_info;
 
-use crate::amplification;
-use crate::batch::WriteBatch;
 use crate::db::handle::Kvs;
+use crate::db::health::{Health, Part};
 use crate::db::snapshot::Snapshot;
+use crate::debt::space::SpaceInfo;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result};
-use crate::health::{Health, Part};
-use crate::holds::{Holder, SnapshotInfo, SnapshotsInfo};
 use crate::jobs::Jobs;
 use crate::key::{KVS_MAX, KvsId, Revision, SnapshotId, is_kvs_name};
-use crate::loss::Loss;
-use crate::manifest::record::Item;
 use crate::metrics::{MetricKind, Sample, emit, visit_pool};
 use crate::options::{Durability, Options};
 use crate::progress::OpenProgress;
-use crate::space::SpaceInfo;
-use crate::store::Store;
-use crate::tree::Tree;
+use crate::shape::amplification;
+use crate::shape::holds::{Holder, SnapshotInfo, SnapshotsInfo};
+use crate::shape::loss::Loss;
+use crate::shape::manifest::record::Item;
+use crate::shape::store::Store;
+use crate::shape::tree::Tree;
 use crate::work::{self, Work};
 use crate::write::group::{CommitQueue, Done};
 use crate::write::sink::Sink;

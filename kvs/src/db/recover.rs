@@ -19,26 +19,26 @@
 //! former never keeps a database from being opened: where it fails, on a full volume say, it is put
 //! off with a warning.
 
-use crate::batch::WriteBatch;
 use crate::db::frequencies;
 use crate::db::replay::{Flusher, Over, Replay};
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::{KvsId, NodeId, Revision};
 use crate::kvset::Kvset;
-use crate::kvsets::Kvsets;
-use crate::loss::Loss;
-use crate::manifest::live::{Live, LiveKvs};
-use crate::manifest::record::Item;
-use crate::manifest::{Manifest, UNKNOWN};
 use crate::memtable::Memtable;
 use crate::options::{Options, Salvage};
 use crate::progress::OpenProgress;
-use crate::recovery;
-use crate::references::References;
-use crate::salvage;
-use crate::store::{Store, Versions, delete};
-use crate::tree::{Tree, TreeEdit};
-use crate::view::View;
+use crate::shape::kvsets::Kvsets;
+use crate::shape::loss::Loss;
+use crate::shape::manifest::live::{Live, LiveKvs};
+use crate::shape::manifest::record::Item;
+use crate::shape::manifest::{Manifest, UNKNOWN};
+use crate::shape::references::References;
+use crate::shape::salvage;
+use crate::shape::store::{Store, Versions, delete};
+use crate::shape::tree::{Tree, TreeEdit};
+use crate::shape::view::View;
+use crate::wal::recovery;
 use crate::wal::{Replayed, Wal};
 use crate::work;
 use mpool::{Class, MblockId, Pool, ScrubTarget};
@@ -58,7 +58,7 @@ pub(crate) fn recover(
     let mut manifest = Manifest::open(&pool, &options.initial_kvs, cut)?;
     let mut condemned = Vec::new();
     if !losses.is_empty() {
-        condemned.extend(crate::manifest::journal(&pool).map(ScrubTarget::Journal));
+        condemned.extend(crate::shape::manifest::journal(&pool).map(ScrubTarget::Journal));
     }
     let kvsets = open_kvsets((&pool, progress), &mut manifest, options.salvage, &mut losses)?;
     let mut references = References::default();

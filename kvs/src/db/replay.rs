@@ -15,16 +15,16 @@
 //! memory of normal work and a stage. Each flush raises the floor durably: an open that is
 //! cut off is not begun from the start again. Without background threads it flushes by itself.
 
-use crate::batch::{Op, WriteBatch};
 use crate::db::recover::make_again;
+use crate::entry::batch::{Op, WriteBatch};
 use crate::error::{Error, Result, Scope};
 use crate::jobs::flush;
 use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, Revision, key_hash};
-use crate::loss::Loss;
 use crate::memtable::prefix;
 use crate::progress::OpenProgress;
-use crate::store::Store;
+use crate::shape::loss::Loss;
+use crate::shape::store::Store;
 use crate::write::apply::cut_dead_ranges;
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;

@@ -10,10 +10,10 @@ use crate::db::frequencies;
 use crate::error::Result;
 use crate::key::Revision;
 use crate::kvset::{Kvset, KvsetMeta};
-use crate::kvsets::{Kvsets, Unusable};
-use crate::manifest;
-use crate::manifest::live::Live;
 use crate::progress::OpenProgress;
+use crate::shape::kvsets::{Kvsets, Unusable};
+use crate::shape::manifest;
+use crate::shape::manifest::live::Live;
 use crate::wal::{self, Damaged, Verified};
 use mpool::{
     Class, Finding, MblockId, MdcId, Pool, ScrubOptions, ScrubOwners, ScrubPart, ScrubProgress,

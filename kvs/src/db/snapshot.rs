@@ -9,12 +9,12 @@ use crate::db::Open;
 use crate::db::cursor::Cursor;
 use crate::db::handle::{Kvs, check_key};
 use crate::error::{Error, Result};
-use crate::holds::{Hold, Holder};
 use crate::iter::bounded::Range;
 use crate::key::{Revision, SnapshotId};
 use crate::metrics::damage::Met;
 use crate::read::get::{self, Entry, Lookup};
-use crate::view::View;
+use crate::shape::holds::{Hold, Holder};
+use crate::shape::view::View;
 use std::sync::Arc;
 
 /// An unchanging picture of all KVSs. `Send + 'static`; clones share it.

@@ -5,13 +5,13 @@
 //! taken from one view. The lock of the jobs is held only while it is copied which kvsets are busy.
 
 use crate::db::Database;
+use crate::debt::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP, StallReason};
 use crate::error::{Error, Result};
 use crate::jobs::ledger::JobInfo;
 use crate::key::{KvsetId, NodeId, Revision};
 use crate::kvset::Kvset;
 use crate::pick::{DueWork, Limits, TreeShape, due, garbage_bytes};
-use crate::stall::{KvsDebt, ROOT_SLOW, ROOT_STOP, StallReason};
-use crate::tree::{Aside, Tree};
+use crate::shape::tree::{Aside, Tree};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;

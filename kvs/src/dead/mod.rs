@@ -1,4 +1,4 @@
-//! Dead ranges: stretches of a KVS's keys in which nothing lives, so that a scan seeks past them.
+//! Ranges of keys in which nothing lives, so that scans seek past them.
 //!
 //! A queue deletes at its head what it inserted at its tail. The tombstones, and what they hide,
 //! lie in memtables and kvsets until compaction collects them, and a scan from the start would walk

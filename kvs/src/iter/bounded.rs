@@ -16,10 +16,10 @@
 //! nothing lives the walk seeks past ([`dead`](crate::dead)).
 
 use crate::dead::walk::{DeadWalk, Onward};
+use crate::entry::version::{Stored, VersionCursor};
 use crate::error::Result;
 use crate::key::Revision;
 use crate::kvset::KeyRange;
-use crate::version::{Stored, VersionCursor};
 use bytes::Bytes;
 
 /// Versions of one key that are stepped over one by one before a seek takes the rest.

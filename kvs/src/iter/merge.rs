@@ -20,9 +20,9 @@
 //! After an error the merge is invalid until the next seek. Which versions a reader may see is
 //! decided in [`bounded`](super::bounded), not here.
 
+use crate::entry::version::{Stored, ValuePtr, VersionCursor, step_to};
 use crate::error::Result;
 use crate::key::Revision;
-use crate::version::{Stored, ValuePtr, VersionCursor, step_to};
 use bytes::Bytes;
 use mpool::MblockId;
 use std::cmp::Ordering;

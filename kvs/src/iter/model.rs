@@ -1,8 +1,8 @@
 //! Test models of sorted sources: a list that is a cursor, and a map that says what a merge shows.
 
+use crate::entry::version::{Stored, ValuePtr, VersionCursor};
 use crate::error::{Error, Result};
 use crate::key::Revision;
-use crate::version::{Stored, ValuePtr, VersionCursor};
 use bytes::Bytes;
 use mpool::MblockId;
 use parking_lot::Mutex;

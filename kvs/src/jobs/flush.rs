@@ -4,18 +4,18 @@
 //! kvsets or the WAL. Only the newest version of a key is written: snapshots keep the memtable
 //! itself. Values are written once here; later spills move only keys.
 
+use crate::entry::version::Stored;
+use crate::entry::version::VersionCursor;
 use crate::error::{Error, Result};
 use crate::jobs::Jobs;
 use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
-use crate::manifest::record::Item;
 use crate::memtable::Memtable;
-use crate::placement::Level;
-use crate::store::{Change, Flushed, Installed, Store};
-use crate::version::Stored;
-use crate::version::VersionCursor;
-use crate::view::Sealed;
+use crate::options::placement::Level;
+use crate::shape::manifest::record::Item;
+use crate::shape::store::{Change, Flushed, Installed, Store};
+use crate::shape::view::Sealed;
 use mpool::Priority;
 use std::sync::Arc;
 
@@ -171,8 +171,8 @@ fn refresh_cache(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<
 mod tests {
     use crate::db::Database;
     use crate::key::NodeId;
-    use crate::manifest::record::Item;
     use crate::options::{Durability, Options};
+    use crate::shape::manifest::record::Item;
     use mpool::{Pool, SimDevice};
     use std::sync::Arc;
 

@@ -3,10 +3,10 @@
 use crate::db::Database;
 use crate::db::handle::Kvs;
 use crate::db::tree_info::TreePage;
+use crate::debt::stall::ROOT_STOP;
 use crate::key::Revision;
 use crate::metrics::Sample;
 use crate::options::{Durability, Options};
-use crate::stall::ROOT_STOP;
 use mpool::{Pool, SimDevice};
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};

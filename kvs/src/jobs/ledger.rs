@@ -8,7 +8,7 @@
 use super::{Job, PANICKED};
 use crate::error::{Error, Result};
 use crate::metrics::Counter;
-use crate::view::View;
+use crate::shape::view::View;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

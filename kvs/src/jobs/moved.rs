@@ -16,8 +16,8 @@
 use crate::error::{Error, Result, Scope};
 use crate::key::KvsetId;
 use crate::kvset::Kvset;
-use crate::store::{Store, bring};
-use crate::view::View;
+use crate::shape::store::{Store, bring};
+use crate::shape::view::View;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

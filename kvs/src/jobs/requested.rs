@@ -7,13 +7,14 @@
 //! until another one was begun or nothing else is due. So neither starves the other.
 
 mod errand;
+pub(crate) mod info;
 
 pub(crate) use errand::Errand;
 
 use super::plan::Sight;
 use super::{Job, Jobs, PANICKED, Running};
-use crate::compaction::{CompactionInfo, CompactionRequest, CompactionState};
 use crate::error::{Error, Result};
+use crate::jobs::requested::info::{CompactionInfo, CompactionRequest, CompactionState};
 use crate::key::KvsId;
 use crate::pick::request::Next;
 use crate::pick::{Limits, Plan, Why};
@@ -203,8 +204,8 @@ impl Requested {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compaction::ProblemReason;
     use crate::db::Database;
+    use crate::jobs::requested::info::ProblemReason;
     use crate::options::{Durability, Options};
     use mpool::{Pool, SimDevice};
 

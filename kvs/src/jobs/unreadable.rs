@@ -85,7 +85,7 @@ impl Jobs {
             of_values.remove(mblock);
         }
         if of_keys.is_empty() && of_values.is_empty() {
-            self.health.nothing_is_left_alone();
+            self.ailments.nothing_is_left_alone();
         }
     }
 
@@ -97,7 +97,7 @@ impl Jobs {
 
     fn note_unreadable(&self, error: &Error) {
         self.store.metrics.job_failures.add(1);
-        self.health.compaction_failed(error);
+        self.ailments.compaction_failed(error);
         self.store.metrics.damage.note(Met::Compaction, error);
     }
 

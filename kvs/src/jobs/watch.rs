@@ -4,7 +4,7 @@ use super::Jobs;
 use super::ledger::JobInfo;
 use crate::key::KvsId;
 use crate::pick::{Limits, TreeShape, VblockIndex, needs_vblocks};
-use crate::tree::{Aside, Tree};
+use crate::shape::tree::{Aside, Tree};
 use std::time::Instant;
 
 impl Jobs {

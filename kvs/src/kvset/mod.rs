@@ -1,4 +1,4 @@
-//! kvsets: immutable sorted sets of entries on the medium.
+//! Immutable sorted sets of entries on the medium.
 //!
 //! ```text
 //! hblock ---> kblock, kblock, ..    keys, revisions, small values; a B-tree and a filter each

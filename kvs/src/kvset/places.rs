@@ -6,8 +6,8 @@
 use super::open::Kvset;
 use super::vblock::format::record_range;
 use super::{KvsetMeta, ReadMode};
+use crate::entry::version::{Stored, VersionCursor};
 use crate::key::KeyText;
-use crate::version::{Stored, VersionCursor};
 use mpool::MblockId;
 use std::fmt::Write as _;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The unflushed writes of all KVSs, in memory.
+//! The writes that are not flushed, of all KVSs: a skiplist in an arena.
 //!
 //! A skip list in an arena, ordered by (KVS, key, revision descending), with a lock-free filter in
 //! front. Readers take no lock and inserts may be concurrent. Nothing is ever removed: a deletion
@@ -22,10 +22,10 @@ mod skiplist;
 #[cfg(not(loom))]
 mod tests;
 
-use crate::batch::Op;
+use crate::entry::batch::Op;
+use crate::entry::version::{Stored, ValuePtr, VersionCursor};
 use crate::error::Result;
 use crate::key::{KvsId, Revision};
-use crate::version::{Stored, ValuePtr, VersionCursor};
 use bytes::Bytes;
 use filter::Filter;
 use mpool::MblockId;

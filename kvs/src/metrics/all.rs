@@ -81,8 +81,8 @@ impl DbMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::debt::stall::StallReason;
     use crate::pick::{Action, Why};
-    use crate::stall::StallReason;
     use std::time::Duration;
 
     /// Counters appeared at their first event, whose rate was then never seen.

@@ -1,4 +1,4 @@
-//! Counters of the engine: plain atomics, named once; a server renders them.
+//! Counters of the engine: plain atomics, named once.
 //!
 //! Counters live where the fact happens, and are there from the start: a rate needs the zero
 //! before the first event. Names, help and units are declared once, where the

@@ -1,7 +1,7 @@
 //! How long writers were held back.
 
 use super::{Counter, Sample, Value};
-use crate::stall::StallReason;
+use crate::debt::stall::StallReason;
 use std::time::Duration;
 
 /// Time writers were held back, by reason; microseconds.

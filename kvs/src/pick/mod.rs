@@ -1,4 +1,4 @@
-//! What to compact next, and why.
+//! What to compact next, and why: a pure function of one tree.
 //!
 //! [`pick`] maps the shape of one tree to at most one [`Plan`]: a pure function, so that a bad
 //! decision seen in production is reproduced by pasting the shape from the log into a test.
@@ -81,7 +81,7 @@ pub(crate) use vblocks::VblockIndex;
 #[cfg(test)]
 pub(crate) use vblocks::Vblocks;
 
-use crate::space::OBJECT_BYTES_MAX;
+use crate::debt::space::OBJECT_BYTES_MAX;
 use leaves::Extremes;
 
 /// Rewritten values fill at least this part of a vblock on average: the longest value is half as

@@ -14,14 +14,14 @@
 //! that says how far it came.
 
 use crate::cache::ValueCache;
+use crate::entry::version::ValuePtr;
 use crate::error::{Error, Result, Scope};
 use crate::key::{KvsId, Revision, key_hash};
 use crate::kvset::{Kvset, Passed, Probe, WouldBlock};
 use crate::metrics::ReadMetrics;
 use crate::metrics::damage::{DamageMetrics, Met};
-use crate::store::Store;
-use crate::version::ValuePtr;
-use crate::view::View;
+use crate::shape::store::Store;
+use crate::shape::view::View;
 use bytes::Bytes;
 use std::cell::Cell;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The two read paths: one key, and a range of keys.
+//! One key, and a range of keys.
 
 pub(crate) mod cold;
 pub(crate) mod get;

@@ -7,16 +7,16 @@
 
 use crate::dead::Way;
 use crate::dead::walk::DeadWalk;
+use crate::entry::version::{Stored, ValuePtr, VersionCursor, step_to};
 use crate::error::Result;
 use crate::iter::bounded::{Range, Visible};
 use crate::iter::merge::Merge;
 use crate::key::{KvsId, Revision};
 use crate::kvset::{Holes, KvsetCursor, ScanAhead, Shared};
 use crate::memtable::MemtableCursor;
-use crate::store::Store;
-use crate::tree::Tree;
-use crate::version::{Stored, ValuePtr, VersionCursor, step_to};
-use crate::view::View;
+use crate::shape::store::Store;
+use crate::shape::tree::Tree;
+use crate::shape::view::View;
 use bytes::Bytes;
 use mpool::MblockId;
 use std::sync::Arc;
@@ -317,7 +317,7 @@ mod tests {
     use crate::key::NodeId;
     use crate::kvset::{ReadAhead, STEPS};
     use crate::options::{Durability, Options};
-    use crate::tree::TreeEdit;
+    use crate::shape::tree::TreeEdit;
     use mpool::{Pool, SimDevice};
 
     const KEYS: u64 = 300;

@@ -7,9 +7,9 @@
 
 use super::tests::{options, pool_options};
 use super::*;
-use crate::batch::Op;
+use crate::entry::batch::Op;
 use crate::key::KvsId;
-use crate::mark::ManifestEnd;
+use crate::wal::mark::ManifestEnd;
 use mpool::SimDevice;
 use mpool::sim::Seeded;
 use mpool::sim::crash::{CrashPlan, Workload, check_every_crash};

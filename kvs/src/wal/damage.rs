@@ -6,7 +6,7 @@
 //!
 //! Memory: [`KEYS_MAX`] keys of each hole.
 
-use crate::batch::WriteBatch;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::{KvsId, Revision};
 use crate::options::LogDamage;

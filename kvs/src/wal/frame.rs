@@ -42,7 +42,7 @@
 
 use super::segment_head::{BadHead, Life, SEQUENCE_LAST};
 use super::wide;
-use crate::batch::WriteBatch;
+use crate::entry::batch::WriteBatch;
 use crate::error::Result;
 use crate::key::Revision;
 use mpool::Segment;

@@ -20,8 +20,7 @@
 //! A revision names one batch for ever. Whatever was given out and is in no frame after a crash had
 //! its frame in the tail behind the last one that can be read, for the log before the tail is
 //! durable. So an open skips as many revisions as frames would have fitted there, and the next
-//! segment's head says so. A clean close leaves a mark (`crate::mark`), and the open after it skips
-//! none.
+//! segment's head says so. A clean close leaves a mark (`mark`), and the open after it skips none.
 //!
 //! A segment that is taken into use is noted in the pool (`note`), so that rot at its start is not
 //! taken for a log that ended before it. What no evidence tells from a torn tail is rot in the last
@@ -45,11 +44,13 @@ mod damage;
 mod damage_tests;
 mod frame;
 mod live;
+pub(crate) mod mark;
 mod metrics;
 mod note;
 #[cfg(test)]
 mod old_tests;
 mod reader;
+pub(crate) mod recovery;
 mod replay;
 mod scrub;
 mod segment_head;
@@ -65,12 +66,12 @@ pub(crate) use scrub::{Damaged, Verified, sequence_of, verify};
 pub(crate) use spares::Wanted;
 pub(crate) use survey::{ends, survey};
 
-use crate::batch::WriteBatch;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
-use crate::mark::{LogEnd, Mark};
 use crate::options::Options;
 use crate::progress::OpenProgress;
+use crate::wal::mark::{LogEnd, Mark};
 use append::Tail;
 use damage::Damage;
 use frame::{Frames, PAGE_BYTES, frame_len_max, frame_len_min};

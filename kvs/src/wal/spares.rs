@@ -12,9 +12,9 @@
 use super::append::Tail;
 use super::frame::PAGE_BYTES;
 use super::{Closed, Wal};
+use crate::debt::space::SEGMENTS_MIN;
 use crate::error::{Error, Result};
 use crate::key::Revision;
-use crate::space::SEGMENTS_MIN;
 use mpool::{Pool, Segment};
 use std::cmp::Reverse;
 use std::sync::Arc;

@@ -3,11 +3,11 @@
 
 use super::damage::{Damage, Hole};
 use super::replay::{self, Way};
-use crate::batch::WriteBatch;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
-use crate::mark::Mark;
 use crate::options::LogDamage;
+use crate::wal::mark::Mark;
 use mpool::{Pool, SegmentId};
 use std::collections::BTreeMap;
 use std::sync::Arc;

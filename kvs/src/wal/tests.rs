@@ -2,9 +2,9 @@
 
 use super::append::BUFFER_BYTES;
 use super::*;
-use crate::batch::Op;
+use crate::entry::batch::Op;
 use crate::key::KvsId;
-use crate::mark::ManifestEnd;
+use crate::wal::mark::ManifestEnd;
 use mpool::{Faults, IoBackend, SimDevice};
 use proptest::prelude::*;
 

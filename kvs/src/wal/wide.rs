@@ -23,7 +23,7 @@
 
 use super::frame::{FrameHead, Kind};
 use super::segment_head::{BadHead, SEQUENCE_LAST, head_crc};
-use crate::batch::WriteBatch;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::{KvsId, Revision};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -137,7 +137,7 @@ fn add_entry<'a>(batch: &mut WriteBatch, bytes: &'a [u8]) -> Result<&'a [u8], St
 #[cfg(test)]
 pub(super) mod old {
     use super::*;
-    use crate::batch::Op;
+    use crate::entry::batch::Op;
 
     pub(in super::super) fn encode(head: FrameHead) -> [u8; HEAD_LEN] {
         let mut raw = RawHead {

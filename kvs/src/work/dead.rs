@@ -20,9 +20,9 @@ use crate::iter::bounded::{Advance, Range};
 use crate::key::{KvsId, Revision};
 use crate::kvset::{Holes, KvsetMeta};
 use crate::read::scan;
-use crate::store::Store;
-use crate::tree::Tree;
-use crate::view::View;
+use crate::shape::store::Store;
+use crate::shape::tree::Tree;
+use crate::shape::view::View;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -171,8 +171,8 @@ pub(crate) fn restore(store: &Store) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compaction::CompactionRequest;
     use crate::db::Database;
+    use crate::jobs::requested::info::CompactionRequest;
     use crate::options::{Durability, Options};
     use mpool::{Pool, SimDevice};
     use std::cell::Cell;

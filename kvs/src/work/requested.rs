@@ -1,9 +1,9 @@
 //! The thread of a compaction that was asked for, and who waits for its end.
 
 use super::Work;
-use crate::compaction::CompactionState;
 use crate::error::{Error, Result, Scope};
 use crate::jobs::requested::Errand;
+use crate::jobs::requested::info::CompactionState;
 use crate::jobs::{LOOK_AGAIN, PANICKED};
 use parking_lot::Mutex;
 use std::panic::{AssertUnwindSafe, catch_unwind};

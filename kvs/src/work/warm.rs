@@ -6,9 +6,9 @@
 //! so the first answer waits for one lookup, and not for the index.
 
 use crate::kvset::{IndexPart, Kvset};
-use crate::store::Store;
-use crate::tree::Tree;
-use crate::view::View;
+use crate::shape::store::Store;
+use crate::shape::tree::Tree;
+use crate::shape::view::View;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 

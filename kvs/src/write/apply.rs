@@ -1,10 +1,10 @@
 //! A batch that is logged, applied: to the active memtable, and to what is known of dead ranges.
 
-use crate::batch::{Op, WriteBatch};
 use crate::dead;
+use crate::entry::batch::{Op, WriteBatch};
 use crate::key::{KvsId, Revision, key_hash};
-use crate::store::Store;
-use crate::view::View;
+use crate::shape::store::Store;
+use crate::shape::view::View;
 
 /// Puts a batch into the active memtable. Entries of a KVS that was dropped after they were logged
 /// are passed over.

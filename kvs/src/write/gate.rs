@@ -15,9 +15,9 @@
 //! is written to at the rate at which compaction can follow, and a pause is long enough to be
 //! worth its wakeups. Time is given by the caller, as what has passed since some moment of its own.
 
+use crate::debt::stall::{self, KvsDebt, StallReason, Verdict};
 use crate::key::KvsId;
-use crate::stall::{self, KvsDebt, StallReason, Verdict};
-use crate::view::Lagging;
+use crate::shape::view::Lagging;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -48,13 +48,14 @@ mod tests;
 pub(crate) use room::{LogFlush, LogRoom, Relief, Room};
 pub(crate) use ticket::Done;
 
-use crate::batch::WriteBatch;
+use crate::debt::patience::Waited;
+use crate::debt::stall::StallReason;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::options::{Durability, Options};
-use crate::stall::{StallReason, Waited};
-use crate::view::Lagging;
+use crate::shape::view::Lagging;
 use crate::wal::{Wal, WalMetrics};
 use held::{Held, Taken};
 use members::Group;

@@ -1,4 +1,4 @@
-//! Writing: group commit, its sink, and the throttle.
+//! One batch from its caller to log and memtable: group commit.
 
 pub(crate) mod apply;
 pub(crate) mod gate;

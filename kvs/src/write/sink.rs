@@ -8,14 +8,15 @@
 
 use super::apply::apply;
 use super::group::{CommitSink, LogFlush, LogRoom, Relief, Room};
-use crate::batch::WriteBatch;
+use crate::debt::patience::{self, Next, Waited};
+use crate::debt::space::SEGMENTS_MIN;
+use crate::debt::stall::{self, Debt, ROOT_SLOW, ROOT_STOP, StallReason, Verdict};
+use crate::entry::batch::WriteBatch;
 use crate::error::Result;
 use crate::jobs::Jobs;
 use crate::key::Revision;
-use crate::space::SEGMENTS_MIN;
-use crate::stall::{self, Debt, Next, ROOT_SLOW, ROOT_STOP, StallReason, Verdict, Waited};
-use crate::store::Store;
-use crate::view::Lagging;
+use crate::shape::store::Store;
+use crate::shape::view::Lagging;
 use mpool::FreeSpace;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,7 +70,7 @@ impl CommitSink for Sink {
         store.check_writable()?;
         let bytes = batches.iter().map(|batch| batch.len_bytes()).sum();
         let free = store.pool.free_space();
-        match stall::next(self.verdict(batches, free, bytes), waited) {
+        match patience::next(self.verdict(batches, free, bytes), waited) {
             Next::Write => {}
             Next::Wait(at_most, reason) => return Ok(Room::Wait { at_most, reason, seen }),
             Next::Refuse(reason) => return Err(reason.into()),

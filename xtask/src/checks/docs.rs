@@ -4,6 +4,7 @@
 //! it true.
 
 use crate::finding::Finding;
+use crate::map::drawings_in;
 use crate::repo::{Repo, SourceFile};
 use crate::source::has_word;
 use crate::tables::{DOCUMENT_LINES_MAX, FORMAT_INDEX, METRIC_PREFIXES};
@@ -12,7 +13,11 @@ use crate::tables::{DOCUMENT_LINES_MAX, FORMAT_INDEX, METRIC_PREFIXES};
 pub(crate) fn length(repo: &Repo) -> Vec<Finding> {
     let mut findings = Vec::new();
     for &(path, max) in DOCUMENT_LINES_MAX {
-        let lines = repo.file(path).map_or(0, |file| file.text.lines().count());
+        let lines = repo.file(path).map_or(0, |file| {
+            let drawn =
+                drawings_in(&file.text).into_iter().map(|(_, drawing)| drawing.lines().count());
+            file.text.lines().count() - drawn.sum::<usize>()
+        });
         if lines > max {
             findings.push(Finding::error(
                 path,

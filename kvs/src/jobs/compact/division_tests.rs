@@ -15,7 +15,7 @@ use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, KvsetId, NodeId, VALUE_BYTES_MAX};
 use crate::options::{Durability, Options};
 use crate::pick::{Action, NewLeaves, Plan, Why};
-use crate::tree::Tree;
+use crate::shape::tree::Tree;
 use mpool::{Pool, SimDevice};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ fn run(db: &Database, kvs: KvsId, action: Action, new_leaves: NewLeaves) -> Resu
 /// Keys of each leaf, and bytes of their values in vblocks.
 fn told(db: &Database, kvs: KvsId) -> Vec<(u64, u64)> {
     let tree = tree(db, kvs);
-    let sum = |leaf: &crate::tree::Leaf| {
+    let sum = |leaf: &crate::shape::tree::Leaf| {
         let metas = leaf.kvsets.iter().map(|kvset| kvset.meta());
         metas.fold((0, 0), |(keys, bytes), meta| (keys + meta.keys, bytes + meta.value_bytes))
     };

@@ -13,6 +13,7 @@
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
 
+use crate::entry::version::{Stored, ValuePtr, VersionCursor};
 use crate::error::{Result, Scope};
 use crate::iter::merge::Merge;
 use crate::jobs::Jobs;
@@ -21,11 +22,10 @@ use crate::key::{KvsId, KvsetId, NodeId, Revision, key_hash};
 use crate::kvset::{
     BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, KvsetMeta, ReadMode,
 };
+use crate::options::placement::Level;
 use crate::pick::{Action, NewLeaves, Plan, VblocksMax};
-use crate::placement::Level;
-use crate::store::{Change, Store};
-use crate::tree::Tree;
-use crate::version::{Stored, ValuePtr, VersionCursor};
+use crate::shape::store::{Change, Store};
+use crate::shape::tree::Tree;
 use bytes::Bytes;
 use mpool::{MblockId, Priority};
 use std::collections::VecDeque;
@@ -398,8 +398,10 @@ fn spill_targets(store: &Store, tree: &Tree, change: &mut Change) -> VecDeque<Ta
         return VecDeque::from([Target { node, until: None }]);
     }
     let until = |next: usize| tree.leaves.get(next).map(|leaf| leaf.first_key.clone());
-    let target =
-        |(n, leaf): (usize, &crate::tree::Leaf)| Target { node: leaf.id, until: until(n + 1) };
+    let target = |(n, leaf): (usize, &crate::shape::tree::Leaf)| Target {
+        node: leaf.id,
+        until: until(n + 1),
+    };
     tree.leaves.iter().enumerate().map(target).collect()
 }
 

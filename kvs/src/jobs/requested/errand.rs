@@ -2,16 +2,16 @@
 //! not be, and how it ended.
 
 use super::super::ledger::Progress;
-use crate::compaction::{
+use crate::error::{Error, Result, Scope};
+use crate::jobs::requested::info::{
     CompactionInfo, CompactionProblem, CompactionRequest, CompactionState, ProblemReason,
 };
-use crate::error::{Error, Result, Scope};
 use crate::key::{KeyText, KvsId, KvsetId, Revision};
 use crate::kvset::Kvset;
 use crate::pick::request::{self, Asked, Next, Obstacle};
 use crate::pick::{Limits, Plan, TreeShape};
-use crate::tree::{Leaf, Tree};
-use crate::view::View;
+use crate::shape::tree::{Leaf, Tree};
+use crate::shape::view::View;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

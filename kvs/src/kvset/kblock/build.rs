@@ -10,9 +10,9 @@ use super::super::page::{PAGE_BYTES, Place};
 use super::format::{Footer, owner};
 use super::leaf::LeafBuilder;
 use super::tree::{TreeBuilder, separator};
+use crate::entry::version::Stored;
 use crate::error::Result;
 use crate::key::{KvsId, KvsetId, Revision};
-use crate::version::Stored;
 use mpool::MblockWriter;
 
 /// Least pages a kblock must have room for: a leaf, a filter page and the footer.

@@ -20,9 +20,9 @@
 
 use super::super::page::{Decode, PAGE_BYTES, PageHead, PageKind, Place};
 use super::run::{Payload, Run, RunBuilder};
+use crate::entry::varint;
+use crate::entry::version::{Stored, ValuePtr};
 use crate::key::{KEY_BYTES_MAX, Revision};
-use crate::varint;
-use crate::version::{Stored, ValuePtr};
 
 const BASE_BYTES: usize = 8;
 const KIND_MASK: u8 = 0b011;

@@ -9,8 +9,8 @@ use super::super::page::{PageHead, PageKind, Place, Reason};
 use super::format::{Footer, owner};
 use super::leaf::Leaf;
 use super::tree;
+use crate::entry::version::Stored;
 use crate::key::Revision;
-use crate::version::Stored;
 use std::ops::Deref;
 
 /// A kblock of an open kvset.

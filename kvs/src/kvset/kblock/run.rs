@@ -17,8 +17,8 @@
 //! Leaf and interior pages use this; they differ in the payload. What the payload means is theirs.
 
 use super::super::page::{BODY_BYTES, Decode, PageHead};
+use crate::entry::varint;
 use crate::key::KEY_BYTES_MAX;
-use crate::varint;
 
 /// Entries from one restart point to the next. Part of the format.
 pub(crate) const RESTART_INTERVAL: usize = 16;

@@ -13,8 +13,8 @@
 use super::super::page::Decode;
 use super::leaf::{Leaf, LeafPayload};
 use super::run::{Payload, RESTART_INTERVAL};
+use crate::entry::version::Stored;
 use crate::key::Revision;
-use crate::version::Stored;
 
 /// One decoded entry.
 struct Spot {

@@ -1,10 +1,10 @@
 //! Bad bits and failing reads: an error or the right answer, never another one, never a panic.
 
 use super::*;
+use crate::entry::version::{Stored, VersionCursor};
 use crate::error::{Error, Result, Scope};
 use crate::kvset::page::PAGE_BYTES;
 use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
-use crate::version::{Stored, VersionCursor};
 use mpool::{Device, IoBuf, MblockId};
 use std::collections::HashMap;
 

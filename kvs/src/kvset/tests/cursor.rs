@@ -1,8 +1,8 @@
 //! Cursors against a sorted list, both modes.
 
 use super::*;
+use crate::entry::version::{Stored, VersionCursor};
 use crate::kvset::{Holes, KvsetCursor, ReadAhead, ReadMode, ScanAhead};
-use crate::version::{Stored, VersionCursor};
 use mpool::MemoryConsumer;
 
 type Entries = Vec<(Vec<u8>, Held)>;

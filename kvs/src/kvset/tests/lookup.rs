@@ -1,8 +1,8 @@
 //! Point lookups, values, and what building promises.
 
 use super::*;
+use crate::entry::version::{Stored, VersionCursor};
 use crate::kvset::{Probe, ReadMode};
-use crate::version::{Stored, VersionCursor};
 use bytes::Bytes;
 use std::sync::mpsc;
 
@@ -85,9 +85,9 @@ fn values_arrive_asynchronously() {
         receive.recv().unwrap()
     };
     assert_eq!(ask(ptr).unwrap(), value);
-    let nowhere = crate::version::ValuePtr { vblock: 9, ..ptr };
+    let nowhere = crate::entry::version::ValuePtr { vblock: 9, ..ptr };
     assert!(ask(nowhere).is_err());
-    let beyond = crate::version::ValuePtr { len: ptr.len + 1, ..ptr };
+    let beyond = crate::entry::version::ValuePtr { len: ptr.len + 1, ..ptr };
     assert!(ask(beyond).is_err());
 }
 

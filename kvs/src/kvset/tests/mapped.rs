@@ -1,8 +1,8 @@
 //! On a file, where the maps are real: what the simulated device, which has none, cannot show.
 
 use super::*;
+use crate::entry::version::VersionCursor;
 use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
-use crate::version::VersionCursor;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 fn file_pool(dir: &std::path::Path) -> Arc<Pool> {
@@ -155,7 +155,7 @@ fn a_deleted_vblock_does_not_end_what_a_scan_brings_into_memory() {
     assert_eq!(stays.absent_value_bytes(), 0);
     values.purge();
     let dead: Vec<_> = gone.meta().vblocks.iter().map(|(id, _)| *id).collect();
-    crate::store::delete(&pool, &dead).unwrap();
+    crate::shape::store::delete(&pool, &dead).unwrap();
     let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(|| true));
     for kvset in [&gone, &stays] {
         let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));

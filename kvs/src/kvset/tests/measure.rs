@@ -3,8 +3,8 @@
 //! `cargo test --release -p millpond-kvs kvset::tests::measure -- --ignored --nocapture`
 
 use super::*;
+use crate::entry::version::VersionCursor;
 use crate::kvset::{Probe, ReadMode};
-use crate::version::VersionCursor;
 
 const KEYS: u64 = 1_000_000;
 

@@ -18,8 +18,8 @@
 //! only.
 
 use super::super::page::Decode;
+use crate::entry::version::ValuePtr;
 use crate::key::{KvsId, KvsetId, VALUE_BYTES_MAX};
-use crate::version::ValuePtr;
 use mpool::MblockId;
 use std::ops::Range;
 use zerocopy::little_endian::{U16, U32, U64};

@@ -18,10 +18,10 @@
 
 use super::ahead::{Coming, Lease, ScanAhead};
 use super::format::{record_range, record_value};
+use crate::entry::version::ValuePtr;
 use crate::error::{Error, Result};
 use crate::kvset::corrupt;
 use crate::metrics::Counter;
-use crate::version::ValuePtr;
 use bytes::Bytes;
 use mpool::{IO_ALIGN, IoBuf, IoQueue, Mblock, Priority};
 use std::collections::HashMap;

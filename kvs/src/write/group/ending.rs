@@ -2,7 +2,7 @@
 
 use super::{CommitQueue, CommitSink};
 use crate::error::Result;
-use crate::mark::LogEnd;
+use crate::wal::mark::LogEnd;
 
 impl<S: CommitSink> CommitQueue<S> {
     /// Refuses new writes, commits what is queued, syncs, stops the thread. Idempotent.

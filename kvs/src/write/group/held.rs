@@ -10,11 +10,11 @@
 use super::members::Group;
 use super::ticket::Ticket;
 use super::{CommitSink, Leader, Queue, Shared, TICKET_BYTES};
+use crate::debt::stall::StallReason;
 use crate::error::Error;
 use crate::key::KvsId;
 use crate::options::Durability;
-use crate::stall::StallReason;
-use crate::view::Lagging;
+use crate::shape::view::Lagging;
 use crate::write::gate::{self, Gate, Pass};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,10 +1,11 @@
 //! Room for a group before it is logged: the sink says what to wait for, the leader waits.
 
 use super::{CommitSink, Shared};
-use crate::batch::WriteBatch;
+use crate::debt::patience::{STOP_MAX, Waited};
+use crate::debt::stall::StallReason;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
-use crate::stall::{STOP_MAX, StallReason, Waited};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 //! A [`Ticket`] is an obligation: whoever holds it completes it once. Dropping it otherwise - the
 //! leader panicked - completes it with [`Error::Poisoned`], so nobody waits for ever.
 
-use crate::batch::WriteBatch;
+use crate::entry::batch::WriteBatch;
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use crate::options::Durability;

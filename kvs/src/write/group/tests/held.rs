@@ -1,7 +1,7 @@
 //! Batches of KVSs that are behind, in a queue whose sink says which those are.
 
 use super::*;
-use crate::stall::KvsDebt;
+use crate::debt::stall::KvsDebt;
 
 /// A batch of these KVSs.
 fn of(kvss: &[u32], value_len: usize) -> WriteBatch {

@@ -8,11 +8,12 @@
 
 use crate::error::{Error, Result};
 use crate::key::{KvsId, Revision};
-use crate::kvsets::{Holds, Unusable};
-use crate::loss::{Loss, LostKey, LostRange, of_error};
-use crate::manifest::live::Live;
+use crate::shape::kvsets::{Holds, Unusable};
+use crate::shape::loss::{Loss, LostKey, LostRange, of_error};
+use crate::shape::manifest;
+use crate::shape::manifest::live::Live;
 use crate::wal::Hole;
-use crate::{manifest, mark};
+use crate::wal::mark;
 use bytes::Bytes;
 
 /// Holes in the log, for whoever opened the database.

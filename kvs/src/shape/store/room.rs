@@ -1,16 +1,16 @@
 //! Whether the volumes are full: what a writer is told, and what the log says of it.
 //!
-//! The figures are those of [`space`](crate::space). Here they are asked for when a write or a job
-//! begins, and remembered: whether puts are refused, since when, and how many were. The log has one
-//! line when the first put is refused, and one before the first put is accepted again. A store at
-//! the edge goes to and fro; until a good part of the volumes is writable again, refusals are told
-//! once in [`TELL_AGAIN`] at most. So long compaction spares no effort.
+//! The figures are those of [`space`](crate::debt::space). Here they are asked for when a write or
+//! a job begins, and remembered: whether puts are refused, since when, and how many were. The log
+//! has one line when the first put is refused, and one before the first put is accepted again. A
+//! store at the edge goes to and fro; until a good part of the volumes is writable again, refusals
+//! are told once in [`TELL_AGAIN`] at most. So long compaction spares no effort.
 
 use super::Store;
-use crate::batch::{Op, WriteBatch};
+use crate::debt::space::SpaceInfo;
+use crate::entry::batch::{Op, WriteBatch};
 use crate::error::{Error, Result};
 use crate::metrics::{Counter, MetricKind, Sample, emit};
-use crate::space::SpaceInfo;
 use mpool::FreeSpace;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};

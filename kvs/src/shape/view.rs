@@ -6,11 +6,11 @@
 //! rises with every flush; the value cache uses it to refuse values that a reader found before the
 //! flush (see `cache`).
 
-use crate::amplification::{self, Bytes};
+use crate::debt::stall::KvsDebt;
 use crate::key::{KvsId, Revision};
 use crate::memtable::Memtable;
-use crate::stall::KvsDebt;
-use crate::tree::Tree;
+use crate::shape::amplification::{self, Bytes};
+use crate::shape::tree::Tree;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -68,7 +68,7 @@ pub(crate) fn overlaps(spans: &[Span]) -> Vec<(KvsetId, KvsetId)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::record::Item;
+    use crate::shape::manifest::record::Item;
     use bytes::Bytes;
     use mpool::MblockId;
     use proptest::prelude::*;

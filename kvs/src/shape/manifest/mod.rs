@@ -18,8 +18,8 @@ pub(crate) mod record;
 
 use crate::error::{Error, Result};
 use crate::key::KvsId;
-use crate::loss::{self, Loss};
-use crate::mark::{ManifestEnd, Mark};
+use crate::shape::loss::{self, Loss};
+use crate::wal::mark::{ManifestEnd, Mark};
 use live::Live;
 use mpool::{MdcId, MdcRoom, MdcSnapshot, Pool};
 use parking_lot::Mutex;

@@ -1,8 +1,8 @@
 //! What writers owe to the jobs, and who lets compaction have the drive because of it.
 
 use super::Jobs;
-use crate::stall::{self, Debt};
-use crate::view::Lagging;
+use crate::debt::stall::{self, Debt};
+use crate::shape::view::Lagging;
 use mpool::FreeSpace;
 
 impl Jobs {

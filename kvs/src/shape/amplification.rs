@@ -3,9 +3,9 @@
 //! The first is known: the bytes of the objects that its kvsets refer to. The second is an
 //! estimate: sketches tell how many keys of older kvsets newer ones shadow.
 
+use crate::debt::stall::{Debt, KvsDebt, StallReason};
 use crate::metrics::{MetricKind, Sample, emit};
-use crate::stall::{Debt, KvsDebt, StallReason};
-use crate::tree::Tree;
+use crate::shape::tree::Tree;
 
 /// Bytes of one KVS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@
 use crate::error::{Error, Result, SnapshotEnd};
 use crate::key::{Revision, SnapshotId};
 use crate::metrics::{Counter, MetricKind, Sample, emit};
-use crate::view::View;
+use crate::shape::view::View;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -7,9 +7,9 @@
 use crate::error::{Error, Result};
 use crate::key::{KeyText, KvsId, KvsetId, NodeId};
 use crate::kvset::{Kvset, KvsetMeta};
-use crate::manifest::fit::{Span, misfit, overlaps};
-use crate::manifest::live::{Ends, Live, LiveKvset};
 use crate::progress::OpenProgress;
+use crate::shape::manifest::fit::{Span, misfit, overlaps};
+use crate::shape::manifest::live::{Ends, Live, LiveKvset};
 use bytes::Bytes;
 use mpool::{Class, MblockId, Pool, Priority};
 use std::collections::BTreeMap;

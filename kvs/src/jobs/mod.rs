@@ -1,4 +1,4 @@
-//! Jobs: flushes, compactions, and looks for objects that the pool has moved (`moved`).
+//! Flushes, compactions, and new handles of what the pool has moved.
 //!
 //! [`Jobs::step`] does one of them: it takes the most urgent, carries it out on the thread of the
 //! caller, and remembers what it came to. Flush goes first: writers wait for it. No thread lives
@@ -9,8 +9,8 @@
 //! A job changes the shape of the store and knows nothing of the queue of writes above it. What
 //! that has to learn of a job is [`News`], for the caller to pass on.
 
+mod ailments;
 mod compact;
-mod debt;
 pub(crate) mod flush;
 #[cfg(test)]
 mod held_tests;
@@ -19,6 +19,7 @@ mod held_tests;
 mod in_vain_tests;
 pub(crate) mod ledger;
 mod moved;
+mod pace;
 mod plan;
 mod quiet;
 pub(crate) mod requested;
@@ -28,11 +29,11 @@ mod unreadable;
 mod watch;
 
 use crate::error::{Error, Result, Scope};
-use crate::health;
 use crate::key::{KvsId, KvsetId, Revision};
 use crate::pick::{Gathered, Plan, VblockIndex};
-use crate::store::{Change, Installed, Store};
-use crate::tree::Tree;
+use crate::shape::store::{Change, Installed, Store};
+use crate::shape::tree::Tree;
+use ailments::Ailments;
 use ledger::{Ledger, Progress};
 use mpool::MblockId;
 use parking_lot::Mutex;
@@ -63,7 +64,7 @@ pub(crate) struct Jobs {
     vblock_indexes: Mutex<BTreeMap<KvsId, VblockIndex>>,
     /// KVSs with garbage that delays writers, and in which nothing is due and nothing runs.
     helpless: Mutex<BTreeSet<KvsId>>,
-    pub(crate) health: health::Work,
+    pub(crate) ailments: Ailments,
     news: Mutex<News>,
 }
 
@@ -162,7 +163,7 @@ impl Jobs {
             table: Mutex::default(),
             vblock_indexes: Mutex::default(),
             helpless: Mutex::default(),
-            health: health::Work::default(),
+            ailments: Ailments::default(),
             news: Mutex::default(),
         }
     }
@@ -243,12 +244,12 @@ impl Jobs {
         self.table.lock().ledger.end(running.number, done, Instant::now());
         self.note_requested(running, done);
         match (done, &running.job) {
-            (Ok(()), Job::Flush) => self.health.flushed(),
+            (Ok(()), Job::Flush) => self.ailments.flushed(),
             (Err(error), Job::Flush)
                 if !matches!(error, Error::Closed | Error::KvsDropped)
                     && error.scope() != Scope::Moment =>
             {
-                self.health.flush_failed(error);
+                self.ailments.flush_failed(error);
             }
             _ => {}
         }

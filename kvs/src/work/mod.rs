@@ -1,4 +1,4 @@
-//! Background work: the threads that do [`Jobs`], and what they do for the queue of writes.
+//! The background threads: they do jobs, and tell the queue of writes.
 //!
 //! ```text
 //!   worker   step: a job ----> news to the queue: the log forgets, held batches go
@@ -18,7 +18,7 @@ mod warm;
 
 use crate::error::{Error, Result, Scope};
 use crate::jobs::{Jobs, LOOK_AGAIN, News, PANICKED};
-use crate::store::Store;
+use crate::shape::store::Store;
 use crate::write::group::CommitQueue;
 use crate::write::sink::Sink;
 use parking_lot::Mutex;

@@ -9,7 +9,7 @@
 
 use crate::error::Result;
 use crate::key::{KeyText, KvsId, KvsetId, NodeId, Revision};
-use crate::manifest::record::{Item, bad, encode};
+use crate::shape::manifest::record::{Item, bad, encode};
 use bytes::Bytes;
 use mpool::{MblockId, SharedMap};
 use std::collections::BTreeMap;
@@ -241,7 +241,7 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::record::decode;
+    use crate::shape::manifest::record::decode;
 
     fn mblock(raw: u64) -> MblockId {
         MblockId::new(raw).unwrap()

@@ -10,7 +10,7 @@ use crate::kvset::sketch::Sketch;
 use crate::memtable::Memtable;
 use crate::options::{Durability, Options};
 use crate::pick::{Limits, VblockIndex, VblockShape, Vblocks, needs_vblocks, pick};
-use crate::view::View;
+use crate::shape::view::View;
 use mpool::sim::Seeded;
 use mpool::{Pool, SimDevice};
 use std::time::Instant;

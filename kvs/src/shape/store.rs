@@ -1,39 +1,39 @@
-//! What all handles and background jobs of one database share, and how its shape changes.
+//! What all parts of one database share, and how its shape changes.
 //!
-//! Lock order: the commit queue's log or `versions`, then `views`, then `jobs`; log and `versions`
-//! are never held together. `versions` is held across the manifest's append (an MDC append, whose
-//! purpose that is); `views` and `jobs` never across device IO.
+//! Lock order: the commit queue's log or `versions`, then `views`; log and `versions` are never
+//! held together. `versions` is held across the manifest's append (an MDC append, whose purpose
+//! that is); `views` never across device IO.
 //!
-//! A change of shape ([`Store::install`]) goes through four steps: commit the mblocks in the pool,
-//! append the edit to the manifest (the commit point), publish the new view, delete the mblocks
-//! that no kvset references any more. Readers that still hold an older view keep its mblocks alive
-//! through their handles.
+//! A change of shape goes through four steps: commit the mblocks in the pool, append the edit to
+//! the manifest (the commit point), publish the new view ([`Store::install`]), delete the mblocks
+//! that no kvset references any more ([`Store::delete`]). Readers that still hold an older view
+//! keep its mblocks alive through their handles.
 
 pub(crate) mod bring;
 pub(crate) mod room;
 
-use crate::bell::Bell;
 use crate::cache::ValueCache;
 use crate::dead::hints::Hints;
+use crate::debt::space::Needs;
+use crate::entry::owner::Owner;
 use crate::error::{Error, Result, Scope};
-use crate::holds::Holds;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
 use crate::kvset::{BuiltKvset, Kvset, KvsetMeta, ReadAhead};
-use crate::loss::Loss;
-use crate::manifest::Manifest;
-use crate::manifest::record::Item;
 use crate::memtable::Memtable;
 use crate::memtable::retired::Retired;
 use crate::metrics::DbMetrics;
 use crate::options::Options;
-use crate::owner::Owner;
-use crate::placement::{self, Level, Part};
-use crate::recovery;
-use crate::references::References;
-use crate::salvage;
-use crate::space::Needs;
-use crate::tree::{Tree, TreeEdit};
-use crate::view::View;
+use crate::options::placement::{self, Level, Part};
+use crate::shape::bell::Bell;
+use crate::shape::holds::Holds;
+use crate::shape::loss::Loss;
+use crate::shape::manifest::Manifest;
+use crate::shape::manifest::record::Item;
+use crate::shape::references::References;
+use crate::shape::salvage;
+use crate::shape::tree::{Tree, TreeEdit};
+use crate::shape::view::View;
+use crate::wal::recovery;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mpool::{Class, MblockId, MblockWriter, MediaClass, Placement, Pool, Priority, ScrubTarget};
@@ -271,9 +271,9 @@ impl Store {
         self.pool.has_class(MediaClass::Staging)
     }
 
-    /// Changes the shape: commits the outputs in the pool, makes the edit durable, and publishes the
-    /// view after it. `before_publish` runs between the last two. The caller deletes the mblocks
-    /// that no kvset references any more.
+    /// Changes the shape: commits the outputs in the pool, makes the edit durable, and publishes
+    /// the view after it. `before_publish` runs between the last two. The caller deletes the
+    /// mblocks that no kvset references any more.
     pub(crate) fn install(
         &self,
         changes: Vec<Change>,

@@ -1,11 +1,13 @@
-//! Options of the database.
+//! Options of a database, and what goes to which class of volume.
 //!
 //! Plain data with public fields. [`Options::validate`] is the only gate, and
 //! [`Database::open`](crate::Database::open) calls it.
 
+pub(crate) mod placement;
+
 use crate::error::{Error, Result};
 use crate::key::{KVS_MAX, is_kvs_name};
-use crate::placement::MediaPolicy;
+use crate::options::placement::MediaPolicy;
 use std::collections::BTreeSet;
 
 const MIB: u64 = 1 << 20;

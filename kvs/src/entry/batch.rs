@@ -22,10 +22,10 @@
 //! Version 2 writes no reserved bit and refuses to read one. A later entry for a key replaces an
 //! earlier one: entries keep their order, and the memtable lets the last of one revision win.
 
+use crate::entry::owner::Owner;
+use crate::entry::varint;
 use crate::error::{Error, Result};
 use crate::key::{KEY_BYTES_MAX, KvsId, VALUE_BYTES_MAX};
-use crate::owner::Owner;
-use crate::varint;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

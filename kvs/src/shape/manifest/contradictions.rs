@@ -7,7 +7,7 @@ use super::record::{Item, encode};
 use super::{Manifest, journal, replay};
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
 use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder};
-use crate::salvage::WayOut;
+use crate::shape::salvage::WayOut;
 use crate::{Database, Durability, Error, Options, Range, Salvage};
 use bytes::Bytes;
 use mpool::sim::Seeded;

@@ -1,0 +1,6 @@
+//! A batch of operations, a version of a key, and how both are encoded.
+
+pub(crate) mod batch;
+pub(crate) mod owner;
+pub(crate) mod varint;
+pub(crate) mod version;
