@@ -10,8 +10,8 @@
 //! Waiting is in the order of asking, for a bounded time, and nobody who waits holds a share:
 //! so no two can wait for each other.
 
-use crate::metrics::http::Rejected;
-use crate::problem::Problem;
+use crate::api::problem::Problem;
+use crate::api::rejected::Rejected;
 use bytes::Bytes;
 use prometheus::IntGauge;
 use std::sync::Arc;

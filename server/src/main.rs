@@ -55,7 +55,7 @@ fn load(flags: &Serve) -> anyhow::Result<Config> {
 }
 
 fn pages(man: &Man) -> Result<(), Failure> {
-    let written = millpond::man::write(cli::command()?, &man.dir);
+    let written = cli::man::write(cli::command()?, &man.dir);
     let said = man.dir.display();
     written
         .map_err(|error| Failure::Usage(format!("pages cannot be written to {said}: {error}")))?;

@@ -10,14 +10,14 @@ const FILES_KEPT: u64 = 128;
 
 /// A write beyond the longest file that this process may make fails from here on, and ends nothing.
 /// The handler stays when the stream of signals is dropped; nobody waits for one.
-pub fn heed_file_size() -> anyhow::Result<()> {
+pub(crate) fn heed_file_size() -> anyhow::Result<()> {
     let kind = SignalKind::from_raw(Number::XFSZ.as_raw());
     let _signals: Signal = signal(kind).context("SIGXFSZ cannot be taken")?;
     Ok(())
 }
 
 /// For a message about a full store: the limit on files that may be the reason.
-pub fn file_size_note() -> String {
+pub(crate) fn file_size_note() -> String {
     mpool::file_bytes_max().map_or_else(String::new, |max| {
         format!(
             "; this process may write files up to {max} bytes (ulimit -f, LimitFSIZE= of systemd)"
@@ -26,7 +26,7 @@ pub fn file_size_note() -> String {
 }
 
 /// Raises the number of files that may be open to the most that is permitted; says how many.
-pub fn raise_open_files() -> u64 {
+pub(crate) fn raise_open_files() -> u64 {
     let found = getrlimit(Resource::Nofile);
     if found.current != found.maximum {
         let raised = Rlimit { current: found.maximum, maximum: found.maximum };
@@ -38,7 +38,7 @@ pub fn raise_open_files() -> u64 {
 }
 
 /// How many of the connections asked for can be open beside everything else, of `files` in all.
-pub fn connections_that_fit(asked: usize, files: u64) -> usize {
+pub(crate) fn connections_that_fit(asked: usize, files: u64) -> usize {
     let left = files - FILES_KEPT.min(files / 2);
     asked.min(usize::try_from(left).unwrap_or(usize::MAX)).max(1)
 }

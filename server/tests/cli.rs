@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 
-use millpond::listener::ConnectionLimits;
+use millpond::connection::ConnectionLimits;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;

@@ -7,8 +7,8 @@
 mod support;
 
 use kvs::{Ailment, Health, Part};
-use millpond::app::{Limits, Phase};
-use millpond::listener::ConnectionLimits;
+use millpond::connection::ConnectionLimits;
+use millpond::state::{Limits, Phase};
 use std::net::SocketAddr;
 use support::{Client, Server, in_process};
 use tempfile::TempDir;

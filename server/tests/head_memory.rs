@@ -6,9 +6,9 @@
 mod support;
 
 use loona_hpack::Encoder;
-use millpond::app::Limits;
+use millpond::connection::ConnectionLimits;
 use millpond::connection::Timeouts;
-use millpond::listener::ConnectionLimits;
+use millpond::state::Limits;
 use std::time::Duration;
 use support::Client;
 use support::in_process::Server;

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 mod support;
 
-use millpond::app::Limits;
+use millpond::connection::ConnectionLimits;
 use millpond::connection::Timeouts;
-use millpond::listener::ConnectionLimits;
+use millpond::state::Limits;
 use std::time::Duration;
 use support::in_process::Server;
 

@@ -3,8 +3,9 @@
 use axum::body::Body;
 use axum::http::Request;
 use kvs::Error;
-use millpond::app::{App, Limits};
+use millpond::app::App;
 use millpond::engine::memory::MemoryEngine;
+use millpond::state::Limits;
 use std::io;
 use std::sync::{Arc, Mutex};
 use tracing_subscriber::fmt::MakeWriter;

@@ -6,9 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::BodyExt;
 use kvs::Error;
-use millpond::app::{App, Limits};
-use millpond::blocking::Patience;
+use millpond::app::App;
 use millpond::engine::memory::MemoryEngine;
+use millpond::state::Limits;
+use millpond::state::blocking::Patience;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -6,9 +6,9 @@ use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use millpond::app::{Limits, Phase};
+use millpond::connection::ConnectionLimits;
 use millpond::connection::Timeouts;
-use millpond::listener::ConnectionLimits;
+use millpond::state::{Limits, Phase};
 use std::time::Duration;
 use support::in_process::Server;
 

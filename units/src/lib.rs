@@ -169,6 +169,25 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Bytes with three digits or so: "1.5 GiB".
+pub fn human(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // In tenths, so that no float is needed.
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    let mut unit = 0;
+    while tenths >= 10_240 && unit + 1 < UNITS.len() {
+        tenths /= 1024;
+        unit += 1;
+    }
+    if tenths >= 1000 {
+        return format!("{} {}", tenths / 10, UNITS[unit]);
+    }
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +252,20 @@ mod tests {
         }
         for text in ["10", "s", "1d", "0.5ms"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, want) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (150 << 20, "150 MiB"),
+            (1 << 40, "1.0 TiB"),
+            (u64::MAX, "16383 PiB"),
+        ] {
+            assert_eq!(human(bytes), want);
         }
     }
 }

@@ -8,8 +8,8 @@
 
 use super::transport::{request, send};
 use super::{Failure, print};
+use crate::api::object::Object;
 use crate::cli::Load;
-use crate::object::Object;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -242,7 +242,7 @@ async fn write(load: &Load, batch: Batch, progress: &mut Progress) -> Result<(),
 
 /// Sends a batch, again where the server refuses it and says when to; returns the answer.
 async fn post(load: &Load, body: Bytes, progress: &mut Progress) -> Result<Vec<u8>, Failure> {
-    let kvs = crate::target::percent_encode(load.target.kvs.as_bytes());
+    let kvs = crate::api::target::percent_encode(load.target.kvs.as_bytes());
     let path = format!("/v1/batch?kvs={kvs}&durability={}", load.durability.as_str());
     let json = HeaderValue::from_static("application/x-ndjson");
     let mut tries = 0;

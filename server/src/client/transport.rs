@@ -4,8 +4,8 @@
 //! slow line is fine and a server that hangs is not waited for.
 
 use super::Failure;
+use crate::api::problem;
 use crate::cli::Server;
-use crate::problem;
 use anyhow::Context as _;
 use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
@@ -241,7 +241,7 @@ fn authority(url: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::Problem;
+    use crate::api::problem::Problem;
 
     #[test]
     fn urls_name_a_host() {

@@ -4,11 +4,11 @@
 //! The pool is looked at for reading only, and none is made.
 
 use super::Config;
-use crate::capacity;
-use crate::pool::table::human;
+use crate::engine::capacity;
 use crate::process_limits;
 use mpool::Pool;
 use std::collections::BTreeMap;
+use units::human;
 
 /// What an option comes to, by its name.
 pub(super) fn of(config: &Config) -> anyhow::Result<BTreeMap<&'static str, String>> {

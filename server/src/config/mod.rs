@@ -10,10 +10,10 @@ mod print;
 mod settings;
 
 pub use self::settings::{Create, Io, MediaPolicy, Reaper, Settings, WalDamage};
-use crate::access::Access;
-use crate::app::Limits;
+use crate::admission::access::Access;
+use crate::connection::ConnectionLimits;
 use crate::connection::Timeouts;
-use crate::listener::ConnectionLimits;
+use crate::state::Limits;
 use crate::telemetry::{self, LogFormat};
 use anyhow::{Context, bail};
 pub(crate) use bounds::check_capacity;

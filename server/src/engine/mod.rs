@@ -5,8 +5,9 @@
 //!
 //! Which calls may block is part of the contract: [`Engine::try_get`], [`Engine::check_writable`],
 //! [`Engine::check_write`] and [`Engine::write`] never do and run on async workers; everything else
-//! may, and runs in a lane of [`crate::blocking`].
+//! may, and runs in a lane of [`crate::state::blocking`].
 
+pub(crate) mod capacity;
 pub mod database;
 pub mod memory;
 
@@ -18,6 +19,9 @@ use kvs::{
 };
 use mpool::{Evacuation, Pool, ScrubOptions, ScrubProgress, VolumeId};
 use std::sync::Arc;
+
+/// Name of the KVS that a new store begins with.
+pub(crate) const DEFAULT_KVS: &str = "default";
 
 /// Called once with the outcome, on a thread of the engine: it must be short.
 pub type Done<T> = Box<dyn FnOnce(Result<T>) + Send>;

@@ -21,8 +21,8 @@ mod http1;
 mod http2;
 mod line;
 
+use crate::api::problem::Problem;
 use crate::budget::{Budget, Share, UNCOUNTED_BYTES};
-use crate::problem::Problem;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -267,8 +267,8 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::rejected::Rejected;
     use crate::budget::tests::budget;
-    use crate::metrics::http::Rejected;
     use loona_hpack::Encoder;
     use proptest::prelude::*;
 

@@ -5,9 +5,10 @@
 //! that a request costs atomics and no hashing of labels. Every series that a request of the API
 //! can touch is there from the start, at zero: a rate needs the value before the first event.
 
+use crate::api::problem::{FAULTS, Problem};
+use crate::api::rejected::Rejected;
+use crate::api::route::Route;
 use crate::connection::Overstay;
-use crate::problem::{FAULTS, Problem};
-use crate::route::Route;
 use axum::http::{Method, StatusCode};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -44,55 +45,6 @@ const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "POST", "DELETE", "other"];
 const CODES: [u16; 9] = [200, 201, 304, 400, 404, 413, 500, 503, 507];
 
 const ROUTES: usize = Route::ALL.len();
-
-/// Why something was turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rejected {
-    /// More connections than allowed.
-    Connections,
-    /// The blocking pool's queue is full.
-    BlockingQueue,
-    /// Request bodies hold all the memory they may.
-    BodyMemory,
-    /// Heads of requests hold all the memory they may.
-    HeadMemory,
-    /// Responses hold all the memory they may.
-    ResponseMemory,
-    /// More streams open than allowed.
-    Streams,
-    /// The engine stalls writers.
-    Stalled,
-    /// The store is not open yet, or closing.
-    NotReady,
-}
-
-impl Rejected {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Connections,
-        Self::BlockingQueue,
-        Self::BodyMemory,
-        Self::HeadMemory,
-        Self::ResponseMemory,
-        Self::Streams,
-        Self::Stalled,
-        Self::NotReady,
-    ];
-
-    /// As label and in `X-Millpond-Stall`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::BlockingQueue => "blocking_queue",
-            Self::BodyMemory => "body_memory",
-            Self::HeadMemory => "head_memory",
-            Self::ResponseMemory => "response_memory",
-            Self::Streams => "streams",
-            Self::Stalled => "stalled",
-            Self::NotReady => "not_ready",
-        }
-    }
-}
 
 /// See the module.
 pub struct HttpMetrics {

@@ -1,6 +1,6 @@
 //! Memory that requests and responses hold, as their budgets count it, and who held it too long.
 
-use super::http::Rejected;
+use crate::api::rejected::Rejected;
 use crate::budget::{Budget, Gauges, Purpose};
 use prometheus::{IntCounter, IntGauge, Opts, Registry};
 

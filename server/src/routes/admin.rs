@@ -5,11 +5,11 @@
 
 use super::json;
 use super::pool::{check_allowed, read};
-use crate::admin::document;
-use crate::app::Shared;
-use crate::blocking::Patience;
-use crate::problem::{Answer, Problem};
-use crate::target::{BASE64URL, Query, percent_decode_text};
+use crate::api::problem::{Answer, Problem};
+use crate::api::target::{BASE64URL, Query, percent_decode_text};
+use crate::documents::admin as document;
+use crate::state::Shared;
+use crate::state::blocking::Patience;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode, Uri};

@@ -10,13 +10,13 @@
 
 use super::item::{Decoded, Document, Documents, OPERATIONS_MAX, Piece, Said};
 use super::{REVISION, durability, json};
-use crate::app::Shared;
-use crate::blocking::Patience;
-use crate::body::{self, BodyLimit};
+use crate::admission::head::check_json;
+use crate::api::problem::{Answer, Problem};
+use crate::api::target::Query;
 use crate::engine::{Engine, Write};
-use crate::head::check_json;
-use crate::problem::{Answer, Problem};
-use crate::target::Query;
+use crate::state::Shared;
+use crate::state::blocking::Patience;
+use crate::state::body::{self, BodyLimit};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, Request, StatusCode};

@@ -6,10 +6,10 @@
 //! second one says why where that is not `ready`, or how far the recovery is.
 
 use super::json;
-use crate::app::{Phase, Shared};
-use crate::blocking::Patience;
-use crate::problem::{Answer, Problem};
-use crate::target::Query;
+use crate::api::problem::{Answer, Problem};
+use crate::api::target::Query;
+use crate::state::blocking::Patience;
+use crate::state::{Phase, Shared};
 use axum::extract::{self, RawQuery};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;

@@ -9,9 +9,9 @@
 //! What a scan wrote can be sent back in a batch: its items are puts, its page is an array of them,
 //! and the last line of a stream changes nothing. What a scan could not read is an error there.
 
-use crate::object::Object;
-use crate::problem::Problem;
-use crate::target::{BASE64URL, Query};
+use crate::api::object::Object;
+use crate::api::problem::Problem;
+use crate::api::target::{BASE64URL, Query};
 use base64::Engine as _;
 use kvs::Revision;
 use serde::de::value::MapAccessDeserializer;

@@ -10,14 +10,14 @@
 //! socket by reference.
 
 use super::{REVISION, durability, entity_tag, lookup};
-use crate::app::Shared;
-use crate::body::{self, BodyLimit};
+use crate::api::problem::{Answer, Problem};
+use crate::api::route::Route;
+use crate::api::target::{Query, key_bytes, percent_decode, percent_decode_text, split_key_path};
 use crate::budget::UNCOUNTED_BYTES;
 use crate::engine::Write;
-use crate::etag::{self, Comparison, EntityTag};
-use crate::problem::{Answer, Problem};
-use crate::route::Route;
-use crate::target::{Query, key_bytes, percent_decode, percent_decode_text, split_key_path};
+use crate::routes::etag::{self, Comparison, EntityTag};
+use crate::state::Shared;
+use crate::state::body::{self, BodyLimit};
 use axum::body::Body;
 use axum::http::header::{
     CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, IF_MATCH,

@@ -6,11 +6,11 @@
 //! buffer and needs twice that. A read that has begun goes on when its client
 //! leaves, and keeps its reservation until the end.
 
-use crate::app::Shared;
-use crate::aside::Aside;
+use crate::api::problem::Problem;
 use crate::budget::{Share, UNCOUNTED_BYTES, counted};
 use crate::engine::{Ask, Lookup};
-use crate::problem::Problem;
+use crate::routes::aside::Aside;
+use crate::state::Shared;
 use kvs::Entry;
 use tokio::sync::oneshot;
 

@@ -4,7 +4,9 @@
 //! response. It keeps no state and decides no policy.
 
 pub(crate) mod admin;
+mod aside;
 pub(crate) mod batch;
+mod etag;
 pub(crate) mod health;
 pub(crate) mod item;
 pub(crate) mod kv;
@@ -17,10 +19,10 @@ pub(crate) mod spaces;
 pub(crate) mod unreadable;
 pub(crate) mod walking;
 
-use crate::app::Shared;
-use crate::problem::{Answer, Problem};
-use crate::route::Route;
-use crate::target::{Query, value_error};
+use crate::api::problem::{Answer, Problem};
+use crate::api::route::Route;
+use crate::api::target::{Query, value_error};
+use crate::state::Shared;
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;

@@ -7,8 +7,8 @@
 //! it when it is sent.
 
 use super::item::{self, Encoding};
+use crate::api::target::BASE64URL;
 use crate::budget::{Share, counted};
-use crate::target::BASE64URL;
 use axum::body::Body;
 use base64::Engine as _;
 use bytes::Bytes;
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn each_piece_returns_its_share_as_it_is_dropped() {
         use crate::budget::tests::budget;
-        let budget = budget(8 << 20, crate::metrics::http::Rejected::ResponseMemory);
+        let budget = budget(8 << 20, crate::api::rejected::Rejected::ResponseMemory);
         let mut out = Outflow::default();
         let value = Bytes::from(vec![0xff; 1 << 20]);
         budget.try_grow(out.room(), item_bytes(3, Some(value.len()))).unwrap();

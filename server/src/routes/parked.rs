@@ -16,8 +16,8 @@
 //! is who ends a snapshot. A walk that is given up is dropped aside.
 
 use super::walking::Walking;
-use crate::aside::Aside;
 use crate::engine::Walk;
+use crate::routes::aside::Aside;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Notify;

@@ -4,15 +4,15 @@
 //! a loopback address by default (option `admin`).
 
 use super::json;
-use crate::app::Shared;
-use crate::blocking::Patience;
-use crate::body::{self, BodyLimit};
+use crate::admission::head::check_json;
+use crate::api::object::Object;
+use crate::api::problem::{Answer, LIST_VOLUMES, Problem};
+use crate::api::target::Query;
+use crate::documents::pool::{self as document, parse_volume};
 use crate::engine::Engine;
-use crate::head::check_json;
-use crate::object::Object;
-use crate::pool::document;
-use crate::problem::{Answer, LIST_VOLUMES, Problem};
-use crate::target::Query;
+use crate::state::Shared;
+use crate::state::blocking::Patience;
+use crate::state::body::{self, BodyLimit};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{Request, StatusCode, Uri};
@@ -285,11 +285,6 @@ pub(super) async fn read<T: DeserializeOwned>(
     serde_json::from_slice(text)
         .map(|Object(parsed)| parsed)
         .map_err(|error| Problem::bad_request(format!("the body is not what it must be: {error}")))
-}
-
-/// `vol-2`, or only `2`.
-pub(crate) fn parse_volume(text: &str) -> Option<VolumeId> {
-    VolumeId::new(text.strip_prefix("vol-").unwrap_or(text).parse().ok()?)
 }
 
 fn volume_id(text: &str) -> Result<VolumeId, Problem> {

@@ -4,10 +4,10 @@
 //! in it along.
 
 use super::json;
-use crate::app::Shared;
-use crate::blocking::Patience;
-use crate::problem::{Answer, Problem};
-use crate::target::{Query, percent_decode_text};
+use crate::api::problem::{Answer, Problem};
+use crate::api::target::{Query, percent_decode_text};
+use crate::state::Shared;
+use crate::state::blocking::Patience;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_LENGTH;

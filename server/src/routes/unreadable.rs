@@ -11,8 +11,8 @@
 //! `from64` and `to64`, as in items.
 
 use super::item::Encoding;
-use crate::problem::{Chain, Document, Problem};
-use crate::target::Query;
+use crate::api::problem::{Chain, Document, Problem};
+use crate::api::target::Query;
 use kvs::Error;
 use serde::Serialize;
 

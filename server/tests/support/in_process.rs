@@ -1,9 +1,11 @@
 //! The server in the test's own process, on an engine in memory.
 
 use super::Client;
-use millpond::app::{App, Limits};
+use millpond::app::App;
+use millpond::connection::ConnectionLimits;
 use millpond::engine::memory::MemoryEngine;
-use millpond::listener::{ConnectionLimits, accept, bind};
+use millpond::serve::listener::{accept, bind};
+use millpond::state::Limits;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use tokio::sync::watch;

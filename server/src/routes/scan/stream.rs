@@ -5,14 +5,14 @@
 //! too.
 
 use super::{Plan, cursor_text};
-use crate::app::Shared;
-use crate::blocking::Patience;
-use crate::metrics::http::Rejected;
-use crate::problem::{Answer, Problem};
+use crate::api::problem::{Answer, Problem};
+use crate::api::rejected::Rejected;
 use crate::routes::REVISION;
 use crate::routes::outflow::Outflow;
 use crate::routes::parked::Parked;
 use crate::routes::walking::{Bounds, Departure, Stop, Walking};
+use crate::state::Shared;
+use crate::state::blocking::Patience;
 use axum::body::Body;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Response};

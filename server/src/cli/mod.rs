@@ -1,9 +1,13 @@
 //! The command line.
 
-use crate::admin::cli::{COMPACT_HELP, Compact, SNAPSHOTS_HELP, Snapshots, TREE_HELP, Tree};
+pub mod admin;
+pub mod man;
+pub mod pool;
+
 use crate::config::{Config, Settings, environment};
-use crate::pool::cli::{POOL_HELP, PoolCommand, RECOVER_HELP, Recover};
+use admin::{COMPACT_HELP, Compact, SNAPSHOTS_HELP, Snapshots, TREE_HELP, Tree};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use pool::{POOL_HELP, PoolCommand, RECOVER_HELP, Recover};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;

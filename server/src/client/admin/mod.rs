@@ -1,12 +1,13 @@
 //! `millpond tree`, `millpond compact` and `millpond snapshots`: commands on a running server.
 
-use super::cli::{Compact, Snapshots, Tree};
-use super::table;
+mod table;
+
+use crate::api::target::{BASE64URL, percent_encode, percent_encode_segment};
 use crate::cli::Server;
+use crate::cli::admin::{Compact, Snapshots, Tree};
+use crate::client::pool::{Line, show};
 use crate::client::transport::{ask_json, request, send};
 use crate::client::{Failure, key_bytes};
-use crate::pool::command::{Line, show};
-use crate::target::{BASE64URL, percent_encode, percent_encode_segment};
 use axum::http::{Method, StatusCode};
 use base64::Engine as _;
 use serde_json::{Map, Value, json};

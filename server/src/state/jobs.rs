@@ -2,9 +2,9 @@
 //!
 //! The work is the pool's and can be repeated; nothing of it is lost when the process ends.
 
-use super::document;
+use crate::api::problem::Chain;
+use crate::documents::pool as document;
 use crate::engine::Engine;
-use crate::problem::Chain;
 use mpool::VolumeId;
 use parking_lot::Mutex;
 use serde_json::{Value, json};

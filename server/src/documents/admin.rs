@@ -3,7 +3,7 @@
 //! Keys are bytes: one that is text stands in a field of its name, one that is not in base64url in
 //! the field with `64` behind the name, as in scans.
 
-use crate::target::BASE64URL;
+use crate::api::target::BASE64URL;
 use base64::Engine as _;
 use kvs::{
     Compaction, CompactionInfo, CompactionProblem, CompactionState, Debt, DueInfo, JobInfo,

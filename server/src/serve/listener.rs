@@ -5,16 +5,17 @@
 //! `TCP_NODELAY`, a limit on heads, and a shutdown that tells each connection to finish while it
 //! still accepts new ones, so that those who ask hear that the server is going.
 
-use crate::app::{App, ClientAddress};
-use crate::arrival;
+use crate::api::problem::Problem;
+use crate::api::rejected::Rejected;
+use crate::api::route::Route;
+use crate::app::App;
 use crate::budget::UNCOUNTED_BYTES;
-use crate::connection::{Activity, Timeouts, Wire, watch};
-use crate::delivery::{Delivered, Protocol, Sent};
+use crate::connection::arrival;
+use crate::connection::delivery::{Delivered, Protocol, Sent};
+use crate::connection::{Activity, ConnectionLimits, Timeouts, Wire, watch};
 use crate::framing::gate::Gate;
 use crate::framing::{FollowLimits, Follower, Heads};
-use crate::metrics::http::Rejected;
-use crate::problem::Problem;
-use crate::route::Route;
+use crate::state::ClientAddress;
 use axum::body::Body;
 use axum::http::header::{CONNECTION, EXPECT, HeaderValue};
 use axum::http::uri::PathAndQuery;
@@ -54,23 +55,6 @@ const UNSENT_BYTES: u32 = 128 << 10;
 
 /// Pause after an error of `accept` that is not of one connection, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Limits on connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionLimits {
-    /// Most connections open at a time.
-    pub connections_max: usize,
-    /// Most bytes of a request's head.
-    pub header_bytes_max: usize,
-    /// Time limits.
-    pub timeouts: Timeouts,
-}
-
-impl Default for ConnectionLimits {
-    fn default() -> Self {
-        Self { connections_max: 10_000, header_bytes_max: 64 << 10, timeouts: Timeouts::default() }
-    }
-}
 
 /// Takes a port.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -7,8 +7,8 @@
 //! has begun is finished even if its client has gone: its permit travels with it, so that the bound
 //! holds all the same.
 
-use crate::metrics::http::Rejected;
-use crate::problem::Problem;
+use crate::api::problem::Problem;
+use crate::api::rejected::Rejected;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

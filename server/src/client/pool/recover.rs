@@ -7,12 +7,12 @@
 //! the damaged log is never read again. Each step of that
 //! is one that a crash may cut off; the next recovery ends it.
 
-use super::cli::{Recover, RecoverWal};
-use super::command::refused_at;
+use super::refused_at;
 use super::{keep, offline};
+use crate::api::problem::Chain;
+use crate::cli::pool::{Recover, RecoverWal};
 use crate::client::{Failure, print};
-use crate::problem::Chain;
-use crate::serve::DEFAULT_KVS;
+use crate::engine::DEFAULT_KVS;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use kvs::{Database, LogDamage, Loss, LostKey, LostRange, Salvage, WayOut};

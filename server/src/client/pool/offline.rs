@@ -1,15 +1,15 @@
 //! `millpond pool` on a data directory that no server has open: the lock says so.
 
-use super::cli::{
+use super::{refused, refused_at};
+use crate::api::problem::Chain;
+use crate::cli::pool::{
     FileMode, FileSystem, PoolAdd, PoolCheck, PoolCreate, PoolDestroy, PoolDirectory, PoolEvacuate,
     PoolGrow, PoolPlace, PoolRemove, PoolRename, PoolScrub, VolumeSpec,
 };
-use super::command::{refused, refused_at};
-use super::document;
 use crate::client::Failure;
 use crate::config::check_capacity;
-use crate::problem::Chain;
-use crate::routes::pool::parse_volume;
+use crate::documents::pool as document;
+use crate::documents::pool::parse_volume;
 use crate::telemetry;
 use kvs::{Checked, Database};
 use mpool::{

@@ -6,11 +6,11 @@
 //! bodies that are half there cannot wait for each other, and what a refused one held goes to the
 //! one that waits.
 //!
-//! What a client goes on sending after it was refused is the affair of [`crate::arrival`].
+//! What a client goes on sending after it was refused is for `connection::arrival`.
 
+use crate::api::problem::Problem;
 use crate::budget::{Budget, SMALL_BYTES, Share, UNCOUNTED_BYTES};
-use crate::pace::{Ledger, Pace};
-use crate::problem::Problem;
+use crate::connection::pace::{Ledger, Pace};
 use axum::body::Body;
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -197,8 +197,8 @@ fn too_large(len: &str, limit: BodyLimit) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::rejected::Rejected;
     use crate::budget::tests::budget;
-    use crate::metrics::http::Rejected;
     use futures_util::stream;
     use std::convert::Infallible;
 

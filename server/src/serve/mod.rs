@@ -4,23 +4,26 @@
 //! While the store recovers, `/livez` and `/readyz` are answered already, and the latter says how
 //! far it is; the line on standard output comes when everything is served.
 //!
-//! The first SIGTERM or SIGINT begins the end, which [`crate::shutdown`] tells.
+//! The first SIGTERM or SIGINT begins the end, which [`crate::serve::shutdown`] tells.
 
+mod heap;
+pub mod listener;
+pub mod shutdown;
+
+use crate::api::problem::Chain;
 use crate::app::App;
-use crate::blocking::Lanes;
-use crate::capacity;
 use crate::cli::Cli;
 use crate::config::{Config, environment};
-use crate::engine::Engine;
-use crate::heap;
-use crate::listener::{self, ConnectionLimits};
-use crate::problem::Chain;
+use crate::connection::ConnectionLimits;
+use crate::engine::capacity;
+use crate::engine::{DEFAULT_KVS, Engine};
 use crate::process_limits;
-use crate::shutdown::{self, Bounds, Ended, Signals};
+use crate::state::blocking::Lanes;
 use crate::telemetry;
 use anyhow::{Context, anyhow, bail};
 use clap::CommandFactory;
 use kvs::{Database, Error, OpenProgress, WayOut};
+use shutdown::{Bounds, Ended, Signals};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -31,9 +34,6 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use units::Size;
-
-/// Name of the KVS that a new store begins with.
-pub(crate) const DEFAULT_KVS: &str = "default";
 
 /// Serves until told to stop; says how the process ends.
 pub fn run(config: &Config) -> anyhow::Result<ExitCode> {

@@ -119,6 +119,11 @@ fn free_extents(extents: &FreeExtents) -> Value {
     })
 }
 
+/// `vol-2`, or only `2`.
+pub(crate) fn parse_volume(text: &str) -> Option<VolumeId> {
+    VolumeId::new(text.strip_prefix("vol-").unwrap_or(text).parse().ok()?)
+}
+
 /// A volume that was taken out of the pool, and where it is now that nothing leads there.
 pub(crate) fn removed(pool: &Pool, volume: &VolumeInfo) -> Value {
     let path = pool.resolve(&volume.path);

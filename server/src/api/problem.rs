@@ -6,9 +6,9 @@
 //! failure that is not the client's fault goes to the log in full, in the line about its request,
 //! and to the client in one line.
 
+use crate::api::route::Route;
+use crate::api::target::TargetError;
 use crate::process_limits::file_size_note;
-use crate::route::Route;
-use crate::target::TargetError;
 use axum::body::Body;
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER,

@@ -1,17 +1,18 @@
 //! The HTTP client behind `millpond get`, `put`, `del`, `scan`, `load`, `kvs` and `healthcheck`.
-//! (`millpond pool` is [`crate::pool::command`].)
+//! `pool/` has `millpond pool` and `recover`, `admin/` what else an operator asks.
 //!
 //! One connection, one request (`transport.rs`). Values go to standard output as they are; a scan
 //! prints one JSON document a line and fails if the stream was cut off. What goes wrong goes to
 //! standard error, and the exit code says of what kind it was. A reader of standard output that
 //! goes away, as `head` does, ends a command without complaint.
 
+mod admin;
 mod load;
+mod pool;
 pub(crate) mod transport;
 
+use crate::api::target::{percent_encode, percent_encode_segment};
 use crate::cli::{Command, Del, Get, Key, KvsCommand, KvsDrop, Put, Scan, Server, Target};
-use crate::target::{percent_encode, percent_encode_segment};
-use crate::{admin, pool};
 use anyhow::Context;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use base64::Engine as _;
@@ -96,10 +97,10 @@ pub fn run(command: Command) -> Result<(), Failure> {
             Command::Load(load) => load::run(load).await,
             Command::Kvs(kvs) => self::kvs(kvs).await,
             Command::Healthcheck(server) => healthcheck(server).await,
-            Command::Pool(command) => pool::command::run(command).await,
-            Command::Tree(tree) => admin::command::tree(&tree).await,
-            Command::Compact(compact) => admin::command::compact(&compact).await,
-            Command::Snapshots(snapshots) => admin::command::snapshots(&snapshots).await,
+            Command::Pool(command) => pool::run(command).await,
+            Command::Tree(tree) => admin::tree(&tree).await,
+            Command::Compact(compact) => admin::compact(&compact).await,
+            Command::Snapshots(snapshots) => admin::snapshots(&snapshots).await,
             Command::Recover(recover) => pool::recover::run(&recover),
             Command::Serve(_) | Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
                 unreachable!("main gives client commands only")

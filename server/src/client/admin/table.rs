@@ -1,6 +1,6 @@
 //! Trees, jobs, compactions and snapshots as tables, for people.
 
-use crate::pool::table::{bytes, columns, human, number, rows, text};
+use crate::client::pool::table::{bytes, columns, human, number, rows, text};
 use serde_json::Value;
 use std::fmt::Write as _;
 

@@ -6,9 +6,9 @@
 //! or is written under a condition must not be stored as if it were none of these, so such
 //! a request is refused and changes nothing.
 
-use crate::access::{Access, Asker, HostPort, Stranger};
+use crate::admission::access::{Access, Asker, HostPort, Stranger};
+use crate::api::problem::{Accepts, Problem};
 use crate::framing::Hidden;
-use crate::problem::{Accepts, Problem};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, Request, StatusCode, Uri, Version};
 use std::net::IpAddr;

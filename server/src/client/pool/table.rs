@@ -3,25 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 use std::fmt::Write as _;
-
-/// Bytes with three digits or so: "1.5 GiB".
-pub(crate) fn human(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    // In tenths, so that no float is needed.
-    let mut tenths = u128::from(bytes) * 10 / 1024;
-    let mut unit = 0;
-    while tenths >= 10_240 && unit + 1 < UNITS.len() {
-        tenths /= 1024;
-        unit += 1;
-    }
-    if tenths >= 1000 {
-        return format!("{} {}", tenths / 10, UNITS[unit]);
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-}
+pub(crate) use units::human;
 
 pub(crate) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
@@ -283,20 +265,6 @@ fn utc(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_short() {
-        for (bytes, want) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1536, "1.5 KiB"),
-            (150 << 20, "150 MiB"),
-            (1 << 40, "1.0 TiB"),
-            (u64::MAX, "16383 PiB"),
-        ] {
-            assert_eq!(human(bytes), want);
-        }
-    }
 
     #[test]
     fn dates_are_the_calendar_s() {

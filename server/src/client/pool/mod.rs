@@ -1,8 +1,12 @@
 //! `millpond pool`: one command, on a running server or on a data directory.
 
-use super::cli::{PoolAdd, PoolCommand, PoolEvacuate, PoolPlace, PoolRemove, PoolScrub};
-use super::{offline, table};
+mod keep;
+mod offline;
+pub(crate) mod recover;
+pub(crate) mod table;
+
 use crate::cli::Server;
+use crate::cli::pool::{PoolAdd, PoolCommand, PoolEvacuate, PoolPlace, PoolRemove, PoolScrub};
 use crate::client::transport::ask_json;
 use crate::client::{Failure, print};
 use axum::http::Method;
@@ -136,7 +140,7 @@ async fn ask(
 
 /// The printed id of a volume given as `vol-2` or `2`.
 fn volume(text: &str) -> Result<String, Failure> {
-    let id = crate::routes::pool::parse_volume(text);
+    let id = crate::documents::pool::parse_volume(text);
     let id = id.ok_or_else(|| Failure::Usage(format!("{text:?} is no volume such as vol-1")))?;
     Ok(id.to_string())
 }
@@ -278,6 +282,6 @@ fn refused_with(data: &Path, error: &mpool::Error, way_out: &str) -> Failure {
             let data = data.display();
             Failure::Refused(format!("the pool in {data} is in use by another process; {way_out}"))
         }
-        other => Failure::Refused(crate::problem::Chain(other).to_string()),
+        other => Failure::Refused(crate::api::problem::Chain(other).to_string()),
     }
 }

@@ -9,7 +9,7 @@
 //! A client that asked by `Expect: 100-continue` and was told to go on by nobody sends nothing; its
 //! connection ends with the answer.
 
-use crate::pace::{Ledger, Pace};
+use crate::connection::pace::{Ledger, Pace};
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;

@@ -15,10 +15,10 @@
 //! window, and the stream is reset as soon as it does. So that this frees the memory, a piece of an
 //! HTTP/2 response is a copy and keeps nothing else alive.
 
-use crate::arrival::Unread;
+use crate::api::route::Route;
+use crate::connection::arrival::Unread;
+use crate::connection::pace::{Ledger, Pace};
 use crate::connection::{Activity, Busy};
-use crate::pace::{Ledger, Pace};
-use crate::route::Route;
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};

@@ -14,9 +14,10 @@
 //! acknowledged is in the log. A drive that does not answer would hold up the close for ever, and
 //! the drop of the store as well, so what did not end in order is left to the end of the process.
 
-use crate::app::{App, Phase};
+use crate::app::App;
 use crate::engine::Engine;
-use crate::listener::Draining;
+use crate::serve::listener::Draining;
+use crate::state::Phase;
 use anyhow::{Context, bail};
 use std::fmt;
 use std::sync::Arc;
@@ -197,9 +198,10 @@ fn leave(engine: Arc<dyn Engine>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::Limits;
+    use crate::connection::ConnectionLimits;
     use crate::engine::memory::MemoryEngine;
-    use crate::listener::{ConnectionLimits, accept};
+    use crate::serve::listener::accept;
+    use crate::state::Limits;
     use tokio::net::TcpListener;
 
     const LONG: Duration = Duration::from_hours(1);

@@ -13,7 +13,7 @@
 //!
 //! A connection is idle since the last *progress*: a request that came or ended, a piece of a
 //! response that was taken. Other bytes are none, or the pings of HTTP/2 would keep it for ever.
-//! Whether the peer reads fast enough each response keeps account of ([`crate::delivery`]): where
+//! Whether the peer reads fast enough each response keeps account of ([`delivery`]): where
 //! one waits for its peer, its account decides. That nothing can be written of what is too small
 //! for an account is seen here.
 //!
@@ -22,10 +22,13 @@
 //! their frames belong to the HTTP library. Of theirs a header block that goes on in another frame
 //! is under the limit on heads.
 
+pub mod arrival;
+pub mod delivery;
+pub mod pace;
 mod wire;
 
-use crate::delivery::{Delivered, Delivery, Protocol};
-use crate::pace::Pace;
+use crate::connection::pace::Pace;
+use delivery::{Delivered, Delivery, Protocol};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -74,6 +77,23 @@ impl Default for Timeouts {
             // hour.
             rate_min: 16 << 10,
         }
+    }
+}
+
+/// Limits on connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Most connections open at a time.
+    pub connections_max: usize,
+    /// Most bytes of a request's head.
+    pub header_bytes_max: usize,
+    /// Time limits.
+    pub timeouts: Timeouts,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self { connections_max: 10_000, header_bytes_max: 64 << 10, timeouts: Timeouts::default() }
     }
 }
 

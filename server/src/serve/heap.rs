@@ -6,7 +6,7 @@
 //! heap is told to give back what is free. That takes milliseconds and happens once for each
 //! crowd, so that a server with steady clients never does it.
 
-use crate::app::Shared;
+use crate::state::Shared;
 use std::sync::Arc;
 use std::time::Duration;
 
