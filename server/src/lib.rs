@@ -1,11 +1,11 @@
 //! Millpond's HTTP server: a durable key-value service over [`kvs`].
 //!
 //! The binary is thin: [`cli`] parses, [`serve`] runs the server and owns its sockets, [`client`]
-//! is the HTTP client behind `millpond get` and its siblings. [`app`] answers requests; `routes` has
-//! one file for each group of routes, and [`state`] holds what they share. [`connection`] has time
-//! limits, and bodies on their way in and out, [`budget`] the memory they take; [`framing`] and
-//! [`admission`] refuse what must not be carried out, before any route sees it. [`api`] is what
-//! all of them speak of.
+//! is the HTTP client behind `millpond get` and its siblings. [`app`] answers requests; `routes`
+//! has one file for each group of routes, and [`state`] holds what they share. [`connection`] has
+//! time limits, and bodies on their way in and out, [`budget`] the memory they take; [`framing`]
+//! and [`admission`] refuse what must not be carried out, before any route sees it. [`api`] is
+//! what all of them speak of.
 //!
 //! ```text
 //!   client   serve            commands; the server's life, from its socket to its end

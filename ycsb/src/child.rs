@@ -2,9 +2,10 @@
 //!
 //! A signal that ends this program is passed on: the run reports what it has measured by then.
 
-use crate::progress::say;
+use crate::interrupt;
+use crate::machine::bound;
+use crate::output::say;
 use crate::report::Report;
-use crate::{bound, interrupt};
 use anyhow::{Context, Result, bail};
 use std::io::Read as _;
 use std::path::Path;

@@ -5,10 +5,10 @@ use crate::cli::{
 };
 use crate::driver::Phase;
 use crate::interrupt;
-use crate::progress::say;
+use crate::output::say;
 use crate::report::Report;
-use crate::server_process::{ServerOptions, ServerProcess};
 use crate::session;
+use crate::target::server_process::{ServerOptions, ServerProcess};
 use anyhow::{Context, Result};
 use std::time::Duration;
 

@@ -1,54 +1,33 @@
 //! YCSB for Millpond: loads, runs, verifies, compares. README.md is its manual.
 //!
 //! ```text
-//!   cli --> session --> driver --> client (a thread each) --> target: embedded | http | rocksdb
-//!             |            |          |
-//!          report      resources   workload, dist, key, row
-//!             |
-//!           course: workloads of several stages
+//!   compare  reaper  open  demo      several runs beside each other, and what comes of them
+//!      session                       one invocation of load, run or verify
+//!      course                        workloads of several stages
+//!      report                        what was measured, for people and scripts
+//!      driver                        threads, clients, what they measure and who watches
+//!      target                        the store: embedded, over HTTP, RocksDB
+//!      workload  machine  cli        what is asked for; where it runs; arguments
 //! ```
 #![forbid(unsafe_code)]
 #![allow(clippy::doc_markdown, reason = "RocksDB is a name, and --help is no place for backticks")]
 #![allow(missing_docs, reason = "a program: its documentation is --help and README.md")]
 
-mod block;
-mod bound;
-mod cgroup;
 mod child;
 mod cli;
-mod client;
 mod compare;
 mod course;
 mod demo;
-mod dist;
 mod driver;
-mod gate;
-mod ideal;
 mod interrupt;
-mod key;
 mod machine;
-mod measure;
 mod number;
-mod observe;
 mod open;
-mod original;
 mod output;
-mod pace;
-mod page_cache;
-mod progress;
-mod property;
-mod random;
 mod reaper;
 mod report;
-mod resources;
-mod row;
-mod server_process;
 mod session;
-mod spread;
 mod target;
-mod unsupported;
-mod verify;
-mod warm;
 mod workload;
 
 use anyhow::Result;
@@ -62,7 +41,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let outcome = run(&Cli::parse().command);
     if let Err(error) = &outcome {
-        progress::say(&format!("ycsb: {error:#}"));
+        output::say(&format!("ycsb: {error:#}"));
     }
     match (interrupt::pending(), outcome) {
         (Some(interruption), _) => ExitCode::from(interruption.exit_code()),
@@ -76,7 +55,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<bool> {
     if let Command::Bound(args) = command {
         // Signals stay as they are for the program that comes.
-        return bound::become_program(args).map(|never| match never {});
+        return machine::bound::become_program(args).map(|never| match never {});
     }
     interrupt::listen()?;
     let session = |phase, args| Ok(session::execute(phase, args)?.is_clean());

@@ -24,6 +24,27 @@ pub(crate) fn ratio(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
+/// Three digits that matter.
+pub(crate) fn short(x: f64) -> String {
+    match x {
+        x if x >= 100.0 => format!("{x:.0}"),
+        x if x >= 10.0 => format!("{x:.1}"),
+        x => format!("{x:.2}"),
+    }
+}
+
+/// A number of bytes for people.
+pub(crate) fn bytes(n: u64) -> String {
+    let mut x = float(n);
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if x < 1024.0 {
+            return format!("{} {unit}", short(x));
+        }
+        x /= 1024.0;
+    }
+    format!("{} TiB", short(x))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +61,10 @@ mod tests {
     fn a_ratio_without_a_whole_is_zero() {
         assert!(ratio(1.0, 0.0).abs() < f64::EPSILON);
         assert!((ratio(1.0, 4.0) - 0.25).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn byte_counts_are_readable() {
+        assert_eq!([bytes(0), bytes(1536), bytes(2 << 30)], ["0.00 B", "1.50 KiB", "2.00 GiB"]);
     }
 }

@@ -11,21 +11,22 @@
 //! memtable_bytes=SIZE` makes that much or little, `-p overwrites=N` how much is written. The
 //! child is a process of its own, as nothing else dies by SIGKILL.
 
-use crate::bound;
 use crate::cli::{OpenArgs, RunArgs, TargetKind};
 use crate::course::check::check;
-use crate::course::ledger::Ledger;
 use crate::driver::Phase;
+use crate::driver::measure::Recorder;
 use crate::interrupt;
-use crate::measure::Recorder;
+use crate::machine::bound;
+use crate::machine::page_cache;
+use crate::machine::resources::Usage;
+use crate::number::bytes;
 use crate::number::floor;
+use crate::output::say;
 use crate::output::{self, Output};
-use crate::page_cache;
-use crate::progress::say;
-use crate::report::{Setting, bytes};
-use crate::resources::Usage;
+use crate::report::Setting;
 use crate::session::{self, Checked};
 use crate::target::{Place, Target};
+use crate::workload::course::ledger::Ledger;
 use anyhow::{Context, Result, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! A file that the result goes to: `--json`, `--svg`.
+//! Where words go: a line for people, and a file that the result goes to, `--json` or `--svg`.
 //!
 //! An hour of measuring must not end with a file that cannot be written, so it is opened before
 //! the work begins. What an earlier run left in it stays until the result is there; a file that
@@ -86,6 +86,12 @@ impl Drop for Output {
 /// Writes to standard output. Files come first: nobody may be reading this.
 pub(crate) fn print(text: &str) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the result")
+}
+
+/// A line for people, beside the result on standard output.
+pub(crate) fn say(line: &str) {
+    // With nobody listening on standard error there is nobody to tell.
+    let _unheard = writeln!(std::io::stderr(), "{line}");
 }
 
 #[cfg(test)]

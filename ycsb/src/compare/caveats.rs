@@ -4,7 +4,7 @@
 use super::RunRecord;
 use super::ratios::Warmth;
 use crate::cli::{CompareArgs, DurabilityArg, TargetKind};
-use crate::report::short;
+use crate::number::short;
 use std::collections::BTreeMap;
 
 /// Processor time of others, per cent of all there is, from which the machine was not quiet. The

@@ -10,7 +10,7 @@
 //!
 //! Every round begins with empty directories. A load ends, and a run begins, when flushes and
 //! compactions are done. A run opens its store anew, so data that fits in memory is read until it
-//! is there ([`warm`](mod@crate::warm)), before the warm-up. Each turn has a seed of its own, which
+//! is there ([`warm`](mod@crate::report::warm)), before the warm-up. Each turn has a seed of its own, which
 //! the sides share: a store that keeps what it has learned is not asked for the same keys again.
 //!
 //! Ratios are taken within a round, of runs that were neighbours in time, and above 1 always means
@@ -24,10 +24,14 @@ mod ratios;
 use crate::child::{self, Voice};
 use crate::cli::{Cli, Command, CompareArgs, FillArg, TargetKind};
 use crate::driver::Phase;
+use crate::interrupt;
+use crate::machine;
+use crate::number::short;
+use crate::output::say;
 use crate::output::{self, Output};
-use crate::progress::say;
-use crate::report::{Report, short};
-use crate::{interrupt, machine, session, warm};
+use crate::report::Report;
+use crate::report::warm;
+use crate::session;
 use anyhow::{Context, Result, anyhow, bail};
 use caveats::caveats;
 use clap::Parser as _;
@@ -364,7 +368,7 @@ impl Comparison {
 mod tests {
     use super::*;
     use crate::driver::Outcome;
-    use crate::measure::Recorder;
+    use crate::driver::measure::Recorder;
     use crate::report::Setting;
     use crate::workload::Operation;
     use std::time::Duration;

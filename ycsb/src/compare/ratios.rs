@@ -6,8 +6,8 @@
 use super::{LOAD, RunRecord};
 use crate::number::{float, ratio};
 use crate::report::Report;
-use crate::spread::{Spread, median, quotient};
-use crate::warm::{self, Mark};
+use crate::report::spread::{Spread, median, quotient};
+use crate::report::warm::{self, Mark};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -161,7 +161,7 @@ pub(super) fn warmth(workload: &str, a: &[RunRecord], b: &[RunRecord]) -> Warmth
 mod tests {
     use super::*;
     use crate::driver::Outcome;
-    use crate::measure::Recorder;
+    use crate::driver::measure::Recorder;
     use crate::report::{Fill, Setting};
     use crate::workload::Operation;
     use std::time::Duration;

@@ -4,10 +4,11 @@
 //! holds: as many, with the same sum of their keys. A failed insert or delete leaves it open which
 //! records those are; then only the records themselves are checked.
 
-use super::ledger::{Alive, Ledger};
+use crate::driver::measure::Recorder;
 use crate::interrupt;
-use crate::measure::Recorder;
-use crate::target::{Target, Way};
+use crate::target::Target;
+use crate::workload::Way;
+use crate::workload::course::ledger::{Alive, Ledger};
 use crate::workload::{Operation, Workload};
 use anyhow::{Result, bail};
 use std::ops::ControlFlow;
@@ -69,10 +70,10 @@ pub(crate) fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::property::Properties;
-    use crate::row::{Content, key_hash};
     use crate::target::Session as _;
     use crate::target::memory::Memory;
+    use crate::workload::property::Properties;
+    use crate::workload::row::{Content, key_hash};
 
     fn workload() -> Workload {
         let pairs = ["fieldcount=1".to_owned(), "fieldlength=20".to_owned()];

@@ -21,266 +21,304 @@
 //! `docs/benchmarks.md` has a row for each stage, as a test sees to.
 
 pub(crate) mod check;
-pub(crate) mod ledger;
-pub(crate) mod quiet;
-pub(crate) mod run;
+mod quiet;
 pub(crate) mod samples;
-pub(crate) mod space;
-pub(crate) mod steps;
-pub(crate) mod victims;
+mod space;
 
-use crate::dist::Lengths;
-use crate::key::InsertOrder;
-use crate::number::{float, floor};
-use crate::property::Properties;
+use crate::driver::measure::Recorder;
+use crate::driver::progress::watched;
+use crate::driver::{Outcome, Part, Phase, Plan};
+use crate::interrupt;
+use crate::machine::bound;
+use crate::machine::cgroup::MemoryGroup;
+use crate::number::{float, ratio};
+use crate::output::say;
+use crate::report::by_name;
+use crate::report::stage::{LeftOut, QuietReport, StageReport, amplified};
+use crate::target::{Hold, Target};
+use crate::workload::Way;
 use crate::workload::Workload;
-use anyhow::{Result, bail};
-use std::time::Duration;
-use victims::Order;
+use crate::workload::course::ledger::Ledger;
+use crate::workload::course::steps::{Chore, Crew, Duty, Shift, Step, Wishes};
+use crate::workload::course::{Course, Kind, victims};
+use anyhow::{Result, anyhow, bail};
+use quiet::{Look, Quiet};
+use samples::{Activity, Measured, Sampler, throughput};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-const OVERWRITES_MAX: u64 = 1_000_000;
-/// A day: whoever waits for longer does not wait for a benchmark.
-const WAIT_SECONDS_MAX: u64 = 86_400;
-const HEAD_SCAN_MS_MAX: u64 = 3_600_000;
-const HEAD_SCANS_MAX: u64 = 1_000_000_000;
-const PASSES_MAX: u64 = 1_000_000;
+/// Between two looks at whether the store is quiet.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Properties of courses, and which courses they mean something to; sorted.
-const OWN: &[(&str, &[&str])] = &[
-    ("deleteorder", &["delete-most"]),
-    ("deleteproportion", &["delete-most"]),
-    ("deletethen", &["delete-most"]),
-    ("headscanms", &["queue"]),
-    ("headscans", &["delete-most"]),
-    ("loaded", &["overwrite", "delete-most", "scans"]),
-    ("overwrites", &["overwrite"]),
-    ("passes", &["scans"]),
-    ("quietseconds", ALL),
-    ("silenceseconds", ALL),
-    ("tables", &["overwrite"]),
-    ("writerseconds", &["scans"]),
-];
-const ALL: &[&str] = &["overwrite", "queue", "delete-most", "scans"];
-
-/// Properties that mean something to this course and not to all of them.
-fn own(course: &str) -> Vec<&'static str> {
-    let of_it = |courses: &[&str]| courses.len() < ALL.len() && courses.contains(&course);
-    OWN.iter().filter(|(_, courses)| of_it(courses)).map(|(name, _)| *name).collect()
+/// Where a course runs.
+pub(crate) struct Ground<'a> {
+    pub(crate) target: &'a dyn Target,
+    pub(crate) workload: &'a Workload,
+    /// Seed, time, and whether seconds are kept apart.
+    pub(crate) plan: &'a Plan,
+    pub(crate) group: Option<&'a MemoryGroup>,
+    pub(crate) wishes: Wishes,
 }
 
-/// Properties of the core workload that no course has a use for.
-const CORE: &[&str] = &[
-    "insertcount",
-    "insertproportion",
-    "insertstart",
-    "maxexecutiontime",
-    "maxscanlength",
-    "minscanlength",
-    "readmodifywriteproportion",
-    "readproportion",
-    "scanlengthdistribution",
-    "scanproportion",
-    "updateproportion",
-    "writeallfields",
-];
-
-#[derive(Clone, Debug)]
-pub(crate) struct Course {
-    pub(crate) kind: Kind,
-    /// The records are there already, as `ycsb load` has left them.
-    pub(crate) loaded: bool,
-    /// How long nothing must happen for the store to count as quiet.
-    pub(crate) silence: Duration,
-    /// How long it is waited for.
-    pub(crate) quiet_max: Duration,
+/// What a course came to.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    /// That of the main stage; with the errors of all.
+    pub(crate) outcome: Outcome,
+    pub(crate) stages: Vec<StageReport>,
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Kind {
-    /// Every record is written so many times more, in the mean.
-    Overwrite { rounds: u64 },
-    /// Inserted at the tail, deleted at the head; `recordcount` of them live.
-    Queue { head_scan_every: Option<Duration> },
-    /// Most of the records are deleted, and the first of the others looked for.
-    DeleteMost { share: f64, order: Order, then: Then, head_scans: u64 },
-    /// Everything is scanned, alone and beside writers.
-    Scans { passes: u64, writer: Duration },
+struct Runner<'a> {
+    course: &'a Course,
+    ground: &'a Ground<'a>,
+    ledger: Arc<Ledger>,
+    held: Option<Hold>,
+    ran: Ran,
+    /// What went wrong beside the main stage.
+    others: Recorder,
+    interrupted: Option<Part>,
 }
 
-/// What comes after the deletes and their flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// Everything is merged and written anew, because somebody asks for it.
-    Compact,
-    /// What is due is done, by the store's own word.
-    Settle,
-    /// Nothing but waiting.
-    Quiet,
-}
-
-impl Course {
-    /// The course that the properties ask for; none for YCSB's own workloads.
-    pub(crate) fn new(p: &Properties) -> Result<Option<Self>> {
-        let name = p.text("course", "");
-        if !name.is_empty() && !ALL.contains(&name) {
-            bail!("course={name}: must be {}", ALL.join(" or "));
+/// Runs all steps, or those before a signal.
+pub(crate) fn run(course: &Course, ground: &Ground<'_>) -> Result<Ran> {
+    let ledger = Arc::new(ledger(course, ground));
+    let (ran, others) = (Ran::default(), Recorder::default());
+    let mut runner = Runner { course, ground, ledger, held: None, ran, others, interrupted: None };
+    runner.begin()?;
+    for step in course.steps(ground.workload, ground.wishes) {
+        runner.step(step)?;
+        if runner.interrupted.is_some() || runner.ran.outcome.aborted {
+            break;
         }
-        refuse_strangers(p, name)?;
-        let kind = match name {
-            "" => return Ok(None),
-            "overwrite" => {
-                Kind::Overwrite { rounds: p.whole("overwrites", 0..=OVERWRITES_MAX)?.unwrap_or(10) }
+    }
+    let Runner { mut ran, others, interrupted, .. } = runner;
+    ran.outcome.recorder.merge(others);
+    ran.outcome.interrupted = ran.outcome.interrupted.or(interrupted);
+    Ok(ran)
+}
+
+fn ledger(course: &Course, ground: &Ground<'_>) -> Ledger {
+    match course.kind {
+        Kind::DeleteMost { share, order, .. } => {
+            let (w, seed) = (ground.workload, ground.plan.seed);
+            Ledger::with_victims(victims::choose(w, share, order, seed))
+        }
+        Kind::Overwrite { .. } | Kind::Queue { .. } | Kind::Scans { .. } => Ledger::new(),
+    }
+}
+
+impl Runner<'_> {
+    /// Makes sure that the account begins with what is there.
+    fn begin(&self) -> Result<()> {
+        let Ground { target, workload, .. } = self.ground;
+        if self.course.loaded {
+            let mut key = Vec::new();
+            for number in 0..workload.records {
+                workload.keys.write(number, &mut key);
+                self.ledger.found(&key, workload.row_bytes());
             }
-            "queue" => {
-                let ms = p.whole("headscanms", 0..=HEAD_SCAN_MS_MAX)?.unwrap_or(10);
-                let every = Duration::from_millis(ms);
-                Kind::Queue { head_scan_every: Some(every).filter(|every| !every.is_zero()) }
+            return Ok(());
+        }
+        let mut is_empty = true;
+        let walked = target.session()?.walk(Way::Forward, &mut |_, _| {
+            is_empty = false;
+            ControlFlow::Break(())
+        });
+        match walked {
+            Ok(()) if is_empty => Ok(()),
+            Ok(()) => bail!(
+                "table={} has records; a course begins with none: give an empty --data or another \
+                 -p table=NAME (or, to go on from `ycsb load`, -p loaded=true)",
+                workload.table
+            ),
+            Err(failure) => {
+                bail!("cannot look whether table={} is empty: {failure}", workload.table)
             }
-            "delete-most" => delete_most(p)?,
-            _scans => {
-                let seconds = p.whole("writerseconds", 0..=WAIT_SECONDS_MAX)?.unwrap_or(10);
-                Kind::Scans {
-                    passes: p.whole("passes", 1..=PASSES_MAX)?.unwrap_or(3),
-                    writer: Duration::from_secs(seconds),
-                }
+        }
+    }
+
+    fn step(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Load => self.load(),
+            Step::Ask(chore) => self.ask(chore),
+            Step::Drive(shift) => self.drive(shift),
+            Step::Hold => {
+                self.held = Some(self.ground.target.hold()?);
+                Ok(())
             }
+            Step::Release => {
+                self.held = None;
+                Ok(())
+            }
+            Step::Quiet(name) => {
+                self.wait_for_quiet(name);
+                Ok(())
+            }
+            Step::Check => self.check(),
+            Step::Kill => bound::kill_self(),
+        }
+    }
+
+    fn load(&mut self) -> Result<()> {
+        let plan =
+            Plan { phase: Phase::Load, time: None, operations: 0, ..self.ground.plan.clone() };
+        self.stage("load", &plan)
+    }
+
+    fn drive(&mut self, shift: Shift) -> Result<()> {
+        let Shift { name, task, crew, turns, time, beside } = shift;
+        let is_main = name == self.course.main_stage();
+        let time = time.or(self.ground.plan.time.filter(|_| is_main));
+        let threads = match crew {
+            Crew::All => self.ground.workload.threads,
+            Crew::One => 1,
         };
-        let seconds = |name, default| -> Result<Duration> {
-            let seconds = p.whole(name, 1..=WAIT_SECONDS_MAX)?;
-            Ok(Duration::from_secs(seconds.unwrap_or(default)))
+        let plan = Plan {
+            phase: Phase::Course,
+            time,
+            operations: if time.is_some() { 0 } else { turns },
+            duty: Some(Duty { task, threads, beside }),
+            ..self.ground.plan.clone()
         };
-        Ok(Some(Self {
-            kind,
-            loaded: p.flag("loaded", false)?,
-            silence: seconds("silenceseconds", 3)?,
-            quiet_max: seconds("quietseconds", 300)?,
-        }))
+        self.stage(name, &plan)
     }
 
-    /// Its name as a property.
-    pub(crate) fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Overwrite { .. } => "overwrite",
-            Kind::Queue { .. } => "queue",
-            Kind::DeleteMost { .. } => "delete-most",
-            Kind::Scans { .. } => "scans",
+    fn stage(&mut self, name: &'static str, plan: &Plan) -> Result<()> {
+        let Ground { target, workload, group, .. } = *self.ground;
+        say(&format!("{name} ..."));
+        let plan = Plan { ledger: Some(Arc::clone(&self.ledger)), ..plan.clone() };
+        let ledger = Arc::clone(&self.ledger);
+        let mut sampler = Sampler::new(target, group, &ledger);
+        let outcome = watched(target, workload, (&plan, group), &mut |done| sampler.tick(done))?;
+        let measured = sampler.end(outcome.operations);
+        let mut report = report(name, measured);
+        report.seconds = outcome.elapsed.as_secs_f64();
+        report.ops = outcome.operations;
+        report.ops_per_s = ratio(float(outcome.operations), report.seconds);
+        report.beside_ops = outcome.beside;
+        report.beside_ops_per_s = ratio(float(outcome.beside), report.seconds);
+        report.throughput = throughput(&report.samples);
+        report.operations = by_name(&outcome.recorder);
+        report.refused = outcome.recorder.retries;
+        if plan.phase == Phase::Load {
+            // While they come, what lives is hardly anything.
+            report.space.used_per_live_highest = None;
+            report.space.data_per_live_highest = None;
         }
+        self.ran.stages.push(report);
+        self.interrupted = outcome.interrupted;
+        if name == self.course.main_stage() {
+            self.ran.outcome = outcome;
+        } else {
+            self.ran.outcome.aborted |= outcome.aborted;
+            self.others.merge(outcome.recorder.without_latencies());
+        }
+        Ok(())
     }
 
-    /// Refuses workloads that it cannot keep account of.
-    pub(crate) fn check(&self, w: &Workload) -> Result<()> {
-        let name = self.name();
-        if !matches!(w.field_lengths(), Lengths::Constant(_)) {
-            bail!(
-                "course={name} keeps account of bytes, so all rows must be of one length: \
-                 fieldlengthdistribution must be constant"
-            );
+    /// Asks the store to do something, and looks on.
+    fn ask(&mut self, chore: Chore) -> Result<()> {
+        let Ground { target, group, .. } = *self.ground;
+        if let Some(why) = target.deaf().filter(|_| chore != Chore::Compact) {
+            say(&format!("{}: left out: {why}", chore.name()));
+            self.ran.left_out.push(LeftOut { name: chore.name().into(), why: why.into() });
+            return Ok(());
         }
-        match self.kind {
-            Kind::Queue { .. } => self.check_queue(w),
-            _ if w.operations > 0 => bail!(
-                "operationcount={}: course={name} takes its operations from recordcount and its \
-                 own properties ({}); leave operationcount away",
-                w.operations,
-                own(name).join(", ")
-            ),
-            Kind::DeleteMost { .. } if w.records > victims::RECORDS_MAX => bail!(
-                "recordcount={}: delete-most has a list of all records in memory, {} at most",
-                w.records,
-                victims::RECORDS_MAX
-            ),
-            Kind::DeleteMost { share, .. } if self.operations(w) == 0 => {
-                bail!("recordcount={}: deleteproportion={share} of it is no record", w.records)
+        say(&format!("{} ...", chore.name()));
+        let ledger = Arc::clone(&self.ledger);
+        let mut sampler = Sampler::new(target, group, &ledger);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| match chore {
+                Chore::Flush => target.flush(),
+                Chore::Settle => target.settle(),
+                Chore::Compact => target.compact(),
+            });
+            while !asked.is_finished() {
+                sampler.tick(0);
+                std::thread::park_timeout(LOOK_EVERY);
             }
-            _ => Ok(()),
+            asked.join().map_err(|_| anyhow!("{} has panicked", chore.name()))?
+        })?;
+        let mut report = report(chore.name(), sampler.end(0));
+        report.seconds = began.elapsed().as_secs_f64();
+        self.ran.stages.push(report);
+        if interrupt::pending().is_some() {
+            self.interrupted = Some(Part::Measuring);
         }
+        Ok(())
     }
 
-    fn check_queue(&self, w: &Workload) -> Result<()> {
-        match self.kind {
-            Kind::Queue { .. } if w.keys.order != InsertOrder::Ordered => bail!(
-                "course=queue deletes at the head of the keys' order: insertorder must be ordered"
-            ),
-            Kind::Queue { .. } if w.keys.zero_padding < w.digits_max() => bail!(
-                "zeropadding={}: keys of {} operations are in the order of their numbers with \
-                 zeropadding={} or more",
-                w.keys.zero_padding,
-                w.operations,
-                w.digits_max()
-            ),
-            Kind::Queue { .. } if w.records < w.threads as u64 => bail!(
-                "recordcount={}: a queue needs a live record for each of its {} threads",
-                w.records,
-                w.threads
-            ),
-            _ => Ok(()),
-        }
+    /// Looks on until the store is quiet, or the time for it is over.
+    fn wait_for_quiet(&mut self, name: &'static str) {
+        let Ground { target, group, .. } = *self.ground;
+        let Course { silence, quiet_max, .. } = *self.course;
+        say(&format!("{name} ..."));
+        let ledger = Arc::clone(&self.ledger);
+        let mut sampler = Sampler::new(target, group, &ledger);
+        let (mut quiet, began) = (Quiet::new(silence), Instant::now());
+        let (mut bytes, mut known_by) = (0, None);
+        let after = loop {
+            let Activity { moved, waits } = sampler.activity();
+            let at = began.elapsed();
+            if let Some((now, by)) = moved {
+                (bytes, known_by) = (now, Some(by));
+            } else if known_by.is_none() {
+                break None;
+            }
+            // What does not tell any more may be at work.
+            let since = quiet.look(Look { at, bytes, waits: waits || moved.is_none() });
+            if since.is_some() || at >= quiet_max {
+                break since;
+            }
+            if interrupt::pending().is_some() {
+                self.interrupted = Some(Part::Measuring);
+                break None;
+            }
+            sampler.tick(0);
+            std::thread::park_timeout(LOOK_EVERY);
+        };
+        let mut report = report(name, sampler.end(0));
+        report.seconds = began.elapsed().as_secs_f64();
+        report.quiet = Some(QuietReport {
+            after_seconds: after.map(|after| after.as_secs_f64()),
+            known_by: known_by.map(str::to_owned),
+            silence_seconds: silence.as_secs_f64(),
+        });
+        self.ran.stages.push(report);
     }
 
-    /// Runs it, whatever it finds wrong.
-    pub(crate) fn run(&self, ground: &run::Ground<'_>) -> Result<run::Ran> {
-        run::run(self, ground)
-    }
-
-    /// Operations of its main stage.
-    pub(crate) fn operations(&self, w: &Workload) -> u64 {
-        match self.kind {
-            Kind::Overwrite { rounds: 0 } => w.records,
-            Kind::Overwrite { rounds } => w.records.saturating_mul(rounds),
-            Kind::Queue { .. } => w.operations,
-            Kind::DeleteMost { share, .. } => floor(float(w.records) * share),
-            Kind::Scans { passes, .. } => passes,
+    fn check(&mut self) -> Result<()> {
+        let Ground { target, workload, .. } = *self.ground;
+        say("verify ...");
+        let mut recorder = Recorder::default();
+        let whole = check::check(target, workload, &self.ledger, &mut recorder)?;
+        if !whole {
+            self.interrupted = Some(Part::Verifying);
         }
-    }
-
-    /// The stage whose operations are the report's; the last step of the course that has it.
-    pub(crate) fn main_stage(&self) -> &'static str {
-        match self.kind {
-            Kind::Overwrite { rounds: 0 } => "load",
-            Kind::Overwrite { .. } => "overwrite",
-            Kind::Queue { .. } => "queue",
-            Kind::DeleteMost { .. } => "delete",
-            Kind::Scans { .. } => "forward",
-        }
+        self.others.merge(recorder.without_latencies());
+        Ok(())
     }
 }
 
-fn delete_most(p: &Properties) -> Result<Kind> {
-    let order = match p.text("deleteorder", "contiguous") {
-        "contiguous" => Order::Contiguous,
-        "striped" => Order::Striped,
-        "random" => Order::Random,
-        other => bail!("deleteorder={other}: must be contiguous, striped or random"),
-    };
-    let then = match p.text("deletethen", "compact") {
-        "compact" => Then::Compact,
-        "settle" => Then::Settle,
-        "quiet" => Then::Quiet,
-        other => bail!("deletethen={other}: must be compact, settle or quiet"),
-    };
-    Ok(Kind::DeleteMost {
-        share: p.share("deleteproportion", 0.9)?,
-        order,
-        then,
-        head_scans: p.whole("headscans", 1..=HEAD_SCANS_MAX)?.unwrap_or(1000),
-    })
-}
-
-/// Refuses properties that would be passed over.
-fn refuse_strangers(p: &Properties, course: &str) -> Result<()> {
-    if let Some((name, courses)) =
-        OWN.iter().find(|(name, courses)| p.given(name).is_some() && !courses.contains(&course))
-    {
-        let courses = courses.join(" or ");
-        match course {
-            "" => bail!("{name} means something only with course={courses}"),
-            course => bail!("{name} means nothing to course={course}, only to {courses}"),
-        }
-    }
-    let stranger = CORE.iter().find(|name| p.given(name).is_some());
-    match stranger.filter(|_| !course.is_empty()) {
-        Some(name) => bail!("{name} means nothing to course={course}; leave it away"),
-        None => Ok(()),
+fn report(name: &str, measured: Measured) -> StageReport {
+    let Measured { samples, put_bytes, read_bytes, written_bytes, stalls, space } = measured;
+    let [written_per_put, read_per_put, read_per_written] =
+        amplified(put_bytes, read_bytes, written_bytes);
+    StageReport {
+        name: name.into(),
+        stall_seconds: stalls,
+        put_bytes,
+        read_bytes,
+        written_bytes,
+        written_per_put,
+        read_per_put,
+        read_per_written,
+        space,
+        samples,
+        ..StageReport::default()
     }
 }
 

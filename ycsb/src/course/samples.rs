@@ -6,13 +6,13 @@
 //! machine a look comes late, and is not taken for a second. Looks cost the store one visit of its
 //! metrics each.
 
-use super::ledger::Ledger;
 use super::space::Space;
-use crate::cgroup::MemoryGroup;
+use crate::driver::observe::{Observation, Observer};
+use crate::machine::cgroup::MemoryGroup;
 use crate::number::{float, ratio};
-use crate::observe::{Observation, Observer};
 use crate::report::stage::{COUNTERS, PROCESS, Sample, SpaceReport, Throughput};
 use crate::target::{Counted, Target};
+use crate::workload::course::ledger::Ledger;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -2,13 +2,16 @@
 //! model.
 
 use super::*;
-use crate::course::run::{Ground, Ran, run};
-use crate::course::steps::{Chore, Step, Task, Wishes};
+use crate::course::{Ground, Ran, run};
+use crate::driver::measure::Latencies;
 use crate::driver::{Phase, Plan};
-use crate::measure::Latencies;
 use crate::target::memory::Memory;
-use crate::target::{Place, Session, Target, Way};
+use crate::target::{Place, Session, Target};
 use crate::workload::Operation;
+use crate::workload::Way;
+use crate::workload::course::steps::{Chore, Step, Task, Wishes};
+use crate::workload::course::victims::Order;
+use crate::workload::property::Properties;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;

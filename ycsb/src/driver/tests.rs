@@ -1,9 +1,9 @@
 //! Runs on the memory target, broken off, timed and paced.
 
 use super::*;
-use crate::property::Properties;
 use crate::target::memory::Memory;
 use crate::workload::Operation;
+use crate::workload::property::Properties;
 
 fn workload(file: &str, pairs: &[&str]) -> Workload {
     let pairs: Vec<String> = pairs.iter().map(|s| (*s).to_owned()).collect();

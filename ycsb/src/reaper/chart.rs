@@ -4,7 +4,7 @@
 //! measured part to the right and microseconds upwards, logarithmic. A policy has one colour: a
 //! bold line for the median of the rounds, and a faint one for each round.
 
-use crate::spread::median;
+use crate::report::spread::median;
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;

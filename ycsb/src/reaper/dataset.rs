@@ -12,10 +12,10 @@
 use crate::child::{self, Voice};
 use crate::cli::ReaperArgs;
 use crate::interrupt;
-use crate::progress::say;
-use crate::property::Properties;
-use crate::report::{bytes, short};
+use crate::number::{bytes, short};
+use crate::output::say;
 use crate::workload::Workload;
+use crate::workload::property::Properties;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

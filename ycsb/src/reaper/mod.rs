@@ -22,6 +22,7 @@
 
 mod chart;
 mod dataset;
+mod ideal;
 mod numbers;
 mod publish;
 mod table;
@@ -29,13 +30,15 @@ mod table;
 use crate::child::{self, Voice};
 use crate::cli::{Cli, Command, ReaperArgs};
 use crate::driver::Phase;
-use crate::ideal::Ideal;
+use crate::interrupt;
 use crate::number::float;
-use crate::progress::say;
-use crate::property::Properties;
-use crate::report::{Report, short};
+use crate::number::short;
+use crate::output::say;
+use crate::reaper::ideal::Ideal;
+use crate::report::Report;
+use crate::session;
 use crate::workload::Workload;
-use crate::{interrupt, session};
+use crate::workload::property::Properties;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser as _;
 use dataset::Dataset;

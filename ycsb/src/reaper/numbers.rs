@@ -12,7 +12,7 @@
 //! | `drive_reads_per_lookup` | those without compaction's, per lookup of a key |
 //! | `process_read_bytes_per_op` | bytes that the process read from storage, faults included |
 //! | `others_read_pct` | of the bytes that the drive read, those that the process did not ask for |
-//! | `value_memory_bytes` | memory that was left for values ([`ideal`](crate::ideal)) |
+//! | `value_memory_bytes` | memory that was left for values ([`ideal`](crate::reaper::ideal)) |
 //! | `ideal_reads_per_lookup` | the miss ratio of the ideal record cache in it |
 //! | `above_ideal_pct` | how many more reads than that, per cent |
 //! | `limit_hits_per_s` | times an allocation met the memory limit |
@@ -22,10 +22,10 @@
 //! | `reaper_pressure` | at the end: 0 none, 1 near, 2 reaping, 3 alarm, 4 emergency |
 //! | `kernel_evicted_pages_per_s` | mapped pages that the kernel took, as far as noticed |
 
-use crate::ideal::{Ideal, Memory};
 use crate::number::{float, ratio};
+use crate::reaper::ideal::{Ideal, Memory};
 use crate::report::Report;
-use crate::spread::{Spread, median, quotient};
+use crate::report::spread::{Spread, median, quotient};
 use std::collections::BTreeMap;
 
 pub(crate) type Numbers = BTreeMap<String, f64>;
@@ -202,8 +202,8 @@ fn map<T, U>(sheet: &Sheet<T>, f: impl Fn(&T) -> U) -> Sheet<U> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::{MemoryMeasured, MemoryUse};
     use crate::driver::Outcome;
+    use crate::machine::cgroup::{MemoryMeasured, MemoryUse};
     use crate::report::{Drive, Setting};
 
     fn sample(round: usize, policy: &str, pairs: &[(&str, f64)]) -> Sample {

@@ -13,7 +13,7 @@ use crate::interrupt;
 use crate::machine;
 use crate::output::{self, Output};
 use crate::report::SecondLatency;
-use crate::spread::Spread;
+use crate::report::spread::Spread;
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -311,7 +311,7 @@ pub(super) mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
     use crate::driver::Outcome;
-    use crate::measure::Recorder;
+    use crate::driver::measure::Recorder;
     use crate::reaper::numbers::numbers;
     use crate::report::{Report, Setting};
     use crate::workload::Operation;

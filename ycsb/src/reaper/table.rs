@@ -5,8 +5,8 @@ use super::numbers::{BASE, drive_reads_source};
 use super::publish::Block;
 use super::{RunRecord, Side};
 use crate::cli::ReaperArgs;
-use crate::report::{bytes, short};
-use crate::spread::Spread;
+use crate::number::{bytes, short};
+use crate::report::spread::Spread;
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write as _;
 

@@ -1,6 +1,7 @@
 //! The stages of a course in a report: what each did and what it cost, as JSON and as tables.
 
-use super::{Latency, Report, Setting, bytes, short};
+use super::{Latency, Report, Setting};
+use crate::number::{bytes, short};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! A report for people: a table, and what must be said about it below.
 
 use super::{ELSEWHERE, Fill, Report};
-use crate::number::{float, ratio};
+use crate::number::{bytes, float, ratio, short};
 use crate::workload::Operation;
 use comfy_table::{CellAlignment, Table, presets};
 use std::fmt::Write as _;
@@ -142,25 +142,4 @@ fn broken_off(part: &str) -> String {
         "warm-up" => "INTERRUPTED during the warm-up: nothing was measured".into(),
         part => format!("INTERRUPTED while {part}: these are the figures up to then"),
     }
-}
-
-/// Three digits that matter.
-pub(crate) fn short(x: f64) -> String {
-    match x {
-        x if x >= 100.0 => format!("{x:.0}"),
-        x if x >= 10.0 => format!("{x:.1}"),
-        x => format!("{x:.2}"),
-    }
-}
-
-/// A number of bytes for people.
-pub(crate) fn bytes(n: u64) -> String {
-    let mut x = float(n);
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if x < 1024.0 {
-            return format!("{} {unit}", short(x));
-        }
-        x /= 1024.0;
-    }
-    format!("{} TiB", short(x))
 }

@@ -3,8 +3,9 @@
 //! Sessions share one handle; the engine's own rules make that cheap. A row is copied out of the
 //! engine's buffer, as a caller who keeps it would.
 
-use super::{Counted, Failure, Hold, Rows, See, Session, Target, Way};
-use crate::row::key_hash;
+use super::{Counted, Failure, Hold, Rows, See, Session, Target};
+use crate::workload::Way;
+use crate::workload::row::key_hash;
 use anyhow::{Context, Result, anyhow, bail};
 use kvs::{CompactionRequest, CompactionState, Database, Durability, Kvs, Options, Range, Scope};
 use mpool::{IoBackend, Value};

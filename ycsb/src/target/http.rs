@@ -5,9 +5,10 @@
 //! kept alive, with Nagle's delay off. A broken connection fails the operation that met it and is
 //! made anew by the next.
 
-use super::{Counted, Failure, Place, Rows, See, Session, Target, Way, exposition};
+use super::{Counted, Failure, Place, Rows, See, Session, Target, exposition};
 use crate::interrupt;
-use crate::server_process::ServerProcess;
+use crate::target::server_process::ServerProcess;
+use crate::workload::Way;
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

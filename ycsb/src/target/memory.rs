@@ -3,8 +3,9 @@
 //! It measures what the driver itself costs, and carries the tests. Keys are spread over shards
 //! by their hash, so that threads seldom meet; a scan merges all shards.
 
-use super::{Failure, Rows, See, Session, Target, Way};
-use crate::row::key_hash;
+use super::{Failure, Rows, See, Session, Target};
+use crate::workload::Way;
+use crate::workload::row::key_hash;
 use anyhow::Result;
 use std::collections::BTreeMap;
 use std::ops::Bound;

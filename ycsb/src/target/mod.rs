@@ -16,7 +16,9 @@ pub(crate) mod http;
 pub(crate) mod memory;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocksdb;
+pub(crate) mod server_process;
 
+use crate::workload::Way;
 use anyhow::{Result, bail};
 use std::any::Any;
 use std::fmt;
@@ -63,13 +65,6 @@ pub(crate) type See<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Holds a snapshot until it is dropped.
 pub(crate) type Hold = Box<dyn Any + Send>;
-
-/// In which order records are walked over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Forward,
-    Reverse,
-}
 
 /// Where a store runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

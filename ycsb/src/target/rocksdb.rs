@@ -16,9 +16,10 @@
 //! `--engine` changes: `block_cache`, `memtable_bytes`, `memtables_max`, `background_jobs`,
 //! `cache=lru|hyper`, `reads=direct|buffered`.
 
-use super::{Counted, Failure, Hold, Rows, See, Session, Target, Way};
+use super::{Counted, Failure, Hold, Rows, See, Session, Target};
 use crate::cli::{DurabilityArg, parse_bytes};
 use crate::machine;
+use crate::workload::Way;
 use ::rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB, DBCompressionType,
     Error, ErrorKind, Options, ReadOptions, WaitForCompactOptions, WriteOptions,
@@ -195,7 +196,7 @@ fn sync_often(db: &Arc<DB>) -> (Sender<()>, JoinHandle<()>) {
     let thread = std::thread::spawn(move || {
         while end.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
             if let Err(error) = db.flush_wal(true) {
-                crate::progress::say(&format!("RocksDB: the WAL cannot be synced: {error}"));
+                crate::output::say(&format!("RocksDB: the WAL cannot be synced: {error}"));
                 return;
             }
         }

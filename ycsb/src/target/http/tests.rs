@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::driver::{Phase, Plan, drive};
-use crate::property::Properties;
 use crate::target::memory::Memory;
 use crate::workload::Workload;
+use crate::workload::property::Properties;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;

@@ -4,16 +4,23 @@
 //! distributions) it clones from here. Names and defaults are those of the original's
 //! `CoreWorkload`; the one that differs is noted where it is read.
 
-use crate::course::Course;
-use crate::dist::counter::Acknowledged;
-use crate::dist::zipfian::{Latest, Scrambled};
-use crate::dist::{Histogram, Hotspot, Keys, Lengths, exponential_gamma};
-use crate::key::{InsertOrder, KeyNames};
+pub(crate) mod course;
+pub(crate) mod dist;
+pub(crate) mod key;
+pub(crate) mod property;
+pub(crate) mod random;
+pub(crate) mod row;
+pub(crate) mod unsupported;
+
 use crate::number::{float, floor};
-use crate::property::Properties;
-use crate::random::Rng;
-use crate::row::RowShape;
-use crate::unsupported;
+use crate::workload::course::Course;
+use crate::workload::dist::counter::Acknowledged;
+use crate::workload::dist::zipfian::{Latest, Scrambled};
+use crate::workload::dist::{Histogram, Hotspot, Keys, Lengths, exponential_gamma};
+use crate::workload::key::{InsertOrder, KeyNames};
+use crate::workload::property::Properties;
+use crate::workload::random::Rng;
+use crate::workload::row::RowShape;
 use anyhow::{Context, Result, anyhow, bail};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +115,13 @@ impl Operation {
             Self::Walk => 9,
         }
     }
+}
+
+/// In which order records are walked over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Forward,
+    Reverse,
 }
 
 /// How many of a record's fields an operation asks for or writes.

@@ -6,8 +6,8 @@
 //! ranks back from the newest key.
 
 use super::Rng;
-use crate::key::fnv64;
 use crate::number::{float, floor};
+use crate::workload::key::fnv64;
 
 /// YCSB's exponent.
 pub(crate) const THETA: f64 = 0.99;

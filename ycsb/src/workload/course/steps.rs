@@ -1,7 +1,7 @@
 //! PURE. The steps of a course, in their order.
 
 use super::{Course, Kind, Then};
-use crate::target::Way;
+use crate::workload::Way;
 use crate::workload::Workload;
 use std::time::Duration;
 

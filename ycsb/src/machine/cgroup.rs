@@ -15,7 +15,7 @@
 //! Version 2 lets a group that has processes have no children with controllers. There the new
 //! group is tried as a child, then as a sibling.
 
-use crate::report::bytes;
+use crate::number::bytes;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -343,7 +343,7 @@ mod tests {
         let group = match MemoryGroup::create(64 << 20) {
             Ok(group) => group,
             Err(error) => {
-                crate::progress::say(&format!("skipped: {error:#}"));
+                crate::output::say(&format!("skipped: {error:#}"));
                 return;
             }
         };

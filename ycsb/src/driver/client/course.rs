@@ -1,11 +1,11 @@
 //! What a client does in a course ([`course`](mod@crate::course)), and what it notes in the ledger.
 
 use super::{Client, Done, patiently};
-use crate::course::ledger::Ledger;
-use crate::course::steps::Task;
-use crate::key;
-use crate::target::Way;
 use crate::workload::Operation;
+use crate::workload::Way;
+use crate::workload::course::ledger::Ledger;
+use crate::workload::course::steps::Task;
+use crate::workload::key;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

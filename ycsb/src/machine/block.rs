@@ -104,7 +104,7 @@ mod tests {
     fn reading_from_the_device_is_counted() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let Some(device) = BlockDevice::under(here) else {
-            crate::progress::say("skipped: the source is not on a block device");
+            crate::output::say("skipped: the source is not on a block device");
             return;
         };
         assert!(!device.to_string().is_empty());

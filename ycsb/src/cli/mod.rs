@@ -4,7 +4,7 @@ mod reaper;
 
 pub(crate) use reaper::ReaperArgs;
 
-use crate::bound::BoundArgs;
+use crate::machine::bound::BoundArgs;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! PURE. The best cache there can be: one that knows how often each record is asked for.
 //!
 //! It holds the most popular records, and nothing else: no headers, no empty slots, no mistakes.
-//! What a workload asks for is known exactly ([`Keys::shares`](crate::dist::Keys::shares)), so its
+//! What a workload asks for is known exactly ([`Keys::shares`](crate::workload::dist::Keys::shares)), so its
 //! miss ratio is a sum, and bounds what any policy can reach with the same memory.
 //!
 //! The memory is what was left for values: the limit without what the process and the kernel need
@@ -65,8 +65,8 @@ impl Ideal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dist::Keys;
-    use crate::dist::zipfian::Scrambled;
+    use crate::workload::dist::Keys;
+    use crate::workload::dist::zipfian::Scrambled;
 
     const GIB: f64 = 1_073_741_824.0;
 

@@ -6,9 +6,10 @@
 //! `listening on http://ADDR:PORT`. If this program dies, the server is told to stop
 //! ([`bound`]).
 
-use crate::cgroup::MemoryGroup;
-use crate::progress::say;
-use crate::{bound, interrupt};
+use crate::interrupt;
+use crate::machine::bound;
+use crate::machine::cgroup::MemoryGroup;
+use crate::output::say;
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

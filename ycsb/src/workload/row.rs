@@ -23,7 +23,7 @@
 //! updated: a value of another key, of another field, of two versions mixed, or with one byte
 //! changed is a mismatch. That a value is the *latest* one cannot be told from the value.
 
-use crate::random::mix;
+use crate::workload::random::mix;
 use std::fmt;
 use std::ops::Range;
 

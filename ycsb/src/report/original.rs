@@ -1,6 +1,6 @@
 //! A run as the original prints it, for the scripts that plot that: `--format ycsb`.
 
-use crate::measure::Recorder;
+use crate::driver::measure::Recorder;
 use crate::report::Report;
 use crate::workload::{Operation, Workload};
 use std::fmt::Write as _;
@@ -47,9 +47,9 @@ pub(crate) fn original_lines(report: &Report, recorder: &Recorder, workload: &Wo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::property::Properties;
     use crate::report::Setting;
     use crate::report::tests::outcome;
+    use crate::workload::property::Properties;
 
     #[test]
     fn the_original_format_is_the_originals() {

@@ -6,8 +6,8 @@
 
 use crate::driver::{Outcome, Part};
 use crate::interrupt;
-use crate::key;
 use crate::target::{Failure, Rows, Target};
+use crate::workload::key;
 use crate::workload::{Operation, Workload};
 use anyhow::{Result, bail};
 use std::time::Instant;
@@ -71,9 +71,9 @@ pub(crate) fn verify_scan(
 mod tests {
     use super::*;
     use crate::driver::{Phase, Plan, drive};
-    use crate::property::Properties;
     use crate::target::Session as _;
     use crate::target::memory::Memory;
+    use crate::workload::property::Properties;
     use std::ops::ControlFlow;
 
     fn verified(spoil: impl FnOnce(&mut Memory)) -> (u64, Vec<String>) {

@@ -2,8 +2,8 @@
 //! of the workload and the seed.
 
 use crate::number::{float, floor};
-use crate::random::Rng;
 use crate::workload::Workload;
+use crate::workload::random::Rng;
 
 /// Names in the order of their keys, and a list of victims: some hundred bytes a record.
 pub(crate) const RECORDS_MAX: u64 = 20_000_000;
@@ -82,7 +82,7 @@ fn ranks(records: u64, count: u64, order: Order, seed: u64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::property::Properties;
+    use crate::workload::property::Properties;
     use std::collections::BTreeSet;
 
     fn workload(records: u64) -> Workload {

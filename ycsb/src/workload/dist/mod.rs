@@ -8,7 +8,7 @@ pub(crate) mod counter;
 pub(crate) mod zipfian;
 
 use crate::number::{float, floor};
-use crate::random::Rng;
+use crate::workload::random::Rng;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use zipfian::{Latest, Scrambled, Zipfian};

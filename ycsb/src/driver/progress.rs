@@ -1,10 +1,17 @@
 //! Live progress on standard error: a bar on a terminal, else a line every ten seconds.
 
-use crate::driver::{Phase, Pulse};
+use super::{Outcome, Phase, Plan, Pulse, drive};
+use crate::interrupt;
+use crate::machine::cgroup::MemoryGroup;
+use crate::number::short;
 use crate::number::{float, ratio};
-use crate::report::short;
+use crate::output::say;
+use crate::target::Target;
+use crate::workload::Workload;
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -90,10 +97,28 @@ impl Drop for Progress {
     }
 }
 
-/// A line for people, beside the result on standard output.
-pub(crate) fn say(line: &str) {
-    // With nobody listening on standard error there is nobody to tell.
-    let _unheard = writeln!(std::io::stderr(), "{line}");
+/// Drives a plan with a progress bar, until a signal breaks it off; `watch` is told every now and
+/// then how many operations are done.
+pub(crate) fn watched(
+    target: &dyn Target,
+    workload: &Workload,
+    (plan, group): (&Plan, Option<&MemoryGroup>),
+    watch: &mut dyn FnMut(u64),
+) -> Result<Outcome> {
+    let goal = match (plan.phase, plan.time) {
+        (Phase::Load | Phase::Fill | Phase::Verify, _) => Goal::Operations(workload.insert_count),
+        (_, Some(time)) if plan.operations == 0 => Goal::Time(time),
+        (Phase::Run | Phase::Course, _) => Goal::Operations(plan.operations),
+    };
+    let mut progress = Progress::new(plan.phase, goal);
+    drive(target, workload, plan, group, &mut |pulse: Pulse| {
+        progress.show(pulse);
+        watch(pulse.done);
+        match interrupt::pending() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        }
+    })
 }
 
 fn millis(time: Duration) -> u64 {

@@ -11,8 +11,8 @@
 //! ```
 
 use super::victims::Victims;
-use crate::dist::counter::Acknowledged;
-use crate::row::key_hash;
+use crate::workload::dist::counter::Acknowledged;
+use crate::workload::row::key_hash;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Debug)]

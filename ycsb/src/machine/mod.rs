@@ -1,5 +1,11 @@
 //! What a report says about the machine and the source.
 
+pub(crate) mod block;
+pub(crate) mod bound;
+pub(crate) mod cgroup;
+pub(crate) mod page_cache;
+pub(crate) mod resources;
+
 use std::path::Path;
 
 /// The commit that this program was built from, marked where the sources had changes; `None` where

@@ -7,14 +7,14 @@
 
 pub(crate) mod course;
 
-use crate::course::ledger::Ledger;
-use crate::dist::counter::Acknowledged;
-use crate::dist::{Keys, Lengths};
+use crate::driver::measure::Recorder;
 use crate::interrupt;
-use crate::measure::Recorder;
-use crate::random::Rng;
-use crate::row::{BadRow, Content, key_hash};
 use crate::target::{Failure, Rows, Session};
+use crate::workload::course::ledger::Ledger;
+use crate::workload::dist::counter::Acknowledged;
+use crate::workload::dist::{Keys, Lengths};
+use crate::workload::random::Rng;
+use crate::workload::row::{BadRow, Content, key_hash};
 use crate::workload::{Fields, Operation, Workload};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -367,10 +367,10 @@ fn pause(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Latencies;
-    use crate::property::Properties;
+    use crate::driver::measure::Latencies;
     use crate::target::Target;
     use crate::target::memory::Memory;
+    use crate::workload::property::Properties;
 
     fn workload(pairs: &[&str]) -> Workload {
         let pairs: Vec<String> = pairs.iter().map(|s| (*s).to_owned()).collect();

@@ -21,19 +21,26 @@
 //! Whoever watches the run may break it off. What was measured until then is the outcome; of a run
 //! that was broken off while it warmed up, that is nothing.
 
-use crate::cgroup::MemoryGroup;
-use crate::client::course::Wire;
-use crate::client::{Client, Done};
-use crate::course::ledger::Ledger;
-use crate::course::steps::{Duty, Task};
-use crate::dist::counter::Acknowledged;
-use crate::gate::{Gate, Verdict};
-use crate::measure::Recorder;
-use crate::observe::{Observation, Observer};
-use crate::pace::{Pace, Turn};
-use crate::random::Rng;
+pub(crate) mod client;
+pub(crate) mod gate;
+pub(crate) mod measure;
+pub(crate) mod observe;
+pub(crate) mod pace;
+pub(crate) mod progress;
+
+use crate::driver::client::course::Wire;
+use crate::driver::client::{Client, Done};
+use crate::driver::gate::{Gate, Verdict};
+use crate::driver::measure::Recorder;
+use crate::driver::observe::{Observation, Observer};
+use crate::driver::pace::{Pace, Turn};
+use crate::machine::cgroup::MemoryGroup;
 use crate::target::Target;
 use crate::workload::Workload;
+use crate::workload::course::ledger::Ledger;
+use crate::workload::course::steps::{Duty, Task};
+use crate::workload::dist::counter::Acknowledged;
+use crate::workload::random::Rng;
 use anyhow::{Context as _, Result, bail};
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! original passes over such names. Those that only the original uses are in
 //! [`unsupported`](mod@unsupported).
 
-use crate::unsupported::{self, Verdict};
+use crate::workload::unsupported::{self, Verdict};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -69,18 +69,18 @@ const KNOWN: &[&str] = &[
 
 /// The ready-made workloads.
 const READY: &[(&str, &str)] = &[
-    ("overwrite", include_str!("../workloads/overwrite")),
-    ("queue", include_str!("../workloads/queue")),
-    ("window", include_str!("../workloads/window")),
-    ("delete-most", include_str!("../workloads/delete-most")),
-    ("scans", include_str!("../workloads/scans")),
-    ("many-kvs", include_str!("../workloads/many-kvs")),
-    ("workloada", include_str!("../workloads/workloada")),
-    ("workloadb", include_str!("../workloads/workloadb")),
-    ("workloadc", include_str!("../workloads/workloadc")),
-    ("workloadd", include_str!("../workloads/workloadd")),
-    ("workloade", include_str!("../workloads/workloade")),
-    ("workloadf", include_str!("../workloads/workloadf")),
+    ("overwrite", include_str!("../../workloads/overwrite")),
+    ("queue", include_str!("../../workloads/queue")),
+    ("window", include_str!("../../workloads/window")),
+    ("delete-most", include_str!("../../workloads/delete-most")),
+    ("scans", include_str!("../../workloads/scans")),
+    ("many-kvs", include_str!("../../workloads/many-kvs")),
+    ("workloada", include_str!("../../workloads/workloada")),
+    ("workloadb", include_str!("../../workloads/workloadb")),
+    ("workloadc", include_str!("../../workloads/workloadc")),
+    ("workloadd", include_str!("../../workloads/workloadd")),
+    ("workloade", include_str!("../../workloads/workloade")),
+    ("workloadf", include_str!("../../workloads/workloadf")),
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -313,7 +313,7 @@ mod tests {
     /// The template that the original ships, with all that is set or commented out in it.
     #[test]
     fn every_property_of_the_originals_template_is_taken_or_refused_by_name() {
-        let template = include_str!("../tests/golden/template_properties.txt");
+        let template = include_str!("../../tests/golden/template_properties.txt");
         for line in template.lines().filter(|line| !line.is_empty()) {
             let (set, line) = match line.strip_prefix('#') {
                 Some(line) => (false, line),

@@ -2,14 +2,14 @@
 //!
 //! | fact | from |
 //! |---|---|
-//! | CPU, bytes read and written | the processes ([`resources`](crate::resources)) |
-//! | reads and writes completed | the block device under the data ([`block`](crate::block)) |
+//! | CPU, bytes read and written | the processes ([`resources`](crate::machine::resources)) |
+//! | reads and writes completed | the block device under the data ([`block`](crate::machine::block)) |
 //! | times the memory limit was met | the memory cgroup |
 //! | the store's own counters | the target |
 
-use crate::block::{BlockDevice, DriveCounts};
-use crate::cgroup::{MemoryGroup, MemoryMeasured};
-use crate::resources::Usage;
+use crate::machine::block::{BlockDevice, DriveCounts};
+use crate::machine::cgroup::{MemoryGroup, MemoryMeasured};
+use crate::machine::resources::Usage;
 use crate::target::{Counted, Target};
 use std::collections::BTreeMap;
 

@@ -1,33 +1,36 @@
 //! One invocation of load, run or verify: from its arguments to its report.
 
-use crate::cgroup::{MemoryGroup, MemoryUse};
+mod verify;
+
 use crate::cli::{DurabilityArg, EndArg, Format, IoArg, RunArgs, TargetKind};
-use crate::course::run::{Ground, Ran};
-use crate::course::steps::Wishes;
-use crate::course::{Course, Kind, Then};
-use crate::driver::{Outcome, Phase, Plan, Pulse, drive};
+use crate::course;
+use crate::course::{Ground, Ran};
+use crate::driver::progress::watched;
+use crate::driver::{Outcome, Phase, Plan};
 use crate::interrupt;
 use crate::machine;
-use crate::original::original_lines;
+use crate::machine::cgroup::{MemoryGroup, MemoryUse};
+use crate::machine::page_cache;
+use crate::output::say;
 use crate::output::{self, Output};
-use crate::page_cache;
-use crate::progress::{Goal, Progress, say};
-use crate::property::Properties;
+use crate::report::original::original_lines;
 use crate::report::stage::{LeftOut, StageReport, Totals};
+use crate::report::warm::{self, Filling};
 use crate::report::{Fill, Report, Setting};
-use crate::server_process::{ServerOptions, ServerProcess};
+use crate::session::verify::verify_scan;
 use crate::target::Target;
 use crate::target::embedded::{Config, Embedded};
 use crate::target::http::Http;
 use crate::target::memory::Memory;
-use crate::verify::verify_scan;
-use crate::warm::{self, Filling};
+use crate::target::server_process::{ServerOptions, ServerProcess};
 use crate::workload::Workload;
+use crate::workload::course::steps::Wishes;
+use crate::workload::course::{Course, Kind, Then};
+use crate::workload::property::Properties;
 use anyhow::{Context, Result, bail};
 use kvs::Durability;
 use mpool::IoBackend;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -157,7 +160,7 @@ fn work(
             hold_snapshot: args.hold_snapshot,
             kill: args.end == EndArg::Kill,
         };
-        let ran = course.run(&Ground { target, workload, plan, group, wishes })?;
+        let ran = course::run(course, &Ground { target, workload, plan, group, wishes })?;
         let Ran { outcome, stages, left_out } = ran;
         return Ok(Worked { outcome, fill: None, stages, left_out });
     }
@@ -199,7 +202,7 @@ fn settle(target: &dyn Target) -> Result<()> {
 }
 
 /// Reads all records until they are in memory, or until that does not help any more
-/// ([`warm`](mod@crate::warm)). The outcome is that of the last pass.
+/// ([`warm`](mod@crate::report::warm)). The outcome is that of the last pass.
 fn filled(target: &dyn Target, workload: &Workload, plan: &Plan) -> Result<(Fill, Outcome)> {
     let plan = Plan {
         phase: Phase::Fill,
@@ -290,30 +293,6 @@ pub(crate) fn load(target: &dyn Target, checked: &Checked) -> Result<()> {
         0 => Ok(()),
         errors => bail!("{errors} inserts failed; {}", outcome.recorder.error_examples.join("; ")),
     }
-}
-
-/// Drives a plan with a progress bar, until a signal breaks it off; `watch` is told every now and
-/// then how many operations are done.
-pub(crate) fn watched(
-    target: &dyn Target,
-    workload: &Workload,
-    (plan, group): (&Plan, Option<&MemoryGroup>),
-    watch: &mut dyn FnMut(u64),
-) -> Result<Outcome> {
-    let goal = match (plan.phase, plan.time) {
-        (Phase::Load | Phase::Fill | Phase::Verify, _) => Goal::Operations(workload.insert_count),
-        (_, Some(time)) if plan.operations == 0 => Goal::Time(time),
-        (Phase::Run | Phase::Course, _) => Goal::Operations(plan.operations),
-    };
-    let mut progress = Progress::new(plan.phase, goal);
-    drive(target, workload, plan, group, &mut |pulse: Pulse| {
-        progress.show(pulse);
-        watch(pulse.done);
-        match interrupt::pending() {
-            Some(_) => ControlFlow::Break(()),
-            None => ControlFlow::Continue(()),
-        }
-    })
 }
 
 /// Opens the target.
