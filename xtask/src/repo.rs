@@ -88,7 +88,7 @@ impl Repo {
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = format!("{prefix}{name}");
             if entry.file_type()?.is_dir() {
-                if !is_passed_over(&name) {
+                if !is_passed_over(&name) && !is_build_output(&entry.path()) {
                     self.load_dir(&entry.path(), &format!("{path}/"))?;
                 }
             } else if let Ok(text) = fs::read_to_string(entry.path()) {
@@ -125,7 +125,12 @@ impl Repo {
 }
 
 fn is_passed_over(name: &str) -> bool {
-    (name.starts_with('.') && name != ".ci") || name == "target" || name == "millpond-data"
+    (name.starts_with('.') && name != ".ci") || name == "millpond-data"
+}
+
+/// Cargo marks its target directories, which any folder of sources may share the name with.
+fn is_build_output(dir: &Path) -> bool {
+    dir.join("CACHEDIR.TAG").exists()
 }
 
 #[cfg(test)]
@@ -151,5 +156,21 @@ mod tests {
         assert!(repo.exists("docs/"));
         assert!(repo.exists("docs/http.md"));
         assert!(!repo.exists("doc"));
+    }
+
+    #[test]
+    fn sources_in_a_folder_named_target_are_read_and_build_output_is_not() {
+        let root = std::env::temp_dir().join(format!("xtask-repo-{}", std::process::id()));
+        for (path, text) in
+            [("src/target/a.rs", ""), ("target/CACHEDIR.TAG", ""), ("target/b.rs", "")]
+        {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let repo = Repo::load(&root).unwrap();
+        fs::remove_dir_all(&root).unwrap();
+        let paths: Vec<&str> = repo.files().iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["src/target/a.rs"]);
     }
 }

@@ -10,8 +10,9 @@
 //!
 //! Every round begins with empty directories. A load ends, and a run begins, when flushes and
 //! compactions are done. A run opens its store anew, so data that fits in memory is read until it
-//! is there ([`warm`](mod@crate::report::warm)), before the warm-up. Each turn has a seed of its own, which
-//! the sides share: a store that keeps what it has learned is not asked for the same keys again.
+//! is there ([`warm`](mod@crate::report::warm)), before the warm-up. Each turn has a seed of its
+//! own, which the sides share: a store that keeps what it has learned is not asked for the same
+//! keys again.
 //!
 //! Ratios are taken within a round, of runs that were neighbours in time, and above 1 always means
 //! that A is better ([`ratios`](mod@ratios)). The report is the schema `millpond-ycsb-compare/1`,

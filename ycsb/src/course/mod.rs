@@ -1,4 +1,4 @@
-//! Courses: workloads of several stages, which change and delete what they have loaded.
+//! Runs courses, workloads of several stages, which change and delete what they have loaded.
 //!
 //! YCSB's workloads ask a data set that stays. A course begins with an empty table, loads it,
 //! changes it at full speed, and then looks on until the store has nothing left to do. What it

@@ -2,10 +2,13 @@
 //!
 //! | fact | from |
 //! |---|---|
-//! | CPU, bytes read and written | the processes ([`resources`](crate::machine::resources)) |
-//! | reads and writes completed | the block device under the data ([`block`](crate::machine::block)) |
+//! | CPU, bytes read and written | the processes ([`resources`]) |
+//! | reads and writes completed | the block device under the data ([`block`]) |
 //! | times the memory limit was met | the memory cgroup |
 //! | the store's own counters | the target |
+//!
+//! [`block`]: crate::machine::block
+//! [`resources`]: crate::machine::resources
 
 use crate::machine::block::{BlockDevice, DriveCounts};
 use crate::machine::cgroup::{MemoryGroup, MemoryMeasured};

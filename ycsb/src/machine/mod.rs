@@ -1,4 +1,5 @@
-//! What a report says about the machine and the source.
+//! Where runs are: drives, memory groups, page cache, resources; what a report says of it and of
+//! the source.
 
 pub(crate) mod block;
 pub(crate) mod bound;
@@ -7,6 +8,18 @@ pub(crate) mod page_cache;
 pub(crate) mod resources;
 
 use std::path::Path;
+
+/// Where a store runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In this process.
+    #[default]
+    Here,
+    /// In another one on this machine.
+    Process(u32),
+    /// Out of sight. What it says about itself is all that is known.
+    Elsewhere,
+}
 
 /// The commit that this program was built from, marked where the sources had changes; `None` where
 /// the build did not know (`build.rs`).

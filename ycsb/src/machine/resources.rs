@@ -11,8 +11,8 @@
 //! process is named. Of a server elsewhere the CPU is what it says itself
 //! (`process_cpu_seconds_total`); what is not known of the store is not known of both together.
 
+use crate::machine::Place;
 use crate::number::float;
-use crate::target::Place;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 

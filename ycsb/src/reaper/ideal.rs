@@ -1,8 +1,8 @@
 //! PURE. The best cache there can be: one that knows how often each record is asked for.
 //!
 //! It holds the most popular records, and nothing else: no headers, no empty slots, no mistakes.
-//! What a workload asks for is known exactly ([`Keys::shares`](crate::workload::dist::Keys::shares)), so its
-//! miss ratio is a sum, and bounds what any policy can reach with the same memory.
+//! What a workload asks for is known exactly (`Keys::shares`), so its miss ratio is a sum, and
+//! bounds what any policy can reach with the same memory.
 //!
 //! The memory is what was left for values: the limit without what the process and the kernel need
 //! besides, and without the index, which every lookup uses and every policy keeps:

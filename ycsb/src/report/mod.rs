@@ -11,11 +11,11 @@ pub(crate) mod warm;
 
 use crate::driver::Outcome;
 use crate::driver::measure::{Latencies, Recorder};
+use crate::machine::Place;
 use crate::machine::block::DriveCounts;
 use crate::machine::cgroup::MemoryUse;
 use crate::machine::resources::Process;
 use crate::number::{float, ratio};
-use crate::target::Place;
 use crate::workload::Operation;
 use serde::{Deserialize, Serialize};
 use stage::{LeftOut, StageReport, Totals};

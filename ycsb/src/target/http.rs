@@ -5,8 +5,9 @@
 //! kept alive, with Nagle's delay off. A broken connection fails the operation that met it and is
 //! made anew by the next.
 
-use super::{Counted, Failure, Place, Rows, See, Session, Target, exposition};
+use super::{Counted, Failure, Rows, See, Session, Target, exposition};
 use crate::interrupt;
+use crate::machine::Place;
 use crate::target::server_process::ServerProcess;
 use crate::workload::Way;
 use anyhow::{Context, Result, anyhow, bail};

@@ -18,6 +18,7 @@ pub(crate) mod memory;
 pub(crate) mod rocksdb;
 pub(crate) mod server_process;
 
+use crate::machine::Place;
 use crate::workload::Way;
 use anyhow::{Result, bail};
 use std::any::Any;
@@ -65,18 +66,6 @@ pub(crate) type See<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Holds a snapshot until it is dropped.
 pub(crate) type Hold = Box<dyn Any + Send>;
-
-/// Where a store runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In this process.
-    #[default]
-    Here,
-    /// In another one on this machine.
-    Process(u32),
-    /// Out of sight. What it says about itself is all that is known.
-    Elsewhere,
-}
 
 /// One store.
 pub(crate) trait Target: Send + Sync {

@@ -1,17 +1,20 @@
 //! The RocksDB target: the baseline, tuned as for a read-mostly set larger than memory.
 //!
-//! | setting | value | why |
-//! |---|---|---|
-//! | reads | direct I/O | a page cache beside the block cache caches twice. `--engine reads=buffered` for the other way |
-//! | flush, compaction | direct I/O | what is written once would push out what is read often |
-//! | block cache | 4/5 of what the memtables leave of the memory; 1/3 with buffered reads | index and filters live in it, too, with priority; the rest is for compaction buffers, table readers and the allocator, or for the page cache |
-//! | memory | `--memory`; else what is free when it is opened | |
-//! | memtables | 3 of 64 MiB | the engine's own default, so both sides buffer alike |
-//! | filters | full Bloom, 10 bits a key | about 1 % false positives |
-//! | compression | none | the rows do not compress; both sides store them as they are |
-//! | WAL | on; synced by `--durability` | with `interval` and `off` a write stays in memory until a thread of ours syncs (every 100 ms), or the buffer is full: the promise that the engine makes |
-//! | WAL files | recycled | a sync into blocks that were written before changes no file-system metadata; the engine's log does the same |
-//! | background jobs | 4 | flush and compaction on a few cores |
+//! - Reads: direct I/O, because a page cache beside the block cache caches twice.
+//!   `--engine reads=buffered` for the other way.
+//! - Flush, compaction: direct I/O, because what is written once would push out what is read often.
+//! - Block cache: 4/5 of what the memtables leave of the memory; 1/3 with buffered reads. Index and
+//!   filters live in it, too, with priority; the rest is for compaction buffers, table readers and
+//!   the allocator, or for the page cache.
+//! - Memory: `--memory`; else what is free when it is opened.
+//! - Memtables: 3 of 64 MiB, the engine's own default, so both sides buffer alike.
+//! - Filters: full Bloom, 10 bits a key, for about 1 % false positives.
+//! - Compression: none. The rows do not compress; both sides store them as they are.
+//! - WAL: on; synced by `--durability`. With `interval` and `off` a write stays in memory until a
+//!   thread of ours syncs (every 100 ms), or the buffer is full: the promise that the engine makes.
+//! - WAL files: recycled. A sync into blocks that were written before changes no file-system
+//!   metadata; the engine's log does the same.
+//! - Background jobs: 4, flush and compaction on a few cores.
 //!
 //! `--engine` changes: `block_cache`, `memtable_bytes`, `memtables_max`, `background_jobs`,
 //! `cache=lru|hyper`, `reads=direct|buffered`.
