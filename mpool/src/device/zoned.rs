@@ -8,14 +8,12 @@
 
 mod block;
 mod emulated;
-#[cfg(any(test, feature = "sim"))]
-mod hooks;
-#[cfg(not(any(test, feature = "sim")))]
-mod no_hooks;
 mod passthrough;
 pub(crate) mod rules;
 mod sidecar;
 mod sysfs;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use crate::sys::buf::IO_ALIGN;

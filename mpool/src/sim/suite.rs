@@ -7,6 +7,8 @@ use crate::{Device, IO_ALIGN, IoBuf};
 use std::io;
 
 pub use super::zoned_suite::check_zoned;
+#[cfg(test)]
+pub(crate) use super::zoned_suite::errno_of;
 
 const PAGE: u64 = IO_ALIGN as u64;
 
@@ -24,7 +26,7 @@ pub fn check_device(device: &dyn Device) {
     device.flush().expect("rule 2: a healthy device flushes");
 }
 
-pub(super) fn page_of(byte: u8, pages: usize) -> IoBuf {
+pub(crate) fn page_of(byte: u8, pages: usize) -> IoBuf {
     let mut buf = IoBuf::zeroed(pages * IO_ALIGN);
     buf.fill(byte);
     buf

@@ -54,7 +54,7 @@ struct Subject<'a> {
     first: u32,
 }
 
-pub(super) fn errno_of(outcome: io::Result<impl Sized>) -> Option<i32> {
+pub(crate) fn errno_of(outcome: io::Result<impl Sized>) -> Option<i32> {
     outcome.err().expect("must be refused").raw_os_error()
 }
 

@@ -14,12 +14,8 @@
 //! ```
 //!
 //! The map shows the file as it is: zeros where [`read_at`](Device::read_at) answers noise. Tests
-//! add faults, a power cut, and a watch over pages cached before they are written: `hooks`.
+//! add faults, and a watch over pages cached before they are written, by [`Hooks`].
 
-#[cfg(any(test, feature = "sim"))]
-use super::hooks::Hooks;
-#[cfg(not(any(test, feature = "sim")))]
-use super::no_hooks::Hooks;
 use super::{
     Zone, ZoneCondition, ZoneLimits, Zoned,
     passthrough::check_writable,
@@ -36,10 +32,14 @@ use parking_lot::Mutex;
 use rustix::{fs::FallocateFlags, io::ReadWriteFlags};
 use std::{
     collections::BTreeSet,
+    fmt,
     fs::File,
     io,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A new emulated volume.
@@ -62,6 +62,34 @@ pub struct Allow {
     pub volatile: bool,
 }
 
+/// What may come between a verb and its effect: nothing, unless a test puts something there.
+pub(super) trait Hooks: fmt::Debug + Send + Sync {
+    /// Takes the place of one append, of several at once in any order.
+    fn in_turn(&self, place: &mut dyn FnMut()) {
+        place();
+    }
+
+    fn before_append(&self, _: &mut ZoneTable, _zone: u32, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn before_verb(&self, _: &mut ZoneTable, _zone: u32) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn before_flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Bytes are about to be written to the file.
+    fn before_write(&self, _: &File, _offset: u64, _len: u64) {}
+}
+
+#[derive(Debug)]
+struct NoHooks;
+
+impl Hooks for NoHooks {}
+
 /// A zoned volume in a regular file, locked against other openers.
 #[derive(Debug)]
 pub struct EmulatedZoned {
@@ -72,7 +100,7 @@ pub struct EmulatedZoned {
     pub(super) state: Mutex<State>,
     /// Taken before `state`, and held while records are written.
     pub(super) sidecar: Mutex<Sidecar>,
-    pub(super) hooks: Hooks,
+    pub(super) hooks: Arc<dyn Hooks>,
     poisoned: AtomicBool,
 }
 
@@ -142,7 +170,7 @@ impl EmulatedZoned {
             salt: head.salt,
             state: Mutex::new(State { table, completed, flushed, dirty: BTreeSet::new() }),
             sidecar: Mutex::new(sidecar),
-            hooks: Hooks::default(),
+            hooks: Arc::new(NoHooks),
             poisoned: AtomicBool::new(false),
         }
     }
@@ -182,6 +210,14 @@ impl EmulatedZoned {
     }
 
     /// A verb whose effect is not remembered.
+    /// Where an append goes within its zone, and in which of its lives.
+    fn place(&self, zone: u32, len: u64) -> io::Result<(u64, u32)> {
+        let mut state = self.state.lock();
+        self.hooks.before_append(&mut state.table, zone, len)?;
+        let within = state.table.append(zone, len)?;
+        Ok((within, state.table.zone(zone).epoch))
+    }
+
     fn light_verb(
         &self,
         zone: u32,
@@ -392,15 +428,11 @@ impl Zoned for EmulatedZoned {
         check_writable(&self.poisoned)?;
         self.limits.check_append(zone, buf.len())?;
         let len = buf.len() as u64;
-        let (within, epoch) = {
-            let _turn = self.hooks.enter();
-            let mut state = self.state.lock();
-            self.hooks.before_append(&mut state.table, zone, len)?;
-            let within = state.table.append(zone, len)?;
-            (within, state.table.zone(zone).epoch)
-        };
+        let mut placed = Err(io::ErrorKind::Other.into());
+        self.hooks.in_turn(&mut || placed = self.place(zone, len));
+        let (within, epoch) = placed?;
         let offset = self.start(zone) + within;
-        self.hooks.watch(self.data(), offset, len);
+        self.hooks.before_write(self.data(), offset, len);
         let wrote = transfer::write_all(self.data(), offset, buf, ReadWriteFlags::empty());
         let mut state = self.state.lock();
         if let Err(error) = wrote {
