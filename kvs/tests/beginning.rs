@@ -9,7 +9,8 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Options, Scope};
-use mpool::{Faults, Pool, Priority, SimDevice};
+use mpool::{Pool, Priority};
+use mpool_sim::{Faults, SimDevice};
 use std::sync::Arc;
 
 const NAMES: [&str; 2] = ["default", "birds"];

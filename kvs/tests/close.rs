@@ -9,7 +9,7 @@
 mod support;
 
 use kvs::{Database, Durability, Options};
-use mpool::{Faults, SimDevice};
+use mpool_sim::{Faults, SimDevice};
 use support::batches::{batches_in, contents, write};
 use support::metric;
 

@@ -6,7 +6,8 @@
 mod support;
 
 use kvs::{Durability, Error, Options, Salvage, WayOut};
-use mpool::{Device, IoBuf, SimDevice};
+use mpool::{Device, IoBuf};
+use mpool_sim::SimDevice;
 
 const PAGE: usize = 4096;
 /// Stands in the last frame of the manifest.

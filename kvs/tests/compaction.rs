@@ -8,7 +8,8 @@ use kvs::{
     CompactionInfo, CompactionRequest, CompactionState, Database, Durability, Error, Kvs, Options,
     ProblemReason, Range, TreeInfo, TreePage,
 };
-use mpool::{Device, Faults, IoBuf, Pool, SimDevice};
+use mpool::{Device, IoBuf, Pool};
+use mpool_sim::{Faults, SimDevice};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

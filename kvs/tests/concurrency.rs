@@ -14,7 +14,7 @@
 mod support;
 
 use kvs::{Database, Durability, Kvs, Options, Range, TryGet};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use support::Rng;

@@ -17,7 +17,7 @@
 mod support;
 
 use kvs::{CompactionRequest, Durability, Options};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use support::batches::{Map, apply, batches_in, contents, write};
 
 /// Batches of the workload. Every 7th is followed by a flush, every 21st by a compaction, every

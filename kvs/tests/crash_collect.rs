@@ -15,7 +15,7 @@
 mod support;
 
 use kvs::{Database, Durability};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 
 const MIB: u64 = 1 << 20;

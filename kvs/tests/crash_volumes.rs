@@ -15,7 +15,8 @@
 mod support;
 
 use kvs::{Database, Durability, Options};
-use mpool::{Device, MediaClass, Pool, SimDevice, VolumeId, ZoneCondition};
+use mpool::{Device, MediaClass, Pool, VolumeId, ZoneCondition};
+use mpool_sim::SimDevice;
 use std::sync::{Arc, OnceLock};
 use support::batches::{batches_in, contents, write};
 use support::place::zones;

@@ -11,7 +11,8 @@
 mod support;
 
 use kvs::{Advance, Cursor, Database, Durability, Error, Kvs, Options, Range, Scope, TryGet};
-use mpool::{Device, Faults, IO_ALIGN, IoBuf, Pool, ScrubTarget, SimDevice};
+use mpool::{Device, IO_ALIGN, IoBuf, Pool, ScrubTarget};
+use mpool_sim::{Faults, SimDevice};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use support::Rng;

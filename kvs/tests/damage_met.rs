@@ -5,7 +5,8 @@
 mod support;
 
 use kvs::{Database, Durability, Options, Range, TryGet};
-use mpool::{Device, Faults, IoBuf, SimDevice};
+use mpool::{Device, IoBuf};
+use mpool_sim::{Faults, SimDevice};
 
 /// A page of a filter that is damaged failed the lookups of every key of its kblock, while scans
 /// showed them.

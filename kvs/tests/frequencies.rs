@@ -5,7 +5,8 @@
 mod support;
 
 use kvs::{Database, Durability, Kvs, Options};
-use mpool::{Device, MblockId, ScrubOptions, ScrubTarget, SimDevice};
+use mpool::{Device, MblockId, ScrubOptions, ScrubTarget};
+use mpool_sim::SimDevice;
 use std::collections::BTreeSet;
 use support::Rng;
 

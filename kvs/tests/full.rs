@@ -10,7 +10,7 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Kvs, Options, Scope};
-use mpool::{Faults, SimDevice};
+use mpool_sim::{Faults, SimDevice};
 use support::place::{Place, zones};
 
 fn key(n: u32) -> Vec<u8> {

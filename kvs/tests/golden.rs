@@ -10,7 +10,8 @@
 mod support;
 
 use kvs::{Database, Durability, Kvs, Options, Range};
-use mpool::{CheckOptions, Pool, ScrubOptions, Severity, sim::image};
+use mpool::{CheckOptions, Pool, ScrubOptions, Severity};
+use mpool_sim::image;
 use std::{fs, path::Path};
 
 const IMAGES: [(&str, &[u8]); 6] = [

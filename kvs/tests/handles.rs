@@ -6,7 +6,7 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Range, Scope, WriteBatch};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use support::options;
 
 fn database() -> Database {

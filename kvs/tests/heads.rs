@@ -5,7 +5,8 @@
 mod support;
 
 use kvs::{Database, Durability, Options};
-use mpool::{Pool, Severity, SimDevice};
+use mpool::{Pool, Severity};
+use mpool_sim::SimDevice;
 use std::sync::Arc;
 
 fn options() -> Options {

@@ -5,7 +5,7 @@
 mod support;
 
 use kvs::{Database, Durability, Health, Options, Part, State};
-use mpool::{Faults, SimDevice};
+use mpool_sim::{Faults, SimDevice};
 
 fn metric(db: &Database, part: Part) -> bool {
     let mut found = None;

@@ -6,7 +6,7 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Kvs};
-use mpool::{Faults, SimDevice};
+use mpool_sim::{Faults, SimDevice};
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
 use tracing::field::{Field, Visit};

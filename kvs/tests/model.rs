@@ -21,7 +21,8 @@ use kvs::{
     ColdRead, CompactionRequest, CompactionState, Cursor, Database, Durability, Entry, Error, Kvs,
     MediaPolicy, Options, Range, Snapshot, TryGet,
 };
-use mpool::{MediaClass, SimDevice};
+use mpool::MediaClass;
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 use support::Rng;
 use support::place::{Kind, Place, zones};

@@ -5,7 +5,7 @@
 mod support;
 
 use kvs::Options;
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::{fs, io};
 
 /// What `nice` says of each thread of this process with a name that begins so.

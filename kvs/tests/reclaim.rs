@@ -10,7 +10,7 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Kvs, Options};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::collections::BTreeSet;
 use support::place::{Place, zones};
 use support::{Rng, seeds};

@@ -9,7 +9,7 @@
 mod support;
 
 use kvs::{Database, Durability, OpenProgress, Options, Range};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 use support::{Rng, metric};
 

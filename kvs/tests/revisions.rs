@@ -6,7 +6,7 @@
 mod support;
 
 use kvs::{Database, Durability, Range};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 use support::Rng;
 

@@ -7,7 +7,8 @@
 mod support;
 
 use kvs::{Database, Durability, Error, LogDamage, Loss, Options, Range, Salvage};
-use mpool::{Device, IoBuf, Pool, SimDevice};
+use mpool::{Device, IoBuf, Pool};
+use mpool_sim::SimDevice;
 use std::sync::Arc;
 
 const PAGE: usize = 4096;

@@ -5,7 +5,7 @@
 mod support;
 
 use kvs::{Advance, CompactionRequest, Database, Durability, Kvs, Options, Range};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::collections::BTreeSet;
 use support::metric;
 

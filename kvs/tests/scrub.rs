@@ -6,7 +6,8 @@
 mod support;
 
 use kvs::{Database, Durability, Options};
-use mpool::{Device, Finding, MediaClass, Pool, ScrubOptions, ScrubTarget, SimDevice, VolumeId};
+use mpool::{Device, Finding, MediaClass, Pool, ScrubOptions, ScrubTarget, VolumeId};
+use mpool_sim::SimDevice;
 use std::sync::{Arc, Barrier};
 use support::{Rng, options, pool_options};
 

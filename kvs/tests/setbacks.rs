@@ -6,7 +6,7 @@
 mod support;
 
 use kvs::{Durability, Error, Scope};
-use mpool::{Faults, SimDevice};
+use mpool_sim::{Faults, SimDevice};
 
 /// Failures in a row before the database gives up.
 const FAILURES_MAX: u64 = 8;

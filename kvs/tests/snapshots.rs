@@ -6,7 +6,7 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Kvs, Options, Range, SnapshotEnd, SnapshotId};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::sync::{Arc, Mutex};
 
 const MIB: u64 = 1 << 20;

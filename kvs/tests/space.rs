@@ -6,7 +6,7 @@
 mod support;
 
 use kvs::{Database, Durability, Kvs, Options, Range};
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use support::{Rng, seeds};
 
 const KEYS: u64 = 12_000;

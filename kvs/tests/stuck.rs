@@ -6,7 +6,8 @@
 mod support;
 
 use kvs::{Database, Durability, Error, Kvs, Options};
-use mpool::{Device, Faults, SimDevice};
+use mpool::Device;
+use mpool_sim::{Faults, SimDevice};
 
 const MIB: u64 = 1 << 20;
 /// Keys of the leaf, whose values are inline: about 31 MiB, under half of what a leaf may have in

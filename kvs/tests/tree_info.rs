@@ -6,7 +6,7 @@
 mod support;
 
 use kvs::{Database, Durability, Error, JobOutcome, Kvs, TreeInfo, TreePage};
-use mpool::{Faults, SimDevice};
+use mpool_sim::{Faults, SimDevice};
 
 const MIB: u64 = 1 << 20;
 

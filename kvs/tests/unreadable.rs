@@ -6,7 +6,8 @@
 mod support;
 
 use kvs::{Database, Durability, Kvs, Options, Range};
-use mpool::{Device, Faults, IoBuf, SimDevice};
+use mpool::{Device, IoBuf};
+use mpool_sim::{Faults, SimDevice};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 

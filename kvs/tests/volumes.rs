@@ -9,7 +9,8 @@
 mod support;
 
 use kvs::{Database, Durability, Kvs, MediaPolicy, Options};
-use mpool::{MediaClass, SimDevice, VolumeId, VolumeInfo};
+use mpool::{MediaClass, VolumeId, VolumeInfo};
+use mpool_sim::SimDevice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use support::Rng;

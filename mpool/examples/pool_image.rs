@@ -5,7 +5,7 @@
 //! cargo run -p millpond-mpool --example pool_image -- unpack IMAGE DIR
 //! ```
 
-use mpool::sim::image;
+use mpool_sim::image;
 use std::{env::args_os, fs, io, path::PathBuf};
 
 fn main() -> io::Result<()> {

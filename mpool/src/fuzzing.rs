@@ -1,13 +1,12 @@
 //! The decoders of this crate as properties of bytes, for fuzz targets.
 //!
 //! Each function takes any bytes and returns, or panics if a property does not hold: decoding is
-//! total, and what decodes encodes to the same bytes. The targets in `fuzz/` call these; so does
-//! `tests/fuzz_corpus.rs`, which replays what they have found.
+//! total, and what decodes encodes to the same bytes. The targets in `fuzz/` call these; the tests
+//! of this module replay what they have found.
 
 use crate::{
-    SimDevice,
     address::ALLOC_UNIT,
-    device::Device,
+    device::{Device, Geometry, check_access},
     heads::{
         label::{self, Found},
         log::{Kept, Log},
@@ -26,10 +25,61 @@ use crate::{
     offline::heart::volumes_of,
     reaper::cgroup,
     site::mark::{self, Mark},
-    sys::buf::{IO_ALIGN, IoBuf},
     verify::state::State,
 };
-use std::{path::Path, sync::Arc};
+use mpool_device::{IO_ALIGN, IoBuf};
+use parking_lot::Mutex;
+use std::{fs::File, io, ops::Range, path::Path, sync::Arc};
+
+/// A device that keeps what is written to it.
+struct Memory(Mutex<Vec<u8>>);
+
+impl Memory {
+    fn new(len: u64) -> Self {
+        Self(Mutex::new(vec![0; usize::try_from(len).expect("a few pages")]))
+    }
+
+    fn range(&self, offset: u64, len: usize) -> io::Result<Range<usize>> {
+        check_access(offset, len, self.geometry().len_bytes)?;
+        let start = usize::try_from(offset).expect("within the device");
+        Ok(start..start + len)
+    }
+}
+
+impl Device for Memory {
+    fn geometry(&self) -> Geometry {
+        let len_bytes = self.0.lock().len() as u64;
+        Geometry { sector_bytes: 512, len_bytes, len_bytes_max: len_bytes }
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let range = self.range(offset, buf.len())?;
+        buf.copy_from_slice(&self.0.lock()[range]);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        let range = self.range(offset, buf.len())?;
+        self.0.lock()[range].copy_from_slice(buf);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn grow(&self, _len_bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn file(&self) -> Option<&File> {
+        None
+    }
+
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+}
 
 /// A property, by the name of its target.
 pub type Target = (&'static str, fn(&[u8]));
@@ -107,8 +157,7 @@ const OWNER: u64 = 7;
 /// Two logs of a journal, kept once or twice, elected and replayed. Bytes are a script: see
 /// [`script`].
 pub fn mdc_scan(bytes: &[u8]) {
-    let device = SimDevice::new(2 * LOG_LEN);
-    device.grow(2 * LOG_LEN).expect("within its limit");
+    let device = Memory::new(2 * LOG_LEN);
     script(bytes, &device, &[0, LOG_LEN]);
     let volumes = volumes_of(Arc::new(device));
     for kept in [Kept::Once, Kept::Twice] {
@@ -136,7 +185,7 @@ fn scanned(volumes: &Volumes, kept: Kept) {
 
 /// Writes pages as a script says: each step is a byte that chooses a log and whether the head's
 /// checksum is made right, a byte that chooses a page, a length, and that many bytes.
-fn script(mut bytes: &[u8], device: &SimDevice, logs: &[u64]) {
+fn script(mut bytes: &[u8], device: &Memory, logs: &[u64]) {
     while let [how, page, len, rest @ ..] = bytes {
         let (now, later) = rest.split_at(rest.len().min(usize::from(*len)));
         bytes = later;
@@ -222,8 +271,7 @@ pub fn pool(bytes: &[u8]) {
 
 fn pool_with(bytes: &[u8], logs: [Log; 2]) {
     let len = RESERVED.len + 2 * LOG_LEN;
-    let device = SimDevice::new(len);
-    device.grow(len).expect("within its limit");
+    let device = Memory::new(len);
     let superblock = superblock::Superblock::new([0; 16], logs);
     let mut page = IoBuf::zeroed(IO_ALIGN);
     page[..superblock::LEN].copy_from_slice(&superblock.encode());
@@ -234,5 +282,45 @@ fn pool_with(bytes: &[u8], logs: [Log; 2]) {
     let report = crate::Pool::check_on(Arc::new(device), &[], crate::CheckOptions { data: true });
     if let Ok(report) = report {
         assert!(report.findings.len() < 1000, "a small device has few damaged places");
+    }
+}
+
+/// What the targets have kept, replayed on the stable toolchain: a decoder that once fell stays up.
+/// `fuzz/corpus/TARGET/` has the inputs, `fuzz/fuzz_targets/TARGET.rs` the target.
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::print_stdout, reason = "a failure says which input it was")]
+
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn names(dir: &Path) -> BTreeSet<String> {
+        let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn every_kept_input_holds_the_properties_of_its_target() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        for (name, target) in TARGETS {
+            let corpus = fuzz.join("corpus").join(name);
+            let inputs = names(&corpus);
+            assert!(!inputs.is_empty(), "{} is empty", corpus.display());
+            for input in inputs {
+                // A failure says which.
+                println!("{name}/{input}");
+                target(&std::fs::read(corpus.join(input)).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn every_target_has_its_file_and_its_corpus() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        let targets: BTreeSet<String> =
+            TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(names(&fuzz.join("corpus")), targets);
+        let files = names(&fuzz.join("fuzz_targets"));
+        assert_eq!(files, targets.iter().map(|name| format!("{name}.rs")).collect());
     }
 }

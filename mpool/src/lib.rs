@@ -53,7 +53,7 @@ mod chores;
 pub mod device;
 mod error;
 mod features;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod heads;
 mod id;
@@ -68,8 +68,6 @@ mod options;
 mod pool;
 mod reaper;
 mod shared_map;
-#[cfg(any(test, feature = "sim"))]
-pub mod sim;
 mod site;
 mod space;
 mod sys;
@@ -100,6 +98,7 @@ pub use metrics::{
     histogram::{Histogram, HistogramCounts, LatencySummary},
 };
 pub use missing::{MissingVolume, VolumeHolds};
+pub use mpool_device::{IO_ALIGN, IoBuf};
 pub use object::{
     mblock::{Mblock, MblockWriter},
     mcache::{Advice, Class, Map, MapId, MapStats, PageRef, ReadDone},
@@ -127,12 +126,9 @@ pub use pool::{
 };
 pub use reaper::{MarginalHits, MemoryConsumer, Reaper, ReaperStats, memory_budget_bytes};
 pub use shared_map::SharedMap;
-#[cfg(any(test, feature = "sim"))]
-pub use sim::{Faults, SimDevice};
 pub use space::{FreeSpace, extent::FreeExtents};
 pub use sys::{
     anonymous::{CHUNK_LEN, Chunk, Pages},
-    buf::{IO_ALIGN, IoBuf},
     heap::{return_free_memory, return_large_allocations},
     nice::lower_priority,
 };

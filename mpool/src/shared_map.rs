@@ -324,7 +324,7 @@ impl<K: Ord + fmt::Debug, V: fmt::Debug, const MAX: usize> fmt::Debug for Shared
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::sim::Seeded;
+    use mpool_sim::Seeded;
     use std::{cell::Cell, collections::BTreeMap};
 
     thread_local! {

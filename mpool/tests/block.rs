@@ -127,7 +127,7 @@ fn load(pool: &Arc<Pool>, id: mpool::MblockId) -> (VolumeId, u8) {
 fn a_block_device_keeps_the_contract_of_devices() {
     with_loop(4 * MIB, |disk| {
         let device = BlockDevice::open(&disk.device).unwrap();
-        mpool::sim::suite::check_device(&device);
+        mpool_sim::suite::check_device(&device);
         assert_eq!(device.geometry().len_bytes, 4 * MIB);
         drop(device);
         let again = BlockDevice::open(&disk.device).unwrap();

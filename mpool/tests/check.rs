@@ -4,8 +4,9 @@
 
 use mpool::{
     CheckOptions, CheckReport, Device, Error, MdcRoom, MediaClass, NewVolume, Options, Pool,
-    Priority, ScrubTarget, Severity, SimDevice, VolumeId, VolumeKind,
+    Priority, ScrubTarget, Severity, VolumeId, VolumeKind,
 };
+use mpool_sim::SimDevice;
 use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 const ROOT: &str = "capacity.vol";

@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, IO_ALIGN, IoBackend, IoBuf, Mblock, MdcRoom, Options, Pool, Priority,
-    ReturnOptions, SimDevice, sim::Seeded,
+    ALLOC_UNIT, IO_ALIGN, IoBackend, IoBuf, Mblock, MdcRoom, Options, Pool, Priority, ReturnOptions,
 };
+use mpool_sim::{Seeded, SimDevice};
 use std::{
     collections::BTreeMap,
     sync::{

@@ -4,8 +4,11 @@
 
 use mpool::{
     ALLOC_UNIT, Error, IO_ALIGN, IoBackend, IoBuf, Mblock, MblockId, MblockWriter, Options, Pool,
-    Priority, SimDevice,
-    sim::crash::{CrashPlan, Workload, check_every_crash},
+    Priority,
+};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
-use mpool::{
-    ALLOC_UNIT, Error, IoBackend, MdcId, Options, Pool, SimDevice,
-    sim::crash::{CrashPlan, Workload, check_every_crash},
+use mpool::{ALLOC_UNIT, Error, IoBackend, MdcId, Options, Pool};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::sync::Arc;
 

@@ -6,8 +6,11 @@
 
 use mpool::{
     Device, Error, IO_ALIGN, IoBackend, IoBuf, Mblock, MblockId, MediaClass, Options, Placement,
-    Pool, Priority, ReturnOptions, SimDevice, VolumeId,
-    sim::crash::{CrashPlan, Workload, check_every_crash},
+    Pool, Priority, ReturnOptions, VolumeId,
+};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::{collections::VecDeque, sync::Arc};
 

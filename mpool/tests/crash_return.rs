@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
-use mpool::{
-    Error, IO_ALIGN, IoBackend, IoBuf, Mblock, Options, Pool, Priority, ReturnOptions, SimDevice,
-    sim::crash::{CrashPlan, Workload, check_every_crash},
+use mpool::{Error, IO_ALIGN, IoBackend, IoBuf, Mblock, Options, Pool, Priority, ReturnOptions};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::sync::Arc;
 

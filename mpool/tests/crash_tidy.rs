@@ -5,9 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
-use mpool::{
-    ALLOC_UNIT, Error, IoBackend, Mdc, MdcId, MdcRoom, MdcSnapshot, Options, Pool, SimDevice,
-    sim::crash::{CrashPlan, Workload, check_every_crash},
+use mpool::{ALLOC_UNIT, Error, IoBackend, Mdc, MdcId, MdcRoom, MdcSnapshot, Options, Pool};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use parking_lot::Mutex;
 use std::sync::Arc;

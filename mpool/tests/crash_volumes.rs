@@ -5,8 +5,11 @@
 
 use mpool::{
     Device, Error, IO_ALIGN, IoBackend, IoBuf, MblockId, MediaClass, NewVolume, Options, Placement,
-    Pool, Priority, SimDevice, VolumeId, VolumeKind,
-    sim::crash::{CrashPlan, Workload, check_every_crash},
+    Pool, Priority, VolumeId, VolumeKind,
+};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::sync::Arc;
 

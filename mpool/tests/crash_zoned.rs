@@ -3,9 +3,10 @@
 //! The log is the smallest thing that needs all of the rules: it appends, it flushes, and it frees
 //! a zone when another one holds what matters. Planted mistakes show that the harness sees them.
 
-use mpool::{
-    Device, IO_ALIGN, IoBuf, SimDevice, ZoneCondition, ZoneLimits, Zoned,
-    sim::crash::{CrashPlan, Workload, check_every_crash},
+use mpool::{Device, IO_ALIGN, IoBuf, ZoneCondition, ZoneLimits, Zoned};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::io;
 

@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    Create, Device, Error, IO_ALIGN, IoBuf, MediaClass, NewVolume, Options, Pool, SimDevice,
-    VolumeKind,
+    Create, Device, Error, IO_ALIGN, IoBuf, MediaClass, NewVolume, Options, Pool, VolumeKind,
 };
+use mpool_sim::SimDevice;
 use std::{
     fs,
     os::unix::fs::symlink,

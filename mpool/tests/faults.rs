@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, MblockWriter, MdcRoom,
-    MdcSnapshot, Options, Pool, Priority, Scope, SimDevice,
+    ALLOC_UNIT, Device, Error, IO_ALIGN, IoBackend, IoBuf, MblockWriter, MdcRoom, MdcSnapshot,
+    Options, Pool, Priority, Scope,
 };
+use mpool_sim::{Faults, SimDevice};
 use std::{
     fs::File,
     io,

@@ -5,11 +5,12 @@
 
 use mpool::{
     ALLOC_UNIT, CheckOptions, Device, Error, Features, IO_ALIGN, IoBackend, IoBuf, MblockId,
-    MediaClass, Options, Placement, Pool, Priority, Severity, SimDevice, VolumeId,
-    sim::{
-        crash::{CrashPlan, Workload, check_every_crash},
-        image,
-    },
+    MediaClass, Options, Placement, Pool, Priority, Severity, VolumeId,
+};
+use mpool_sim::{
+    SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
+    image,
 };
 use std::{ops::Range, sync::Arc};
 

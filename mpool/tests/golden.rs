@@ -10,8 +10,9 @@
 use mpool::{
     CheckOptions, IO_ALIGN, IoBackend, IoBuf, Lifetime, MblockId, MdcId, MdcRoom, MediaClass,
     NewVolume, Options, Placement, Pool, Priority, ScrubOptions, ScrubOwners, SegmentId, Severity,
-    VolumeKind, sim::image,
+    VolumeKind,
 };
+use mpool_sim::image;
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -6,8 +6,9 @@
 
 use mpool::{
     Class, Device, Error, Mblock, MblockWriter, MediaClass, Options, Pool, Priority, Scope,
-    SimDevice, VolumeId,
+    VolumeId,
 };
+use mpool_sim::SimDevice;
 use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;

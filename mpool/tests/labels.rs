@@ -5,8 +5,9 @@
 
 use mpool::{
     ALLOC_UNIT, CheckOptions, CheckReport, Device, Error, IO_ALIGN, IoBackend, IoBuf, MediaClass,
-    Options, Pool, Severity, SimDevice, VolumeId,
+    Options, Pool, Severity, VolumeId,
 };
+use mpool_sim::SimDevice;
 use std::sync::Arc;
 
 const DEVICE_BYTES: u64 = 8 << 20;

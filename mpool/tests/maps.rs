@@ -9,8 +9,9 @@
 
 use mpool::{
     Advice, Class, IO_ALIGN, IoBuf, Map, Mblock, MediaClass, NewVolume, Options, Placement, Pool,
-    Priority, ReaperOptions, ReaperPolicy, SimDevice, VolumeId, VolumeKind,
+    Priority, ReaperOptions, ReaperPolicy, VolumeId, VolumeKind,
 };
+use mpool_sim::SimDevice;
 use rustix::thread::{SecureComputingMode, gettid, set_secure_computing_mode};
 use std::{
     fs,

@@ -5,8 +5,9 @@
 
 use mpool::{
     CheckOptions, Device, Error, MediaClass, NewVolume, Options, Placement, Pool, Priority,
-    Severity, SimDevice, VolumeId, VolumeKind,
+    Severity, VolumeId, VolumeKind,
 };
+use mpool_sim::SimDevice;
 use std::{fs, path::Path, sync::Arc};
 
 const MIB: u64 = 1 << 20;

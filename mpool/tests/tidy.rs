@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, Mdc, MdcId, MdcRoom,
-    MdcSnapshot, Options, Pool, Priority, SimDevice,
+    ALLOC_UNIT, Device, Error, IO_ALIGN, IoBackend, IoBuf, Mdc, MdcId, MdcRoom, MdcSnapshot,
+    Options, Pool, Priority,
 };
+use mpool_sim::{Faults, SimDevice};
 use parking_lot::Mutex;
 use std::sync::Arc;
 

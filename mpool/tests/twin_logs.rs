@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use mpool::{
-    ALLOC_UNIT, CheckOptions, Device, Error, Faults, IO_ALIGN, IoBackend, IoBuf, MdcId, MdcRoom,
-    Options, Pool, Severity, SimDevice,
+    ALLOC_UNIT, CheckOptions, Device, Error, IO_ALIGN, IoBackend, IoBuf, MdcId, MdcRoom, Options,
+    Pool, Severity,
 };
+use mpool_sim::{Faults, SimDevice};
 use std::sync::Arc;
 
 const DEVICE_BYTES: u64 = 4 << 20;

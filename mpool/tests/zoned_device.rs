@@ -6,8 +6,8 @@
 
 use mpool::{
     AppendRing, Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, Zoned, ZonedDevice, device::AppendBy,
-    sim::suite::check_zoned,
 };
+use mpool_sim::suite::{Submit, check_zoned};
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -108,9 +108,14 @@ fn zone(device: &ZonedDevice, zone: u32) -> Zone {
 
 fn check(device: ZonedDevice) {
     say(&format!("{} by {}: {:?}", device.kind(), device.append_kind(), device.limits()));
-    for skipped in check_zoned(&(Arc::new(device) as Arc<dyn Device>)) {
+    for skipped in check_zoned(&(Arc::new(device) as Arc<dyn Device>), Some(ring)) {
         say(&format!("not checked: {skipped}"));
     }
+}
+
+fn ring(device: &Arc<dyn Device>, depth: u32) -> Submit {
+    let ring = AppendRing::new(Arc::clone(device), depth).expect("an append ring");
+    Box::new(move |zone, buf, len, done| ring.submit(zone, buf, len, done))
 }
 
 #[test]

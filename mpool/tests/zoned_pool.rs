@@ -13,8 +13,9 @@
 
 use mpool::{
     Class, Error, IO_ALIGN, IoBuf, Lifetime, MblockId, MediaClass, NewRoot, NewVolume, Options,
-    Placement, Pool, Priority, VolumeInfo, VolumeKind, sim::Seeded,
+    Placement, Pool, Priority, VolumeInfo, VolumeKind,
 };
+use mpool_sim::Seeded;
 use std::{
     env,
     fs::{File, OpenOptions},

@@ -6,11 +6,11 @@
 
 use mpool::{
     Device, Error, IO_ALIGN, IoBackend, IoBuf, Lifetime, MblockId, Options, Placement, Pool,
-    Priority, SimDevice, ZoneCondition, ZoneLimits, Zoned,
-    sim::{
-        Seeded,
-        crash::{CrashPlan, Workload, check_every_crash},
-    },
+    Priority, ZoneCondition, ZoneLimits, Zoned,
+};
+use mpool_sim::{
+    Seeded, SimDevice,
+    crash::{CrashPlan, Workload, check_every_crash},
 };
 use std::{collections::BTreeMap, sync::Arc};
 

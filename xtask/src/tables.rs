@@ -26,6 +26,7 @@ pub(crate) const METRIC_PREFIXES: &[&str] = &["millpond_http_", "millpond_"];
 
 /// Where `unsafe` may stand: files, and folders with a slash at the end.
 pub(crate) const UNSAFE_PLACES: &[&str] = &[
+    "mpool-device/src/buf.rs",
     "mpool/src/sys/",
     "mpool/src/object/mcache/region.rs",
     "kvs/src/memtable/arena.rs",
@@ -34,6 +35,7 @@ pub(crate) const UNSAFE_PLACES: &[&str] = &[
 
 /// Crate roots that forbid `unsafe` altogether; those that exist are checked.
 pub(crate) const SAFE_ROOTS: &[&str] = &[
+    "mpool-sim/src/lib.rs",
     "units/src/lib.rs",
     "server/src/lib.rs",
     "server/src/main.rs",
@@ -43,7 +45,8 @@ pub(crate) const SAFE_ROOTS: &[&str] = &[
 ];
 
 /// Folders of the crates whose modules are drawn.
-pub(crate) const CRATES: &[&str] = &["mpool", "kvs", "server", "ycsb", "units", "xtask"];
+pub(crate) const CRATES: &[&str] =
+    &["mpool-device", "mpool-sim", "mpool", "kvs", "server", "ycsb", "units", "xtask"];
 
 /// Those of them in which modules still import each other.
 pub(crate) const CRATES_WITH_CIRCLES: &[&str] = &["mpool"];
@@ -62,6 +65,20 @@ pub(crate) struct Layer {
 }
 
 pub(crate) const LAYERS: &[Layer] = &[
+    Layer {
+        folder: "mpool-device/",
+        packages: &["mpool*", "kvs", "millpond*"],
+        words: &[],
+        test_words: &[],
+        reason: "the traits of devices stand below the pool and below the simulated device",
+    },
+    Layer {
+        folder: "mpool-sim/",
+        packages: &["mpool", "kvs", "millpond*"],
+        words: &[],
+        test_words: &[],
+        reason: "the simulated device stands below the pool, whose own unit tests use it",
+    },
     Layer {
         folder: "mpool/",
         packages: &[
@@ -92,6 +109,7 @@ pub(crate) const LAYERS: &[Layer] = &[
         folder: "kvs/",
         packages: &[
             "millpond*",
+            "mpool-device",
             "tokio*",
             "axum*",
             "hyper*",

@@ -222,8 +222,8 @@ fn bad(reason: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mpool::SimDevice;
-    use mpool::sim::crash::{CrashPlan, Workload, check_every_crash};
+    use mpool_sim::SimDevice;
+    use mpool_sim::crash::{CrashPlan, Workload, check_every_crash};
     use proptest::prelude::*;
 
     fn sketch(seed: u64, log_words: u32) -> Sketch {

@@ -173,7 +173,8 @@ mod tests {
     use crate::key::NodeId;
     use crate::options::{Durability, Options};
     use crate::shape::manifest::record::Item;
-    use mpool::{Pool, SimDevice};
+    use mpool::Pool;
+    use mpool_sim::SimDevice;
     use std::sync::Arc;
 
     /// Each try of a flush, or of a compaction, left its objects behind until the next open, and

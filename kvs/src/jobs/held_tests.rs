@@ -7,7 +7,8 @@ use crate::debt::stall::ROOT_STOP;
 use crate::key::Revision;
 use crate::metrics::Sample;
 use crate::options::{Durability, Options};
-use mpool::{Pool, SimDevice};
+use mpool::Pool;
+use mpool_sim::SimDevice;
 use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
 

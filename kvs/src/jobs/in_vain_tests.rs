@@ -2,7 +2,8 @@
 
 use crate::db::Database;
 use crate::options::{Durability, Options};
-use mpool::{Mblock, Placement, Pool, Priority, SimDevice};
+use mpool::{Mblock, Placement, Pool, Priority};
+use mpool_sim::SimDevice;
 use std::sync::Arc;
 
 /// Nothing in the background, and quiet from the start.

@@ -205,7 +205,8 @@ mod tests {
     use crate::jobs::compact::job;
     use crate::options::{Durability, Options};
     use crate::pick::{Action, Limits, Plan, pick};
-    use mpool::{Pool, SimDevice};
+    use mpool::Pool;
+    use mpool_sim::SimDevice;
 
     /// A job over a leaf of gigabytes went on to its end, whoever wanted it to stop.
     #[test]

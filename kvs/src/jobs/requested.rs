@@ -207,7 +207,8 @@ mod tests {
     use crate::db::Database;
     use crate::jobs::requested::info::ProblemReason;
     use crate::options::{Durability, Options};
-    use mpool::{Pool, SimDevice};
+    use mpool::Pool;
+    use mpool_sim::SimDevice;
 
     /// "Done" was all that was said, though there was no room to do anything.
     #[test]

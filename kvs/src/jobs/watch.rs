@@ -43,7 +43,8 @@ mod tests {
     use crate::db::Database;
     use crate::db::tree_info::TreePage;
     use crate::options::{Durability, Options};
-    use mpool::{Pool, SimDevice};
+    use mpool::Pool;
+    use mpool_sim::SimDevice;
     use std::sync::Arc;
 
     /// A picture of a tree brought the picker's index up to it, under the lock that the picker

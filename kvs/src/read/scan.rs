@@ -318,7 +318,8 @@ mod tests {
     use crate::kvset::{ReadAhead, STEPS};
     use crate::options::{Durability, Options};
     use crate::shape::tree::TreeEdit;
-    use mpool::{Pool, SimDevice};
+    use mpool::Pool;
+    use mpool_sim::SimDevice;
 
     const KEYS: u64 = 300;
 

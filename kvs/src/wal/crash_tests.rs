@@ -10,9 +10,9 @@ use super::*;
 use crate::entry::batch::Op;
 use crate::key::KvsId;
 use crate::wal::mark::ManifestEnd;
-use mpool::SimDevice;
-use mpool::sim::Seeded;
-use mpool::sim::crash::{CrashPlan, Workload, check_every_crash};
+use mpool_sim::SimDevice;
+use mpool_sim::Seeded;
+use mpool_sim::crash::{CrashPlan, Workload, check_every_crash};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 

@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_rate_is_kept_until_another_is_measured() {
-        let device = std::sync::Arc::new(mpool::SimDevice::new(256 << 20));
+        let device = std::sync::Arc::new(mpool_sim::SimDevice::new(256 << 20));
         let pool = Pool::create(device, &mpool::Options::default()).unwrap();
         let second = Duration::from_secs(1);
         assert_eq!(note(&pool, 0, second), None);

@@ -5,7 +5,8 @@ use super::*;
 use crate::entry::batch::Op;
 use crate::key::KvsId;
 use crate::wal::mark::ManifestEnd;
-use mpool::{Faults, IoBackend, SimDevice};
+use mpool::IoBackend;
+use mpool_sim::{Faults, SimDevice};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;

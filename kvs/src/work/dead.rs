@@ -174,7 +174,8 @@ mod tests {
     use crate::db::Database;
     use crate::jobs::requested::info::CompactionRequest;
     use crate::options::{Durability, Options};
-    use mpool::{Pool, SimDevice};
+    use mpool::Pool;
+    use mpool_sim::SimDevice;
     use std::cell::Cell;
 
     /// Nothing in the background.

@@ -73,7 +73,8 @@ impl Work {
 mod tests {
     use crate::db::Database;
     use crate::options::{Durability, Options};
-    use mpool::{Pool, ReturnOptions, SimDevice};
+    use mpool::{Pool, ReturnOptions};
+    use mpool_sim::SimDevice;
     use std::sync::Arc;
 
     const MIB: u64 = 1 << 20;

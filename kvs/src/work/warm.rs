@@ -101,7 +101,8 @@ mod tests {
     use super::*;
     use crate::db::Database;
     use crate::options::{Durability, Options};
-    use mpool::{Pool, SimDevice};
+    use mpool::Pool;
+    use mpool_sim::SimDevice;
 
     #[test]
     fn no_more_is_read_ahead_than_fits() {

@@ -6,7 +6,7 @@ use kvs::{
     Advance, Compaction, CompactionProblem, CompactionRequest, CompactionState, Cursor, Database,
     Durability, Error, Kvs, Options, ProblemReason, Range, Snapshot, WriteBatch,
 };
-use mpool::SimDevice;
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -8,7 +8,8 @@ pub mod batches;
 pub mod place;
 
 use kvs::{Database, Options};
-use mpool::{Device, Faults, Pool, Priority, SimDevice};
+use mpool::{Device, Pool, Priority};
+use mpool_sim::{Faults, SimDevice};
 use std::sync::Arc;
 
 /// Seeds of a run: `MILLPOND_SEED` alone if it is set, else the fixed ones.

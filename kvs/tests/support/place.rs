@@ -1,7 +1,8 @@
 //! Pools of several volumes, simulated ones or files.
 
 use kvs::{Database, Options};
-use mpool::{Device, MediaClass, NewVolume, Pool, SimDevice, VolumeId, VolumeKind, ZoneLimits};
+use mpool::{Device, MediaClass, NewVolume, Pool, VolumeId, VolumeKind, ZoneLimits};
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tempfile::TempDir;

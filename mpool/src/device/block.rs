@@ -19,8 +19,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     missing::DENIED,
-    sys::{buf::IO_ALIGN, discard::discard},
+    sys::discard::discard,
 };
+use mpool_device::IO_ALIGN;
 use rustix::{
     fs::{Mode, OFlags, major, minor},
     io::Errno,

@@ -13,7 +13,7 @@ use super::{
     Device, Zoned,
     signature::{self, Ends, HEAD_BYTES, Signature, TAIL_BYTES},
 };
-use crate::sys::buf::{IO_ALIGN, IoBuf};
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::{fmt, fs::File, io, os::unix::fs::FileExt};
 
 /// How much of a text is shown.
@@ -216,10 +216,8 @@ fn of_zoned(device: &dyn Device, zones: &dyn Zoned) -> io::Result<Contents> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        SimDevice,
-        device::{FileDevice, FileOptions},
-    };
+    use crate::device::{FileDevice, FileOptions};
+    use mpool_sim::SimDevice;
 
     fn file(bytes: &[u8]) -> Contents {
         let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@
 //! that is aligned by a copy where the caller's is not, durable writes, and the rule that after a
 //! failed sync nothing is written any more. Lengths and bounds are the device's business.
 
-use crate::sys::buf::IoBuf;
+use mpool_device::IoBuf;
 use rustix::{
     fs::OFlags,
     io::{Errno, ReadWriteFlags},

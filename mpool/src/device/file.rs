@@ -13,8 +13,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     missing::DENIED,
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -315,13 +315,51 @@ mod tests {
     }
 
     #[test]
+    fn the_file_device_keeps_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let wanted = options(1 << 20);
+        mpool_sim::suite::check_device(&FileDevice::open_or_create(&path, &wanted).unwrap());
+        let again = FileDevice::open(&path, &wanted).unwrap();
+        let mut page = IoBuf::zeroed(IO_ALIGN);
+        again.read_at(11 * IO_ALIGN as u64, &mut page).unwrap();
+        assert_eq!(page[0], 8, "contents survive a reopen");
+        assert!(again.file().is_some());
+    }
+
+    #[test]
+    fn a_file_grows_in_steps_up_to_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = FileDevice::open_or_create(&dir.path().join("v"), &options(10 << 16)).unwrap();
+        for (asked, got) in [
+            (IO_ALIGN as u64, 1 << 16),
+            (9 << 16, 9 << 16),
+            ((9 << 16) + IO_ALIGN as u64, 10 << 16),
+        ] {
+            device.grow(asked).unwrap();
+            assert_eq!(device.geometry().len_bytes, got);
+        }
+    }
+
+    #[test]
+    fn a_second_opener_is_refused_while_the_first_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v");
+        let first = FileDevice::open_or_create(&path, &options(1 << 20)).unwrap();
+        let second = FileDevice::open(&path, &options(1 << 20)).unwrap_err();
+        assert!(matches!(second, Error::InUse { .. }), "{second}");
+        drop(first);
+        FileDevice::open(&path, &options(1 << 20)).unwrap();
+    }
+
+    #[test]
     fn the_page_cache_keeps_the_contract_too() {
         let dir = tempfile::tempdir().unwrap();
         let mut device =
             FileDevice::open_or_create(&dir.path().join("v"), &options(1 << 20)).unwrap();
         device.io.use_page_cache().unwrap();
         assert_eq!(device.kind(), "file (buffered)");
-        crate::sim::suite::check_device(&device);
+        mpool_sim::suite::check_device(&device);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! Neither cut nor hole is made durable: a crash may undo them, and costs nothing but space.
 
 use super::{Device, FileDevice, FileOptions, file_size};
-use crate::sys::buf::IO_ALIGN;
+use mpool_device::IO_ALIGN;
 use rustix::{
     fs::{FallocateFlags, SeekFrom},
     io::Errno,

@@ -7,10 +7,8 @@
 //! Requests reach it by calls only: it shows no file, so that neither the ring nor a mapping goes
 //! past it. It does not grow, and its zones take no verb that changes them.
 
-use crate::{
-    device::{Device, Geometry, Zone, ZoneLimits, Zoned, check_access},
-    sys::buf::IO_ALIGN,
-};
+use crate::device::{Device, Geometry, Zone, ZoneLimits, Zoned, check_access};
+use mpool_device::IO_ALIGN;
 use parking_lot::RwLock;
 use std::{collections::BTreeMap, fs::File, io, sync::Arc};
 
@@ -142,7 +140,8 @@ const _: () = assert!(PAGE == 4096);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{IoBuf, SimDevice};
+    use crate::IoBuf;
+    use mpool_sim::SimDevice;
 
     #[test]
     fn what_is_written_is_read_back_and_never_reaches_the_medium() {

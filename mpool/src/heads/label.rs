@@ -37,8 +37,8 @@ use crate::{
         superblock::{COPY_OFFSETS, RESERVED},
     },
     io::volumes::Volumes,
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::{fs::File, io, os::unix::fs::FileExt};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
@@ -360,8 +360,8 @@ mod tests {
             append_bytes_max: 1 << 16,
             block_bytes: 4096,
         };
-        let device = crate::SimDevice::zoned(limits);
-        let root = std::sync::Arc::new(crate::SimDevice::new(1 << 20));
+        let device = mpool_sim::SimDevice::zoned(limits);
+        let root = std::sync::Arc::new(mpool_sim::SimDevice::new(1 << 20));
         let volumes = Volumes::new(root, std::sync::Arc::default());
         assert_eq!(read(&device).unwrap(), Found::Blank);
         write(&device, &LABEL).unwrap();

@@ -47,8 +47,8 @@ use crate::{
     heads::log::{Kept, Log},
     io::volumes::Volumes,
     media::Priority,
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::path::PathBuf;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,

@@ -16,14 +16,14 @@
 //! without it, one append at a time.
 
 use crate::{
-    device::Device,
+    device::{Device, Passthrough, Zoned},
     io::thread::{enter_queue_thread, join_all, on_queue_thread, run_guarded},
     sys::{
         append_ring::{self, Appended},
-        buf::IoBuf,
         uring::Waker,
     },
 };
+use mpool_device::IoBuf;
 use parking_lot::{Condvar, Mutex};
 use std::{
     collections::VecDeque,
@@ -87,6 +87,11 @@ struct State {
     closing: bool,
 }
 
+/// The way past the block layer, if the device has the one that is known here.
+fn passthrough_of(zones: &dyn Zoned) -> Option<&Passthrough> {
+    zones.passthrough()?.downcast_ref()
+}
+
 impl AppendRing {
     /// A ring with `depth` (1..=1024) appends in flight on a device with zones.
     pub fn new(device: Arc<dyn Device>, depth: u32) -> io::Result<Self> {
@@ -97,7 +102,7 @@ impl AppendRing {
             let text = format!("depth is {depth}, must be in 1..={DEPTH_MAX}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let ring = match zones.passthrough() {
+        let ring = match passthrough_of(zones) {
             Some(passthrough) => passthrough
                 .file()
                 .and_then(|file| append_ring::AppendRing::new(file, depth))
@@ -241,7 +246,7 @@ impl Loop {
         self.tokens.push(end.token);
         let shared = Arc::clone(&self.shared);
         let zones = shared.device.zones().expect("checked in new");
-        let passthrough = zones.passthrough().expect("checked in new");
+        let passthrough = passthrough_of(zones).expect("checked in new");
         finish(done, end.outcome.map(|block| (passthrough.bytes_of(block), end.buf)));
     }
 
@@ -249,7 +254,7 @@ impl Loop {
     fn start_next(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let zones = shared.device.zones().expect("checked in new");
-        let passthrough = zones.passthrough().expect("checked in new");
+        let passthrough = passthrough_of(zones).expect("checked in new");
         loop {
             let mut state = shared.state.lock();
             let Some(token) = self.tokens.pop() else {

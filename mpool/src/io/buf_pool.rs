@@ -5,7 +5,7 @@
 //! total; beyond it everything idle is freed and recycling starts anew, so that lengths nobody asks
 //! for any more do not stay for ever. It never blocks and never refuses.
 
-use crate::sys::buf::IoBuf;
+use mpool_device::IoBuf;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ impl BufPool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::buf::IO_ALIGN;
+    use mpool_device::IO_ALIGN;
 
     #[test]
     fn buffers_come_back_by_length() {

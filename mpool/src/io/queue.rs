@@ -21,11 +21,9 @@ use crate::{
     media::Priority,
     metrics::histogram::Start,
     options::IoBackend,
-    sys::{
-        buf::{IO_ALIGN, IoBuf},
-        uring::{Direction, Transfer},
-    },
+    sys::uring::{Direction, Transfer},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::{io, sync::Arc};
 
 /// Runs on a queue thread when an append has ended: where it went, and the buffer.
@@ -36,19 +34,16 @@ const JOB_THREADS_MAX: u32 = 16;
 
 /// What `Auto` means. Tests of files run twice, with `MILLPOND_TEST_IO` set to each back-end; a
 /// ring that is asked for and not to be had is then an error instead of a second run on threads.
-#[cfg(any(test, feature = "sim"))]
-fn preferred(has_file: bool) -> IoBackend {
+fn preferred(has_file: bool) -> Result<IoBackend> {
     match std::env::var("MILLPOND_TEST_IO").as_deref() {
-        Ok("threads") => IoBackend::Threads,
-        Ok("uring") if has_file => IoBackend::Uring,
-        Err(_) | Ok("" | "uring") => IoBackend::Auto,
-        Ok(other) => panic!("MILLPOND_TEST_IO is {other}, must be uring or threads"),
+        Ok("threads") => Ok(IoBackend::Threads),
+        Ok("uring") if has_file => Ok(IoBackend::Uring),
+        Err(_) | Ok("" | "uring") => Ok(IoBackend::Auto),
+        Ok(other) => {
+            let text = format!("MILLPOND_TEST_IO is {other}, must be uring or threads");
+            Err(Error::Options(text))
+        }
     }
-}
-
-#[cfg(not(any(test, feature = "sim")))]
-fn preferred(_has_file: bool) -> IoBackend {
-    IoBackend::Auto
 }
 
 fn no_file() -> io::Error {
@@ -80,7 +75,7 @@ impl IoQueue {
         assert!(depth > 0, "checked by Options::validate");
         let has_file = volumes.all().iter().any(|volume| volume.device().file().is_some());
         let start = || if has_file { Reactor::new(depth) } else { Err(no_file()) };
-        let backend = if backend == IoBackend::Auto { preferred(has_file) } else { backend };
+        let backend = if backend == IoBackend::Auto { preferred(has_file)? } else { backend };
         let reactor = match backend {
             IoBackend::Threads => None,
             IoBackend::Auto => match start() {

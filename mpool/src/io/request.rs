@@ -10,11 +10,9 @@ use crate::{
     error::{Error, Result},
     media::Priority,
     metrics::histogram::Start,
-    sys::{
-        buf::IoBuf,
-        uring::{Direction, OnFile, Transfer},
-    },
+    sys::uring::{Direction, OnFile, Transfer},
 };
+use mpool_device::IoBuf;
 use std::{fs::File, io, sync::Arc};
 
 /// Runs on a queue thread when a transfer has ended; gets the buffer back unless it failed.

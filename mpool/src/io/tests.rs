@@ -4,14 +4,15 @@
 
 use super::queue::{BufWrite, IoQueue};
 use crate::{
-    Error, Faults, SimDevice,
+    Error,
     device::{Device, FileDevice, FileOptions},
     io::volumes::Volumes,
     media::Priority,
     metrics::PoolMetrics,
     options::IoBackend,
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
+use mpool_sim::{Faults, SimDevice};
 use parking_lot::{Condvar, Mutex};
 use std::sync::{
     Arc, Barrier,

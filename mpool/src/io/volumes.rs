@@ -24,9 +24,9 @@ use crate::{
     media::Priority,
     metrics::{PoolMetrics, histogram::Start},
     options::Options,
-    sys::buf::IoBuf,
 };
 use arc_swap::ArcSwap;
+use mpool_device::IoBuf;
 use std::{
     io,
     sync::{
@@ -410,7 +410,8 @@ fn append_ring(device: &Arc<dyn Device>) -> Option<AppendRing> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Faults, Geometry, SimDevice};
+    use crate::Geometry;
+    use mpool_sim::{Faults, SimDevice};
     use std::{fs::File, sync::Barrier};
 
     /// Two syncs are in the drive at the same time; the one that asks first returns last.

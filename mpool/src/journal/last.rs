@@ -48,7 +48,8 @@ impl LastOnVolume {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use crate::{MediaClass, Options, Pool, Priority, SimDevice};
+    use crate::{MediaClass, Options, Pool, Priority};
+    use mpool_sim::SimDevice;
     use std::sync::Arc;
 
     #[test]

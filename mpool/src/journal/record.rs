@@ -44,8 +44,8 @@ use crate::{
     id::{MblockId, MdcId, SegmentId},
     media::{MediaClass, VolumeKind, VolumeRecord},
     object::{mblock::MblockPlace, sums},
-    sys::buf::IO_ALIGN,
 };
+use mpool_device::IO_ALIGN;
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf};
 
 pub(crate) const PROPERTY_NAME_BYTES_MAX: usize = 64;

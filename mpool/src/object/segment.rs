@@ -13,8 +13,8 @@ use crate::{
     io::volumes::Volumes,
     media::Priority,
     space::Lease,
-    sys::buf::IO_ALIGN,
 };
+use mpool_device::IO_ALIGN;
 use std::{fmt, sync::Arc};
 
 /// A handle of a segment. Clone = another user; the extent of a deleted segment returns with the

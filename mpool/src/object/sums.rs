@@ -9,7 +9,7 @@
 //! names the page that rotted. Costs a thousandth of the space, and the checksum of each byte once
 //! when it is written.
 
-use crate::sys::buf::IO_ALIGN;
+use mpool_device::IO_ALIGN;
 
 const PAGE: u64 = IO_ALIGN as u64;
 /// Checksums in one page of the table.

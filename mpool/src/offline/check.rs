@@ -43,7 +43,6 @@ use crate::{
     },
     site::{self, VOLUME_FILE, with_path},
     space::layout::Layout,
-    sys::buf::IO_ALIGN,
     verify::{
         heads,
         logs::{self, lost, torn},
@@ -51,6 +50,7 @@ use crate::{
         reader::Reader,
     },
 };
+use mpool_device::IO_ALIGN;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

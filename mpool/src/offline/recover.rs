@@ -43,8 +43,8 @@ use crate::{
     },
     site::{self, VOLUME_FILE, devices::open_root, with_path},
     space::extent::FreeSet,
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::{cmp::Reverse, path::Path, sync::Arc};
 
 /// A log of which one copy is left is read as if it were this long, and longer while its frames

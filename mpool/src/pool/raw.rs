@@ -10,9 +10,9 @@ use crate::{
         Pool,
         scrub::{ScrubPart, ScrubTarget},
     },
-    sys::buf::IO_ALIGN,
     verify::reader::Reader,
 };
+use mpool_device::IO_ALIGN;
 use std::io;
 
 /// Bytes of one read.
@@ -93,7 +93,8 @@ const _: () = assert!(READ_BYTES.is_multiple_of(IO_ALIGN));
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Faults, MblockId, Options, Priority, SimDevice};
+    use crate::{MblockId, Options, Priority};
+    use mpool_sim::{Faults, SimDevice};
     use std::sync::Arc;
 
     #[test]

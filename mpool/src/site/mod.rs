@@ -19,9 +19,9 @@ use crate::{
     },
     journal::mdc::frame::{FRAME_HEAD_LEN, FrameHead},
     options::Create,
-    sys::buf::IO_ALIGN,
 };
 use mark::{MARK_FILE, MARK_FILE_NEW, Mark};
+use mpool_device::IO_ALIGN;
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},

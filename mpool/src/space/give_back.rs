@@ -179,13 +179,14 @@ fn shortest(rested_bytes: u64, used_bytes: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::{
-        Device, Faults, Geometry, MediaClass, SimDevice,
+        Device, Geometry, MediaClass,
         address::{ALLOC_UNIT, VolumeId},
         io::volumes::Volumes,
         media::{VolumeKind, VolumeRecord},
         metrics::PoolMetrics,
         space::{Lease, Space},
     };
+    use mpool_sim::{Faults, SimDevice};
     use std::{fs::File, sync::Arc};
 
     const MIB: u64 = 1 << 20;

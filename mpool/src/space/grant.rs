@@ -332,7 +332,7 @@ impl ZoneGrant {
         moving: bool,
     ) -> Option<Self> {
         let zones = space.zones()?;
-        let left = bytes.max(1).checked_next_multiple_of(crate::sys::buf::IO_ALIGN as u64)?;
+        let left = bytes.max(1).checked_next_multiple_of(mpool_device::IO_ALIGN as u64)?;
         let promised = zones.books()?.reserve(left, moving);
         promised.then(|| Self { space: Arc::clone(space), stream, left })
     }
@@ -406,11 +406,11 @@ impl Drop for ZoneAppend {
 mod tests {
     use super::*;
     use crate::{
-        SimDevice,
         address::VolumeId,
         media::{MediaClass, VolumeKind, VolumeRecord},
         metrics::PoolMetrics,
     };
+    use mpool_sim::SimDevice;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     const ZONE: u64 = 64 << 10;

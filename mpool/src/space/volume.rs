@@ -385,7 +385,8 @@ impl VolumeSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Faults, SimDevice, media::VolumeKind, metrics::PoolMetrics, space::Space};
+    use crate::{Device, media::VolumeKind, metrics::PoolMetrics, space::Space};
+    use mpool_sim::{Faults, SimDevice};
 
     const U: u64 = ALLOC_UNIT;
 

@@ -26,7 +26,7 @@ pub(crate) const STREAMS_MAX: usize = 4;
 /// Zones that only moving objects together may use: without it, a full drive could never tidy.
 const SPARE_ZONES: usize = 1;
 /// Lengths are multiples of this.
-const BLOCK: u64 = crate::sys::buf::IO_ALIGN as u64;
+const BLOCK: u64 = mpool_device::IO_ALIGN as u64;
 
 /// What a zone is to the books.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -395,7 +395,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::Seeded;
+    use mpool_sim::Seeded;
 
     const Z: u64 = 16 * BLOCK;
 

@@ -10,8 +10,8 @@ use super::{
     nvme::{Target, URING_COMMAND, URING_COMMAND_BYTES, append_command, status_error},
     uring::Waker,
 };
-use crate::sys::buf::IoBuf;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use mpool_device::IoBuf;
 use rustix::{
     event::{EventfdFlags, eventfd},
     fd::{AsRawFd, OwnedFd},

@@ -3,7 +3,6 @@
 pub(crate) mod advise;
 pub(crate) mod anonymous;
 pub(crate) mod append_ring;
-pub(crate) mod buf;
 pub(crate) mod cachestat;
 pub(crate) mod discard;
 pub(crate) mod faults;

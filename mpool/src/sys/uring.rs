@@ -6,8 +6,8 @@
 //!
 //! Priorities, bounds and completion callbacks are the business of `io::uring`.
 
-use super::buf::IoBuf;
 use io_uring::{IoUring, opcode, squeue, types};
+use mpool_device::IoBuf;
 use rustix::{
     event::{EventfdFlags, eventfd},
     fd::{AsRawFd, OwnedFd},

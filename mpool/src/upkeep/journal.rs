@@ -170,7 +170,8 @@ impl Chore for JournalChore {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Options, Pool, ReturnOptions, SimDevice};
+    use crate::{Options, Pool, ReturnOptions};
+    use mpool_sim::SimDevice;
     use std::sync::Arc;
 
     /// A pool that ends lets go of its chores one after the other. What the journal's chore let go

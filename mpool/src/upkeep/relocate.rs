@@ -11,19 +11,19 @@
 //! handle for long (`Mblock::has_moved`) takes a new one in its own time. A copy that does not have
 //! the checksums that the journal names is not committed: rot is reported, not carried on.
 
-use crate::journal::record::Change;
 use crate::{
     error::{Error, Result},
     id::MblockId,
+    journal::record::Change,
     media::Priority,
     object::{
         mblock::{Finished, Mblock, MblockWriter, Sink},
         sums,
     },
     space::Room,
-    sys::buf::{IO_ALIGN, IoBuf},
     upkeep::parts::Parts,
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::sync::Arc;
 
 /// Bytes copied at a time.

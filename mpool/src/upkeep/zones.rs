@@ -124,9 +124,9 @@ impl Chore for ZoneChore {
 #[cfg(test)]
 mod tests {
     use crate::{
-        Device, Geometry, Lifetime, Mblock, Options, Placement, Pool, Priority, SimDevice,
-        ZoneLimits, Zoned,
+        Device, Geometry, Lifetime, Mblock, Options, Placement, Pool, Priority, ZoneLimits, Zoned,
     };
+    use mpool_sim::SimDevice;
     use parking_lot::Mutex;
     use std::{
         fs::File,

@@ -13,8 +13,8 @@ use crate::{
         session::{Session, Sessions},
         superblock::{self, COPY_OFFSETS, Superblock},
     },
-    sys::buf::IO_ALIGN,
 };
+use mpool_device::IO_ALIGN;
 
 const PAGE: u64 = IO_ALIGN as u64;
 

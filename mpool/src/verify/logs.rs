@@ -22,8 +22,8 @@ use crate::{
         frame::{self, FRAME_HEAD_LEN, FrameHead, FrameKind},
         pair::Position,
     },
-    sys::buf::IO_ALIGN,
 };
+use mpool_device::IO_ALIGN;
 
 const PAGE: u64 = IO_ALIGN as u64;
 

@@ -18,8 +18,8 @@ use crate::{
     id::MblockId,
     object::sums::{self, SUMS_PER_PAGE},
     space::layout::Layout,
-    sys::buf::IO_ALIGN,
 };
+use mpool_device::IO_ALIGN;
 use std::ops::Range;
 
 const PAGE: u64 = IO_ALIGN as u64;

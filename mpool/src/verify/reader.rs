@@ -9,8 +9,8 @@ use crate::{
     error::Result,
     io::{queue::IoQueue, volumes::Volumes},
     media::Priority,
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::{
     sync::mpsc::sync_channel,
     time::{Duration, Instant},

@@ -32,8 +32,8 @@ use super::finding::{Damage, Finding, ScrubPart, ScrubTarget};
 use crate::{
     address::VolumeId,
     id::{MblockId, MdcId, SegmentId},
-    sys::buf::IO_ALIGN,
 };
+use mpool_device::IO_ALIGN;
 
 /// The property's name.
 pub(crate) const PROPERTY: &str = "pool.scrub";

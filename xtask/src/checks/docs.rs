@@ -146,8 +146,18 @@ pub(crate) fn metrics(repo: &Repo) -> Vec<Finding> {
 }
 
 fn is_project_path(quoted: &str) -> bool {
-    const FOLDERS: [&str; 10] = [
-        "mpool/", "kvs/", "units/", "server/", "ycsb/", "xtask/", "deploy/", "docs/", "fuzz/",
+    const FOLDERS: [&str; 12] = [
+        "mpool-device/",
+        "mpool-sim/",
+        "mpool/",
+        "kvs/",
+        "units/",
+        "server/",
+        "ycsb/",
+        "xtask/",
+        "deploy/",
+        "docs/",
+        "fuzz/",
         ".ci/",
     ];
     FOLDERS.iter().any(|folder| quoted.starts_with(folder))

@@ -67,7 +67,9 @@ pub(crate) fn clock(repo: &Repo) -> Vec<Finding> {
 fn clocks(repo: &Repo, clock_files: &[(&str, &str)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let engine = |path: &str| {
-        let source = path.starts_with("mpool/src/") || path.starts_with("kvs/src/");
+        let source = ["mpool-device/src/", "mpool-sim/src/", "mpool/src/", "kvs/src/"]
+            .iter()
+            .any(|folder| path.starts_with(folder));
         source && !path.ends_with("tests.rs") && !path.contains("/tests/")
     };
     for file in repo.rust().filter(|file| engine(&file.path)) {

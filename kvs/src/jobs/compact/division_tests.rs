@@ -16,7 +16,8 @@ use crate::key::{KvsId, KvsetId, NodeId, VALUE_BYTES_MAX};
 use crate::options::{Durability, Options};
 use crate::pick::{Action, NewLeaves, Plan, Why};
 use crate::shape::tree::Tree;
-use mpool::{Pool, SimDevice};
+use mpool::Pool;
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

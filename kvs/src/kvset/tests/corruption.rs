@@ -191,15 +191,15 @@ fn failing_reads_are_errors_and_pass() {
     let kvset = build_and_open(&pool, &model);
     for mode in [ReadMode::Mapped, ReadMode::Direct] {
         for read in 0..20 {
-            device.set_faults(mpool::Faults { read_eio_at: Some(read), ..Default::default() });
+            device.set_faults(mpool_sim::Faults { read_eio_at: Some(read), ..Default::default() });
             errors_of_walk(&kvset, &model, mode);
-            device.set_faults(mpool::Faults::default());
+            device.set_faults(mpool_sim::Faults::default());
             assert_eq!(errors_of_walk(&kvset, &model, mode), 0);
         }
     }
     let key = model.keys().next().unwrap();
     // The filter's page, which can be done without, and the next one.
-    device.set_faults(mpool::Faults { read_eio_at: Some(1), ..Default::default() });
+    device.set_faults(mpool_sim::Faults { read_eio_at: Some(1), ..Default::default() });
     let failed = lookup(&kvset, key).unwrap_err();
     assert!(matches!(failed, Error::Pool(mpool::Error::Io { .. })), "{failed}");
     assert_eq!(lookup(&kvset, key).unwrap().as_ref(), model.get(key));

@@ -14,7 +14,8 @@ mod open;
 use super::builder::ObjectSizes;
 use super::{BuildOptions, BuildValue, BuiltKvset, IndexPart, Kvset, KvsetBuilder};
 use crate::key::{KEY_BYTES_MAX, KvsId, KvsetId, Revision, key_hash};
-use mpool::{Class, Pool, Priority, SimDevice};
+use mpool::{Class, Pool, Priority};
+use mpool_sim::SimDevice;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -10,8 +10,9 @@ use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder};
 use crate::shape::salvage::WayOut;
 use crate::{Database, Durability, Error, Options, Range, Salvage};
 use bytes::Bytes;
-use mpool::sim::Seeded;
-use mpool::{MblockId, MdcRoom, Pool, Priority, SimDevice};
+use mpool::{MblockId, MdcRoom, Pool, Priority};
+use mpool_sim::Seeded;
+use mpool_sim::SimDevice;
 use std::sync::Arc;
 
 const KVSS: [&str; 2] = ["birds", "fish"];

@@ -326,7 +326,8 @@ fn room_for(items: &[Item]) -> MdcRoom {
 mod tests {
     use super::*;
     use crate::key::{KvsetId, NodeId, Revision};
-    use mpool::{MblockId, Options, SimDevice};
+    use mpool::{MblockId, Options};
+    use mpool_sim::SimDevice;
 
     fn open_pool(device: &SimDevice) -> Arc<Pool> {
         let options = Options { background: false, ..Options::default() };

@@ -5,7 +5,8 @@ mod held;
 use super::*;
 use crate::key::KvsId;
 use crate::progress::OpenProgress;
-use mpool::{Faults, IoBackend, Pool, SimDevice};
+use mpool::{IoBackend, Pool};
+use mpool_sim::{Faults, SimDevice};
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 
@@ -404,7 +405,7 @@ fn many_writers_lose_no_wake_up() {
         for writer in 0..WRITERS {
             let (rig, revisions, answered) = (&rig, &revisions, &answered);
             scope.spawn(move || {
-                let mut random = mpool::sim::Seeded::new(writer);
+                let mut random = mpool_sim::Seeded::new(writer);
                 for at in 0..EACH {
                     let batch =
                         sized(writer * EACH + at, usize::try_from(random.below(300)).unwrap());

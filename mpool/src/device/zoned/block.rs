@@ -21,17 +21,16 @@ use super::{
 use crate::{
     device::{Access, Device, Geometry, check_access},
     error::{Error, Result},
-    sys::{
-        buf::IO_ALIGN,
-        zones::{self, RawZone, ZoneVerb},
-    },
+    sys::zones::{self, RawZone, ZoneVerb},
 };
+use mpool_device::IO_ALIGN;
 use parking_lot::Mutex;
 use rustix::{
     fs::{Mode, OFlags},
     io::{Errno, ReadWriteFlags},
 };
 use std::{
+    any::Any,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -406,8 +405,8 @@ impl Zoned for ZonedDevice {
         if self.passthrough.is_some() { "zone append" } else { "write pointer" }
     }
 
-    fn passthrough(&self) -> Option<&Passthrough> {
-        self.passthrough.as_ref()
+    fn passthrough(&self) -> Option<&(dyn Any + Send + Sync)> {
+        Some(self.passthrough.as_ref()?)
     }
 }
 

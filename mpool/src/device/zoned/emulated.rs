@@ -26,8 +26,8 @@ use super::{
 use crate::{
     device::{Access, Device, FileDevice, FileOptions, Geometry, check_access},
     error::{Error, Result},
-    sys::buf::IO_ALIGN,
 };
+use mpool_device::IO_ALIGN;
 use parking_lot::Mutex;
 use rustix::{fs::FallocateFlags, io::ReadWriteFlags};
 use std::{
@@ -253,7 +253,7 @@ impl EmulatedZoned {
 
 impl EmulatedOptions {
     fn validate(&self) -> Result<()> {
-        self.limits.check().map_err(Error::Options)?;
+        check_limits(&self.limits).map_err(Error::Options)?;
         let (capacity, span) = (self.capacity, self.limits.zone_bytes);
         if capacity == 0 || capacity > span || !capacity.is_multiple_of(IO_ALIGN as u64) {
             let text =
@@ -264,31 +264,26 @@ impl EmulatedOptions {
     }
 }
 
-impl ZoneLimits {
-    /// Checks what an emulated volume needs of its limits; the error names the first that is off.
-    pub(super) fn check(&self) -> std::result::Result<(), String> {
-        let Self { zones, zone_bytes, conventional_zones, append_bytes_max, block_bytes, .. } =
-            *self;
-        let page = IO_ALIGN as u64;
-        let append = append_bytes_max as u64;
-        let off = if zones == 0 || zones > 1 << 20 {
-            format!("zones is {zones}, must be in 1..={}", 1 << 20)
-        } else if zone_bytes == 0 || zone_bytes > 1 << 40 || !zone_bytes.is_multiple_of(page) {
-            format!(
-                "zone_bytes is {zone_bytes}, must be a multiple of {page} up to {}",
-                1_u64 << 40
-            )
-        } else if conventional_zones > zones {
-            format!("conventional_zones is {conventional_zones}, must be in 0..={zones}")
-        } else if append == 0 || append > 1 << 30 || !append.is_multiple_of(page) {
-            format!("append_bytes_max is {append}, must be a multiple of {page} up to {}", 1 << 30)
-        } else if !matches!(block_bytes, 512 | 4096) {
-            format!("block_bytes is {block_bytes}, must be 512 or 4096")
-        } else {
-            return Ok(());
-        };
-        Err(off)
-    }
+/// Checks what an emulated volume needs of its limits; the error names the first that is off.
+pub(super) fn check_limits(limits: &ZoneLimits) -> std::result::Result<(), String> {
+    let ZoneLimits { zones, zone_bytes, conventional_zones, append_bytes_max, block_bytes, .. } =
+        *limits;
+    let page = IO_ALIGN as u64;
+    let append = append_bytes_max as u64;
+    let off = if zones == 0 || zones > 1 << 20 {
+        format!("zones is {zones}, must be in 1..={}", 1 << 20)
+    } else if zone_bytes == 0 || zone_bytes > 1 << 40 || !zone_bytes.is_multiple_of(page) {
+        format!("zone_bytes is {zone_bytes}, must be a multiple of {page} up to {}", 1_u64 << 40)
+    } else if conventional_zones > zones {
+        format!("conventional_zones is {conventional_zones}, must be in 0..={zones}")
+    } else if append == 0 || append > 1 << 30 || !append.is_multiple_of(page) {
+        format!("append_bytes_max is {append}, must be a multiple of {page} up to {}", 1 << 30)
+    } else if !matches!(block_bytes, 512 | 4096) {
+        format!("block_bytes is {block_bytes}, must be 512 or 4096")
+    } else {
+        return Ok(());
+    };
+    Err(off)
 }
 
 fn len_bytes(limits: &ZoneLimits) -> u64 {

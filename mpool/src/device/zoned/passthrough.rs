@@ -4,10 +4,8 @@
 //! (`/dev/nvme0n1`). This finds it, makes sure that both are the same namespace and that commands
 //! pass, and appends. Many appends at once are the business of `io::appends`.
 
-use crate::sys::{
-    buf::{IO_ALIGN, IoBuf},
-    nvme::{self, Target},
-};
+use crate::sys::nvme::{self, Target};
+use mpool_device::{IO_ALIGN, IoBuf};
 use std::{
     fs::{self, File, OpenOptions},
     io,

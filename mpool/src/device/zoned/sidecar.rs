@@ -205,7 +205,7 @@ fn decode_head(bytes: &[u8; HEAD_BYTES]) -> Result<Head, &'static str> {
         append_bytes_max: usize::try_from(word(bytes, 36)).map_err(|_| "a length is too long")?,
         block_bytes: word(bytes, 40),
     };
-    limits.check().map_err(|_| "the limits are out of their ranges")?;
+    super::emulated::check_limits(&limits).map_err(|_| "the limits are out of their ranges")?;
     Ok(Head { limits, salt: long(bytes, 44) })
 }
 

@@ -1,23 +1,25 @@
 //! The emulated device: by the suite, and what only crashes and faults show.
 
 use super::{
-    Allow, EmulatedOptions, EmulatedZoned, ResetFate, ZoneCondition, ZoneHabits, ZoneLimits, Zoned,
+    Allow, EmulatedOptions, EmulatedZoned, ZoneCondition, ZoneLimits, Zoned,
     emulated::Hooks,
     rules::{ZoneTable, noise},
     sidecar::record_of,
     transfer,
 };
 use crate::{
-    device::Device,
-    sim::{
-        Faults, Seeded, SimDevice, ZoneFault, ZoneFaults, ZoneHarm,
-        shuffle::Shuffle,
-        suite::{check_zoned, errno_of, page_of},
-        zoned::{draw_loss, strikes},
-    },
-    sys::{buf::IO_ALIGN, cachestat::cached_pages},
+    device::{Device, ResetFate, ZoneHabits},
+    io::appends::AppendRing,
+    sys::cachestat::cached_pages,
 };
 use ZoneCondition::{Closed, Empty, Full};
+use mpool_device::IO_ALIGN;
+use mpool_sim::{
+    Faults, Seeded, SimDevice, ZoneFault, ZoneFaults, ZoneHarm, draw_loss,
+    shuffle::Shuffle,
+    strikes,
+    suite::{Submit, check_zoned, errno_of, page_of},
+};
 use parking_lot::Mutex;
 use rustix::io::ReadWriteFlags;
 use std::{
@@ -206,6 +208,17 @@ fn emulated(dir: &tempfile::TempDir) -> Emulated {
     Emulated { device: Arc::new(device), hooks }
 }
 
+fn ring(device: &Arc<dyn Device>, depth: u32) -> Submit {
+    let ring = AppendRing::new(Arc::clone(device), depth).unwrap();
+    Box::new(move |zone, buf, len, done| ring.submit(zone, buf, len, done))
+}
+
+#[test]
+fn a_ring_of_appends_keeps_the_rules_of_the_simulated_device() {
+    let device: Arc<dyn Device> = Arc::new(SimDevice::zoned(limits(0)));
+    assert_eq!(check_zoned(&device, Some(ring)).len(), 1, "it has no conventional zones");
+}
+
 #[test]
 fn the_emulated_device_keeps_the_rules() {
     for habits in habits() {
@@ -213,7 +226,7 @@ fn the_emulated_device_keeps_the_rules() {
         let device = emulated(&dir);
         device.set_zone_habits(habits);
         let checked = Arc::clone(&device.device) as Arc<dyn Device>;
-        assert_eq!(check_zoned(&checked), [""; 0]);
+        assert_eq!(check_zoned(&checked, Some(ring)), [""; 0]);
         assert_eq!(device.early_cached_pages(), 0, "the suite reads past the page cache");
     }
 }

@@ -1,6 +1,6 @@
 //! Whole reads and writes by direct IO: in pieces if need be, from and to any memory.
 
-use crate::sys::buf::IoBuf;
+use mpool_device::IoBuf;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::{
     fs::File,

@@ -9,7 +9,7 @@
 //!                                                    rewriting; deletions go on to the very end
 //! ```
 
-use crate::sys::buf::IO_ALIGN;
+use mpool_device::IO_ALIGN;
 
 /// A log this full is looked at, percent.
 const LOOK_PCT: u64 = 70;

@@ -25,7 +25,8 @@
 //! This module decides only what a well-formed frame is. Whether a bad one is a torn tail or rot is
 //! decided by `scan`, which can see what follows it.
 
-use crate::{journal::mdc::MDC_RECORD_BYTES_MAX, sys::buf::IO_ALIGN};
+use crate::journal::mdc::MDC_RECORD_BYTES_MAX;
+use mpool_device::IO_ALIGN;
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     little_endian::{U16, U32, U64},

@@ -18,13 +18,9 @@ use super::{
     writer::encode,
 };
 use crate::{
-    address::Extent,
-    error::Result,
-    heads::log::Log,
-    io::volumes::Volumes,
-    media::Priority,
-    sys::buf::{IO_ALIGN, IoBuf},
+    address::Extent, error::Result, heads::log::Log, io::volumes::Volumes, media::Priority,
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 
 /// Heals both logs of an elected journal; nothing of theirs is open yet.
 pub(crate) fn heal(volumes: &Volumes, place: &Place, elected: &Elected) -> Result<()> {

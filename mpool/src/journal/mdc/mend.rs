@@ -10,7 +10,7 @@
 //! ```
 
 use super::frame::FrameHead;
-use crate::sys::buf::{IO_ALIGN, IoBuf};
+use mpool_device::{IO_ALIGN, IoBuf};
 
 /// In so many places copies may differ: each doubles what must be tried.
 const DIFFERENCES_MAX: usize = 10;

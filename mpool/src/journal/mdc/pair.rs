@@ -429,9 +429,10 @@ pub(crate) fn elected(volume: &Volumes, place: &Place) -> Result<Elected> {
 mod tests {
     use super::*;
     use crate::{
-        Device, SimDevice, address::ALLOC_UNIT, heads::log::Kept,
-        journal::mdc::MDC_RECORD_BYTES_MAX, metrics::PoolMetrics,
+        Device, address::ALLOC_UNIT, heads::log::Kept, journal::mdc::MDC_RECORD_BYTES_MAX,
+        metrics::PoolMetrics,
     };
+    use mpool_sim::SimDevice;
 
     const LOG_LEN: u64 = 64 * ALLOC_UNIT;
 

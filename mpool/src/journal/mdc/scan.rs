@@ -37,8 +37,8 @@ use crate::{
     heads::log::Log,
     io::volumes::Volumes,
     media::Priority,
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 
 /// Read at once: a window holds the longest frame and is refilled rarely.
 const WINDOW_LEN: usize = 2 << 20;

@@ -7,9 +7,8 @@
 use super::frame::{
     BODY_LEN_MAX, FRAME_HEAD_LEN, FrameHead, FrameKind, RECORD_PREFIX_LEN, padded_len, push_record,
 };
-use crate::{
-    error::Result, heads::log::Log, io::volumes::Volumes, media::Priority, sys::buf::IO_ALIGN,
-};
+use crate::{error::Result, heads::log::Log, io::volumes::Volumes, media::Priority};
+use mpool_device::IO_ALIGN;
 use std::sync::Arc;
 
 /// A frame without a body.

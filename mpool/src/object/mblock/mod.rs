@@ -20,8 +20,8 @@ use crate::{
     metrics::Gauge,
     object::{mcache::Mcache, sums},
     space::{Lease, layout::Layout},
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 pub use writer::MblockWriter;
 pub(crate) use writer::{Finished, Sink};
 

@@ -22,8 +22,8 @@ use crate::{
     media::Priority,
     object::{mblock::MblockPlace, mcache::Mcache, sums},
     space::{Lease, Room, grant::ZoneGrant, layout::Layout},
-    sys::buf::{IO_ALIGN, IoBuf},
 };
+use mpool_device::{IO_ALIGN, IoBuf};
 use parking_lot::{Condvar, Mutex};
 use std::{io, sync::Arc};
 

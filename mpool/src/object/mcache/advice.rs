@@ -181,7 +181,7 @@ fn whole_pages_of(object: &Object, range: &Range<u64>) -> Range<u32> {
 #[cfg(test)]
 mod tests {
     use super::{super::tests::World, *};
-    use crate::sys::buf::IoBuf;
+    use mpool_device::IoBuf;
 
     const PAGES: u32 = 64;
 

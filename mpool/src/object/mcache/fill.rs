@@ -23,8 +23,8 @@ use super::{
 use crate::{
     error::{Error, Result},
     media::Priority,
-    sys::buf::IoBuf,
 };
+use mpool_device::IoBuf;
 
 /// Values on more pages than this are read directly however often: their transfer costs more than
 /// the trip, and they would push out hundreds of smaller ones.

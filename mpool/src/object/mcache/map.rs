@@ -37,8 +37,8 @@ use crate::{
     io::queue::IoQueue,
     media::Priority,
     object::mblock::Mblock,
-    sys::buf::IoBuf,
 };
+use mpool_device::IoBuf;
 
 /// How dear pages are: what the reaper gives up first, and last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,9 +8,10 @@ use std::{
 
 use super::{Class, Map, PageRef};
 use crate::{
-    IoBuf, Mblock, MblockId, Options, Pool, Priority, ReaperOptions, Result, SimDevice,
-    error::Error, object::mcache::pages::PAGE_LEN, sim::Seeded,
+    IoBuf, Mblock, MblockId, Options, Pool, Priority, ReaperOptions, Result, error::Error,
+    object::mcache::pages::PAGE_LEN,
 };
+use mpool_sim::{Seeded, SimDevice};
 
 const OBJECT_BYTES: usize = 256 << 10;
 

@@ -26,8 +26,8 @@ use crate::{
     io::{queue::IoQueue, volumes::Volumes},
     options::IoBackend,
     space::layout::Layout,
-    sys::buf::IoBuf,
 };
+use mpool_device::IoBuf;
 
 const OBJECT_PAGES: u64 = 64;
 const OBJECT_BYTES: u64 = OBJECT_PAGES * PAGE_BYTES;

@@ -26,13 +26,13 @@ use crate::{
     object::{segment::Segment, sums},
     options::in_range,
     pool::Pool,
-    sys::buf::IO_ALIGN,
     verify::{
         control::Seen,
         reader::Reader,
         state::{self, Stage, State},
     },
 };
+use mpool_device::IO_ALIGN;
 use run::{Scrub, now_s};
 use std::sync::Arc;
 

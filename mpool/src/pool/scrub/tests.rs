@@ -2,16 +2,16 @@
 
 use super::*;
 use crate::{
-    Device, MdcRoom, MediaClass, Options, Priority, SimDevice,
+    Device, MdcRoom, MediaClass, Options, Priority,
     device::Geometry,
     journal::pool_journal::owner_word,
     object::mblock::Mblock,
-    sim::Seeded,
     verify::{
         heads, logs,
         objects::{self, Object},
     },
 };
+use mpool_sim::{Seeded, SimDevice};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, fs::File, io, ops::Range};
 
@@ -85,7 +85,7 @@ impl Pond {
     }
 
     fn byte(&self, address: u64) -> u8 {
-        let mut page = crate::sys::buf::IoBuf::zeroed(IO_ALIGN);
+        let mut page = mpool_device::IoBuf::zeroed(IO_ALIGN);
         let at = usize::try_from(address % PAGE).unwrap();
         self.pool.volumes.read(address - at as u64, &mut page, Priority::Read).unwrap();
         page[at]
@@ -494,7 +494,7 @@ fn a_clean_pool_has_no_findings_whatever_happens_meanwhile() {
 #[test]
 fn a_second_copy_of_a_label_that_went_blank_is_found() {
     let pond = Pond::new();
-    pond.other.write_at(crate::ALLOC_UNIT, &crate::sys::buf::IoBuf::zeroed(IO_ALIGN)).unwrap();
+    pond.other.write_at(crate::ALLOC_UNIT, &mpool_device::IoBuf::zeroed(IO_ALIGN)).unwrap();
     let found = pond.findings();
     assert_eq!(found.len(), 1, "{found:?}");
     let id = pond.pool.volumes()[1].id;

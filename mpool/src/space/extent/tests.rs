@@ -227,7 +227,7 @@ fn a_mix_of_objects_wastes_a_tenth_at_most() {
 
 /// Objects come and go at random; of those that are being written the rest goes when they end.
 struct Mix {
-    random: crate::sim::Seeded,
+    random: mpool_sim::Seeded,
     set: FreeSet,
     shape: Shape,
     /// With what will be kept of each.
@@ -241,7 +241,7 @@ impl Mix {
 
     fn new(seed: u64, shape: Shape) -> Self {
         let (open, held) = (Vec::new(), Vec::new());
-        let random = crate::sim::Seeded::new(seed);
+        let random = mpool_sim::Seeded::new(seed);
         Self { random, set: FreeSet::new(0), shape, open, held, used: 0 }
     }
 

@@ -1,11 +1,11 @@
 //! What moves down, and when, in pools on simulated devices.
 
 use crate::{
-    Device, Faults, Geometry, Mblock, MediaClass, Options, Placement, Pool, Priority,
-    ReturnOptions, SimDevice,
+    Device, Geometry, Mblock, MediaClass, Options, Placement, Pool, Priority, ReturnOptions,
     chores::Bell,
     space::{Room, lower::Below},
 };
+use mpool_sim::{Faults, SimDevice};
 use parking_lot::Mutex;
 use std::{fs::File, io, sync::Arc};
 

@@ -1,24 +1,24 @@
 //! A medium in memory that can lose power, tear, lie and fill up; and the harnesses built on it.
 //!
-//! [`SimDevice`] implements [`crate::Device`]; [`crash`] enumerates power cuts; [`suite`] checks
-//! any device against the contract. Compiled for this crate's tests and under the feature `sim`,
-//! for the tests of the pool's users.
+//! [`SimDevice`] implements [`mpool_device::Device`]; [`crash`] enumerates power cuts; [`suite`]
+//! checks any device against the contract. For the tests of the pool and of its users.
+#![forbid(unsafe_code)]
 
 pub mod crash;
 mod device;
 pub mod image;
 mod pages;
 mod part;
-pub(crate) mod shuffle;
+pub mod shuffle;
 pub mod suite;
-pub(crate) mod zoned;
+mod zoned;
 mod zoned_suite;
 #[cfg(test)]
 mod zoned_tests;
 
 pub use device::{Faults, SimDevice};
 pub use part::SimPart;
-pub use zoned::{ZoneFault, ZoneFaults, ZoneHarm};
+pub use zoned::{ZoneFault, ZoneFaults, ZoneHarm, draw_loss, strikes};
 
 /// A small seeded generator (xorshift64*), so that a failure can be replayed from its seed.
 #[derive(Clone, Debug)]

@@ -24,7 +24,7 @@ use super::{
     shuffle::Shuffle,
     zoned::{SimZones, ZoneFaults},
 };
-use crate::device::{Device, Geometry, ZoneLimits, Zoned, check_access};
+use mpool_device::{Device, Geometry, ZoneLimits, Zoned, check_access};
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, fs::File, io, ops::Range, sync::Arc};
 
@@ -359,7 +359,7 @@ impl Medium {
 
 /// Numbers of the pages in a range.
 pub(super) fn pages(offset: u64, len: u64) -> Range<u64> {
-    let page = crate::sys::buf::IO_ALIGN as u64;
+    let page = mpool_device::IO_ALIGN as u64;
     offset / page..(offset + len) / page
 }
 
@@ -501,7 +501,7 @@ impl Device for SimDevice {
 
     fn holes(&self, offset: u64, len: u64) -> io::Result<Vec<Range<u64>>> {
         let medium = self.medium.lock();
-        let page = |number: u64| number * crate::sys::buf::IO_ALIGN as u64;
+        let page = |number: u64| number * mpool_device::IO_ALIGN as u64;
         let mut holes: Vec<Range<u64>> = Vec::new();
         for number in medium.holes.range(pages(offset, len)) {
             match holes.last_mut() {
@@ -515,7 +515,7 @@ impl Device for SimDevice {
     fn disk_bytes(&self) -> Option<u64> {
         let medium = self.medium.lock();
         let pages = medium.holes.len() as u64;
-        Some(medium.len_bytes - pages * crate::sys::buf::IO_ALIGN as u64)
+        Some(medium.len_bytes - pages * mpool_device::IO_ALIGN as u64)
     }
 
     fn growth_left(&self) -> u64 {

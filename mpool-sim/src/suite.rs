@@ -1,14 +1,12 @@
 //! Conformance of a device: the numbered contract of [`Device`], checked.
 //!
 //! One function for every implementation. What only a power cut or a failing flush shows (1, 2, 3,
-//! 5) is checked for the simulated device in [`super`]'s tests.
+//! 5) is checked for the simulated device in tests of its own.
 
-use crate::{Device, IO_ALIGN, IoBuf};
+use mpool_device::{Device, IO_ALIGN, IoBuf};
 use std::io;
 
-pub use super::zoned_suite::check_zoned;
-#[cfg(test)]
-pub(crate) use super::zoned_suite::errno_of;
+pub use super::zoned_suite::{Ended, MakeRing, Submit, check_zoned, errno_of};
 
 const PAGE: u64 = IO_ALIGN as u64;
 
@@ -26,7 +24,8 @@ pub fn check_device(device: &dyn Device) {
     device.flush().expect("rule 2: a healthy device flushes");
 }
 
-pub(crate) fn page_of(byte: u8, pages: usize) -> IoBuf {
+/// Pages of one byte.
+pub fn page_of(byte: u8, pages: usize) -> IoBuf {
     let mut buf = IoBuf::zeroed(pages * IO_ALIGN);
     buf.fill(byte);
     buf
@@ -112,59 +111,11 @@ pub(super) fn unaligned_memory(device: &dyn Device) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Faults, SimDevice,
-        device::{FileDevice, FileOptions},
-    };
-
-    fn file_options(max: u64) -> FileOptions {
-        FileOptions {
-            allow_buffered: true,
-            allow_volatile: true,
-            len_bytes_max: max,
-            grow_step_bytes: 1 << 16,
-            reserve_bytes: Some(0),
-        }
-    }
+    use crate::{Faults, SimDevice};
 
     #[test]
     fn the_simulated_device_keeps_the_contract() {
         check_device(&SimDevice::new(1 << 20));
-    }
-
-    #[test]
-    fn the_file_device_keeps_the_contract() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("v");
-        let options = file_options(1 << 20);
-        check_device(&FileDevice::open_or_create(&path, &options).unwrap());
-        let again = FileDevice::open(&path, &options).unwrap();
-        let mut page = page_of(0, 1);
-        again.read_at(11 * PAGE, &mut page).unwrap();
-        assert_eq!(page[0], 8, "contents survive a reopen");
-        assert!(again.file().is_some());
-    }
-
-    #[test]
-    fn a_file_grows_in_steps_up_to_its_limit() {
-        let dir = tempfile::tempdir().unwrap();
-        let device =
-            FileDevice::open_or_create(&dir.path().join("v"), &file_options(10 << 16)).unwrap();
-        for (asked, got) in [(PAGE, 1 << 16), (9 << 16, 9 << 16), ((9 << 16) + PAGE, 10 << 16)] {
-            device.grow(asked).unwrap();
-            assert_eq!(device.geometry().len_bytes, got);
-        }
-    }
-
-    #[test]
-    fn a_second_opener_is_refused_while_the_first_lives() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("v");
-        let first = FileDevice::open_or_create(&path, &file_options(1 << 20)).unwrap();
-        let second = FileDevice::open(&path, &file_options(1 << 20)).unwrap_err();
-        assert!(matches!(second, crate::Error::InUse { .. }), "{second}");
-        drop(first);
-        FileDevice::open(&path, &file_options(1 << 20)).unwrap();
     }
 
     #[test]

@@ -11,12 +11,9 @@ use super::{
     device::{Fate, Medium, Turn, power_cut},
     pages::Image,
 };
-use crate::{
-    device::{
-        ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned,
-        zoned::rules::{Refusal, ZoneState, ZoneTable, noise},
-    },
-    sys::buf::IO_ALIGN,
+use mpool_device::{
+    IO_ALIGN, ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned,
+    rules::{Refusal, ZoneState, ZoneTable, noise},
 };
 use std::{io, ops::Range};
 
@@ -54,7 +51,7 @@ pub enum ZoneHarm {
 }
 
 /// Counts one fault down; the fault when it is due.
-pub(crate) fn strikes(fault: &mut Option<ZoneFault>) -> Option<ZoneFault> {
+pub fn strikes(fault: &mut Option<ZoneFault>) -> Option<ZoneFault> {
     match fault {
         Some(due) if due.after == 0 => fault.take(),
         Some(later) => {
@@ -239,7 +236,7 @@ impl SimZones {
 
 /// What a power cut leaves of a zone of which `durable` bytes were flushed: its write pointer, and
 /// the blocks before it that are lost.
-pub(crate) fn draw_loss(zone: &ZoneState, durable: u64, seeded: &mut Seeded) -> (u64, Vec<u64>) {
+pub fn draw_loss(zone: &ZoneState, durable: u64, seeded: &mut Seeded) -> (u64, Vec<u64>) {
     let block = IO_ALIGN as u64;
     let fate = Fate::draw(seeded);
     let kept = match fate {

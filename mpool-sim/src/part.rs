@@ -5,7 +5,7 @@
 //! power is cut in common.
 
 use super::SimDevice;
-use crate::device::{Device, Geometry, check_access};
+use mpool_device::{Device, Geometry, check_access};
 use std::{fs::File, io, ops::Range};
 
 /// A range of a simulated medium as a device: of fixed size, or to the medium's end.
@@ -118,7 +118,7 @@ impl Device for SimPart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::buf::{IO_ALIGN, IoBuf};
+    use mpool_device::{IO_ALIGN, IoBuf};
 
     #[test]
     fn a_flush_covers_its_part_alone() {

@@ -20,12 +20,12 @@
 //! zones closes the implicitly open one that was opened first; without such, it refuses.
 //! ```
 
-use super::{Zone, ZoneCondition, ZoneLimits};
+use crate::{Zone, ZoneCondition, ZoneLimits};
 use std::io;
 
 /// Why a drive refuses. The error is the one that Linux makes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// The zone is full, or too little is left under its capacity.
     NoRoom,
     /// The zone can only be read.
@@ -91,17 +91,19 @@ impl Default for ZoneHabits {
 
 /// One zone of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ZoneState {
-    pub(crate) condition: ZoneCondition,
-    pub(crate) capacity: u64,
+pub struct ZoneState {
+    /// Its state.
+    pub condition: ZoneCondition,
+    /// How much can be written, in bytes.
+    pub capacity: u64,
     /// Bytes appended since the last reset. Of a finished zone less than its capacity.
-    pub(crate) filled: u64,
+    pub filled: u64,
     /// Counts resets, so that each leaves other noise behind.
-    pub(crate) epoch: u32,
+    pub epoch: u32,
     /// What the next reset makes of the zone, if not what it was.
-    pub(crate) fate: Option<ResetFate>,
+    pub fate: Option<ResetFate>,
     /// Made full by a finish, which is durable, and not by appends, which are not.
-    pub(crate) finished: bool,
+    pub finished: bool,
     /// The table's clock when it was opened.
     opened: u64,
     pointer_unknown: bool,
@@ -120,9 +122,10 @@ pub enum ResetFate {
 
 /// The zones of a drive.
 #[derive(Clone, Debug)]
-pub(crate) struct ZoneTable {
+pub struct ZoneTable {
     limits: ZoneLimits,
-    pub(crate) habits: ZoneHabits,
+    /// How the drive behaves where drives differ.
+    pub habits: ZoneHabits,
     zones: Vec<ZoneState>,
     clock: u64,
 }
@@ -136,7 +139,7 @@ struct Places {
 
 impl ZoneTable {
     /// A new drive: conventional zones first, the others empty, all of one capacity.
-    pub(crate) fn new(limits: ZoneLimits, capacity: u64) -> Self {
+    pub fn new(limits: ZoneLimits, capacity: u64) -> Self {
         let zone = |index| {
             let conventional = index < limits.conventional_zones;
             ZoneState {
@@ -158,27 +161,28 @@ impl ZoneTable {
         Self { limits, habits: ZoneHabits::default(), zones, clock: 0 }
     }
 
-    #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn limits(&self) -> ZoneLimits {
+    /// What the drive looks like and allows.
+    pub fn limits(&self) -> ZoneLimits {
         self.limits
     }
 
     /// The zones with their numbers.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &ZoneState)> {
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &ZoneState)> {
         (0..).zip(&self.zones)
     }
 
-    pub(crate) fn zone(&self, zone: u32) -> &ZoneState {
+    /// One zone.
+    pub fn zone(&self, zone: u32) -> &ZoneState {
         &self.zones[at(zone)]
     }
 
     /// For what happens to a zone without a verb: wear, power, injected faults.
-    pub(crate) fn zone_mut(&mut self, zone: u32) -> &mut ZoneState {
+    pub fn zone_mut(&mut self, zone: u32) -> &mut ZoneState {
         &mut self.zones[at(zone)]
     }
 
     /// What the drive reports. Asking makes a stuck zone usable again.
-    pub(crate) fn report(&mut self, first: u32, count: u32) -> Vec<Zone> {
+    pub fn report(&mut self, first: u32, count: u32) -> Vec<Zone> {
         let zone_bytes = self.limits.zone_bytes;
         let zones = (0..).zip(&mut self.zones).skip(at(first)).take(at(count));
         zones
@@ -192,7 +196,7 @@ impl ZoneTable {
     }
 
     /// Takes `len` bytes at the write pointer of `zone`; returns where in the zone that is.
-    pub(crate) fn append(&mut self, zone: u32, len: u64) -> Result<u64, Refusal> {
+    pub fn append(&mut self, zone: u32, len: u64) -> Result<u64, Refusal> {
         let state = self.zone(zone);
         match state.condition {
             ZoneCondition::Conventional => return Err(Refusal::BadTransition),
@@ -221,11 +225,12 @@ impl ZoneTable {
     }
 
     /// An append to `zone` failed under way.
-    pub(crate) fn append_failed(&mut self, zone: u32) {
+    pub fn append_failed(&mut self, zone: u32) {
         self.zone_mut(zone).pointer_unknown = self.habits.sticks_after_failure;
     }
 
-    pub(crate) fn open(&mut self, zone: u32) -> Result<(), Refusal> {
+    /// Opens a zone explicitly.
+    pub fn open(&mut self, zone: u32) -> Result<(), Refusal> {
         match self.zone(zone).condition {
             ZoneCondition::ImplicitOpen | ZoneCondition::ExplicitOpen => {}
             ZoneCondition::Empty | ZoneCondition::Closed => self.make_room(zone)?,
@@ -235,7 +240,8 @@ impl ZoneTable {
         Ok(())
     }
 
-    pub(crate) fn close(&mut self, zone: u32) -> Result<(), Refusal> {
+    /// Closes an open zone.
+    pub fn close(&mut self, zone: u32) -> Result<(), Refusal> {
         let forgets = self.habits.forgets_unwritten;
         let state = self.zone_mut(zone);
         if !state.condition.is_active() {
@@ -246,7 +252,8 @@ impl ZoneTable {
         Ok(())
     }
 
-    pub(crate) fn finish(&mut self, zone: u32) -> Result<(), Refusal> {
+    /// Makes a zone full.
+    pub fn finish(&mut self, zone: u32) -> Result<(), Refusal> {
         match self.zone(zone).condition {
             ZoneCondition::Empty | ZoneCondition::Closed if self.habits.finish_needs_room => {
                 // Such a drive closes none for it when it has no active zone to spare.
@@ -269,7 +276,8 @@ impl ZoneTable {
         Ok(())
     }
 
-    pub(crate) fn reset(&mut self, zone: u32) -> Result<(), Refusal> {
+    /// Empties a zone.
+    pub fn reset(&mut self, zone: u32) -> Result<(), Refusal> {
         let state = self.zone_mut(zone);
         match state.condition {
             ZoneCondition::Conventional | ZoneCondition::ReadOnly | ZoneCondition::Offline => {
@@ -291,8 +299,8 @@ impl ZoneTable {
     }
 
     /// The power went and came back: nothing is open, and `filled` bytes of the zone are left.
-    #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn power_cycled(&mut self, zone: u32, filled: u64) {
+    /// What the drive looks like and allows.
+    pub fn power_cycled(&mut self, zone: u32, filled: u64) {
         let state = self.zone_mut(zone);
         let fell_short = filled < state.filled;
         state.pointer_unknown = false;
@@ -361,7 +369,7 @@ impl ZoneState {
     }
 
     /// The write pointer as it is reported; 0 where it means nothing.
-    pub(crate) fn written(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         match self.condition {
             ZoneCondition::Conventional | ZoneCondition::ReadOnly | ZoneCondition::Offline => 0,
             ZoneCondition::Full => self.capacity,
@@ -376,7 +384,7 @@ fn at(zone: u32) -> usize {
 
 /// Fills `page` with bytes that nobody has written: what a drive may answer beyond a write pointer.
 /// The same every time for the same `salt` and `offset`.
-pub(crate) fn noise(salt: u64, offset: u64, page: &mut [u8]) {
+pub fn noise(salt: u64, offset: u64, page: &mut [u8]) {
     let mut state = salt ^ offset.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     for word in page.chunks_mut(8) {
         // splitmix64

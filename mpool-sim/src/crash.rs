@@ -192,7 +192,7 @@ fn check_crashes_of_recovery<W: Workload>(workload: &W, crashed: &SimDevice, cra
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, IO_ALIGN, IoBuf};
+    use mpool_device::{Device, IO_ALIGN, IoBuf};
     use std::io;
 
     const PAGE: u64 = IO_ALIGN as u64;

@@ -6,7 +6,8 @@
 use super::Seeded;
 use parking_lot::{Condvar, Mutex};
 
-pub(crate) struct Shuffle {
+/// The door.
+pub struct Shuffle {
     state: Mutex<State>,
     turn: Condvar,
 }
@@ -21,7 +22,7 @@ struct State {
 
 /// Being inside; leaving lets the next one in.
 #[must_use = "the door closes when this is dropped"]
-pub(crate) struct Inside<'a>(&'a Shuffle);
+pub struct Inside<'a>(&'a Shuffle);
 
 impl Default for Shuffle {
     fn default() -> Self {
@@ -44,7 +45,7 @@ impl State {
 
 impl Shuffle {
     /// Waits for its turn among those who wait.
-    pub(crate) fn enter(&self) -> Inside<'_> {
+    pub fn enter(&self) -> Inside<'_> {
         let mut state = self.state.lock();
         let ticket = state.tickets;
         state.tickets += 1;
@@ -64,8 +65,7 @@ impl Shuffle {
     }
 
     /// How many wait for their turn.
-    #[cfg(test)]
-    pub(crate) fn waiting(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.state.lock().waiting.len()
     }
 }

@@ -198,7 +198,7 @@ fn op(rest: &mut &[u8]) -> Option<Op> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::Seeded;
+    use crate::Seeded;
 
     #[test]
     fn what_is_packed_is_unpacked_and_small() {

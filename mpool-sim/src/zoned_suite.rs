@@ -4,7 +4,7 @@
 //! and accepts what drives do differently. It erases the device.
 
 use super::suite::{page_of, reads_and_writes, unaligned_memory};
-use crate::{AppendRing, Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, ZoneLimits, Zoned};
+use mpool_device::{Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, ZoneLimits, Zoned};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,23 @@ const PAGE: u64 = IO_ALIGN as u64;
 /// Sequential zones that the suite works with.
 const ZONES_MIN: u32 = 4;
 
-/// Checks what can be seen without a crash or a fault. Erases the device, which has at least four
-/// sequential zones of at least 16 pages. Returns what could not be checked on it, and why.
+/// What is called at the end of an append, with where its bytes are and the buffer.
+pub type Ended = Box<dyn FnOnce(io::Result<(u64, IoBuf)>) + Send>;
+
+/// Takes many appends at once: to a zone, so much of a buffer. Dropping it ends them.
+pub type Submit = Box<dyn Fn(u32, IoBuf, usize, Ended)>;
+
+/// Makes what takes so many appends at once to a device.
+pub type MakeRing = fn(&Arc<dyn Device>, u32) -> Submit;
+
+/// Checks what can be seen without a crash or a fault; and `ring`, where there is one. Erases the
+/// device, which has at least four sequential zones of at least 16 pages. Returns what could not be
+/// checked on it, and why.
 ///
 /// # Panics
 ///
 /// If the device breaks a rule; the message says which.
-pub fn check_zoned(device: &Arc<dyn Device>) -> Vec<String> {
+pub fn check_zoned(device: &Arc<dyn Device>, ring: Option<MakeRing>) -> Vec<String> {
     let zones = device.zones().expect("the device has zones");
     let limits = zones.limits();
     let sequential = limits.zones - limits.conventional_zones;
@@ -40,7 +50,9 @@ pub fn check_zoned(device: &Arc<dyn Device>) -> Vec<String> {
     subject.open_budget(&mut skipped);
     subject.active_budget(&mut skipped);
     subject.concurrent_appends();
-    subject.ring();
+    if let Some(ring) = ring {
+        subject.ring(ring);
+    }
     subject.erase();
     device.flush().expect("a healthy device flushes");
     skipped
@@ -54,7 +66,8 @@ struct Subject<'a> {
     first: u32,
 }
 
-pub(crate) fn errno_of(outcome: io::Result<impl Sized>) -> Option<i32> {
+/// What the operating system called the failure.
+pub fn errno_of(outcome: io::Result<impl Sized>) -> Option<i32> {
     outcome.err().expect("must be refused").raw_os_error()
 }
 
@@ -341,10 +354,10 @@ impl Subject<'_> {
         self.all_there(&landed.into_inner(), THREADS * EACH);
     }
 
-    /// The same by [`AppendRing`], and with buffers longer than what is appended.
-    fn ring(&self) {
+    /// The same by a ring, and with buffers longer than what is appended.
+    fn ring(&self, make: MakeRing) {
         const APPENDS: u64 = 64;
-        let ring = AppendRing::new(Arc::clone(self.device), 16).expect("an append ring");
+        let ring = make(self.device, 16);
         let (sender, receiver) = mpsc::channel();
         for number in 0..APPENDS {
             let mut buf = IoBuf::zeroed(2 * IO_ALIGN);
@@ -356,20 +369,20 @@ impl Subject<'_> {
                 assert_eq!(buf.len(), 2 * IO_ALIGN, "the buffer comes back");
                 sender.send((at, number)).expect("the suite waits for it");
             };
-            ring.submit(zone, buf, IO_ALIGN, Box::new(done));
+            ring(zone, buf, IO_ALIGN, Box::new(done));
         }
         drop(sender);
         // Dropping the ring completes what it has accepted.
         drop(ring);
         let landed: BTreeMap<u64, u64> = receiver.into_iter().collect();
         self.all_there(&landed, APPENDS);
-        let ring = AppendRing::new(Arc::clone(self.device), 1).expect("an append ring");
+        let ring = make(self.device, 1);
         let (sender, receiver) = mpsc::channel();
         let done = move |outcome: io::Result<(u64, IoBuf)>| {
             sender.send(outcome.map(drop)).expect("the suite waits for it");
         };
         self.zones.finish(self.first).expect("can be finished");
-        ring.submit(self.first, page_of(1, 1), IO_ALIGN, Box::new(done));
+        ring(self.first, page_of(1, 1), IO_ALIGN, Box::new(done));
         let refused = receiver.recv().expect("it ends");
         assert_eq!(errno_of(refused), Some(libc::EIO), "rule 6: by the ring as well");
         drop(ring);

@@ -1,7 +1,6 @@
 //! Buffers fit for direct IO.
 //!
-//! The only file in this crate that allocates by hand. Everything above it sees `&[u8]`. Recycling
-//! is the business of `buf_pool`.
+//! The only file that allocates by hand. Everything above it sees `&[u8]`.
 
 use std::{
     alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error},

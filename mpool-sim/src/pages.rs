@@ -1,7 +1,7 @@
 //! What a simulated medium holds.
 
 use super::device::SECTOR;
-use crate::sys::buf::IO_ALIGN;
+use mpool_device::IO_ALIGN;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 type Page = [u8; IO_ALIGN];

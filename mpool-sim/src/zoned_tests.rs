@@ -4,8 +4,8 @@ use super::{
     Faults, SimDevice, ZoneFault, ZoneFaults, ZoneHarm,
     suite::{check_zoned, page_of},
 };
-use crate::{Device, IO_ALIGN, ZoneCondition, ZoneHabits, ZoneLimits, Zoned};
 use ZoneCondition::{Closed, Empty, Full};
+use mpool_device::{Device, IO_ALIGN, ZoneCondition, ZoneHabits, ZoneLimits, Zoned};
 use std::{
     collections::{BTreeSet, HashSet},
     panic::AssertUnwindSafe,
@@ -41,12 +41,12 @@ fn the_simulated_device_keeps_the_rules() {
     for habits in habits() {
         let device = sim();
         device.set_zone_habits(habits);
-        assert_eq!(check_zoned(&(Arc::new(device) as Arc<dyn Device>)), [""; 0]);
+        assert_eq!(check_zoned(&(Arc::new(device) as Arc<dyn Device>), None), [""; 0]);
     }
     let bare = limits(0);
     let bare = ZoneLimits { open_max: 0, active_max: 0, ..bare };
     let device: Arc<dyn Device> = Arc::new(SimDevice::zoned(bare));
-    assert_eq!(check_zoned(&device).len(), 3, "what it does not have is not checked");
+    assert_eq!(check_zoned(&device, None).len(), 3, "what it does not have is not checked");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn the_suite_finds_a_device_that_breaks_a_rule() {
     let zones = ZoneFaults { append: Some(fault), verb: None };
     device.set_faults(Faults { zones, ..Faults::default() });
     let device: Arc<dyn Device> = Arc::new(device);
-    let broken = std::panic::catch_unwind(AssertUnwindSafe(|| check_zoned(&device)));
+    let broken = std::panic::catch_unwind(AssertUnwindSafe(|| check_zoned(&device, None)));
     assert!(broken.is_err());
 }
 
