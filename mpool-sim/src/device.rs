@@ -20,15 +20,14 @@
 
 use super::{
     Seeded,
-    pages::Image,
+    fate::Fate,
+    pages::{Image, SECTOR},
     shuffle::Shuffle,
     zoned::{SimZones, ZoneFaults},
 };
 use mpool_device::{Device, Geometry, ZoneLimits, Zoned, check_access};
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, fs::File, io, ops::Range, sync::Arc};
-
-pub(super) const SECTOR: usize = 512;
 
 /// Faults to come. Counts start at zero when they are set: `Some(0)` strikes the next call of its
 /// kind. Each strikes once, except that a failed flush poisons the device for good.
@@ -253,33 +252,6 @@ impl SimDevice {
         let Medium { current, durable, .. } = &mut *medium;
         for image in [current, durable] {
             image.flip(offset, bit);
-        }
-    }
-}
-
-/// What becomes of a write that was not flushed. Long writes would practically never survive whole,
-/// or vanish whole, by the toss of a coin for each sector; so these two are drawn as often as a
-/// tear.
-pub(super) enum Fate {
-    Whole,
-    Gone,
-    Torn,
-}
-
-impl Fate {
-    pub(super) fn draw(seeded: &mut Seeded) -> Self {
-        match seeded.below(4) {
-            0 => Self::Whole,
-            1 => Self::Gone,
-            _ => Self::Torn,
-        }
-    }
-
-    pub(super) fn survives(&self, seeded: &mut Seeded) -> bool {
-        match self {
-            Self::Whole => true,
-            Self::Gone => false,
-            Self::Torn => seeded.coin(),
         }
     }
 }

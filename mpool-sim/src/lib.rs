@@ -6,13 +6,15 @@
 
 pub mod crash;
 mod device;
+mod fate;
 pub mod image;
 mod pages;
 mod part;
 pub mod shuffle;
 pub mod suite;
 mod zoned;
-mod zoned_suite;
+mod zoned_device;
+pub mod zoned_suite;
 #[cfg(test)]
 mod zoned_tests;
 

@@ -1,8 +1,9 @@
 //! What a simulated medium holds.
 
-use super::device::SECTOR;
 use mpool_device::IO_ALIGN;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+pub(super) const SECTOR: usize = 512;
 
 type Page = [u8; IO_ALIGN];
 

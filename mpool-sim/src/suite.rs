@@ -6,8 +6,6 @@
 use mpool_device::{Device, IO_ALIGN, IoBuf};
 use std::io;
 
-pub use super::zoned_suite::{Ended, MakeRing, Submit, check_zoned, errno_of};
-
 const PAGE: u64 = IO_ALIGN as u64;
 
 /// Checks what can be seen without a crash, on an empty device that may grow to at least 1 MiB.
@@ -70,7 +68,7 @@ fn giving_back(device: &dyn Device) {
     device.write_at(32 * PAGE, &page_of(0, 32)).expect("a refilled hole is written to");
 }
 
-pub(super) fn reads_and_writes(device: &dyn Device) {
+pub(crate) fn reads_and_writes(device: &dyn Device) {
     let mut seen = page_of(1, 2);
     device.read_at(10 * PAGE, &mut seen).expect("a read within the device");
     assert!(seen.iter().all(|b| *b == 0), "rule 4: unwritten ranges are zeros");
@@ -100,7 +98,7 @@ fn bounds(device: &dyn Device) {
 }
 
 /// Offsets and lengths are aligned by contract; memory is the device's business.
-pub(super) fn unaligned_memory(device: &dyn Device) {
+pub(crate) fn unaligned_memory(device: &dyn Device) {
     let mut bytes = vec![9_u8; IO_ALIGN + 1];
     device.write_at(20 * PAGE, &bytes[1..]).expect("plain memory can be written from");
     bytes.fill(0);

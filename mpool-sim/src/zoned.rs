@@ -6,13 +6,9 @@
 //! appended, and of the blocks between, some may be noise. Finish and reset are durable at once.
 //! Whatever is read beyond a write pointer is noise, another one after every reset and crash.
 
-use super::{
-    Seeded, SimDevice,
-    device::{Fate, Medium, Turn, power_cut},
-    pages::Image,
-};
+use super::{Seeded, fate::Fate, pages::Image};
 use mpool_device::{
-    IO_ALIGN, ResetFate, Zone, ZoneCondition, ZoneHabits, ZoneLimits, Zoned,
+    IO_ALIGN, ZoneCondition, ZoneLimits,
     rules::{Refusal, ZoneState, ZoneTable, noise},
 };
 use std::{io, ops::Range};
@@ -64,7 +60,7 @@ pub fn strikes(fault: &mut Option<ZoneFault>) -> Option<ZoneFault> {
 
 /// A verb with its arguments.
 #[derive(Clone, Debug)]
-enum ZoneCall {
+pub(super) enum ZoneCall {
     Open(u32),
     Close(u32),
     Finish(u32),
@@ -73,7 +69,7 @@ enum ZoneCall {
 }
 
 impl ZoneCall {
-    fn zone(&self) -> u32 {
+    pub(super) fn zone(&self) -> u32 {
         match self {
             Self::Open(zone)
             | Self::Close(zone)
@@ -86,12 +82,12 @@ impl ZoneCall {
 
 #[derive(Clone)]
 pub(super) struct SimZones {
-    table: ZoneTable,
+    pub(super) table: ZoneTable,
     /// By zone: the bytes that a power cut leaves alone.
     durable: Vec<u64>,
-    salt: u64,
+    pub(super) salt: u64,
     /// The power went, or the process died, during this call.
-    in_flight: Option<ZoneCall>,
+    pub(super) in_flight: Option<ZoneCall>,
 }
 
 impl SimZones {
@@ -144,7 +140,11 @@ impl SimZones {
 
     /// Does what the rules make of `call`, to the table and both images. Returns where an append
     /// went.
-    fn apply(&mut self, call: ZoneCall, images: [&mut Image; 2]) -> Result<u64, Refusal> {
+    pub(super) fn apply(
+        &mut self,
+        call: ZoneCall,
+        images: [&mut Image; 2],
+    ) -> Result<u64, Refusal> {
         let start = self.start(call.zone());
         match call {
             ZoneCall::Open(zone) => self.table.open(zone)?,
@@ -253,105 +253,4 @@ pub fn draw_loss(zone: &ZoneState, durable: u64, seeded: &mut Seeded) -> (u64, V
         Fate::Torn => seeded.below(4) == 0,
     });
     (kept, lost.collect())
-}
-
-impl SimDevice {
-    /// How the drive behaves where drives differ.
-    pub fn set_zone_habits(&self, habits: ZoneHabits) {
-        self.medium.lock().zone_table().habits = habits;
-    }
-
-    /// The zone wears out, now: [`ZoneCondition::ReadOnly`] or [`ZoneCondition::Offline`].
-    pub fn wear_zone(&self, zone: u32, condition: ZoneCondition) {
-        self.medium.lock().zone_table().zone_mut(zone).condition = condition;
-    }
-
-    /// What the next reset makes of the zone.
-    pub fn set_reset_fate(&self, zone: u32, fate: ResetFate) {
-        self.medium.lock().zone_table().zone_mut(zone).fate = Some(fate);
-    }
-}
-
-impl Medium {
-    fn zone_table(&mut self) -> &mut ZoneTable {
-        &mut self.zones.as_mut().expect("made by SimDevice::zoned").table
-    }
-
-    fn zone_call(&mut self, call: ZoneCall) -> io::Result<u64> {
-        self.check_writable()?;
-        let turn = self.turn()?;
-        let Self { current, durable, zones, faults, .. } = self;
-        let zones = zones.as_mut().expect("made by SimDevice::zoned");
-        if matches!(turn, Turn::Cut) {
-            zones.in_flight = Some(call);
-            return Err(power_cut());
-        }
-        let zone = call.zone();
-        let is_append = matches!(call, ZoneCall::Append(..));
-        let fault = if is_append { &mut faults.zones.append } else { &mut faults.zones.verb };
-        let Some(fault) = strikes(fault) else {
-            return Ok(zones.apply(call, [current, durable])?);
-        };
-        match (fault.harm, call) {
-            (ZoneHarm::MovesPointer, ZoneCall::Append(zone, mut bytes)) => {
-                noise(zones.salt, 0, &mut bytes);
-                zones.apply(ZoneCall::Append(zone, bytes), [current, durable])?;
-            }
-            (ZoneHarm::ReadOnly, _) => {
-                zones.table.zone_mut(zone).condition = ZoneCondition::ReadOnly;
-            }
-            (ZoneHarm::Offline, _) => {
-                zones.table.zone_mut(zone).condition = ZoneCondition::Offline;
-            }
-            (ZoneHarm::None | ZoneHarm::MovesPointer, _) => {}
-        }
-        if is_append {
-            zones.table.append_failed(zone);
-        }
-        Err(io::Error::from_raw_os_error(fault.errno))
-    }
-}
-
-impl SimDevice {
-    fn zone_call(&self, call: ZoneCall) -> io::Result<()> {
-        Zoned::limits(self).check_zone(call.zone())?;
-        self.medium.lock().zone_call(call).map(drop)
-    }
-}
-
-impl Zoned for SimDevice {
-    fn limits(&self) -> ZoneLimits {
-        self.limits.expect("made by SimDevice::zoned")
-    }
-
-    fn report(&self, first: u32, count: u32) -> io::Result<Vec<Zone>> {
-        let mut medium = self.medium.lock();
-        if medium.dead { Err(power_cut()) } else { Ok(medium.zone_table().report(first, count)) }
-    }
-
-    fn open(&self, zone: u32) -> io::Result<()> {
-        self.zone_call(ZoneCall::Open(zone))
-    }
-
-    fn close(&self, zone: u32) -> io::Result<()> {
-        self.zone_call(ZoneCall::Close(zone))
-    }
-
-    fn finish(&self, zone: u32) -> io::Result<()> {
-        self.zone_call(ZoneCall::Finish(zone))
-    }
-
-    fn reset(&self, zone: u32) -> io::Result<()> {
-        self.zone_call(ZoneCall::Reset(zone))
-    }
-
-    fn append(&self, zone: u32, buf: &[u8]) -> io::Result<u64> {
-        Zoned::limits(self).check_append(zone, buf.len())?;
-        let _turn = self.shuffle.enter();
-        self.medium.lock().zone_call(ZoneCall::Append(zone, buf.to_vec()))
-    }
-
-    fn append_kind(&self) -> &'static str {
-        "zone append"
-    }
 }

@@ -1,8 +1,7 @@
 //! The simulated device with zones: by the suite, and what only crashes show.
 
 use super::{
-    Faults, SimDevice, ZoneFault, ZoneFaults, ZoneHarm,
-    suite::{check_zoned, page_of},
+    Faults, SimDevice, ZoneFault, ZoneFaults, ZoneHarm, suite::page_of, zoned_suite::check_zoned,
 };
 use ZoneCondition::{Closed, Empty, Full};
 use mpool_device::{Device, IO_ALIGN, ZoneCondition, ZoneHabits, ZoneLimits, Zoned};

@@ -7,7 +7,7 @@
 use mpool::{
     AppendRing, Device, IO_ALIGN, IoBuf, Zone, ZoneCondition, Zoned, ZonedDevice, device::AppendBy,
 };
-use mpool_sim::suite::{Submit, check_zoned};
+use mpool_sim::zoned_suite::{Submit, check_zoned};
 use std::{
     fs::{self, File},
     io::{self, Write},

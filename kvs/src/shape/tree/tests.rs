@@ -11,8 +11,8 @@ use crate::memtable::Memtable;
 use crate::options::{Durability, Options};
 use crate::pick::{Limits, VblockIndex, VblockShape, Vblocks, needs_vblocks, pick};
 use crate::shape::view::View;
-use mpool_sim::Seeded;
 use mpool::Pool;
+use mpool_sim::Seeded;
 use mpool_sim::SimDevice;
 use std::time::Instant;
 

@@ -18,7 +18,8 @@ use mpool_sim::{
     Faults, Seeded, SimDevice, ZoneFault, ZoneFaults, ZoneHarm, draw_loss,
     shuffle::Shuffle,
     strikes,
-    suite::{Submit, check_zoned, errno_of, page_of},
+    suite::page_of,
+    zoned_suite::{Submit, check_zoned, errno_of},
 };
 use parking_lot::Mutex;
 use rustix::io::ReadWriteFlags;
