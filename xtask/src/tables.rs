@@ -48,9 +48,6 @@ pub(crate) const SAFE_ROOTS: &[&str] = &[
 pub(crate) const CRATES: &[&str] =
     &["mpool-device", "mpool-sim", "mpool", "kvs", "server", "ycsb", "units", "xtask"];
 
-/// Those of them in which modules still import each other.
-pub(crate) const CRATES_WITH_CIRCLES: &[&str] = &[];
-
 /// What a layer may not know.
 pub(crate) struct Layer {
     /// The crate's folder.
