@@ -63,6 +63,7 @@ mod pick;
 mod progress;
 mod read;
 mod shape;
+mod store;
 mod wal;
 mod work;
 mod write;

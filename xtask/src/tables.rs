@@ -179,7 +179,7 @@ pub(crate) const CLOCK_FILES: &[(&str, &str)] = &[
     ("kvs/src/write/group/post.rs", "interval durability is a promise about time"),
     ("kvs/src/write/group/thread.rs", "interval durability is a promise about time"),
     ("kvs/src/shape/bell.rs", "a wait has an end"),
-    ("kvs/src/shape/store/room.rs", "for how long puts were refused is told to people"),
+    ("kvs/src/store/space.rs", "for how long puts were refused is told to people"),
     ("kvs/src/jobs/mod.rs", "failed work waits out a pause before it is tried again"),
     ("kvs/src/jobs/requested/errand.rs", "for how long a compaction runs is told to people"),
     ("kvs/src/jobs/watch.rs", "for how long jobs run is told to people"),

@@ -27,7 +27,7 @@ impl Database {
     ///
     /// [`Options::media_policy`]: crate::Options::media_policy
     pub fn add_volume(&self, new: &NewVolume) -> Result<VolumeId> {
-        self.store().check_writable()?;
+        self.store().life.check_writable()?;
         Ok(self.pool().add_volume(new)?)
     }
 
@@ -40,14 +40,14 @@ impl Database {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Evacuation> {
         let store = self.store();
-        store.check_writable()?;
+        store.life.check_writable()?;
         let mut done = store.pool.evacuate_volume(id, progress)?;
         // Jobs that had begun before hold room there, and commit what they write.
         self.work().jobs.wait_for_jobs()?;
         add(&mut done, store.pool.evacuate_volume(id, progress)?);
         self.refresh_moved()?;
         self.empty_log()?;
-        store.versions.lock().manifest.leave_volumes(&store.pool)?;
+        store.shape.versions.lock().manifest.leave_volumes(&store.pool)?;
         // Compactions that had begun before the refresh read the old places.
         self.work().jobs.wait_for_jobs()?;
         add(&mut done, store.pool.evacuate_volume(id, progress)?);
@@ -57,7 +57,7 @@ impl Database {
     /// Takes an emptied volume out of the pool. An error while old snapshots, cursors or reads
     /// under way still see what was on it: end them, or try again.
     pub fn remove_volume(&self, id: VolumeId) -> Result<()> {
-        self.store().check_writable()?;
+        self.store().life.check_writable()?;
         self.refresh_moved()?;
         Ok(self.pool().remove_volume(id)?)
     }
@@ -71,7 +71,7 @@ impl Database {
     /// Writes everything that the log holds into kvsets, so that no later open needs it. Blocks. To
     /// be called after an open past damage: the damaged part is never looked at again.
     pub fn settle(&self) -> Result<()> {
-        self.store().check_writable()?;
+        self.store().life.check_writable()?;
         self.flush()?;
         self.open_database().forget_log()
     }

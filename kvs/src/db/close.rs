@@ -15,6 +15,7 @@ use crate::db::Open;
 use crate::db::frequencies;
 use crate::db::scrub;
 use crate::error::{Result, Scope};
+use crate::shape::life::Failed;
 use crate::wal::mark::Mark;
 use crate::work;
 use std::time::Instant;
@@ -22,10 +23,10 @@ use std::time::Instant;
 impl Open {
     /// A second call does nothing.
     pub(crate) fn close(&self) -> Result<()> {
-        if !self.store.close_once() {
+        if !self.store.life.close_once() {
             return Ok(());
         }
-        self.store.bell.ring();
+        self.store.life.bell.ring();
         self.store.hints.close();
         scrub::stop(&self.store.pool);
         let closed = self.commits.close();
@@ -52,7 +53,7 @@ impl Open {
     /// Flushes what is in memory only. What cannot be flushed is left to the log.
     fn empty_log(&self) {
         // Batches may still come, or the drive has refused the last ones.
-        if !self.commits.is_over() || self.store.failure().is_some() {
+        if !self.commits.is_over() || self.store.life.failure(Failed::Shape).is_some() {
             return;
         }
         let begun = Instant::now();
@@ -79,7 +80,7 @@ impl Open {
 
     fn leave_mark(&self) -> Result<()> {
         let Some(log) = self.commits.log_end()? else { return Ok(()) };
-        let manifest = self.store.versions.lock().manifest.end();
+        let manifest = self.store.shape.versions.lock().manifest.end();
         match (Mark { log, manifest }).leave(&self.store.pool) {
             Err(error) if error.scope() == Scope::Moment => {
                 tracing::warn!(%error, "no room for the mark of a clean close");

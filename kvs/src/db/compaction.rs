@@ -34,17 +34,17 @@ impl Database {
     /// asked for.
     pub fn start_compaction(&self, request: CompactionRequest) -> Result<Compaction> {
         let store = self.store();
-        store.check_writable()?;
+        store.life.check_writable()?;
         let todo = self.asked_for(&request)?;
-        store.check_room_to_compact()?;
+        store.space.check_compact()?;
         let errand = self.work().jobs.begin_errand(request, todo)?;
         let at = self.commits().exclusive(|| {
             store.seal();
-            store.visible()
+            store.shape.visible()
         });
         errand.lock().take_up_to(at);
         self.work().start_errand(&errand);
-        store.bell.ring();
+        store.life.bell.ring();
         Ok(Compaction { open: self.opened(), errand })
     }
 
@@ -72,7 +72,7 @@ impl Database {
         if let Some(name) = kvs {
             self.open_kvs(name)?;
         }
-        let view = self.store().view.load();
+        let view = self.store().shape.view.load();
         let trees =
             view.trees.values().filter(|tree| kvs.as_ref().is_none_or(|name| **name == *tree.name));
         Ok(trees.map(|tree| (tree.kvs, Arc::clone(&tree.name))).collect())
@@ -89,7 +89,7 @@ impl Compaction {
     /// entries. Does nothing where it is over.
     pub fn cancel(&self) {
         self.errand.lock().cancel();
-        self.open.store.bell.ring();
+        self.open.store.life.bell.ring();
     }
 
     /// Blocks until it is over. An error is of the database, not of what could not be compacted:

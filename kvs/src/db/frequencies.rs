@@ -32,7 +32,8 @@
 
 use crate::cache::{SHARDS, Sketch};
 use crate::error::{Error, Result};
-use crate::shape::store::{Store, delete};
+use crate::shape::delete;
+use crate::store::Store;
 use mpool::{IO_ALIGN, IoBuf, Mblock, MblockId, MblockWriter, Pool, Priority};
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -49,7 +49,7 @@ impl Kvs {
     pub fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         let view = self.view_for(key)?;
         let store = &self.open.store;
-        get::get(&view, Lookup::of(store, self.id, key, store.visible()))
+        get::get(&view, Lookup::of(store, self.id, key, store.shape.visible()))
             .inspect_err(|error| store.metrics.damage.note(Met::Get, error))
     }
 
@@ -69,7 +69,7 @@ impl Kvs {
     ) -> Result<std::result::Result<TryGet, NoRoom>> {
         let view = self.view_for(key)?;
         let store = &self.open.store;
-        let at = store.visible();
+        let at = store.shape.visible();
         let found = get::try_get(&view, Lookup::of(store, self.id, key, at), room)
             .inspect_err(|error| store.metrics.damage.note(Met::Get, error));
         Ok(Ok(match found? {
@@ -97,8 +97,8 @@ impl Kvs {
 
     fn view_for(&self, key: &[u8]) -> Result<Guard<Arc<View>>> {
         check_key(key)?;
-        self.open.store.check_open()?;
-        let view = self.open.store.view.load();
+        self.open.store.life.check_open()?;
+        let view = self.open.store.shape.view.load();
         if view.trees.contains_key(&self.id) { Ok(view) } else { Err(Error::KvsDropped) }
     }
 

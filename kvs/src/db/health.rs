@@ -14,6 +14,7 @@
 //! ailment. Asking takes no lock that is held across IO.
 
 use super::Database;
+use crate::shape::life::Failed;
 
 /// A part of the database that may fail on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,11 +105,11 @@ impl Health {
 impl Database {
     /// What has failed, as far as it is known now. Cheap, and never blocks on the drive.
     pub fn health(&self) -> Health {
-        let (store, jobs) = (self.store(), &self.work().jobs);
+        let (life, jobs) = (&self.store().life, &self.work().jobs);
         let causes = [
-            (Part::Log, self.commits().failure()),
-            (Part::Shape, store.failure()),
-            (Part::Volumes, store.pool.failure().map(str::to_owned)),
+            (Part::Log, life.failure(Failed::Log)),
+            (Part::Shape, life.failure(Failed::Shape)),
+            (Part::Volumes, self.pool().failure().map(str::to_owned)),
             (Part::Flush, jobs.ailments.flush()),
             (Part::Compaction, jobs.ailments.compaction()),
         ];

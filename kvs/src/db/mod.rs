@@ -33,8 +33,8 @@ use crate::shape::amplification;
 use crate::shape::holds::{Holder, SnapshotInfo, SnapshotsInfo};
 use crate::shape::loss::Loss;
 use crate::shape::manifest::record::Item;
-use crate::shape::store::Store;
 use crate::shape::tree::Tree;
+use crate::store::Store;
 use crate::work::{self, Work};
 use crate::write::group::{CommitQueue, Done};
 use crate::write::sink::Sink;
@@ -127,7 +127,12 @@ impl Database {
         let (store, wal) = recover::recover(pool, options, progress)?;
         let jobs = Arc::new(Jobs::new(Arc::clone(&store)));
         let sink = Arc::new(Sink::new(&jobs));
-        let commits = CommitQueue::new(wal, sink, &store.options, store.visible());
+        let commits = CommitQueue::new(
+            (wal, sink),
+            Arc::clone(&store.life),
+            &store.options,
+            store.shape.visible(),
+        );
         let work = Arc::new(Work::new(jobs, Arc::clone(&commits)));
         let consumers = register_consumers(&store);
         let mut workers = work::start(&work);
@@ -169,8 +174,8 @@ impl Database {
 
     /// The KVS of this name; [`Error::NoSuchKvs`] if there is none.
     pub fn open_kvs(&self, name: &str) -> Result<Kvs> {
-        self.store().check_open()?;
-        let view = self.store().view.load();
+        self.store().life.check_open()?;
+        let view = self.store().shape.view.load();
         let tree = view.trees.values().find(|tree| &*tree.name == name);
         let tree = tree.ok_or_else(|| missing(name))?;
         Ok(Kvs::new(&self.open, tree.kvs, Arc::clone(&tree.name)))
@@ -180,8 +185,8 @@ impl Database {
     pub fn create_kvs(&self, name: &str) -> Result<Kvs> {
         check_name(name)?;
         let store = self.store();
-        store.check_writable()?;
-        let mut versions = store.versions.lock();
+        store.life.check_writable()?;
+        let mut versions = store.shape.versions.lock();
         let live = versions.manifest.live();
         if live.kvs.values().any(|kvs| kvs.name == name) {
             return Err(Error::KvsExists { name: name.to_owned() });
@@ -190,10 +195,10 @@ impl Database {
             return Err(Error::KvsLimit);
         }
         let kvs = KvsId::new(live.next_kvs);
-        store.append(&mut versions, &[Item::KvsCreate { kvs, name: name.to_owned() }])?;
+        store.shape.append(&mut versions, &[Item::KvsCreate { kvs, name: name.to_owned() }])?;
         let tree = Tree::new(kvs, name);
         let name = Arc::clone(&tree.name);
-        store.update_view(|view| view.with_tree(tree));
+        store.shape.update_view(|view| view.with_tree(tree));
         Ok(Kvs::new(&self.open, kvs, name))
     }
 
@@ -201,24 +206,24 @@ impl Database {
     /// [`Error::KvsDropped`] from then on, while snapshots taken before still read it.
     pub fn drop_kvs(&self, name: &str) -> Result<()> {
         let store = self.store();
-        store.check_writable()?;
-        let mut versions = store.versions.lock();
+        store.life.check_writable()?;
+        let mut versions = store.shape.versions.lock();
         let kvs = versions.manifest.live().kvs.iter().find(|(_, kvs)| kvs.name == name);
         let kvs = *kvs.ok_or_else(|| missing(name))?.0;
-        store.append(&mut versions, &[Item::KvsDrop { kvs }])?;
-        let tree = store.tree(kvs).expect("the view knows every KVS of the manifest");
-        store.update_view(|view| view.without_tree(kvs));
+        store.shape.append(&mut versions, &[Item::KvsDrop { kvs }])?;
+        let tree = store.shape.tree(kvs).expect("the view knows every KVS of the manifest");
+        store.shape.update_view(|view| view.without_tree(kvs));
         let dead: Vec<_> =
             tree.kvsets().flat_map(|kvset| versions.references.take(kvset.meta())).collect();
         drop(versions);
         self.work().jobs.forget(&tree, &dead);
         self.commits().relieve();
-        store.delete(&dead)
+        store.shape.delete(&dead)
     }
 
     /// All KVSs, by name.
     pub fn list_kvs(&self) -> Vec<KvsInfo> {
-        let view = self.store().view.load();
+        let view = self.store().shape.view.load();
         let mut infos: Vec<KvsInfo> = view.trees.values().map(|tree| info(tree)).collect();
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         infos
@@ -264,17 +269,17 @@ impl Database {
     /// As [`Database::check`], where so many bytes of values will be added to the batch.
     pub fn check_with(&self, batch: &WriteBatch, more_bytes: u64) -> Result<()> {
         let store = self.store();
-        store.check_writable()?;
+        store.life.check_writable()?;
         batch.check_owner(&store.owner)?;
         let (len, max) = (batch.len_bytes(), store.options.batch_bytes_max());
         if len > max {
             return Err(Error::BatchLength { len, max });
         }
-        let view = store.view.load();
+        let view = store.shape.view.load();
         if batch.kvss().any(|kvs| !view.trees.contains_key(&kvs)) {
             return Err(Error::KvsDropped);
         }
-        store.check_space(batch, more_bytes)
+        store.space.check_put(batch, more_bytes)
     }
 
     /// An unchanging picture of all KVSs as they are now.
@@ -300,30 +305,30 @@ impl Database {
     ///
     /// [`Error::NoSuchSnapshot`] where none lives with this id.
     pub fn end_snapshot(&self, id: SnapshotId) -> Result<SnapshotInfo> {
-        self.store().check_open()?;
+        self.store().life.check_open()?;
         self.store().holds.end(id)
     }
 
     /// The last revision that readers see.
     pub fn revision(&self) -> Revision {
-        self.store().visible()
+        self.store().shape.visible()
     }
 
     /// Takes everything acknowledged so far to stable storage.
     pub fn sync(&self) -> Result<Revision> {
-        self.store().check_writable()?;
+        self.store().life.check_writable()?;
         self.open.commits.sync()
     }
 
     /// Writes the memtables into kvsets. Blocks until done.
     pub fn flush(&self) -> Result<()> {
         let store = self.store();
-        store.check_writable()?;
+        store.life.check_writable()?;
         self.work().seal();
-        let newest = store.view.load().sealed.first().map(|sealed| sealed.last);
+        let newest = store.shape.view.load().sealed.first().map(|sealed| sealed.last);
         let Some(newest) = newest else { return Ok(()) };
         self.work()
-            .until(|store| store.view.load().sealed.iter().all(|sealed| sealed.last > newest))
+            .until(|store| store.shape.view.load().sealed.iter().all(|sealed| sealed.last > newest))
     }
 
     /// Compacts until nothing is left that the picker would do. Blocks until done: then all that it
@@ -355,7 +360,7 @@ impl Database {
 
     /// The space, by who may use it.
     pub fn space(&self) -> SpaceInfo {
-        self.store().space()
+        self.store().space.info()
     }
 
     /// The pool below.
@@ -371,7 +376,7 @@ impl Database {
         self.open.commits.visit(see);
         visit_gauges(&self.work().jobs, see);
         visit_health(&self.health(), see);
-        store.visit_space(see);
+        store.space.visit(see);
         store.holds.visit(see);
         visit_pool(&store.pool, see);
     }
@@ -418,7 +423,7 @@ impl MemoryConsumer for Memtables {
 
     fn used_bytes(&self) -> u64 {
         let bytes = |store: Arc<Store>| {
-            store.view.load().memtables().map(|memtable| memtable.bytes() as u64).sum()
+            store.shape.view.load().memtables().map(|memtable| memtable.bytes() as u64).sum()
         };
         self.0.upgrade().map_or(0, bytes)
     }
@@ -455,13 +460,13 @@ fn visit_health(health: &Health, see: &mut dyn FnMut(Sample<'_>)) {
 
 fn visit_gauges(jobs: &Jobs, see: &mut dyn FnMut(Sample<'_>)) {
     let store = &jobs.store;
-    let view = store.view.load();
+    let view = store.shape.view.load();
     let losses = store.losses.get().map_or(0, Vec::len) as u64;
     let log_bytes_max = store.log_bytes_max.load(Ordering::Relaxed);
     let mut gauge = |name, help, labels: &[(&'static str, &str)], value: u64| {
         emit(see, MetricKind::Gauge, (name, help), labels, value);
     };
-    gauge("revision", "Last visible revision.", &[], store.visible().get());
+    gauge("revision", "Last visible revision.", &[], store.shape.visible().get());
     let read_only = u64::from(store.pool.is_read_only());
     gauge("read_only", "1 if the store is open for reading only.", &[], read_only);
     let help = "Damaged parts that the open has left out as asked.";

@@ -28,6 +28,8 @@ use crate::kvset::Kvset;
 use crate::memtable::Memtable;
 use crate::options::{Options, Salvage};
 use crate::progress::OpenProgress;
+use crate::shape::Versions;
+use crate::shape::delete;
 use crate::shape::kvsets::Kvsets;
 use crate::shape::loss::Loss;
 use crate::shape::manifest::live::{Live, LiveKvs};
@@ -35,16 +37,15 @@ use crate::shape::manifest::record::Item;
 use crate::shape::manifest::{Manifest, UNKNOWN};
 use crate::shape::references::References;
 use crate::shape::salvage;
-use crate::shape::store::{Store, Versions, delete};
 use crate::shape::tree::{Tree, TreeEdit};
 use crate::shape::view::View;
+use crate::store::Store;
 use crate::wal::recovery;
 use crate::wal::{Replayed, Wal};
 use crate::work;
 use mpool::{Class, MblockId, Pool, ScrubTarget};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Steps 2 to 6.
@@ -86,12 +87,12 @@ pub(crate) fn recover(
         work::dead::restore(&store);
     }
     let learner = work::dead::start(&store);
-    let floor = store.visible();
+    let floor = store.shape.visible();
     let segments = store.pool.segment_ids();
     let begun = Instant::now();
     let (mut wal, mut replayed) = replay_log(&store, floor, &mut losses, progress)?;
     // What was flushed on the way is not needed any more.
-    let floor = store.versions.lock().manifest.live().floor;
+    let floor = store.shape.versions.lock().manifest.live().floor;
     if let Err(error) = wal.release(floor) {
         tracing::warn!(%error, "segments that are not needed stay until the next release");
     }
@@ -99,17 +100,17 @@ pub(crate) fn recover(
     if !holes.is_empty() {
         condemned.extend(segments.into_iter().map(ScrubTarget::Segment));
     }
-    losses.extend(salvage::of_holes(holes, store.versions.lock().manifest.live()));
+    losses.extend(salvage::of_holes(holes, store.shape.versions.lock().manifest.live()));
     for loss in &losses {
         tracing::warn!(%loss, keys = loss.keys.len(), "left out");
     }
     assert!(store.losses.set(losses).is_ok(), "set once, here");
     assert!(store.condemned.set(condemned).is_ok(), "set once, here");
     // Before anybody looks: what is skipped was given out.
-    store.visible.store(replayed.last.get(), Ordering::Release);
+    store.shape.publish(replayed.last);
     learner.keep();
     let Replayed { frames, bytes, log_bytes, .. } = replayed;
-    let (elapsed, last) = (begun.elapsed(), store.visible());
+    let (elapsed, last) = (begun.elapsed(), store.shape.visible());
     tracing::info!(frames, bytes, log_bytes, %last, ?elapsed, "WAL replayed");
     store.bound_log(recovery::note(&store.pool, log_bytes, elapsed));
     Ok((store, wal))
@@ -204,14 +205,14 @@ pub(crate) fn make_again(
     losses: &mut Vec<Loss>,
 ) -> Result<()> {
     for (kvs, _, _) in batch.ops() {
-        let mut versions = store.versions.lock();
+        let mut versions = store.shape.versions.lock();
         let Err(error) = check_known(revision, kvs, versions.manifest.live()) else { continue };
         if !store.options.salvage.cut_manifest {
             return Err(error);
         }
         let name = format!("recovered-{}", kvs.get());
-        store.append(&mut versions, &[Item::KvsCreate { kvs, name: name.clone() }])?;
-        store.update_view(|view| view.with_tree(Tree::new(kvs, &name)));
+        store.shape.append(&mut versions, &[Item::KvsCreate { kvs, name: name.clone() }])?;
+        store.shape.update_view(|view| view.with_tree(Tree::new(kvs, &name)));
         losses.push(salvage::of_name(kvs, &name));
     }
     Ok(())

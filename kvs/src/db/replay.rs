@@ -24,7 +24,7 @@ use crate::key::{KvsId, Revision, key_hash};
 use crate::memtable::prefix;
 use crate::progress::OpenProgress;
 use crate::shape::loss::Loss;
-use crate::shape::store::Store;
+use crate::store::Store;
 use crate::write::apply::cut_dead_ranges;
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
@@ -80,7 +80,7 @@ impl<'a> Replay<'a> {
         beside: Option<&'a Flusher<'a>>,
         progress: &OpenProgress,
     ) -> Self {
-        let kvs_end = store.versions.lock().manifest.live().next_kvs;
+        let kvs_end = store.shape.versions.lock().manifest.live().next_kvs;
         Self {
             store,
             losses,
@@ -98,7 +98,7 @@ impl<'a> Replay<'a> {
     pub(crate) fn frame(&mut self, revision: Revision, batch: &WriteBatch) -> Result<()> {
         if batch.ops().any(|(kvs, ..)| kvs.get() >= self.kvs_end) {
             make_again(self.store, revision, batch, self.losses)?;
-            self.kvs_end = self.store.versions.lock().manifest.live().next_kvs;
+            self.kvs_end = self.store.shape.versions.lock().manifest.live().next_kvs;
         }
         let bytes = batch.len_bytes() + batch.len() * ENTRY_BYTES;
         let memtable_bytes = self.store.options.memtable_bytes;
@@ -120,7 +120,7 @@ impl<'a> Replay<'a> {
 
     fn insert(&mut self) {
         let (store, stage) = (self.store, &mut self.stage);
-        let view = store.view.load();
+        let view = store.shape.view.load();
         stage.sort();
         for (kvs, key, revision, op) in stage.entries() {
             // Entries of a KVS that was dropped after they were logged are passed over.
@@ -130,7 +130,7 @@ impl<'a> Replay<'a> {
         }
         cut_dead_ranges(store, &view, stage.entries().map(|(kvs, key, _, op)| (kvs, key, op)));
         // As a commit does: whoever sees the revision finds everything up to it.
-        store.publish_replayed(store.visible().max(stage.last));
+        store.shape.publish(store.shape.visible().max(stage.last));
         stage.clear();
         self.active_bytes = view.active.bytes();
         self.tell();
@@ -310,7 +310,7 @@ impl<'a> Flusher<'a> {
     }
 
     fn waiting(&self) -> u64 {
-        self.store.view.load().sealed.len() as u64
+        self.store.shape.view.load().sealed.len() as u64
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {

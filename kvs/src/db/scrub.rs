@@ -84,7 +84,7 @@ impl Database {
         id: MblockId,
         part: &dyn Fn(&Arc<Kvset>) -> Option<String>,
     ) -> Option<String> {
-        let view = self.store().view.load_full();
+        let view = self.store().shape.view.load_full();
         let named = view.trees.values().flat_map(|tree| {
             tree.kvsets().map(|kvset| (tree.name.as_ref(), kvset)).collect::<Vec<_>>()
         });

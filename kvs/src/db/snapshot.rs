@@ -27,7 +27,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn take(open: &Arc<Open>, holder: Holder) -> Self {
-        let (view, at) = open.store.moment();
+        let (view, at) = open.store.shape.moment();
         let hold = Arc::new(open.store.holds.hold(&view, at, holder));
         Self { open: Arc::clone(open), hold, at }
     }
@@ -60,13 +60,13 @@ impl Snapshot {
     /// A KVS dropped before, or created after, is not in this snapshot.
     fn view_of(&self, kvs: &Kvs) -> Result<Arc<View>> {
         let store = &self.open.store;
-        store.check_open()?;
+        store.life.check_open()?;
         kvs.check_owner(&store.owner)?;
         let view = self.hold.view()?;
         if view.trees.contains_key(&kvs.id()) {
             return Ok(view);
         }
-        if store.view.load().trees.contains_key(&kvs.id()) {
+        if store.shape.view.load().trees.contains_key(&kvs.id()) {
             return Err(Error::KvsNewer { name: kvs.name().into(), at: self.at });
         }
         Err(Error::KvsDropped)

@@ -171,7 +171,7 @@ impl Database {
     pub fn tree(&self, kvs: &str, page: &TreePage) -> Result<TreeInfo> {
         let (store, jobs) = (self.store(), &self.work().jobs);
         let kvs = self.open_kvs(kvs)?;
-        let view = store.view.load_full();
+        let view = store.shape.view.load_full();
         let tree = view.trees.get(&kvs.id()).ok_or(Error::KvsDropped)?;
         let is_helpless = jobs.helpless().contains(&tree.kvs);
         let aside = jobs.aside(tree.kvs);

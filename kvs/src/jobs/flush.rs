@@ -13,9 +13,12 @@ use crate::key::{KvsId, NodeId, Revision, key_hash};
 use crate::kvset::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
 use crate::memtable::Memtable;
 use crate::options::placement::Level;
+use crate::shape::change::Change;
+use crate::shape::change::Flushed;
+use crate::shape::change::Installed;
 use crate::shape::manifest::record::Item;
-use crate::shape::store::{Change, Flushed, Installed, Store};
 use crate::shape::view::Sealed;
+use crate::store::Store;
 use mpool::Priority;
 use std::sync::Arc;
 
@@ -41,7 +44,7 @@ impl Jobs {
 
 /// Flushes the oldest sealed memtable; `None` if there is none. At most one flush runs at a time.
 pub(crate) fn flush_oldest(store: &Store, progress: &Progress) -> Result<Option<Done>> {
-    let view = store.view.load_full();
+    let view = store.shape.view.load_full();
     let Some(sealed) = view.sealed.last() else { return Ok(None) };
     loop {
         match store.metrics.flush_jobs.times.time(|| flush(store, sealed, progress)) {
@@ -53,7 +56,7 @@ pub(crate) fn flush_oldest(store: &Store, progress: &Progress) -> Result<Option<
 }
 
 fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<Done> {
-    let view = store.view.load_full();
+    let view = store.shape.view.load_full();
     let live: Vec<KvsId> =
         sealed.memtable.kvs_ids().into_iter().filter(|kvs| view.trees.contains_key(kvs)).collect();
     let mut changes = Vec::new();
@@ -72,20 +75,20 @@ fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<Don
     let (floor, epoch) = (sealed.last, view.epoch + 1);
     let flushed = Some(Flushed { last: floor, epoch });
     let installed =
-        store.install(changes, vec![Item::Floor { revision: floor }], flushed, || {
+        store.shape.install(changes, vec![Item::Floor { revision: floor }], flushed, || {
             store.cache.begin_flush(epoch);
             live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))
         })?;
     store.metrics.flushes.add(1);
     store.metrics.flush_bytes.add(written);
     store.metrics.flush_jobs.sizes.record_bytes(written);
-    store.bell.ring();
+    store.life.bell.ring();
     Ok(Done { floor, installed })
 }
 
 /// One KVS's newest versions as a kvset.
 fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<BuiltKvset>> {
-    let tree = store.tree(kvs);
+    let tree = store.shape.tree(kvs);
     // All that is older lies in the tree.
     let hides_something = |key: &[u8]| {
         let hash = key_hash(kvs, key);
@@ -121,7 +124,7 @@ fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<B
 fn options(store: &Store, kvs: KvsId, (index_bytes, value_bytes): (u64, u64)) -> BuildOptions {
     let (keys, values) = store.placements(Level::Root, Priority::Flush);
     BuildOptions {
-        id: store.new_kvset_id(),
+        id: store.shape.new_kvset_id(),
         kvs,
         keys,
         values,
@@ -129,7 +132,7 @@ fn options(store: &Store, kvs: KvsId, (index_bytes, value_bytes): (u64, u64)) ->
             .expect("validated to 1,024 at most"),
         index_bytes_hint: index_bytes,
         value_bytes_hint: value_bytes,
-        object_bytes_max: store.needs.object_bytes,
+        object_bytes_max: store.space.needs.object_bytes,
     }
 }
 
@@ -192,7 +195,7 @@ mod tests {
             let node = NodeId::new(1000 + u64::from(n));
             Item::LeafAdd { kvs: kvs.id(), node, first_key }
         };
-        let append = |n| db.store().versions.lock().manifest.append(&[leaf(n)]);
+        let append = |n| db.store().shape.versions.lock().manifest.append(&[leaf(n)]);
         (1..u16::MAX).find(|n| append(*n).is_err()).expect("it becomes full");
         let objects = || db.pool().mblock_ids().len();
         let before = objects();

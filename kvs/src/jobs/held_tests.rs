@@ -46,7 +46,7 @@ fn a_root_that_stays_long_stops_no_writer_of_another_kvs() {
     db.flush().unwrap();
     // As if a job had it that never ends: no other may touch the root.
     let stuck: BTreeSet<_> =
-        db.store().tree(a.id()).unwrap().root.iter().map(|kvset| kvset.meta().id).collect();
+        db.store().shape.tree(a.id()).unwrap().root.iter().map(|kvset| kvset.meta().id).collect();
     db.work().jobs.table.lock().busy.extend(&stuck);
     for n in 1..ROOT_STOP {
         a.put(b"k", &n.to_le_bytes(), Durability::Off).unwrap();
@@ -77,7 +77,7 @@ fn a_root_that_stays_long_stops_no_writer_of_another_kvs() {
     both.put(&b, b"both", b"held").unwrap();
     submit("both", both);
     db.work().jobs.table.lock().busy.retain(|kvset| !stuck.contains(kvset));
-    db.store().bell.ring();
+    db.store().life.bell.ring();
     let (first, second) = (receiver.recv().unwrap(), receiver.recv().unwrap());
     assert_eq!((first.0, second.0), ("a", "both"));
     assert!(first.1 > last && second.1 > first.1);
@@ -104,7 +104,7 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
         write(&a, 14);
         db.flush().unwrap();
         // As if a job had all of it.
-        let root = &db.store().tree(a.id()).unwrap().root;
+        let root = &db.store().shape.tree(a.id()).unwrap().root;
         busy.extend(root.iter().map(|kvset| kvset.meta().id));
         db.work().jobs.table.lock().busy.extend(&busy);
     }
@@ -133,7 +133,7 @@ fn garbage_slows_the_writers_of_its_kvs_as_long_as_something_can_be_done_about_i
     jobs.changes += 1;
     drop(jobs);
     while !db.work().jobs.helpless.lock().contains(&a.id()) {
-        db.store().bell.ring();
+        db.store().life.bell.ring();
         std::thread::yield_now();
     }
     assert!(db.work().jobs.lagging().is_empty());

@@ -224,7 +224,7 @@ mod tests {
         }
         let jobs = &*db.work().jobs;
         let before = (db.tree("k", &TreePage::default()).unwrap(), db.pool().mblock_ids());
-        let tree = jobs.store.tree(kvs.id()).unwrap();
+        let tree = jobs.store.shape.tree(kvs.id()).unwrap();
         let (shape, limits) = jobs.picture(&tree, &jobs.aside(kvs.id()));
         let plan = pick(&shape, Limits { spill_min: 1, ..limits }).unwrap();
         let progress = Progress::default();

@@ -31,8 +31,10 @@ mod watch;
 use crate::error::{Error, Result, Scope};
 use crate::key::{KvsId, KvsetId, Revision};
 use crate::pick::{Gathered, Plan, VblockIndex};
-use crate::shape::store::{Change, Installed, Store};
+use crate::shape::change::Change;
+use crate::shape::change::Installed;
 use crate::shape::tree::Tree;
+use crate::store::Store;
 use ailments::Ailments;
 use ledger::{Ledger, Progress};
 use mpool::MblockId;
@@ -172,10 +174,10 @@ impl Jobs {
     /// case, after an error too.
     pub(crate) fn step(&self, compactions_max: usize) -> Result<bool> {
         self.store.holds.end_old();
-        self.store.retired.drop_unused();
+        self.store.shape.retired.drop_unused();
         let Some(running) = self.take_job(compactions_max) else { return Ok(false) };
         let done = self.carry_out(&running);
-        self.store.retired.drop_unused();
+        self.store.shape.retired.drop_unused();
         done
     }
 
@@ -186,7 +188,7 @@ impl Jobs {
 
     /// Changes the shape; what was left alone and has gone is forgotten.
     fn install(&self, change: Change) -> Result<()> {
-        let installed = self.store.install(vec![change], Vec::new(), None, || Ok(()))?;
+        let installed = self.store.shape.install(vec![change], Vec::new(), None, || Ok(()))?;
         self.installed(&installed)
     }
 
@@ -196,7 +198,7 @@ impl Jobs {
             self.refresh_again();
         }
         self.forget_unreadable(installed.kvsets.iter().copied(), &installed.mblocks);
-        self.store.delete(&installed.mblocks)
+        self.store.shape.delete(&installed.mblocks)
     }
 
     /// A KVS was dropped, with this tree and these mblocks.
@@ -260,7 +262,7 @@ impl Jobs {
     /// what leaves the store's own state in doubt, ends all writing.
     fn set_back(&self, what: What, error: &Error) {
         self.store.metrics.job_failures.add(1);
-        let view = self.store.view.load();
+        let view = self.store.shape.view.load();
         let failures = {
             let mut jobs = self.table.lock();
             jobs.setbacks.retain(|kvs| view.trees.contains_key(&kvs));
@@ -272,7 +274,7 @@ impl Jobs {
         let passes = error.scope() == Scope::Moment;
         let is_final = what == What::Flush && failures >= FLUSH_FAILURES_MAX && !passes;
         if error.scope() == Scope::Store || is_final {
-            self.store.fail(error);
+            self.store.life.fail_shape(error);
         } else if failures == 1 {
             tracing::warn!(%error, ?what, "background work failed; it is tried again, more and more rarely");
         } else {
@@ -309,8 +311,8 @@ impl Jobs {
     }
 
     fn take_job(&self, compactions_max: usize) -> Option<Running<'_>> {
-        let has_sealed = !self.store.view.load().sealed.is_empty();
-        let soon = self.store.options.background_threads == 0 || self.store.is_tight();
+        let has_sealed = !self.store.shape.view.load().sealed.is_empty();
+        let soon = self.store.options.background_threads == 0 || self.store.space.is_tight();
         {
             let mut jobs = self.table.lock();
             if has_sealed && !jobs.flushing && self.is_due(&jobs, What::Flush) {
@@ -333,7 +335,8 @@ impl Jobs {
         let number = jobs.begun;
         jobs.begun += 1;
         jobs.running.insert(number);
-        let progress = jobs.ledger.begin(number, &job, &self.store.view.load(), Instant::now());
+        let progress =
+            jobs.ledger.begin(number, &job, &self.store.shape.view.load(), Instant::now());
         Running { jobs: self, number, job, progress }
     }
 
@@ -358,7 +361,7 @@ impl Jobs {
             Job::Refresh(_) => jobs.refresh.running = false,
         }
         drop(jobs);
-        self.store.bell.ring();
+        self.store.life.bell.ring();
     }
 
     /// Whether no job runs, and no thread is about to begin one.
@@ -369,7 +372,7 @@ impl Jobs {
     /// Whether besides no memtable is sealed.
     pub(crate) fn is_done(&self) -> bool {
         let jobs = self.table.lock();
-        jobs.is_idle() && self.store.view.load().sealed.is_empty()
+        jobs.is_idle() && self.store.shape.view.load().sealed.is_empty()
     }
 
     fn run_refresh(&self, moves: u64) -> Result<()> {
@@ -389,15 +392,15 @@ impl Jobs {
     /// Takes new handles of all objects that the pool has moved until now.
     pub(crate) fn refresh_moved(&self) -> Result<()> {
         loop {
-            self.store.check_open()?;
-            let rings = self.store.bell.rings();
+            self.store.life.check_open()?;
+            let rings = self.store.life.bell.rings();
             let mut jobs = self.table.lock();
             let Some(job) = jobs.refresh.take(self.store.pool.moves(), true) else {
                 if !jobs.refresh.running {
                     return Ok(());
                 }
                 drop(jobs);
-                self.store.bell.wait(rings, LOOK_AGAIN);
+                self.store.life.bell.wait(rings, LOOK_AGAIN);
                 continue;
             };
             let running = self.running(&mut jobs, job);
@@ -413,12 +416,12 @@ impl Jobs {
         let begun = self.table.lock().begun;
         let runs = || self.table.lock().running.first().is_some_and(|oldest| *oldest < begun);
         loop {
-            let rings = self.store.bell.rings();
+            let rings = self.store.life.bell.rings();
             if !runs() {
                 return Ok(());
             }
-            self.store.check_open()?;
-            self.store.bell.wait(rings, LOOK_AGAIN);
+            self.store.life.check_open()?;
+            self.store.life.bell.wait(rings, LOOK_AGAIN);
         }
     }
 }

@@ -16,8 +16,8 @@
 use crate::error::{Error, Result, Scope};
 use crate::key::KvsetId;
 use crate::kvset::Kvset;
-use crate::shape::store::{Store, bring};
 use crate::shape::view::View;
+use crate::store::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ const AT_ONCE: usize = 16;
 /// Exchanges all kvsets in the view that have moved; returns how many.
 pub(crate) fn renew(store: &Store) -> Result<u64> {
     let moved: Vec<Arc<Kvset>> = {
-        let view = store.view.load();
+        let view = store.shape.view.load();
         let kvsets = view.trees.values().flat_map(|tree| tree.kvsets());
         kvsets.filter(|kvset| kvset.has_moved()).cloned().collect()
     };
@@ -36,7 +36,7 @@ pub(crate) fn renew(store: &Store) -> Result<u64> {
     for some in moved.chunks(AT_ONCE) {
         let mut renewed = BTreeMap::new();
         for kvset in some {
-            if store.is_closed() {
+            if store.life.is_closed() {
                 return Err(Error::Closed);
             }
             if let Some(new) = reopen(store, kvset)? {
@@ -45,11 +45,11 @@ pub(crate) fn renew(store: &Store) -> Result<u64> {
         }
         count += renewed.len() as u64;
         let leaving_bytes = some.iter().map(|kvset| kvset.resident_index_bytes()).sum();
-        bring::bring(store, &renewed.values(), leaving_bytes);
+        store.shape.bring(&renewed.values(), leaving_bytes);
         {
             // Trees change under it only.
-            let _versions = store.versions.lock();
-            store.update_view(|view| exchanged(view, &renewed));
+            let _versions = store.shape.versions.lock();
+            store.shape.update_view(|view| exchanged(view, &renewed));
         }
     }
     Ok(count)
@@ -72,7 +72,7 @@ fn reopen(store: &Store, kvset: &Arc<Kvset>) -> Result<Option<Arc<Kvset>>> {
 
 fn is_in_view(store: &Store, kvset: &Arc<Kvset>) -> bool {
     let meta = kvset.meta();
-    let tree = store.tree(meta.kvs);
+    let tree = store.shape.tree(meta.kvs);
     tree.is_some_and(|tree| tree.kvsets().any(|other| other.meta().id == meta.id))
 }
 

@@ -21,7 +21,7 @@ impl Jobs {
     /// The KVSs that are behind with what compaction can do: garbage that it cannot take away is
     /// nothing to wait for.
     pub(crate) fn lagging(&self) -> Lagging {
-        let mut lagging = self.store.view.load().lagging().clone();
+        let mut lagging = self.store.shape.view.load().lagging().clone();
         if !lagging.is_empty() {
             let helpless = self.helpless.lock();
             lagging.retain(|kvs, debt| {
@@ -36,14 +36,14 @@ impl Jobs {
 
     /// What the store owes, but for what its KVSs owe.
     fn debt(&self, free: FreeSpace, write_bytes: usize) -> Debt {
-        let view = self.store.view.load();
-        self.store.note_space(free);
+        let view = self.store.shape.view.load();
+        self.store.space.note(free);
         Debt {
             sealed_memtables: view.sealed.len() as u64,
             memtables_max: self.store.options.memtables_max,
             free_bytes: free.object_bytes,
-            free_slow_bytes: self.store.needs.tight_bytes(free),
-            free_reserve_bytes: self.store.needs.reserve_bytes(free),
+            free_slow_bytes: self.store.space.needs.tight_bytes(free),
+            free_reserve_bytes: self.store.space.needs.reserve_bytes(free),
             write_bytes: write_bytes as u64,
             ..Debt::NONE
         }

@@ -62,7 +62,7 @@ impl Drop for Picking<'_> {
         let is_wanted = std::mem::take(&mut jobs.wants_to_pick);
         drop(jobs);
         if is_wanted {
-            self.0.store.bell.ring();
+            self.0.store.life.bell.ring();
         }
     }
 }
@@ -93,15 +93,16 @@ impl Jobs {
     /// Copies what is decided on.
     pub(super) fn sight(&self) -> Sight {
         let free = self.store.pool.free_space();
-        self.store.note_space(free);
+        self.store.space.note(free);
         let mut jobs = self.table.lock();
-        let room_bytes = self.store.job_room(free, jobs.admitted_bytes);
+        // After the lock was taken: what a job has changed is seen if the job is not.
+        let view = self.store.shape.view.load_full();
+        let room_bytes = self.store.space.job_room(&view, free, jobs.admitted_bytes);
         let in_pieces =
-            jobs.cramp.room(room_bytes, free.object_bytes, self.store.needs.object_bytes);
+            jobs.cramp.room(room_bytes, free.object_bytes, self.store.space.needs.object_bytes);
         let is_quiet = jobs.is_quiet(&self.store);
         Sight {
-            // After the lock was taken: what a job has changed is seen if the job is not.
-            view: self.store.view.load_full(),
+            view,
             limits: self.limits(in_pieces, is_quiet),
             room_bytes,
             errand: jobs.requested.errand(),
@@ -134,7 +135,7 @@ impl Jobs {
             jobs.requested.rests = false;
             let running = self.admit(&mut jobs, kvs, plan);
             drop(jobs);
-            self.store.note_stuck(0);
+            self.store.space.note_stuck(0);
             return Take::Job(running);
         }
         if sight.rests
@@ -143,8 +144,9 @@ impl Jobs {
             return take;
         }
         self.store
+            .space
             .note_stuck(least.map_or(0, |least| least.saturating_sub(sight.limits.room_bytes)));
-        self.store.end_round();
+        self.store.space.end_round(&sight.view.active);
         Take::Nothing
     }
 
@@ -232,7 +234,7 @@ impl Jobs {
         if jobs.gathered.has_nothing_to_note(of, vblocks) {
             return;
         }
-        let view = self.store.view.load();
+        let view = self.store.shape.view.load();
         let exists = |node| view.trees.values().any(|tree| tree.leaf(node).is_some());
         Arc::make_mut(&mut jobs.gathered).note(of, vblocks, exists);
     }
@@ -245,7 +247,7 @@ impl Jobs {
 
     /// What is due, with so much room for a job.
     pub(super) fn limits(&self, room_bytes: u64, is_quiet: bool) -> Limits {
-        let base = if self.store.is_emptying() {
+        let base = if self.store.space.is_emptying() {
             Limits::SHORT
         } else if is_quiet {
             Limits::QUIET
@@ -254,11 +256,15 @@ impl Jobs {
         };
         let free = self.store.pool.free_space();
         Limits {
-            leaf_bytes_max: self.store.needs.leaf_bytes_max(free).min(base.leaf_bytes_max),
-            shortage: if self.store.is_refusing() { Some(Shortage::Full) } else { base.shortage },
-            object_bytes: self.store.needs.object_bytes,
+            leaf_bytes_max: self.store.space.needs.leaf_bytes_max(free).min(base.leaf_bytes_max),
+            shortage: if self.store.space.is_refusing() {
+                Some(Shortage::Full)
+            } else {
+                base.shortage
+            },
+            object_bytes: self.store.space.needs.object_bytes,
             room_bytes,
-            kept_bytes: self.store.needs.compaction_bytes(),
+            kept_bytes: self.store.space.needs.compaction_bytes(),
             spill_moves_values: self.store.values_move_to().is_some(),
             ..base
         }

@@ -1,7 +1,7 @@
 //! Whether the database is quiet: then memory and garbage are tidied up that busy times leave.
 
 use super::{Jobs, Table};
-use crate::shape::store::Store;
+use crate::store::Store;
 use std::time::{Duration, Instant};
 
 /// A database is quiet when less than this part of a memtable was put for so long as

@@ -75,9 +75,10 @@ impl Jobs {
 
     /// How far it is; what keeps the store from writing ends it.
     pub(crate) fn errand_info(&self, errand: &Mutex<Errand>) -> CompactionInfo {
-        let flushing = |at| self.store.view.load().sealed.iter().any(|sealed| sealed.last <= at);
+        let flushing =
+            |at| self.store.shape.view.load().sealed.iter().any(|sealed| sealed.last <= at);
         let mut errand = errand.lock();
-        if let Err(error) = self.store.check_writable() {
+        if let Err(error) = self.store.life.check_writable() {
             errand.finish(CompactionState::Failed(error.to_string()));
         }
         let is_flushing = errand.at.is_none_or(flushing);
@@ -109,7 +110,7 @@ impl Jobs {
     /// The errand's thread does nothing more.
     pub(crate) fn leave_errand(&self) {
         self.table.lock().requested.holds = false;
-        self.store.bell.ring();
+        self.store.life.bell.ring();
     }
 
     /// The next job of the errand.
@@ -127,7 +128,7 @@ impl Jobs {
             Found::Job(found) => *found,
             Found::Nothing(take) => return take,
             Found::End => {
-                self.store.bell.ring();
+                self.store.life.bell.ring();
                 return Take::Nothing;
             }
         };

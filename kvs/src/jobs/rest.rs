@@ -14,7 +14,7 @@ impl Jobs {
         loop {
             let Some(running) = self.take_last_flush() else { return Ok(bytes) };
             let (left, memtable) = {
-                let view = self.store.view.load();
+                let view = self.store.shape.view.load();
                 let oldest = view.sealed.last().map_or(0, |oldest| oldest.memtable.bytes());
                 (view.sealed.len(), oldest as u64)
             };
@@ -30,15 +30,15 @@ impl Jobs {
     /// The next flush, once nobody else is at one.
     fn take_last_flush(&self) -> Option<Running<'_>> {
         let mut jobs = loop {
-            let rings = self.store.bell.rings();
+            let rings = self.store.life.bell.rings();
             let jobs = self.table.lock();
             if !jobs.flushing {
                 break jobs;
             }
             drop(jobs);
-            self.store.bell.wait(rings, LOOK_AGAIN);
+            self.store.life.bell.wait(rings, LOOK_AGAIN);
         };
-        if self.store.view.load().sealed.is_empty() {
+        if self.store.shape.view.load().sealed.is_empty() {
             return None;
         }
         jobs.flushing = true;

@@ -40,7 +40,7 @@ impl Jobs {
         self.note_unreadable(error);
         let mut jobs = self.table.lock();
         // Of a KVS that is dropped meanwhile nothing is left: see `forget_unreadable`.
-        if self.store.tree(kvs).is_some() {
+        if self.store.shape.tree(kvs).is_some() {
             jobs.changes += 1;
             jobs.unreadable.kvsets.extend(kvsets);
         }
@@ -51,7 +51,7 @@ impl Jobs {
     pub(crate) fn leave_vblock(&self, kvs: KvsId, vblock: MblockId, error: &Error) {
         {
             let mut jobs = self.table.lock();
-            if self.store.tree(kvs).is_none() || !jobs.unreadable.vblocks.insert(vblock) {
+            if self.store.shape.tree(kvs).is_none() || !jobs.unreadable.vblocks.insert(vblock) {
                 return;
             }
             jobs.changes += 1;
@@ -102,7 +102,7 @@ impl Jobs {
     }
 
     fn name_of(&self, kvs: KvsId) -> Option<String> {
-        self.store.tree(kvs).map(|tree| tree.name.to_string())
+        self.store.shape.tree(kvs).map(|tree| tree.name.to_string())
     }
 }
 

@@ -26,7 +26,8 @@ impl Jobs {
             let mut jobs = self.table.lock();
             (jobs.admitted_bytes, jobs.is_quiet(&self.store))
         };
-        let room_bytes = self.store.job_room(self.store.pool.free_space(), admitted_bytes);
+        let (store, view) = (&self.store, self.store.shape.view.load());
+        let room_bytes = store.space.job_room(&view, store.pool.free_space(), admitted_bytes);
         let limits = self.limits(room_bytes, is_quiet);
         let mut shape = tree.shape(aside);
         if needs_vblocks(&shape, limits) {

@@ -14,9 +14,9 @@ use crate::iter::merge::Merge;
 use crate::key::{KvsId, Revision};
 use crate::kvset::{Holes, KvsetCursor, ScanAhead, Shared};
 use crate::memtable::MemtableCursor;
-use crate::shape::store::Store;
 use crate::shape::tree::Tree;
 use crate::shape::view::View;
+use crate::store::Store;
 use bytes::Bytes;
 use mpool::MblockId;
 use std::sync::Arc;
@@ -304,7 +304,7 @@ fn walk_of(
 ) -> Option<DeadWalk> {
     let table = &view.trees.get(&kvs)?.dead;
     let (store, active) = (Arc::clone(store), Arc::clone(&view.active));
-    let is_current = move || Arc::ptr_eq(&store.view.load().active, &active);
+    let is_current = move || Arc::ptr_eq(&store.shape.view.load().active, &active);
     Some(DeadWalk::new(table, (at, way), holes, Box::new(is_current)))
 }
 
@@ -339,7 +339,7 @@ mod tests {
             }
             db.flush().unwrap();
         }
-        let flushed = db.store().tree(kvs.id()).unwrap();
+        let flushed = db.store().shape.tree(kvs.id()).unwrap();
         let add = flushed.root.iter().map(|kvset| (NodeId::new(1), Arc::clone(kvset))).collect();
         let leaves_add = vec![(NodeId::new(1), Bytes::new())];
         let edit = TreeEdit { add, leaves_add, ..TreeEdit::default() };

@@ -6,7 +6,7 @@
 //! open for reading only, nothing of it is written: so one sees beforehand what would be lost, or
 //! reads what is left.
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::key::{KvsId, Revision};
 use crate::shape::kvsets::{Holds, Unusable};
 use crate::shape::loss::{Loss, LostKey, LostRange, of_error};
@@ -111,9 +111,4 @@ impl Error {
         let is_cut = what.starts_with("manifest") && has_end.iter().any(|at| reason.contains(at));
         Some(if is_cut { WayOut::Manifest } else { WayOut::Backup })
     }
-}
-
-/// Err if there is none to be had.
-pub(crate) fn check_writable(read_only: bool) -> Result<()> {
-    if read_only { Err(Error::ReadOnly) } else { Ok(()) }
 }

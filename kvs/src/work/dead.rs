@@ -20,9 +20,9 @@ use crate::iter::bounded::{Advance, Range};
 use crate::key::{KvsId, Revision};
 use crate::kvset::{Holes, KvsetMeta};
 use crate::read::scan;
-use crate::shape::store::Store;
 use crate::shape::tree::Tree;
 use crate::shape::view::View;
+use crate::store::Store;
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub(crate) fn start(store: &Arc<Store>) -> Started {
 }
 
 fn run(store: &Arc<Store>) {
-    for (kvs, key) in of_kvsets(&store.view.load()) {
+    for (kvs, key) in of_kvsets(&store.shape.view.load()) {
         follow(store, kvs, &key);
     }
     while let Some((kvs, key)) = store.hints.next() {
@@ -85,7 +85,7 @@ fn of_kvsets(view: &View) -> Vec<Hint> {
 /// Mostly a range grows at its end, as keys are deleted in their order: then one walk forward from
 /// there comes to `key` and beyond it. Walking back through a memtable is a search a version.
 fn follow(store: &Arc<Store>, kvs: KvsId, key: &[u8]) {
-    let Some(table) = store.tree(kvs).map(|tree| Arc::clone(&tree.dead)) else { return };
+    let Some(table) = store.shape.tree(kvs).map(|tree| Arc::clone(&tree.dead)) else { return };
     let is_known = || table.skip(key, Revision::MAX, Way::Forward, false).is_some();
     let grown = table.end_before(key).map(|end| (end, Way::Forward));
     let here = Bytes::copy_from_slice(key);
@@ -113,12 +113,12 @@ fn learn(
     let mut from = key.to_vec();
     loop {
         let _holds_a_view = store.hints.begin_walk();
-        let (view, at) = store.moment();
+        let (view, at) = store.shape.moment();
         let holes = Arc::new(Holes::default());
         let mut visible = scan::visible(store, &view, (kvs, at), range.clone(), &holes);
         visible.seek(&from)?;
         // Compaction has removed nothing of the newest view.
-        let is_newest = || Arc::ptr_eq(&view, &store.view.load());
+        let is_newest = || Arc::ptr_eq(&view, &store.shape.view.load());
         loop {
             if visible.advance(STEPS)? != Advance::Paused || !goes_on() {
                 return Ok(());
@@ -134,11 +134,11 @@ fn learn(
 /// Writes what is known for the next open, if kvsets have everything. The close has
 /// ended all writing.
 pub(crate) fn keep(store: &Store) {
-    let floor = store.versions.lock().manifest.live().floor;
-    if floor != store.visible() {
+    let floor = store.shape.versions.lock().manifest.live().floor;
+    if floor != store.shape.visible() {
         return;
     }
-    let view = store.view.load();
+    let view = store.shape.view.load();
     let of_tree = |(kvs, tree): (&KvsId, &Arc<Tree>)| {
         tree.dead.all().into_iter().map(|range| (*kvs, range)).collect::<Vec<_>>()
     };
@@ -153,10 +153,10 @@ pub(crate) fn keep(store: &Store) {
 
 /// Takes what the last close has kept, if it still holds. Nothing has been replayed yet.
 pub(crate) fn restore(store: &Store) {
-    let floor = store.versions.lock().manifest.live().floor;
+    let floor = store.shape.versions.lock().manifest.live().floor;
     match Kept::read(&store.pool) {
         Ok(Some(kept)) if kept.floor == floor => {
-            let view = store.view.load();
+            let view = store.shape.view.load();
             for (kvs, range) in kept.ranges {
                 if let Some(tree) = view.trees.get(&kvs) {
                     tree.dead.restore(range);

@@ -12,7 +12,7 @@ impl Work {
     /// Makes the segment that the log will need next, so that no put has to.
     pub(super) fn prepare_log(&self) {
         let Some(wanted) = self.commits.take_wanted() else { return };
-        if self.store.is_tight() {
+        if self.store.space.is_tight() {
             // Then the log has what it needs: see `ready_log`.
             return;
         }
@@ -30,7 +30,7 @@ impl Work {
         }
         match self.rest_log() {
             Err(Error::Closed) | Ok(()) => {}
-            Err(error) if error.scope() == Scope::Store => self.store.fail(&error),
+            Err(error) if error.scope() == Scope::Store => self.store.life.fail_shape(&error),
             Err(error) => tracing::debug!(%error, "the log stays as long as it is"),
         }
     }
@@ -39,7 +39,7 @@ impl Work {
     pub(super) fn rest_log(&self) -> Result<()> {
         let commits = &self.commits;
         let Some(short_bytes) = commits.rest_bytes() else { return Ok(()) };
-        let view = self.store.view.load();
+        let view = self.store.shape.view.load();
         if !view.sealed.is_empty() {
             return Ok(());
         }
@@ -62,10 +62,10 @@ impl Work {
     /// entries of dropped KVSs: then there was nothing to flush.
     pub(crate) fn settle_floor(&self) -> Result<crate::Revision> {
         let settled = self.commits.exclusive(|| {
-            let view = self.store.view.load();
-            (view.active.is_empty() && view.sealed.is_empty()).then(|| self.store.visible())
+            let view = self.store.shape.view.load();
+            (view.active.is_empty() && view.sealed.is_empty()).then(|| self.store.shape.visible())
         });
-        self.store.raise_floor(settled)
+        self.store.shape.raise_floor(settled)
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
         // It stays with a little more, and that is not flushed for it.
         kvs.put(b"a little", b"1", Durability::Sync).unwrap();
         rest(&db);
-        assert!(!db.store().view.load().active.is_empty());
+        assert!(!db.store().shape.view.load().active.is_empty());
         assert_eq!(log_bytes(&db), 16 * MIB);
         let killed = device.after_crash(0);
         drop((kvs, db));

@@ -18,7 +18,7 @@ mod warm;
 
 use crate::error::{Error, Result, Scope};
 use crate::jobs::{Jobs, LOOK_AGAIN, News, PANICKED};
-use crate::shape::store::Store;
+use crate::store::Store;
 use crate::write::group::CommitQueue;
 use crate::write::sink::Sink;
 use parking_lot::Mutex;
@@ -69,15 +69,15 @@ impl Work {
     /// Works, or waits for the workers, until `done` says so.
     pub(crate) fn until(&self, done: impl Fn(&Store) -> bool) -> Result<()> {
         loop {
-            let rings = self.store.bell.rings();
+            let rings = self.store.life.bell.rings();
             if done(&self.store) {
                 return Ok(());
             }
-            self.store.check_writable()?;
+            self.store.life.check_writable()?;
             if self.is_alone() {
                 self.step(1)?;
             } else {
-                self.store.bell.wait(rings, LOOK_AGAIN);
+                self.store.life.bell.wait(rings, LOOK_AGAIN);
             }
         }
     }
@@ -85,15 +85,15 @@ impl Work {
     /// Works until no plan is left.
     pub(crate) fn until_idle(&self) -> Result<()> {
         loop {
-            let rings = self.store.bell.rings();
-            self.store.check_writable()?;
+            let rings = self.store.life.bell.rings();
+            self.store.life.check_writable()?;
             if self.step(usize::MAX)? {
                 continue;
             }
             if self.jobs.is_done() {
                 return Ok(());
             }
-            self.store.bell.wait(rings, LOOK_AGAIN);
+            self.store.life.bell.wait(rings, LOOK_AGAIN);
         }
     }
 
@@ -106,10 +106,10 @@ impl Work {
         let threads = usize::try_from(self.store.options.background_threads)
             .expect("validated to 16 at most");
         let compactions_max = threads.saturating_sub(1).max(1);
-        while !self.store.is_closed() {
-            let rings = self.store.bell.rings();
-            if self.store.check_writable().is_err() {
-                self.store.retired.drop_unused();
+        while !self.store.life.is_closed() {
+            let rings = self.store.life.bell.rings();
+            if self.store.life.check_writable().is_err() {
+                self.store.shape.retired.drop_unused();
                 self.wait(rings);
                 continue;
             }
@@ -119,12 +119,12 @@ impl Work {
             match step.unwrap_or_else(|_| Err(Error::Poisoned { cause: PANICKED.to_owned() })) {
                 Ok(false) => {
                     self.wait(rings);
-                    self.store.note_space(self.store.pool.free_space());
+                    self.store.space.note(self.store.pool.free_space());
                     self.flush_deletes();
                     self.flush_when_quiet();
                     self.rest_log_when_idle();
                 }
-                Err(error) if error.scope() == Scope::Store => self.store.fail(&error),
+                Err(error) if error.scope() == Scope::Store => self.store.life.fail_shape(&error),
                 // What failed waits for its turn; other work goes on.
                 Ok(true) | Err(_) => {}
             }
@@ -133,8 +133,8 @@ impl Work {
 
     /// Waits for the next ring after the first `rings`.
     fn wait(&self, rings: u64) {
-        if !self.store.is_closed() {
-            self.store.bell.wait(rings, IDLE);
+        if !self.store.life.is_closed() {
+            self.store.life.bell.wait(rings, IDLE);
         }
     }
 
@@ -142,11 +142,13 @@ impl Work {
     /// compaction can turn them into free space; they alone would not fill it soon. Not each of
     /// them: a flush takes a few units of space itself.
     fn flush_deletes(&self) {
-        let is_last = self.store.take_last_deletes();
-        if !self.store.view.load().active.has_deletes() || !(is_last || self.store.is_emptying()) {
+        let is_last = self.store.space.take_last_deletes();
+        if !self.store.shape.view.load().active.has_deletes()
+            || !(is_last || self.store.space.is_emptying())
+        {
             return;
         }
-        let bytes = self.store.view.load().active.bytes() as u64;
+        let bytes = self.store.shape.view.load().active.bytes() as u64;
         if !is_last && !self.jobs.deletes_are_due(bytes) {
             return;
         }
@@ -157,7 +159,7 @@ impl Work {
     /// unless it is little: older versions of its keys are garbage, and the log holds it until
     /// then.
     fn flush_when_quiet(&self) {
-        let active_bytes = self.store.view.load().active.bytes() as u64;
+        let active_bytes = self.store.shape.view.load().active.bytes() as u64;
         if active_bytes < self.store.options.memtable_bytes / QUIET_FLUSH_SHARE
             || !self.jobs.is_quiet()
         {

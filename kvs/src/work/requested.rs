@@ -13,11 +13,11 @@ impl Work {
     /// Works, or waits for the workers, until an errand is over.
     pub(crate) fn wait_for_errand(&self, errand: &Mutex<Errand>) -> Result<()> {
         loop {
-            let rings = self.store.bell.rings();
+            let rings = self.store.life.bell.rings();
             if errand.lock().is_over() {
                 return Ok(());
             }
-            self.store.check_writable()?;
+            self.store.life.check_writable()?;
             let worked = self.is_alone()
                 && match self.step(1) {
                     Err(error) if error.scope() == Scope::Store => return Err(error),
@@ -26,15 +26,15 @@ impl Work {
                     Ok(worked) => worked,
                 };
             if !worked {
-                self.store.bell.wait(rings, LOOK_AGAIN);
+                self.store.life.bell.wait(rings, LOOK_AGAIN);
             }
         }
     }
 
     /// Does all of an errand's jobs, one after the other.
     fn run_errand(&self, errand: &Mutex<Errand>) {
-        while !errand.lock().is_over() && self.store.check_writable().is_ok() {
-            let rings = self.store.bell.rings();
+        while !errand.lock().is_over() && self.store.life.check_writable().is_ok() {
+            let rings = self.store.life.bell.rings();
             let step = || {
                 let done = self.jobs.step_errand();
                 self.pass_on(self.jobs.take_news())?;
@@ -42,8 +42,8 @@ impl Work {
             };
             let done = catch_unwind(AssertUnwindSafe(step));
             match done.unwrap_or_else(|_| Err(Error::Poisoned { cause: PANICKED.to_owned() })) {
-                Ok(false) => self.store.bell.wait(rings, LOOK_AGAIN),
-                Err(error) if error.scope() == Scope::Store => self.store.fail(&error),
+                Ok(false) => self.store.life.bell.wait(rings, LOOK_AGAIN),
+                Err(error) if error.scope() == Scope::Store => self.store.life.fail_shape(&error),
                 // What could not be done is among its problems.
                 Ok(true) | Err(_) => {}
             }

@@ -6,9 +6,9 @@
 //! so the first answer waits for one lookup, and not for the index.
 
 use crate::kvset::{IndexPart, Kvset};
-use crate::shape::store::Store;
 use crate::shape::tree::Tree;
 use crate::shape::view::View;
+use crate::store::Store;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -20,7 +20,7 @@ pub(crate) fn start(store: &Arc<Store>) -> Option<JoinHandle<()>> {
     let store = Arc::clone(store);
     let builder = std::thread::Builder::new().name("db-warm".to_owned());
     let thread = builder.spawn(move || {
-        let kvsets = present(&store.view.load());
+        let kvsets = present(&store.shape.view.load());
         if warm_index(&store, &kvsets) {
             warm_values(&store, &kvsets);
         }
@@ -46,7 +46,7 @@ fn warm_index(store: &Store, kvsets: &[Weak<Kvset>]) -> bool {
     let (mut loaded, mut whole) = (0, true);
     for part in [IndexPart::Upper, IndexPart::Leaves] {
         for kvset in kvsets.iter().filter_map(Weak::upgrade) {
-            if store.is_closed() {
+            if store.life.is_closed() {
                 return false;
             }
             let bytes = kvset.index_bytes(part);
@@ -54,7 +54,7 @@ fn warm_index(store: &Store, kvsets: &[Weak<Kvset>]) -> bool {
                 whole = false;
                 continue;
             }
-            match kvset.preload_index(part, &|| !store.is_closed()) {
+            match kvset.preload_index(part, &|| !store.life.is_closed()) {
                 Ok(bytes) => loaded += bytes,
                 // Pages that cannot be read fail one by one when they are needed.
                 Err(error) => {
@@ -79,16 +79,16 @@ fn fits(bytes: u64, room: u64, budget_left: u64) -> bool {
 /// the drive once, in order, and not page by page.
 fn warm_values(store: &Store, kvsets: &[Weak<Kvset>]) {
     let values = |tree: &Arc<Tree>| tree.totals().value_bytes;
-    let bytes: u64 = store.view.load().trees.values().map(values).sum();
+    let bytes: u64 = store.shape.view.load().trees.values().map(values).sum();
     if bytes == 0 || bytes > store.pool.reaper().room() {
         return;
     }
     let mut loaded = 0;
     for kvset in kvsets.iter().filter_map(Weak::upgrade) {
-        if store.is_closed() {
+        if store.life.is_closed() {
             return;
         }
-        match kvset.preload_values(&|| !store.is_closed()) {
+        match kvset.preload_values(&|| !store.life.is_closed()) {
             Ok(bytes) => loaded += bytes,
             Err(error) => return tracing::warn!(%error, "values are not all read ahead"),
         }
@@ -126,7 +126,7 @@ mod tests {
         let db = Database::open_pool(pool, options).unwrap();
         db.create_kvs("k").unwrap().put(b"key", b"value", Durability::Off).unwrap();
         db.flush().unwrap();
-        let kvsets = present(&db.store().view.load());
+        let kvsets = present(&db.store().shape.view.load());
         assert_eq!(kvsets.len(), 1);
         db.drop_kvs("k").unwrap();
         db.compact().unwrap();

@@ -3,13 +3,13 @@
 use crate::dead;
 use crate::entry::batch::{Op, WriteBatch};
 use crate::key::{KvsId, Revision, key_hash};
-use crate::shape::store::Store;
 use crate::shape::view::View;
+use crate::store::Store;
 
 /// Puts a batch into the active memtable. Entries of a KVS that was dropped after they were logged
 /// are passed over.
 pub(crate) fn apply(store: &Store, batch: &WriteBatch, revision: Revision) {
-    let view = store.view.load();
+    let view = store.shape.view.load();
     for (kvs, key, op) in batch.ops() {
         if view.trees.contains_key(&kvs) {
             view.active.insert(kvs, key, key_hash(kvs, key), revision, op);

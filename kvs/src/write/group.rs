@@ -55,6 +55,7 @@ use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::metrics::{Counter, MetricKind, Sample, emit};
 use crate::options::{Durability, Options};
+use crate::shape::life::{Failed, Life};
 use crate::shape::view::Lagging;
 use crate::wal::{Wal, WalMetrics};
 use held::{Held, Taken};
@@ -62,8 +63,8 @@ use members::Group;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use post::Post;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 use ticket::{Completion, Ticket, Turn, Waiter};
@@ -141,8 +142,8 @@ struct Shared<S> {
     wal_live_bytes: AtomicU64,
     wal_wants: AtomicBool,
     wal_told: AtomicBool,
-    /// Why nothing more is accepted. Set under the log's lock or by a panicking leader.
-    poison: OnceLock<String>,
+    /// A failure of the log ends all writing. Set under the log's lock or by a panicking leader.
+    life: Arc<Life>,
     sink: Arc<S>,
     limits: Limits,
     counters: Counters,
@@ -186,7 +187,12 @@ struct Counters {
 
 impl<S: CommitSink> CommitQueue<S> {
     /// Starts the commit thread. `last` is the last revision in use, that of the log.
-    pub(crate) fn new(wal: Wal, sink: Arc<S>, options: &Options, last: Revision) -> Arc<Self> {
+    pub(crate) fn new(
+        (wal, sink): (Wal, Arc<S>),
+        life: Arc<Life>,
+        options: &Options,
+        last: Revision,
+    ) -> Arc<Self> {
         assert_eq!(last, wal.last(), "the next revision follows the log's last");
         let shared = Arc::new(Shared {
             born: Instant::now(),
@@ -206,7 +212,7 @@ impl<S: CommitSink> CommitQueue<S> {
             wal_told: AtomicBool::new(false),
             wal_metrics: Arc::clone(wal.metrics()),
             log: Mutex::new(wal),
-            poison: OnceLock::new(),
+            life,
             sink,
             limits: Limits {
                 batch_bytes_max: options.batch_bytes_max(),
@@ -260,11 +266,6 @@ impl<S: CommitSink> CommitQueue<S> {
     pub(crate) fn exclusive<T>(&self, f: impl FnOnce() -> T) -> T {
         let _log = self.shared.log.lock();
         f()
-    }
-
-    /// Why nothing more is accepted, if that is so.
-    pub(crate) fn failure(&self) -> Option<String> {
-        self.shared.poison.get().cloned()
     }
 
     /// Counters of the queue and of the log.
@@ -422,16 +423,11 @@ impl<S: CommitSink> Shared<S> {
     }
 
     fn poison(&self, cause: String) -> Error {
-        tracing::error!(cause, "the write path failed; the database is read-only from here on");
-        let cause = self.poison.get_or_init(|| cause).clone();
-        Error::Poisoned { cause }
+        self.life.fail(Failed::Log, cause)
     }
 
     fn check_poison(&self) -> Result<()> {
-        match self.poison.get() {
-            None => Ok(()),
-            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
-        }
+        self.life.check(Failed::Log)
     }
 
     /// Since the queue began.

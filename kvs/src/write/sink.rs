@@ -15,8 +15,8 @@ use crate::entry::batch::WriteBatch;
 use crate::error::Result;
 use crate::jobs::Jobs;
 use crate::key::Revision;
-use crate::shape::store::Store;
 use crate::shape::view::Lagging;
+use crate::store::Store;
 use mpool::FreeSpace;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,7 +39,7 @@ impl Sink {
 
 impl CommitSink for Sink {
     fn lagging(&self) -> Lagging {
-        if self.works() || self.store.check_writable().is_err() {
+        if self.works() || self.store.life.check_writable().is_err() {
             return Lagging::new();
         }
         self.jobs.lagging()
@@ -47,7 +47,7 @@ impl CommitSink for Sink {
 
     fn log_wants_segment(&self) {
         if !self.works() {
-            self.store.bell.ring();
+            self.store.life.bell.ring();
         }
     }
 
@@ -66,8 +66,8 @@ impl CommitSink for Sink {
         waited: Waited,
     ) -> Result<Room> {
         let store = &self.store;
-        let seen = store.bell.rings();
-        store.check_writable()?;
+        let seen = store.life.bell.rings();
+        store.life.check_writable()?;
         let bytes = batches.iter().map(|batch| batch.len_bytes()).sum();
         let free = store.pool.free_space();
         match patience::next(self.verdict(batches, free, bytes), waited) {
@@ -75,8 +75,8 @@ impl CommitSink for Sink {
             Next::Wait(at_most, reason) => return Ok(Room::Wait { at_most, reason, seen }),
             Next::Refuse(reason) => return Err(reason.into()),
         }
-        let log_segments = store.log_gets_ready(free).then_some(SEGMENTS_MIN);
-        let view = store.view.load();
+        let log_segments = store.space.log_gets_ready(free).then_some(SEGMENTS_MIN);
+        let view = store.shape.view.load();
         let active = view.active.bytes();
         let full =
             active + bytes > usize::try_from(store.options.memtable_bytes).unwrap_or(usize::MAX);
@@ -91,19 +91,20 @@ impl CommitSink for Sink {
 
     fn flush_log(&self) -> LogFlush {
         self.store.seal();
-        let newest = self.store.view.load().sealed.first().map(|sealed| sealed.last);
+        let newest = self.store.shape.view.load().sealed.first().map(|sealed| sealed.last);
         LogFlush { newest, job_failures: self.store.metrics.job_failures.get() }
     }
 
     fn log_room(&self, flush: &LogFlush) -> Result<LogRoom> {
         let store = &self.store;
-        let seen = store.bell.rings();
-        store.check_writable()?;
+        let seen = store.life.bell.rings();
+        store.life.check_writable()?;
         let LogFlush { newest, job_failures } = *flush;
-        let waits = |newest| store.view.load().sealed.iter().any(|sealed| sealed.last <= newest);
+        let waits =
+            |newest| store.shape.view.load().sealed.iter().any(|sealed| sealed.last <= newest);
         if !newest.is_some_and(waits) {
             // A flush may have ended just now, and the log may not know of it yet.
-            return store.raise_floor(None).map(LogRoom::Made);
+            return store.shape.raise_floor(None).map(LogRoom::Made);
         }
         if store.metrics.job_failures.get() > job_failures || self.jobs.flush_waits() {
             // The flush has no room either.
@@ -124,7 +125,7 @@ impl CommitSink for Sink {
             }
         }
         // In slices, because space changes without a ring.
-        self.store.bell.wait(seen, at_most.min(WAIT_SLICE));
+        self.store.life.bell.wait(seen, at_most.min(WAIT_SLICE));
         Ok(Relief { floor: None, is_hopeful: true })
     }
 
@@ -133,8 +134,7 @@ impl CommitSink for Sink {
     }
 
     fn publish(&self, revision: Revision) {
-        // Release pairs with the Acquire in `Store::visible`.
-        self.store.visible.store(revision.get(), Ordering::Release);
+        self.store.shape.publish(revision);
     }
 }
 
@@ -146,7 +146,7 @@ impl Sink {
     fn is_long(&self, log_bytes: u64) -> bool {
         let store = &self.store;
         let segment = store.options.wal_segment_bytes;
-        let no_room = || store.is_full() || store.pool.free_space().log_bytes < segment;
+        let no_room = || store.space.is_full() || store.pool.free_space().log_bytes < segment;
         log_bytes > store.log_bytes_max.load(Ordering::Relaxed) || log_bytes > segment && no_room()
     }
 
@@ -156,7 +156,7 @@ impl Sink {
         let root_kvsets = if self.works() { self.longest_root(batches) } else { 0 };
         let debt = Debt { root_kvsets, root_slow: ROOT_SLOW, root_stop: ROOT_STOP, ..debt };
         match stall::verdict(debt) {
-            // Puts are refused at the door of a full volume (`Store::check_space`); what comes here
+            // Puts are refused at the door of a full volume (`Space::check_put`); what comes here
             // are deletes, and the few puts that were on their way. They still wait for memtables
             // and root.
             Verdict::Stop(StallReason::FreeSpace) => {
@@ -168,7 +168,7 @@ impl Sink {
 
     /// The longest root, of those that delay writers, of the KVSs that batches write to.
     fn longest_root(&self, batches: &[&WriteBatch]) -> u64 {
-        let view = self.store.view.load();
+        let view = self.store.shape.view.load();
         let lagging = view.lagging();
         if lagging.is_empty() {
             return 0;

@@ -56,7 +56,7 @@ fn with_a_leaf(device: &SimDevice, lens: &[usize]) -> (Database, Kvs, Map) {
 }
 
 fn tree(db: &Database, kvs: KvsId) -> Arc<Tree> {
-    db.store().tree(kvs).unwrap()
+    db.store().shape.tree(kvs).unwrap()
 }
 
 /// Carries out a job on all of the root, or of the first leaf.

@@ -24,8 +24,9 @@ use crate::kvset::{
 };
 use crate::options::placement::Level;
 use crate::pick::{Action, NewLeaves, Plan, VblocksMax};
-use crate::shape::store::{Change, Store};
+use crate::shape::change::Change;
 use crate::shape::tree::Tree;
+use crate::store::Store;
 use bytes::Bytes;
 use mpool::{MblockId, Priority};
 use std::collections::VecDeque;
@@ -49,7 +50,7 @@ pub(crate) fn run(jobs: &Jobs, kvs: KvsId, plan: &Plan, progress: &Progress) -> 
 fn compact(jobs: &Jobs, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<()> {
     let store = &*jobs.store;
     // The plan's nodes are busy, so nothing but a drop of the KVS can have changed them.
-    let Some(tree) = store.tree(kvs) else { return Ok(()) };
+    let Some(tree) = store.shape.tree(kvs) else { return Ok(()) };
     let from = inputs_of(&tree, plan);
     let inputs: Vec<Arc<Kvset>> = from.iter().map(|(_, kvset)| Arc::clone(kvset)).collect();
     progress.entries_total.add(inputs.iter().map(|kvset| kvset.meta().keys).sum());
@@ -73,7 +74,7 @@ fn compact(jobs: &Jobs, kvs: KvsId, plan: &Plan, progress: &Progress) -> Result<
         }
         merge.next()?;
         progress.entries.add(1);
-        if store.is_closed() || progress.is_cancelled() {
+        if store.life.is_closed() || progress.is_cancelled() {
             return Ok(());
         }
     }
@@ -104,7 +105,7 @@ fn relocate(
     let min_key = &kvset.meta().min_key;
     let mut change = Change { kvs: Some(tree.kvs), remove: from, ..Change::default() };
     let node = if new_leaf {
-        let node = store.new_node_id();
+        let node = store.shape.new_node_id();
         // The first leaf has all keys from the start.
         let first_key = if tree.leaves.is_empty() { Bytes::new() } else { min_key.clone() };
         change.leaves_add.push((node, first_key));
@@ -316,7 +317,7 @@ impl<'a> Job<'a> {
     fn options(&self) -> BuildOptions {
         let (keys, values) = self.store.placements(Level::Leaf, Priority::Compaction);
         BuildOptions {
-            id: self.store.new_kvset_id(),
+            id: self.store.shape.new_kvset_id(),
             kvs: self.tree.kvs,
             keys,
             values,
@@ -324,7 +325,7 @@ impl<'a> Job<'a> {
                 .expect("validated to 1,024 at most"),
             index_bytes_hint: self.index_bytes_hint,
             value_bytes_hint: self.value_bytes_hint,
-            object_bytes_max: self.store.needs.object_bytes,
+            object_bytes_max: self.store.space.needs.object_bytes,
         }
     }
 
@@ -348,7 +349,7 @@ impl<'a> Job<'a> {
     /// The next new leaf begins with `key`.
     fn next_part(&mut self, key: &[u8]) -> Result<()> {
         self.end_output()?;
-        let node = self.store.new_node_id();
+        let node = self.store.shape.new_node_id();
         self.change.leaves_add.push((node, Bytes::copy_from_slice(key)));
         self.target = Target { node, until: None };
         Ok(())
@@ -393,7 +394,7 @@ fn misplaced(store: &Store, action: Action, inputs: &[Arc<Kvset>]) -> Vec<Mblock
 /// The leaves, in key order; the first spill of a tree makes the first leaf.
 fn spill_targets(store: &Store, tree: &Tree, change: &mut Change) -> VecDeque<Target> {
     if tree.leaves.is_empty() {
-        let node = store.new_node_id();
+        let node = store.shape.new_node_id();
         change.leaves_add.push((node, Bytes::new()));
         return VecDeque::from([Target { node, until: None }]);
     }
@@ -413,7 +414,7 @@ fn new_target(
     change: &mut Change,
 ) -> VecDeque<Target> {
     let first = tree.leaf(leaves[0]).expect("a busy leaf stays in its tree");
-    let node = store.new_node_id();
+    let node = store.shape.new_node_id();
     change.leaves_remove.extend(leaves);
     change.leaves_add.push((node, first.first_key.clone()));
     VecDeque::from([Target { node, until: None }])
@@ -421,11 +422,11 @@ fn new_target(
 
 /// Those of a plan's inputs whose keys cannot all be read.
 pub(crate) fn unreadable(store: &Store, kvs: KvsId, plan: &Plan) -> Vec<KvsetId> {
-    let Some(tree) = store.tree(kvs) else { return Vec::new() };
+    let Some(tree) = store.shape.tree(kvs) else { return Vec::new() };
     let can_be_read = |kvset: &Arc<Kvset>| -> Result<()> {
         let mut cursor = kvset.cursor(ReadMode::Direct);
         cursor.seek_first()?;
-        while cursor.valid() && !store.is_closed() {
+        while cursor.valid() && !store.life.is_closed() {
             cursor.next()?;
         }
         Ok(())

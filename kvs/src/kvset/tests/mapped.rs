@@ -155,7 +155,7 @@ fn a_deleted_vblock_does_not_end_what_a_scan_brings_into_memory() {
     assert_eq!(stays.absent_value_bytes(), 0);
     values.purge();
     let dead: Vec<_> = gone.meta().vblocks.iter().map(|(id, _)| *id).collect();
-    crate::shape::store::delete(&pool, &dead).unwrap();
+    crate::shape::delete(&pool, &dead).unwrap();
     let ahead = ScanAhead::new(&Arc::new(ReadAhead::default()), Box::new(|| true));
     for kvset in [&gone, &stays] {
         let mut cursor = kvset.scan((&Arc::new(Holes::default()), &ahead));

@@ -25,7 +25,7 @@ fn real() -> (Database, Arc<Kvset>) {
     let db = Database::open_pool(pool, options).unwrap();
     db.create_kvs("k").unwrap().put(b"k", b"v", Durability::Off).unwrap();
     db.flush().unwrap();
-    let kvset = Arc::clone(&db.store().tree(KVS).unwrap().root[0]);
+    let kvset = Arc::clone(&db.store().shape.tree(KVS).unwrap().root[0]);
     (db, kvset)
 }
 

@@ -193,7 +193,7 @@ impl<S: CommitSink> Shared<S> {
     pub(super) fn take(&self) -> Taken {
         let mut lagging = self.sink.lagging();
         let mut queue = self.queue.lock();
-        if queue.closed || self.poison.get().is_some() {
+        if queue.closed || self.check_poison().is_err() {
             // Nothing is waited for any more.
             lagging.clear();
         }

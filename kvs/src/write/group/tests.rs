@@ -111,7 +111,8 @@ fn rig(options: &Options) -> Rig {
         })
         .unwrap();
     let sink = Arc::new(Sink::default());
-    let queue = CommitQueue::new(wal, Arc::clone(&sink), options, replayed.last);
+    let life = Arc::new(Life::new(false));
+    let queue = CommitQueue::new((wal, Arc::clone(&sink)), life, options, replayed.last);
     Rig { device, pool, sink, queue }
 }
 

@@ -6,13 +6,17 @@
 //! store at the edge goes to and fro; until a good part of the volumes is writable again, refusals
 //! are told once in [`TELL_AGAIN`] at most. So long compaction spares no effort.
 
-use super::Store;
-use crate::debt::space::SpaceInfo;
+use crate::debt::space::{Needs, SpaceInfo};
 use crate::entry::batch::{Op, WriteBatch};
 use crate::error::{Error, Result};
+use crate::memtable::Memtable;
 use crate::metrics::{Counter, MetricKind, Sample, emit};
-use mpool::FreeSpace;
+use crate::options::Options;
+use crate::shape::life::Life;
+use crate::shape::view::View;
+use mpool::{FreeSpace, Pool};
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,9 +28,14 @@ const EFFORT: u8 = 2;
 /// at least, while little has become free since.
 const TELL_AGAIN: Duration = Duration::from_mins(1);
 
-/// What is remembered of the space.
-#[derive(Default)]
-pub(crate) struct Room {
+/// Whether the volumes are full, and what is remembered of it.
+pub(crate) struct Space {
+    pool: Arc<Pool>,
+    life: Arc<Life>,
+    /// Whether threads work in the background.
+    has_threads: bool,
+    /// What the engine's work needs of the pool.
+    pub(crate) needs: Needs,
     /// Less than the reserve was free when somebody last looked.
     full: AtomicBool,
     /// Less than the reserve was free, and the relief has not been free since.
@@ -34,7 +43,7 @@ pub(crate) struct Room {
     /// What the log has said of it; `None`: nothing since the relief was free.
     told: Mutex<Option<Told>>,
     /// Puts refused, ever.
-    pub(crate) refused: Counter,
+    refused: Counter,
     /// Rounds of work that are still to be done as if space were short: it was until a moment ago.
     effort: AtomicU8,
     /// The deletes in the active memtable are to be flushed before the last round ends.
@@ -65,25 +74,42 @@ impl Told {
     }
 }
 
-impl Store {
+impl Space {
+    pub(crate) fn new((pool, life): (&Arc<Pool>, &Arc<Life>), options: &Options) -> Self {
+        Self {
+            needs: Needs::new(options, pool.free_space().total_bytes),
+            pool: Arc::clone(pool),
+            life: Arc::clone(life),
+            has_threads: options.background_threads > 0,
+            full: AtomicBool::default(),
+            short: AtomicBool::default(),
+            told: Mutex::default(),
+            refused: Counter::default(),
+            effort: AtomicU8::default(),
+            last_deletes: AtomicBool::default(),
+            stuck_bytes: AtomicU64::default(),
+            log_is_ready: AtomicBool::default(),
+        }
+    }
+
     /// The space by who may use it.
-    pub(crate) fn space(&self) -> SpaceInfo {
+    pub(crate) fn info(&self) -> SpaceInfo {
         let free = self.pool.free_space();
-        self.note_space(free);
+        self.note(free);
         self.account(free, 0)
     }
 
     /// As it was last noted.
     fn account(&self, free: FreeSpace, write_bytes: u64) -> SpaceInfo {
-        let stuck_bytes = self.room.stuck_bytes.load(Ordering::Relaxed);
-        let is_short = self.room.short.load(Ordering::Relaxed);
+        let stuck_bytes = self.stuck_bytes.load(Ordering::Relaxed);
+        let is_short = self.short.load(Ordering::Relaxed);
         SpaceInfo { stuck_bytes, ..self.needs.account(free, write_bytes, is_short) }
     }
 
     /// Keeps the bytes that are missing for any compaction to begin, 0 if none are. Logs a warning
     /// when it turns from 0.
     pub(crate) fn note_stuck(&self, stuck_bytes: u64) {
-        let before = self.room.stuck_bytes.swap(stuck_bytes, Ordering::Relaxed);
+        let before = self.stuck_bytes.swap(stuck_bytes, Ordering::Relaxed);
         if before == 0 && stuck_bytes > 0 {
             tracing::warn!(
                 stuck_bytes,
@@ -94,12 +120,12 @@ impl Store {
     }
 
     /// Refuses a batch that puts into a full volume, with `more_bytes` of values still to come.
-    pub(crate) fn check_space(&self, batch: &WriteBatch, more_bytes: u64) -> Result<()> {
+    pub(crate) fn check_put(&self, batch: &WriteBatch, more_bytes: u64) -> Result<()> {
         if !self.is_full() || batch.ops().all(|(_, _, op)| op == Op::Delete) {
             return Ok(());
         }
         let free = self.pool.free_space();
-        if !self.note_space(free) {
+        if !self.note(free) {
             return Ok(());
         }
         let need_bytes = batch.len_bytes() as u64 + more_bytes;
@@ -111,9 +137,9 @@ impl Store {
 
     /// Refuses a compaction of what is stored while puts are refused: it has to write before it
     /// frees, and what is free is kept for those that free most for least.
-    pub(crate) fn check_room_to_compact(&self) -> Result<()> {
+    pub(crate) fn check_compact(&self) -> Result<()> {
         let free = self.pool.free_space();
-        if !self.note_space(free) {
+        if !self.note(free) {
             return Ok(());
         }
         Err(self.full(free, self.needs.object_bytes))
@@ -135,9 +161,9 @@ impl Store {
 
     /// Counts a refusal; the first one is told.
     fn refuse(&self, free_bytes: u64, reserve_bytes: u64, missing_bytes: u64) {
-        let before = self.room.refused.get();
-        self.room.refused.add(1);
-        let mut told = self.room.told.lock();
+        let before = self.refused.get();
+        self.refused.add(1);
+        let mut told = self.told.lock();
         let now = Instant::now();
         if Told::tells_refusal(*told, now) {
             *told = Some(Told::Refused(now, before));
@@ -150,33 +176,33 @@ impl Store {
             );
             drop(told);
             // Compaction has more to do than a moment ago.
-            self.bell.ring();
+            self.life.bell.ring();
         }
     }
 
     /// Remembers whether the volumes are full, and says so.
-    pub(crate) fn note_space(&self, free: FreeSpace) -> bool {
+    pub(crate) fn note(&self, free: FreeSpace) -> bool {
         let full = self.needs.is_short(free, false);
         // Of two who look at the same time either is right.
-        let short = self.needs.is_short(free, self.room.short.load(Ordering::Relaxed));
-        self.room.short.store(short, Ordering::Relaxed);
+        let short = self.needs.is_short(free, self.short.load(Ordering::Relaxed));
+        self.short.store(short, Ordering::Relaxed);
         if !full {
             // Before the first put is accepted, so that its writer finds the line.
             self.end_refusal(self.needs.account(free, 0, short));
         }
         if !short {
-            *self.room.told.lock() = None;
+            *self.told.lock() = None;
         }
-        self.room.full.store(full, Ordering::Relaxed);
+        self.full.store(full, Ordering::Relaxed);
         full
     }
 
     /// Tells that puts are accepted again, if the log says that they are refused.
     fn end_refusal(&self, SpaceInfo { writable_bytes, missing_bytes, .. }: SpaceInfo) {
-        let mut told = self.room.told.lock();
+        let mut told = self.told.lock();
         if let Some(Told::Refused(since, before)) = *told {
             *told = Some(Told::Accepted(Instant::now()));
-            let refused = self.room.refused.get() - before;
+            let refused = self.refused.get() - before;
             let seconds = since.elapsed().as_secs();
             tracing::info!(
                 writable_bytes,
@@ -189,7 +215,7 @@ impl Store {
     }
 
     /// Shows the gauges and the counter of the space.
-    pub(crate) fn visit_space(&self, see: &mut dyn FnMut(Sample<'_>)) {
+    pub(crate) fn visit(&self, see: &mut dyn FnMut(Sample<'_>)) {
         let SpaceInfo {
             total_bytes,
             free_bytes: _,
@@ -197,7 +223,7 @@ impl Store {
             writable_bytes,
             missing_bytes,
             stuck_bytes,
-        } = self.space();
+        } = self.info();
         for (name, help, value) in [
             ("space_total_bytes", "Bytes in use and free, together.", total_bytes),
             (
@@ -225,17 +251,17 @@ impl Store {
             emit(see, MetricKind::Gauge, (name, help), &[], value);
         }
         let refused = ("space_refused_total", "Puts refused because the volumes were full.");
-        emit(see, MetricKind::Counter, refused, &[], self.room.refused.get());
+        emit(see, MetricKind::Counter, refused, &[], self.refused.get());
     }
 
     /// Whether the volumes were full when somebody last looked.
     pub(crate) fn is_full(&self) -> bool {
-        self.room.full.load(Ordering::Relaxed)
+        self.full.load(Ordering::Relaxed)
     }
 
     /// Whether puts are refused, or were until a moment ago.
     pub(crate) fn is_refusing(&self) -> bool {
-        self.is_full() || self.room.told.lock().is_some()
+        self.is_full() || self.told.lock().is_some()
     }
 
     /// Whether the volumes are full, or nearly.
@@ -248,45 +274,43 @@ impl Store {
     /// come back yet.
     pub(crate) fn is_emptying(&self) -> bool {
         if self.is_tight() {
-            self.room.effort.store(EFFORT, Ordering::Relaxed);
+            self.effort.store(EFFORT, Ordering::Relaxed);
             return true;
         }
-        self.room.effort.load(Ordering::Relaxed) > 0
+        self.effort.load(Ordering::Relaxed) > 0
     }
 
     /// Ends a round of collection: the picker found no plan. The last one begins when the deletes
     /// are flushed that came with the round before it.
-    pub(crate) fn end_round(&self) {
+    pub(crate) fn end_round(&self, active: &Memtable) {
         if self.is_tight() {
             return;
         }
-        let effort = self.room.effort.load(Ordering::Relaxed);
+        let effort = self.effort.load(Ordering::Relaxed);
         if effort == EFFORT {
             // First, so that no other worker ends the last round before that flush.
-            self.room.last_deletes.store(true, Ordering::Relaxed);
+            self.last_deletes.store(true, Ordering::Relaxed);
         }
-        let less = less_effort(effort, self.last_deletes_wait());
+        let less = less_effort(effort, self.last_deletes_wait(active));
         let order = Ordering::Relaxed;
         // Where another worker has changed it, that was the end of this round.
-        let _ = self.room.effort.compare_exchange(effort, less, order, order);
+        let _ = self.effort.compare_exchange(effort, less, order, order);
     }
 
     /// Whether deletes are to be flushed for the last round. Without threads nothing flushes them.
-    fn last_deletes_wait(&self) -> bool {
-        self.options.background_threads > 0
-            && self.room.last_deletes.load(Ordering::Relaxed)
-            && self.view.load().active.has_deletes()
+    fn last_deletes_wait(&self, active: &Memtable) -> bool {
+        self.has_threads && self.last_deletes.load(Ordering::Relaxed) && active.has_deletes()
     }
 
     /// Whether the deletes of the last round are to be flushed: once, at once.
     pub(crate) fn take_last_deletes(&self) -> bool {
-        self.room.last_deletes.swap(false, Ordering::Relaxed)
+        self.last_deletes.swap(false, Ordering::Relaxed)
     }
 
     /// Bytes that a job may write now: what flushes of the present memtables, segments that are
     /// still to come, and running jobs (`admitted_bytes`) do not need.
-    pub(crate) fn job_room(&self, free: FreeSpace, admitted_bytes: u64) -> u64 {
-        let memtables: usize = self.view.load().memtables().map(|table| table.bytes()).sum();
+    pub(crate) fn job_room(&self, view: &View, free: FreeSpace, admitted_bytes: u64) -> u64 {
+        let memtables: usize = view.memtables().map(|table| table.bytes()).sum();
         let promised = memtables as u64 + self.needs.log_bytes(free) + admitted_bytes;
         free.object_bytes.saturating_sub(promised)
     }
@@ -294,7 +318,7 @@ impl Store {
     /// When space becomes short, the log takes the segments that it needs to go on, once: later
     /// there may be none in one piece. Whether that is now.
     pub(crate) fn log_gets_ready(&self, free: FreeSpace) -> bool {
-        let is_ready = &self.room.log_is_ready;
+        let is_ready = &self.log_is_ready;
         if free.object_bytes >= self.needs.tight_bytes(free) {
             is_ready.store(false, Ordering::Relaxed);
             return false;
