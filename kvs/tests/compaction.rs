@@ -184,9 +184,9 @@ fn it_ends_while_others_write_and_holds_nobody_up() {
         }
         let info = compact(&db, CompactionRequest::default());
         stop.store(true, Ordering::Relaxed);
-        assert_eq!((info.state, info.problems_total), (CompactionState::Done, 0));
+        assert_eq!((&info.state, info.problems_total), (&CompactionState::Done, 0));
+        assert!(info.jobs > 0, "{info:?}");
     });
-    assert!(db.jobs().iter().any(|job| job.reason == "requested"));
 }
 
 /// Neither waits for the end of the other: their jobs are begun in turn.

@@ -158,6 +158,15 @@ impl ValueCache {
         }
     }
 
+    /// The flush has failed, and views keep this epoch. What `refresh` has entered is newer than
+    /// what kvsets hold, and stays: readers find the same in the memtable before, and the next try
+    /// refreshes it again.
+    pub(crate) fn cancel_flush(&self, epoch: u64) {
+        for place in &self.places {
+            place.shard.lock().lower_epoch(epoch);
+        }
+    }
+
     /// A flushed key: if it is cached it is replaced (and stays as hot as it is), or removed by a
     /// tombstone. If it is not, it enters where there is free room, so that a data set that fits in
     /// memory is served from memory without a first read of each value; it displaces nobody.

@@ -150,6 +150,11 @@ impl Shard {
         self.epoch = self.epoch.max(epoch);
     }
 
+    /// Inserts of this epoch are taken again.
+    pub(crate) fn lower_epoch(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
     /// Revision of the version that is cached.
     pub(crate) fn revision(&self, name: Name<'_>) -> Option<Revision> {
         self.find(name).map(|slot| self.record(slot).revision)

@@ -96,6 +96,25 @@ fn a_flush_refreshes_what_is_cached_and_refuses_old_views() {
     assert_eq!(metric(&cache, "value_cache_refreshes_total"), 2);
 }
 
+/// Until a later flush succeeds, which on a full volume takes a while, nothing entered the cache.
+#[test]
+fn after_a_flush_that_failed_readers_of_the_view_enter_what_they_find() {
+    let cache = ValueCache::new(64 * MIB);
+    cache.begin_flush(1);
+    refresh(&cache, 1, Some(b"new"), 10);
+    put(&cache, 0, 2, b"found", 2);
+    assert_eq!(get(&cache, 2, 99), None);
+    cache.cancel_flush(0);
+    put(&cache, 0, 2, b"found", 2);
+    assert_eq!(get(&cache, 2, 99), Some(("found".into(), 2)));
+    put(&cache, 0, 1, b"old", 1);
+    assert_eq!(get(&cache, 1, 99), Some(("new".into(), 10)), "what is newer stays");
+    cache.begin_flush(1);
+    refresh(&cache, 2, None, 11);
+    put(&cache, 0, 2, b"found", 2);
+    assert_eq!(get(&cache, 2, 99), None);
+}
+
 #[test]
 fn a_flush_displaces_nobody() {
     let cache = ValueCache::new(MIB);

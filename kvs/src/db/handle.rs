@@ -15,7 +15,7 @@ use crate::key::{KEY_BYTES_MAX, KvsId, Revision};
 use crate::metrics::damage::Met;
 use crate::options::Durability;
 use crate::read::cold::{ColdRead, NoRoom, TryGet};
-use crate::read::get::{self, Cold, Entry, Lookup, Tried};
+use crate::read::get::{self, Cold, Entry, Found, Lookup};
 use crate::shape::holds::Holder;
 use crate::shape::view::View;
 use arc_swap::Guard;
@@ -70,17 +70,19 @@ impl Kvs {
         let view = self.view_for(key)?;
         let store = &self.open.store;
         let at = store.shape.visible();
-        let found = get::try_get(&view, Lookup::of(store, self.id, key, at), room)
+        let lookup = Lookup::of(store, self.id, key, at);
+        let hash = lookup.hash;
+        let found = get::try_get(&view, lookup, room)
             .inspect_err(|error| store.metrics.damage.note(Met::Get, error));
         Ok(Ok(match found? {
-            Tried::NoRoom(value_len) => return Ok(Err(NoRoom { value_len })),
-            Tried::Answer(entry) => TryGet::Ready(entry),
-            Tried::Cold(cold) => {
+            Found::NoRoom(value_len) => return Ok(Err(NoRoom { value_len })),
+            Found::Answer(entry) => TryGet::Ready(entry),
+            Found::Cold(cold) => {
                 let (store, view) = (Arc::clone(store), Guard::into_inner(view));
                 // Whether an index that is wanting must be read is known when it is read.
                 store.metrics.reads.cold_value.add(u64::from(matches!(cold, Cold::Value(_))));
                 let key = Bytes::copy_from_slice(key);
-                TryGet::Cold(ColdRead { store, view, kvs: self.id, key, at, cold })
+                TryGet::Cold(ColdRead { store, view, kvs: self.id, key, hash, at, cold })
             }
         }))
     }

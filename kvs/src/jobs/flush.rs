@@ -73,12 +73,14 @@ fn flush(store: &Store, sealed: &Arc<Sealed>, progress: &Progress) -> Result<Don
         }
     }
     let (floor, epoch) = (sealed.last, view.epoch + 1);
+    // From here on nothing older than the memtable enters the cache, and what it has is as new when
+    // the view shows the kvsets. Until then readers find the keys in the memtable.
+    store.cache.begin_flush(epoch);
+    live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))?;
     let flushed = Some(Flushed { last: floor, epoch });
-    let installed =
-        store.shape.install(changes, vec![Item::Floor { revision: floor }], flushed, || {
-            store.cache.begin_flush(epoch);
-            live.iter().try_for_each(|kvs| refresh_cache(store, &sealed.memtable, *kvs))
-        })?;
+    let items = vec![Item::Floor { revision: floor }];
+    let installed = store.shape.install(changes, items, flushed);
+    let installed = installed.inspect_err(|_| store.cache.cancel_flush(view.epoch))?;
     store.metrics.flushes.add(1);
     store.metrics.flush_bytes.add(written);
     store.metrics.flush_jobs.sizes.record_bytes(written);

@@ -188,7 +188,7 @@ impl Jobs {
 
     /// Changes the shape; what was left alone and has gone is forgotten.
     fn install(&self, change: Change) -> Result<()> {
-        let installed = self.store.shape.install(vec![change], Vec::new(), None, || Ok(()))?;
+        let installed = self.store.shape.install(vec![change], Vec::new(), None)?;
         self.installed(&installed)
     }
 

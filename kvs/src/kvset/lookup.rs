@@ -11,7 +11,7 @@
 //! checked.
 
 use super::corrupt;
-use super::kblock::read::{Kblock, Stop};
+use super::kblock::read::Stop;
 use super::open::Kvset;
 use super::page::{PAGE_BYTES, Reason, is_whole};
 use super::vblock::format::{record_range, record_value};
@@ -23,16 +23,21 @@ use bytes::Bytes;
 use mpool::{IO_ALIGN, IoBuf, Map, Mblock, PageRef};
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A key's entry in this kvset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
+    /// Key range or filter say that the key is not here.
+    Excluded,
+    /// The filter took it for one that is here.
     Miss,
     Tombstone(Revision),
     Inline(Revision, Bytes),
     Extern(Revision, ValuePtr),
+    /// A page is not resident, and the probe does not block.
+    Cold,
 }
 
 /// What happens on the way to a probe's answer.
@@ -43,9 +48,51 @@ pub(crate) enum Passed<'e> {
     Read,
 }
 
-/// `try_probe`'s answer when an index page is not resident.
-#[derive(Debug)]
-pub(crate) struct WouldBlock;
+/// How a probe gets at pages.
+pub(crate) trait Pages {
+    /// A page of a kblock, whole; `None` if it is not resident, and this does not block.
+    fn page<'k>(&self, kvset: &'k Kvset, kblock: usize, page: u32) -> Result<Option<PageRef<'k>>>;
+    /// A filter that cannot be read is passed over.
+    fn unfiltered(&self, error: &Error);
+}
+
+/// Pages that are resident.
+pub(crate) struct Resident<F>(pub(crate) F);
+
+/// All pages: reads what is not resident.
+pub(crate) struct Blocking<F>(pub(crate) F);
+
+impl<F: Fn(Passed<'_>)> Pages for Resident<F> {
+    #[inline]
+    fn page<'k>(&self, kvset: &'k Kvset, kblock: usize, page: u32) -> Result<Option<PageRef<'k>>> {
+        Ok(kvset.index.try_page(kblock, page).map(PageRef::Mapped))
+    }
+
+    fn unfiltered(&self, error: &Error) {
+        (self.0)(Passed::Filter(error));
+    }
+}
+
+impl<F: Fn(Passed<'_>)> Pages for Blocking<F> {
+    #[inline]
+    fn page<'k>(&self, kvset: &'k Kvset, kblock: usize, page: u32) -> Result<Option<PageRef<'k>>> {
+        let page = kvset.page(kblock, page)?;
+        if !matches!(page, PageRef::Mapped(_)) {
+            (self.0)(Passed::Read);
+        }
+        Ok(Some(page))
+    }
+
+    fn unfiltered(&self, error: &Error) {
+        (self.0)(Passed::Filter(error));
+    }
+}
+
+/// Why a search ends without an answer.
+enum Halt {
+    Cold,
+    Failed(Error),
+}
 
 /// A value's buffer stays with its thread up to this length.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
@@ -67,62 +114,66 @@ impl Kvset {
         !matches!(self.guarded(ask), Ok(Some(false)))
     }
 
-    /// What is held for `key`. Blocks if index pages are not resident; `passed` is told what was
-    /// met on the way.
-    pub(crate) fn probe(
+    /// What is held for `key`: key range, filter, root, interior pages, leaf.
+    #[inline]
+    pub(crate) fn probe(&self, key: &[u8], hash: u64, pages: &impl Pages) -> Result<Probe> {
+        let Some(index) = self.kblock_of(key) else { return Ok(Probe::Excluded) };
+        match self.guarded(|| self.search((index, hash), key, pages))? {
+            Ok(probe) => Ok(probe),
+            Err(Stop::Fetch(Halt::Cold)) => Ok(Probe::Cold),
+            Err(Stop::Fetch(Halt::Failed(error))) => Err(error),
+            Err(Stop::Bad { page, reason }) => Err(self.page_corrupt(index, page, reason)),
+        }
+    }
+
+    #[inline]
+    fn search(
         &self,
+        (index, hash): (usize, u64),
         key: &[u8],
-        hash: u64,
-        passed: &dyn Fn(Passed<'_>),
-    ) -> Result<Probe> {
-        let Some(index) = self.kblock_of(key) else { return Ok(Probe::Miss) };
+        pages: &impl Pages,
+    ) -> Result<Probe, Stop<Halt>> {
         let kblock = &self.kblocks[index];
-        let fetch = |page| {
-            let page = self.page(index, page)?;
-            if !matches!(page, PageRef::Mapped(_)) {
-                passed(Passed::Read);
+        let fetch = |page| match pages.page(self, index, page) {
+            Ok(page) => page.ok_or(Halt::Cold),
+            Err(error) => Err(Halt::Failed(error)),
+        };
+        if !self.may_hold((index, hash), fetch, pages)? {
+            return Ok(Probe::Excluded);
+        }
+        let page = kblock.leaf_of(key, fetch)?;
+        let leaf = fetch(page).map_err(Stop::Fetch)?;
+        kblock.find((page, &leaf), key, |found| match found {
+            None => Probe::Miss,
+            Some((revision, Stored::Tombstone)) => Probe::Tombstone(revision),
+            Some((revision, Stored::Inline(value))) => {
+                Probe::Inline(revision, Bytes::copy_from_slice(value))
             }
-            Ok(page)
-        };
-        let filter = || {
-            let asked = fetch(kblock.filter_page(hash)).and_then(|page| {
-                kblock.may_hold(&page, hash).map_err(|stop| self.stopped(index, &stop))
-            });
-            Ok(asked.unwrap_or_else(|error| {
-                passed(Passed::Filter(&error));
-                true
-            }))
-        };
-        let search = || search(kblock, key, filter, fetch);
-        self.guarded(search)?.map_err(|stop| match stop {
-            Stop::Fetch(error) => error,
-            Stop::Bad { page, reason } => self.page_corrupt(index, page, reason),
+            Some((revision, Stored::Extern(ptr))) => Probe::Extern(revision, ptr),
         })
     }
 
-    /// As [`probe`](Self::probe), but never blocks. `unfiltered` is told of a filter that cannot be
-    /// read.
-    pub(crate) fn try_probe(
-        &self,
-        key: &[u8],
-        hash: u64,
-        unfiltered: &dyn Fn(&Error),
-    ) -> Result<Result<Probe, WouldBlock>> {
-        let Some(index) = self.kblock_of(key) else { return Ok(Ok(Probe::Miss)) };
+    /// What the filter says. One that cannot be read excludes no key.
+    #[inline]
+    fn may_hold<'k>(
+        &'k self,
+        (index, hash): (usize, u64),
+        fetch: impl Fn(u32) -> Result<PageRef<'k>, Halt>,
+        pages: &impl Pages,
+    ) -> Result<bool, Stop<Halt>> {
         let kblock = &self.kblocks[index];
-        let fetch = |page| self.index.try_page(index, page).ok_or(WouldBlock);
-        let filter = || {
-            let asked = kblock.may_hold(fetch(kblock.filter_page(hash))?, hash);
-            Ok(asked.unwrap_or_else(|stop| {
-                unfiltered(&self.stopped(index, &stop));
-                true
-            }))
+        let asked = match fetch(kblock.filter_page(hash)) {
+            Ok(page) => kblock.may_hold::<Infallible>(&page, hash).map_err(|stop| match stop {
+                Stop::Bad { page, reason } => self.page_corrupt(index, page, reason),
+                Stop::Fetch(never) => match never {},
+            }),
+            Err(Halt::Failed(error)) => Err(error),
+            Err(Halt::Cold) => return Err(Stop::Fetch(Halt::Cold)),
         };
-        match self.guarded(|| search(kblock, key, filter, fetch))? {
-            Ok(probe) => Ok(Ok(probe)),
-            Err(Stop::Fetch(would_block)) => Ok(Err(would_block)),
-            Err(Stop::Bad { page, reason }) => Err(self.page_corrupt(index, page, reason)),
-        }
+        Ok(asked.unwrap_or_else(|error| {
+            pages.unfiltered(&error);
+            true
+        }))
     }
 
     /// The value of a probe; blocks; verified by its checksum.
@@ -212,14 +263,6 @@ impl Kvset {
     }
 
     #[cold]
-    fn stopped(&self, kblock: usize, stop: &Stop<Infallible>) -> Error {
-        match stop {
-            Stop::Bad { page, reason } => self.page_corrupt(kblock, *page, reason),
-            Stop::Fetch(never) => match *never {},
-        }
-    }
-
-    #[cold]
     fn map_failed(&self) -> Error {
         let source = std::io::Error::other("the drive failed while a mapped page was read");
         let offset = self.meta.hblock.get();
@@ -252,29 +295,6 @@ impl Kvset {
     pub(super) fn value_object(&self, ptr: ValuePtr) -> Result<&Mblock> {
         Ok(self.map_of(ptr)?.mblock(object_of(ptr)))
     }
-}
-
-/// Filter, root, interior pages, leaf.
-#[inline]
-fn search<E, P: Deref<Target = [u8]>>(
-    kblock: &Kblock,
-    key: &[u8],
-    filter: impl Fn() -> Result<bool, E>,
-    fetch: impl Fn(u32) -> Result<P, E>,
-) -> Result<Probe, Stop<E>> {
-    if !filter().map_err(Stop::Fetch)? {
-        return Ok(Probe::Miss);
-    }
-    let page = kblock.leaf_of(key, &fetch)?;
-    let leaf = fetch(page).map_err(Stop::Fetch)?;
-    kblock.find((page, &leaf), key, |found| match found {
-        None => Probe::Miss,
-        Some((revision, Stored::Tombstone)) => Probe::Tombstone(revision),
-        Some((revision, Stored::Inline(value))) => {
-            Probe::Inline(revision, Bytes::copy_from_slice(value))
-        }
-        Some((revision, Stored::Extern(ptr))) => Probe::Extern(revision, ptr),
-    })
 }
 
 /// Number of the vblock in its map.

@@ -39,7 +39,7 @@ pub(crate) use builder::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
 pub(crate) use cursor::STEPS;
 pub(crate) use cursor::{KvsetCursor, ReadMode, Shared};
 pub(crate) use holes::{Holes, KeyRange};
-pub(crate) use lookup::{Passed, Probe, WouldBlock};
+pub(crate) use lookup::{Blocking, Pages, Passed, Probe, Resident};
 pub(crate) use open::Kvset;
 pub(crate) use read_ahead::IndexPart;
 pub(crate) use vblock::ahead::{ReadAhead, ScanAhead};

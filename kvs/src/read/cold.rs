@@ -6,9 +6,9 @@
 //! way.
 
 use crate::error::Result;
-use crate::key::{KvsId, Revision, key_hash};
+use crate::key::{KvsId, Revision};
 use crate::metrics::damage::Met;
-use crate::read::get::{self, Cold, Entry, Extern, Located, Lookup};
+use crate::read::get::{self, Cold, Entry, Extern, Found, Lookup};
 use crate::shape::view::View;
 use crate::store::Store;
 use bytes::Bytes;
@@ -38,6 +38,7 @@ pub struct ColdRead {
     pub(crate) view: Arc<View>,
     pub(crate) kvs: KvsId,
     pub(crate) key: Bytes,
+    pub(crate) hash: u64,
     pub(crate) at: Revision,
     pub(crate) cold: Cold,
 }
@@ -45,19 +46,20 @@ pub struct ColdRead {
 impl ColdRead {
     /// Completes it on this thread.
     pub fn wait(self) -> Result<Option<Entry>> {
-        get::get(&self.view, self.lookup())
-            .inspect_err(|error| self.store.metrics.damage.note(Met::Get, error))
+        let Self { store, view, kvs, key, hash, at, cold } = self;
+        let lookup = Lookup::hashed(&store, (kvs, hash), &key, at);
+        get::go_on(&view, lookup, cold)
+            .inspect_err(|error| store.metrics.damage.note(Met::Get, error))
     }
 
     fn lookup(&self) -> Lookup<'_> {
-        let is_cold = matches!(self.cold, Cold::Index);
-        Lookup { is_cold, ..Lookup::of(&self.store, self.kvs, &self.key, self.at) }
+        Lookup::hashed(&self.store, (self.kvs, self.hash), &self.key, self.at)
     }
 
     /// Bytes of the value that the read will bring, where the index page that says so is resident.
     pub fn value_len(&self) -> Option<usize> {
         match &self.cold {
-            Cold::Index => None,
+            Cold::Index(_) => None,
             Cold::Value(place) => Some(usize::try_from(place.ptr.len).unwrap_or(usize::MAX)),
         }
     }
@@ -66,17 +68,16 @@ impl ColdRead {
     /// whose [`value_len`](Self::value_len) is known. `done` runs on a thread of the pool's IO
     /// queue and must be short.
     pub fn locate(self, done: Box<dyn FnOnce(Result<TryGet>) + Send>) {
-        if matches!(self.cold, Cold::Value(_)) {
-            return done(Ok(TryGet::Cold(self)));
-        }
+        let Cold::Index(source) = self.cold else { return done(Ok(TryGet::Cold(self))) };
         let pool = Arc::clone(&self.store.pool);
         let job = move || {
-            let located = get::locate(&self.view, self.lookup());
-            let located =
-                located.inspect_err(|error| self.store.metrics.damage.note(Met::Get, error));
+            let lookup = self.lookup();
+            let located = get::locate_on(&self.view, lookup, source)
+                .inspect_err(|error| self.store.metrics.damage.note(Met::Get, error));
             done(located.map(|located| match located {
-                Located::Answer(entry) => TryGet::Ready(entry),
-                Located::Value(place) => TryGet::Cold(Self { cold: Cold::Value(place), ..self }),
+                Found::Answer(entry) => TryGet::Ready(entry),
+                Found::Cold(cold) => TryGet::Cold(Self { cold, ..self }),
+                Found::NoRoom(_) => unreachable!("nothing is copied from a memtable"),
             }));
         };
         pool.queue().run_blocking(Priority::Read, Box::new(job));
@@ -84,21 +85,19 @@ impl ColdRead {
 
     /// Completes it on a thread of the pool's IO queue, where `done` runs and must be short.
     pub fn submit(self, done: Box<dyn FnOnce(Result<Option<Entry>>) + Send>) {
-        let Self { store, view, kvs, key, at, cold } = self;
+        let Self { store, view, kvs, key, hash, at, cold } = self;
         match cold {
-            Cold::Index => {
+            Cold::Index(_) => {
                 let pool = Arc::clone(&store.pool);
-                let read = Self { store, view, kvs, key, at, cold: Cold::Index };
-                let job = move || done(read.wait());
-                pool.queue().run_blocking(Priority::Read, Box::new(job));
+                let read = Self { store, view, kvs, key, hash, at, cold };
+                pool.queue().run_blocking(Priority::Read, Box::new(move || done(read.wait())));
             }
             Cold::Value(Extern { kvset, ptr, revision }) => kvset.read_value_async(
                 ptr,
                 Box::new(move |value| {
-                    let lookup = Lookup::of(&store, kvs, &key, at);
+                    let lookup = Lookup::hashed(&store, (kvs, hash), &key, at);
                     lookup.metrics.from_kvset.add(1);
-                    let hash = key_hash(kvs, &key);
-                    let entry = |value| Some(get::found(&view, lookup, hash, value, revision));
+                    let entry = |value| Some(get::offered(&view, lookup, value, revision));
                     let damaged = |error| get::damaged(&view, lookup, error);
                     let found = value.map(entry).map_err(damaged);
                     done(found.inspect_err(|error| store.metrics.damage.note(Met::Get, error)));

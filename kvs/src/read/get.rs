@@ -10,14 +10,15 @@
 //!     +--------+------------+-------------+-------------------+--> value: map or one direct read
 //! ```
 //!
-//! [`get`] may block on the drive. [`try_get`] never does: where it would, it hands out a [`Cold`]
-//! that says how far it came.
+//! There is one search ([`search`]), in two ways of getting at index pages: [`get`] reads those
+//! that are not resident. [`try_get`] never blocks: where it would, it hands out a [`Cold`] that
+//! says how far it came, and the search goes on from there.
 
 use crate::cache::ValueCache;
 use crate::entry::version::ValuePtr;
 use crate::error::{Error, Result, Scope};
 use crate::key::{KvsId, Revision, key_hash};
-use crate::kvset::{Kvset, Passed, Probe, WouldBlock};
+use crate::kvset::{Blocking, Kvset, Pages, Passed, Probe, Resident};
 use crate::metrics::ReadMetrics;
 use crate::metrics::damage::{DamageMetrics, Met};
 use crate::shape::view::View;
@@ -40,20 +41,28 @@ pub struct Entry {
 pub(crate) struct Lookup<'a> {
     pub(crate) kvs: KvsId,
     pub(crate) key: &'a [u8],
+    pub(crate) hash: u64,
     /// Later versions are not seen.
     pub(crate) at: Revision,
     pub(crate) cache: &'a ValueCache,
     pub(crate) metrics: &'a ReadMetrics,
     pub(crate) damage: &'a DamageMetrics,
-    /// It was begun by one that does not block, and found the index wanting: what it reads of that
-    /// is counted.
-    pub(crate) is_cold: bool,
 }
 
 impl<'a> Lookup<'a> {
     pub(crate) fn of(store: &'a Store, kvs: KvsId, key: &'a [u8], at: Revision) -> Self {
+        Self::hashed(store, (kvs, key_hash(kvs, key)), key, at)
+    }
+
+    /// The same, where the hash of the key is known.
+    pub(crate) fn hashed(
+        store: &'a Store,
+        (kvs, hash): (KvsId, u64),
+        key: &'a [u8],
+        at: Revision,
+    ) -> Self {
         let (metrics, damage) = (&store.metrics.reads, &store.metrics.damage);
-        Self { kvs, key, at, cache: &store.cache, metrics, damage, is_cold: false }
+        Self { kvs, key, hash, at, cache: &store.cache, metrics, damage }
     }
 
     #[cold]
@@ -68,8 +77,8 @@ impl<'a> Lookup<'a> {
 
 /// Where a lookup stands that would block.
 pub(crate) enum Cold {
-    /// An index page is not resident: the whole lookup must be done by a thread that may block.
-    Index,
+    /// An index page of the source of this number is not resident; no source before it has the key.
+    Index(usize),
     /// The value is known to be here.
     Value(Extern),
 }
@@ -81,92 +90,64 @@ pub(crate) struct Extern {
     pub(crate) revision: Revision,
 }
 
-/// What the index knows of a key.
-pub(crate) enum Located {
-    /// The answer: there is none, or the value is in memory or in the index.
-    Answer(Option<Entry>),
-    /// The value is here.
-    Value(Extern),
-}
-
-/// What a lookup that does not block comes to.
-pub(crate) enum Tried {
+/// What a lookup comes to.
+pub(crate) enum Found {
+    /// There is none, or it is this.
     Answer(Option<Entry>),
     Cold(Cold),
     /// The value has so many bytes, and was not copied.
     NoRoom(usize),
 }
 
-/// What memtables or value cache know of a key.
-enum Known {
-    Answer(Option<Entry>),
-    NoRoom(usize),
-}
-
-/// What a source says about a key.
-enum Step {
-    Answer(Option<Entry>),
-    Extern(Extern),
-    NextSource,
-}
-
 /// Looks a key up; may block on the drive.
 pub(crate) fn get(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
-    find(view, lookup).map_err(|error| damaged(view, lookup, error))
+    let found = match from_memory(view, lookup, |_| true) {
+        Some(found) => found,
+        None => locate(view, lookup, 0, &Cell::new(false))?,
+    };
+    finish(view, lookup, found)
 }
 
-fn find(view: &View, lookup: Lookup<'_>) -> Result<Option<Entry>> {
-    match find_place(view, lookup)? {
-        Located::Answer(answer) => Ok(answer),
-        Located::Value(Extern { kvset, ptr, revision }) => {
-            let value = kvset.read_value(ptr)?;
-            lookup.metrics.from_kvset.add(1);
-            let hash = key_hash(lookup.kvs, lookup.key);
-            Ok(Some(found(view, lookup, hash, value, revision)))
-        }
-    }
+/// Goes on with a lookup that would have blocked, from where it stands; may block on the drive.
+pub(crate) fn go_on(view: &View, lookup: Lookup<'_>, cold: Cold) -> Result<Option<Entry>> {
+    let found = match cold {
+        Cold::Index(source) => locate_on(view, lookup, source)?,
+        Cold::Value(_) => Found::Cold(cold),
+    };
+    finish(view, lookup, found)
 }
 
-/// Looks a key up as far as its index entry; may block on the drive.
-pub(crate) fn locate(view: &View, lookup: Lookup<'_>) -> Result<Located> {
-    find_place(view, lookup).map_err(|error| damaged(view, lookup, error))
-}
-
+/// Goes on as far as the index entry; may block on the drive.
+///
 /// Pages that are in memory and were not verified yet make a lookup cold as well, but it is no read
 /// of the drive that it waits for then.
-fn find_place(view: &View, lookup: Lookup<'_>) -> Result<Located> {
+pub(crate) fn locate_on(view: &View, lookup: Lookup<'_>, source: usize) -> Result<Found> {
     let has_read = Cell::new(false);
-    let place = search_place(view, lookup, &has_read);
-    lookup.metrics.cold_index.add(u64::from(lookup.is_cold && has_read.get()));
-    place
+    let found = locate(view, lookup, source, &has_read);
+    lookup.metrics.cold_index.add(u64::from(has_read.get()));
+    found
 }
 
-fn search_place(view: &View, lookup: Lookup<'_>, has_read: &Cell<bool>) -> Result<Located> {
-    let hash = key_hash(lookup.kvs, lookup.key);
-    match from_memory(view, lookup, hash, |_| true) {
-        Some(Known::Answer(answer)) => return Ok(Located::Answer(answer)),
-        Some(Known::NoRoom(_)) => unreachable!("there is room for any length"),
-        None => {}
-    }
-    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Located::Answer(None)) };
-    for kvset in tree.sources(lookup.key) {
-        if !kvset.may_contain(lookup.key, hash) {
-            continue;
+fn locate(view: &View, lookup: Lookup<'_>, source: usize, has_read: &Cell<bool>) -> Result<Found> {
+    let pages = Blocking(|passed: Passed<'_>| match passed {
+        Passed::Filter(error) => lookup.unfiltered(view, error),
+        Passed::Read => has_read.set(true),
+    });
+    search(view, lookup, source, &pages).map_err(|error| damaged(view, lookup, error))
+}
+
+/// Reads the value where it is known where it lies.
+fn finish(view: &View, lookup: Lookup<'_>, found: Found) -> Result<Option<Entry>> {
+    match found {
+        Found::Answer(answer) => Ok(answer),
+        Found::Cold(Cold::Value(Extern { kvset, ptr, revision })) => {
+            let value = kvset.read_value(ptr).map_err(|error| damaged(view, lookup, error))?;
+            lookup.metrics.from_kvset.add(1);
+            Ok(Some(offered(view, lookup, value, revision)))
         }
-        lookup.metrics.kvsets_probed.add(1);
-        let passed = |what: Passed<'_>| match what {
-            Passed::Filter(error) => lookup.unfiltered(view, error),
-            Passed::Read => has_read.set(true),
-        };
-        let probe = kvset.probe(lookup.key, hash, &passed)?;
-        match step(view, lookup, hash, kvset, probe) {
-            Step::Answer(answer) => return Ok(Located::Answer(answer)),
-            Step::Extern(place) => return Ok(Located::Value(place)),
-            Step::NextSource => {}
-        }
+        Found::Cold(Cold::Index(_)) => unreachable!("it blocks"),
+        Found::NoRoom(_) => unreachable!("there is room for any length"),
     }
-    lookup.metrics.absent.add(1);
-    Ok(Located::Answer(None))
 }
 
 /// Looks a key up without blocking. A value that has to be copied is, where there is `room` for its
@@ -175,100 +156,88 @@ pub(crate) fn try_get(
     view: &View,
     lookup: Lookup<'_>,
     room: impl FnMut(usize) -> bool,
-) -> Result<Tried> {
-    try_find(view, lookup, room).map_err(|error| damaged(view, lookup, error))
+) -> Result<Found> {
+    if let Some(found) = from_memory(view, lookup, room) {
+        return Ok(found);
+    }
+    try_search(view, lookup).map_err(|error| damaged(view, lookup, error))
 }
 
-fn try_find(view: &View, lookup: Lookup<'_>, room: impl FnMut(usize) -> bool) -> Result<Tried> {
-    let hash = key_hash(lookup.kvs, lookup.key);
-    match from_memory(view, lookup, hash, room) {
-        Some(Known::Answer(answer)) => return Ok(Tried::Answer(answer)),
-        Some(Known::NoRoom(len)) => return Ok(Tried::NoRoom(len)),
-        None => {}
-    }
-    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Tried::Answer(None)) };
-    for kvset in tree.sources(lookup.key) {
-        if !kvset.may_contain(lookup.key, hash) {
+fn try_search(view: &View, lookup: Lookup<'_>) -> Result<Found> {
+    let pages = Resident(|passed: Passed<'_>| {
+        if let Passed::Filter(error) = passed {
+            lookup.unfiltered(view, error);
+        }
+    });
+    let place = match search(view, lookup, 0, &pages)? {
+        Found::Cold(Cold::Value(place)) => place,
+        other => return Ok(other),
+    };
+    let Some(value) = place.kvset.try_read_value(place.ptr)? else {
+        return Ok(Found::Cold(Cold::Value(place)));
+    };
+    lookup.metrics.from_kvset.add(1);
+    Ok(Found::Answer(Some(offered(view, lookup, value, place.revision))))
+}
+
+/// Asks the kvsets that may have the key, from the source of this number on: the answer, or where
+/// the value lies, or where a page is wanting.
+fn search(view: &View, lookup: Lookup<'_>, source: usize, pages: &impl Pages) -> Result<Found> {
+    let Some(tree) = view.trees.get(&lookup.kvs) else { return Ok(Found::Answer(None)) };
+    for (source, kvset) in tree.sources(lookup.key).enumerate().skip(source) {
+        let probe = kvset.probe(lookup.key, lookup.hash, pages)?;
+        if probe == Probe::Excluded {
             continue;
         }
         lookup.metrics.kvsets_probed.add(1);
-        let unfiltered = |error: &Error| lookup.unfiltered(view, error);
-        let probe = match kvset.try_probe(lookup.key, hash, &unfiltered)? {
-            Ok(probe) => probe,
-            Err(WouldBlock) => return Ok(Tried::Cold(Cold::Index)),
-        };
-        match step(view, lookup, hash, kvset, probe) {
-            Step::Answer(answer) => return Ok(Tried::Answer(answer)),
-            Step::Extern(place) => {
-                let Some(value) = place.kvset.try_read_value(place.ptr)? else {
-                    return Ok(Tried::Cold(Cold::Value(place)));
-                };
+        match probe {
+            Probe::Tombstone(revision) if revision <= lookup.at => break,
+            Probe::Inline(revision, value) if revision <= lookup.at => {
                 lookup.metrics.from_kvset.add(1);
-                let entry = found(view, lookup, hash, value, place.revision);
-                return Ok(Tried::Answer(Some(entry)));
+                return Ok(Found::Answer(Some(offered(view, lookup, value, revision))));
             }
-            Step::NextSource => {}
+            Probe::Extern(revision, ptr) if revision <= lookup.at => {
+                let place = Extern { kvset: Arc::clone(kvset), ptr, revision };
+                return Ok(Found::Cold(Cold::Value(place)));
+            }
+            Probe::Cold => return Ok(Found::Cold(Cold::Index(source))),
+            Probe::Miss => lookup.metrics.filter_false_positives.add(1),
+            // Written after the snapshot; an older kvset of the same view may know an older
+            // version.
+            Probe::Tombstone(_) | Probe::Inline(..) | Probe::Extern(..) | Probe::Excluded => {}
         }
     }
     lookup.metrics.absent.add(1);
-    Ok(Tried::Answer(None))
+    Ok(Found::Answer(None))
 }
 
 /// The answer of memtables or value cache, if they know the key. A memtable's value is copied.
 fn from_memory(
     view: &View,
     lookup: Lookup<'_>,
-    hash: u64,
     mut room: impl FnMut(usize) -> bool,
-) -> Option<Known> {
-    let Lookup { kvs, key, at, cache, metrics, .. } = lookup;
+) -> Option<Found> {
+    let Lookup { kvs, key, hash, at, cache, metrics, .. } = lookup;
     for memtable in view.memtables() {
         if let Some(found) = memtable.get(kvs, key, hash, at) {
             if let Some(len) = found.value.map(<[u8]>::len).filter(|len| !room(*len)) {
-                return Some(Known::NoRoom(len));
+                return Some(Found::NoRoom(len));
             }
             metrics.from_memtable.add(1);
             let entry =
                 |value| Entry { value: Bytes::copy_from_slice(value), revision: found.revision };
-            return Some(Known::Answer(found.value.map(entry)));
+            return Some(Found::Answer(found.value.map(entry)));
         }
     }
     let (value, revision) = cache.get(kvs, key, hash, at)?;
     metrics.from_cache.add(1);
-    Some(Known::Answer(Some(Entry { value, revision })))
-}
-
-fn step(view: &View, lookup: Lookup<'_>, hash: u64, kvset: &Arc<Kvset>, probe: Probe) -> Step {
-    match probe {
-        Probe::Miss => {
-            lookup.metrics.filter_false_positives.add(1);
-            Step::NextSource
-        }
-        Probe::Tombstone(revision) if revision <= lookup.at => {
-            lookup.metrics.absent.add(1);
-            Step::Answer(None)
-        }
-        Probe::Inline(revision, value) if revision <= lookup.at => {
-            lookup.metrics.from_kvset.add(1);
-            Step::Answer(Some(found(view, lookup, hash, value, revision)))
-        }
-        Probe::Extern(revision, ptr) if revision <= lookup.at => {
-            Step::Extern(Extern { kvset: Arc::clone(kvset), ptr, revision })
-        }
-        // Written after the snapshot; an older kvset of the same view may know an older version.
-        Probe::Tombstone(_) | Probe::Inline(..) | Probe::Extern(..) => Step::NextSource,
-    }
+    Some(Found::Answer(Some(Entry { value, revision })))
 }
 
 /// Offers what was found in a kvset to the value cache.
-pub(crate) fn found(
-    view: &View,
-    lookup: Lookup<'_>,
-    hash: u64,
-    value: Bytes,
-    revision: Revision,
-) -> Entry {
-    lookup.cache.insert(view.epoch, lookup.kvs, lookup.key, hash, &value, revision);
+pub(crate) fn offered(view: &View, lookup: Lookup<'_>, value: Bytes, revision: Revision) -> Entry {
+    let Lookup { kvs, key, hash, cache, .. } = lookup;
+    cache.insert(view.epoch, kvs, key, hash, &value, revision);
     Entry { value, revision }
 }
 

@@ -145,14 +145,12 @@ impl Shape {
     }
 
     /// Changes the shape: commits the outputs in the pool, makes the edit durable, and publishes
-    /// the view after it. `before_publish` runs between the last two. The caller deletes the
-    /// mblocks that no kvset references any more.
+    /// the view after it. The caller deletes the mblocks that no kvset references any more.
     pub(crate) fn install(
         &self,
         changes: Vec<Change>,
         mut items: Vec<Item>,
         flushed: Option<Flushed>,
-        before_publish: impl FnOnce() -> Result<()>,
     ) -> Result<Installed> {
         let mut writers = Vec::new();
         let mut planned: Vec<Planned> = Vec::new();
@@ -187,7 +185,6 @@ impl Shape {
             return Err(error);
         }
         let dead = self.count_references(&mut versions, &edits)?;
-        before_publish()?;
         self.publish_trees(&edits, &versions.references, flushed);
         drop(versions);
         let added = edits.iter().flat_map(|(_, edit)| &edit.add);

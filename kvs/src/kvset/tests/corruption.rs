@@ -46,8 +46,9 @@ impl Medium {
 }
 
 fn lookup(kvset: &Kvset, key: &[u8]) -> Result<Option<Held>> {
-    Ok(match kvset.probe(key, hash(key), &|_| {})? {
-        Probe::Miss => None,
+    Ok(match probe(kvset, key)? {
+        Probe::Excluded | Probe::Miss => None,
+        Probe::Cold => unreachable!("it blocks"),
         Probe::Tombstone(revision) => Some(Held { revision, value: None }),
         Probe::Inline(revision, value) => Some(Held { revision, value: Some(value.to_vec()) }),
         Probe::Extern(revision, ptr) => {

@@ -26,22 +26,22 @@ fn an_open_kvset_answers_without_blocking() {
     let kvset = build_and_open(&pool, &model);
     let mut cold = 0;
     for (key, expect) in &model {
-        let answer = kvset.probe(key, hash(key), &|_| {}).unwrap();
+        let answer = probe(&kvset, key).unwrap();
         // Each page was verified by the probe, or by one before it.
-        match kvset.try_probe(key, hash(key), &|_| {}).unwrap() {
-            Ok(again) => assert_eq!(again, answer),
-            Err(_) => cold += 1,
+        match try_probe(&kvset, key).unwrap() {
+            Probe::Cold => cold += 1,
+            again => assert_eq!(again, answer),
         }
         let value = match answer {
-            Probe::Miss => panic!("the key is there"),
             Probe::Tombstone(_) => None,
             Probe::Inline(_, value) => Some(value),
             Probe::Extern(_, ptr) => Some(kvset.read_value(ptr).unwrap()),
+            Probe::Excluded | Probe::Miss | Probe::Cold => panic!("the key is there: {answer:?}"),
         };
         assert_eq!(value.as_deref(), expect.value.as_deref());
         let stranger = [key, &[0][..]].concat();
         if !model.contains_key(&stranger) {
-            assert_eq!(kvset.probe(&stranger, hash(&stranger), &|_| {}).unwrap(), Probe::Miss);
+            assert_eq!(probe(&kvset, &stranger).unwrap(), Probe::Miss);
         }
     }
     // The kernel may take a page back at any time, but not most of them.
@@ -56,7 +56,7 @@ fn absent_keys_are_told_by_the_filter() {
     let kvset = build_and_open(&pool, &model);
     for key in model.keys() {
         assert!(kvset.may_contain(key, hash(key)));
-        kvset.probe(key, hash(key), &|_| {}).unwrap();
+        probe(&kvset, key).unwrap();
     }
     let strangers = model.keys().map(|key| [key, &[1, 2][..]].concat());
     let strangers: Vec<_> = strangers.filter(|key| !model.contains_key(key)).collect();
@@ -114,10 +114,11 @@ fn readers_on_several_threads_agree() {
             let (kvset, model) = (&kvset, &model);
             scope.spawn(move || {
                 for (key, held) in model.iter().skip(turn * 90) {
-                    let value = match kvset.probe(key, hash(key), &|_| {}).unwrap() {
+                    let value = match probe(kvset, key).unwrap() {
                         Probe::Extern(_, ptr) => Some(kvset.read_value(ptr).unwrap()),
                         Probe::Inline(_, value) => Some(value),
-                        Probe::Tombstone(_) | Probe::Miss => None,
+                        Probe::Tombstone(_) => None,
+                        other => panic!("the key is there: {other:?}"),
                     };
                     assert_eq!(value.as_deref(), held.value.as_deref());
                 }

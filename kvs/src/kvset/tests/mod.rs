@@ -12,6 +12,7 @@ mod measure;
 mod open;
 
 use super::builder::ObjectSizes;
+use super::{Blocking, Passed, Probe, Resident};
 use super::{BuildOptions, BuildValue, BuiltKvset, IndexPart, Kvset, KvsetBuilder};
 use crate::key::{KEY_BYTES_MAX, KvsId, KvsetId, Revision, key_hash};
 use mpool::{Class, Pool, Priority};
@@ -139,4 +140,12 @@ fn build_and_open(pool: &Arc<Pool>, model: &Model) -> Arc<Kvset> {
 
 fn hash(key: &[u8]) -> u64 {
     key_hash(KVS, key)
+}
+
+fn probe(kvset: &Kvset, key: &[u8]) -> crate::Result<Probe> {
+    kvset.probe(key, hash(key), &Blocking(|_: Passed<'_>| {}))
+}
+
+fn try_probe(kvset: &Kvset, key: &[u8]) -> crate::Result<Probe> {
+    kvset.probe(key, hash(key), &Resident(|_: Passed<'_>| {}))
 }
