@@ -14,6 +14,12 @@
 
 #[path = "../src/key.rs"]
 mod key;
+#[path = "../src/entry"]
+mod entry {
+    #[allow(dead_code, reason = "the memtable has no values elsewhere")]
+    #[path = "op.rs"]
+    pub mod op;
+}
 #[path = "../src/memtable"]
 mod memtable {
     #[path = "arena.rs"]
@@ -23,6 +29,7 @@ mod memtable {
     #[path = "skiplist.rs"]
     pub mod skiplist;
 
+    use crate::entry::op::Op;
     use crate::key::{KvsId, Revision, key_hash};
 
     pub struct Parts {
@@ -42,7 +49,7 @@ mod memtable {
             let zeros = (hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 | 1 << 22).trailing_zeros();
             let height = 1 + zeros as usize / 2;
             let position = skiplist::Position::new(kvs, key, Revision::new(revision));
-            self.list.insert(&position, height, Some(value));
+            self.list.insert(&position, height, Op::Inline(value));
         }
 
         pub fn get(&self, key: &[u8]) -> Option<usize> {
@@ -52,7 +59,7 @@ mod memtable {
             }
             let position = skiplist::Position::new(kvs, key, Revision::MAX);
             let entry = self.list.first_from(&position).filter(|e| e.is_key_of(&position))?;
-            entry.value().map(<[u8]>::len)
+            entry.op().value().map(<[u8]>::len)
         }
     }
 }

@@ -16,7 +16,8 @@
 //! cut off is not begun from the start again. Without background threads it flushes by itself.
 
 use crate::db::recover::make_again;
-use crate::entry::batch::{Op, WriteBatch};
+use crate::entry::batch::WriteBatch;
+use crate::entry::op::Op;
 use crate::error::{Error, Result, Scope};
 use crate::jobs::flush;
 use crate::jobs::ledger::Progress;
@@ -166,8 +167,8 @@ impl Stage {
             let prefix = prefix(key);
             let key = self.copy(key);
             let value = match op {
-                Op::Put(value) => Some(self.copy(value)),
-                Op::Delete => None,
+                Op::Inline(value) => Some(self.copy(value)),
+                Op::Tombstone => None,
             };
             self.entries.push(Staged { kvs, prefix, revision, key, value });
         }
@@ -197,7 +198,7 @@ impl Stage {
     fn entries(&self) -> impl Iterator<Item = (KvsId, &[u8], Revision, Op<'_>)> {
         let bytes = |range: &Range<usize>| &self.bytes[range.clone()];
         self.entries.iter().map(move |entry| {
-            let op = entry.value.as_ref().map_or(Op::Delete, |value| Op::Put(bytes(value)));
+            let op = entry.value.as_ref().map_or(Op::Tombstone, |value| Op::Inline(bytes(value)));
             (entry.kvs, bytes(&entry.key), entry.revision, op)
         })
     }
@@ -340,7 +341,7 @@ mod tests {
         assert_eq!((stage.memtable_bytes, stage.last), (200, Revision::new(2)));
         stage.sort();
         let owned = |(kvs, key, revision, op): (KvsId, &[u8], Revision, Op<'_>)| {
-            let value = if let Op::Put(value) = op { Some(value.to_vec()) } else { None };
+            let value = if let Op::Inline(value) = op { Some(value.to_vec()) } else { None };
             (kvs, key.to_vec(), revision.get(), value)
         };
         let seen: Vec<_> = stage.entries().map(owned).collect();

@@ -22,15 +22,13 @@
 //! Version 2 writes no reserved bit and refuses to read one. A later entry for a key replaces an
 //! earlier one: entries keep their order, and the memtable lets the last of one revision win.
 
+use crate::entry::op::{Op, kind};
 use crate::entry::owner::Owner;
 use crate::entry::varint;
 use crate::error::{Error, Result};
 use crate::key::{KEY_BYTES_MAX, KvsId, VALUE_BYTES_MAX};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-const OP_DELETE: u8 = 0;
-const OP_PUT: u8 = 1;
 
 /// The longest head of an entry: operation, KVS, length of the key, length of the value.
 const ENTRY_HEAD_LEN_MAX: usize = 1 + 5 + 2 + 4;
@@ -86,13 +84,6 @@ impl Kvss {
     }
 }
 
-/// What a batch does to a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Op<'a> {
-    Put(&'a [u8]),
-    Delete,
-}
-
 impl WriteBatch {
     /// An empty batch.
     pub fn new() -> Self {
@@ -140,11 +131,11 @@ impl WriteBatch {
         if value.len() > VALUE_BYTES_MAX {
             return Err(Error::ValueLength { len: value.len() });
         }
-        self.push(OP_PUT, kvs, key, value)
+        self.push(kind::INLINE, kvs, key, value)
     }
 
     pub(crate) fn delete_id(&mut self, kvs: KvsId, key: &[u8]) -> Result<()> {
-        self.push(OP_DELETE, kvs, key, &[])
+        self.push(kind::TOMBSTONE, kvs, key, &[])
     }
 
     /// The KVSs that it writes to, each once.
@@ -194,7 +185,7 @@ impl WriteBatch {
         self.body.push(op);
         varint::put(&mut self.body, u64::from(kvs.get()));
         varint::put(&mut self.body, len_u64(key));
-        if op == OP_PUT {
+        if op == kind::INLINE {
             varint::put(&mut self.body, len_u64(value));
         }
         self.body.extend_from_slice(key);
@@ -229,13 +220,14 @@ type Entry<'a> = (KvsId, &'a [u8], Op<'a>);
 fn split_entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), &'static str> {
     const CUT: &str = "the entry's head is cut short, or a number in it is too large";
     let op = *bytes.first().ok_or(CUT)?;
-    if op != OP_DELETE && op != OP_PUT {
+    if op != kind::TOMBSTONE && op != kind::INLINE {
         return Err("the operation is unknown to this version");
     }
     let mut at = 1;
     let kvs = varint::take_u32(bytes, &mut at).ok_or(CUT)?;
     let key_len = varint::take_len(bytes, &mut at).ok_or(CUT)?;
-    let value_len = if op == OP_PUT { varint::take_len(bytes, &mut at).ok_or(CUT)? } else { 0 };
+    let value_len =
+        if op == kind::INLINE { varint::take_len(bytes, &mut at).ok_or(CUT)? } else { 0 };
     if key_len == 0 || key_len > KEY_BYTES_MAX {
         return Err("the key's length is out of range");
     }
@@ -244,7 +236,7 @@ fn split_entry(bytes: &[u8]) -> Result<(Entry<'_>, &[u8]), &'static str> {
     }
     let (key, rest) = bytes[at..].split_at_checked(key_len).ok_or("the key is cut short")?;
     let (value, rest) = rest.split_at_checked(value_len).ok_or("the value is cut short")?;
-    let op = if op == OP_PUT { Op::Put(value) } else { Op::Delete };
+    let op = if op == kind::INLINE { Op::Inline(value) } else { Op::Tombstone };
     Ok(((KvsId::new(kvs), key, op), rest))
 }
 
@@ -305,7 +297,7 @@ mod tests {
         let mut batch = WriteBatch::new();
         batch.put_id(KVS, &key, &value).unwrap();
         let again = WriteBatch::from_body(batch.body().to_vec()).unwrap();
-        assert_eq!(again.ops().next(), Some((KVS, &key[..], Op::Put(&value[..]))));
+        assert_eq!(again.ops().next(), Some((KVS, &key[..], Op::Inline(&value[..]))));
         let mut batch = WriteBatch::new();
         batch.put_id(KvsId::new(u32::MAX), &key, &value).unwrap();
         assert_eq!(batch.len_bytes(), ENTRY_HEAD_LEN_MAX + key.len() + value.len());
@@ -356,8 +348,8 @@ mod tests {
                 .ops()
                 .map(|(kvs, key, op)| {
                     let value = match op {
-                        Op::Put(value) => Some(value.to_vec()),
-                        Op::Delete => None,
+                        Op::Inline(value) => Some(value.to_vec()),
+                        Op::Tombstone => None,
                     };
                     (kvs.get(), key.to_vec(), value)
                 })

@@ -3,6 +3,7 @@
 //! A *version* is (key, revision, what is stored). Sources are ordered by key ascending, then
 //! revision descending.
 
+use crate::entry::op::Op;
 use crate::error::Result;
 use crate::key::Revision;
 use bytes::Bytes;
@@ -19,19 +20,11 @@ pub(crate) struct ValuePtr {
     pub(crate) len: u32,
 }
 
-/// What a version holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stored<'a> {
-    Tombstone,
-    Inline(&'a [u8]),
-    Extern(ValuePtr),
-}
-
 /// A position in a sorted source of versions.
 ///
 /// Laws: after `seek*`, `next`, `prev` the cursor is `valid` or past an end. `next` past the end
 /// and `prev` before the start leave it invalid; only a `seek*` makes an invalid cursor valid
-/// again. `key`, `revision`, `stored`, `value` panic when invalid. `Send + 'static`: a cursor owns
+/// again. `key`, `revision`, `op`, `value` panic when invalid. `Send + 'static`: a cursor owns
 /// what it reads.
 pub(crate) trait VersionCursor: Send + 'static {
     /// To the first version whose key is at or after `key`.
@@ -52,8 +45,8 @@ pub(crate) trait VersionCursor: Send + 'static {
     fn valid(&self) -> bool;
     fn key(&self) -> &[u8];
     fn revision(&self) -> Revision;
-    fn stored(&self) -> Stored<'_>;
-    /// The mblock that `stored()` points into, when it is `Extern`.
+    fn op(&self) -> Op<'_, ValuePtr>;
+    /// The mblock that `op()` points into, when it is `Extern`.
     fn vblock(&self, ptr: ValuePtr) -> MblockId;
     fn next(&mut self) -> Result<()>;
     fn prev(&mut self) -> Result<()>;

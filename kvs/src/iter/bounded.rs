@@ -16,7 +16,8 @@
 //! nothing lives the walk seeks past ([`dead`](crate::dead)).
 
 use crate::dead::walk::{DeadWalk, Onward};
-use crate::entry::version::{Stored, VersionCursor};
+use crate::entry::op::Op;
+use crate::entry::version::VersionCursor;
 use crate::error::Result;
 use crate::key::Revision;
 use crate::kvset::KeyRange;
@@ -195,10 +196,10 @@ impl<C: VersionCursor> Visible<C> {
     /// Bytes of the value shown.
     pub(crate) fn value_len(&self) -> usize {
         assert!(self.place == Place::On, "no key is shown");
-        match self.cursor.stored() {
-            Stored::Tombstone => 0,
-            Stored::Inline(value) => value.len(),
-            Stored::Extern(ptr) => usize::try_from(ptr.len).expect("usize has at least 32 bits"),
+        match self.cursor.op() {
+            Op::Tombstone => 0,
+            Op::Inline(value) => value.len(),
+            Op::Extern(ptr) => usize::try_from(ptr.len).expect("usize has at least 32 bits"),
         }
     }
 
@@ -273,7 +274,7 @@ impl<C: VersionCursor> Visible<C> {
                     continue;
                 }
             }
-            if self.cursor.stored() != Stored::Tombstone {
+            if self.cursor.op() != Op::Tombstone {
                 return Ok(Advance::Key);
             }
             match self.pass_dead(has_newer) {
@@ -297,7 +298,7 @@ impl<C: VersionCursor> Visible<C> {
             let mut has_newer = self.cursor.revision() > self.at;
             if !has_newer {
                 has_newer = self.newest_backward()?;
-                if self.cursor.stored() != Stored::Tombstone {
+                if self.cursor.op() != Op::Tombstone {
                     return Ok(Advance::Key);
                 }
             }

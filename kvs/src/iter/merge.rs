@@ -20,7 +20,8 @@
 //! After an error the merge is invalid until the next seek. Which versions a reader may see is
 //! decided in [`bounded`](super::bounded), not here.
 
-use crate::entry::version::{Stored, ValuePtr, VersionCursor, step_to};
+use crate::entry::op::Op;
+use crate::entry::version::{ValuePtr, VersionCursor, step_to};
 use crate::error::Result;
 use crate::key::Revision;
 use bytes::Bytes;
@@ -286,8 +287,8 @@ impl<C: VersionCursor> VersionCursor for Merge<C> {
         self.current().revision()
     }
 
-    fn stored(&self) -> Stored<'_> {
-        self.current().stored()
+    fn op(&self) -> Op<'_, ValuePtr> {
+        self.current().op()
     }
 
     fn vblock(&self, ptr: ValuePtr) -> MblockId {
@@ -410,8 +411,8 @@ mod tests {
 
     fn shown(merge: &Merge<VersionList>) -> Option<Version> {
         merge.valid().then(|| {
-            let value = match merge.stored() {
-                Stored::Tombstone => None,
+            let value = match merge.op() {
+                Op::Tombstone => None,
                 _ => Some(merge.value().unwrap().to_vec()),
             };
             (merge.key().to_vec(), merge.revision().get(), value)

@@ -1,6 +1,7 @@
 //! Test models of sorted sources: a list that is a cursor, and a map that says what a merge shows.
 
-use crate::entry::version::{Stored, ValuePtr, VersionCursor};
+use crate::entry::op::Op;
+use crate::entry::version::{ValuePtr, VersionCursor};
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use bytes::Bytes;
@@ -139,9 +140,9 @@ impl VersionCursor for VersionList {
         Revision::new(self.current.as_ref().expect("valid").1)
     }
 
-    fn stored(&self) -> Stored<'_> {
+    fn op(&self) -> Op<'_, ValuePtr> {
         let value = &self.current.as_ref().expect("valid").2;
-        value.as_ref().map_or(Stored::Tombstone, |value| Stored::Inline(value))
+        value.as_ref().map_or(Op::Tombstone, |value| Op::Inline(value))
     }
 
     fn vblock(&self, _: ValuePtr) -> MblockId {

@@ -4,13 +4,13 @@
 //! kvsets or the WAL. Only the newest version of a key is written: snapshots keep the memtable
 //! itself. Values are written once here; later spills move only keys.
 
-use crate::entry::version::Stored;
+use crate::entry::op::Op;
 use crate::entry::version::VersionCursor;
 use crate::error::{Error, Result};
 use crate::jobs::Jobs;
 use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, NodeId, Revision, key_hash};
-use crate::kvset::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
+use crate::kvset::{BuildOptions, BuiltKvset, KvsetBuilder};
 use crate::memtable::Memtable;
 use crate::options::placement::Level;
 use crate::shape::change::Change;
@@ -100,23 +100,23 @@ fn build(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<Option<B
     let (mut index_bytes, mut value_bytes) = (0, 0);
     each_newest(memtable, kvs, |key, cursor| {
         index_bytes += key.len() as u64 + ENTRY_BYTES;
-        match cursor.stored() {
-            Stored::Inline(value) if value.len() as u64 > inline_bytes_max => {
+        match cursor.op() {
+            Op::Inline(value) if value.len() as u64 > inline_bytes_max => {
                 value_bytes += value.len() as u64 + ENTRY_BYTES;
             }
-            Stored::Inline(value) => index_bytes += value.len() as u64,
-            Stored::Tombstone | Stored::Extern(_) => {}
+            Op::Inline(value) => index_bytes += value.len() as u64,
+            Op::Tombstone | Op::Extern(_) => {}
         }
         Ok(())
     })?;
     let mut builder =
         KvsetBuilder::new(&store.pool, options(store, kvs, (index_bytes, value_bytes)));
     each_newest(memtable, kvs, |key, cursor| {
-        let value = match cursor.stored() {
-            Stored::Tombstone if hides_something(key) => BuildValue::Tombstone,
-            Stored::Tombstone => return Ok(()),
-            Stored::Inline(value) => BuildValue::Bytes(value),
-            Stored::Extern(_) => unreachable!("a memtable holds its values"),
+        let value = match cursor.op() {
+            Op::Tombstone if hides_something(key) => Op::Tombstone,
+            Op::Tombstone => return Ok(()),
+            Op::Inline(value) => Op::Inline(value),
+            Op::Extern(_) => unreachable!("a memtable holds its values"),
         };
         builder.add(key, cursor.revision(), value)
     })?;
@@ -162,9 +162,9 @@ fn each_newest(
 /// Brings cached records up to date before readers stop asking the memtable.
 fn refresh_cache(store: &Store, memtable: &Arc<Memtable>, kvs: KvsId) -> Result<()> {
     each_newest(memtable, kvs, |key, cursor| {
-        let value = match cursor.stored() {
-            Stored::Inline(value) => Some(value),
-            Stored::Tombstone | Stored::Extern(_) => None,
+        let value = match cursor.op() {
+            Op::Inline(value) => Some(value),
+            Op::Tombstone | Op::Extern(_) => None,
         };
         store.cache.refresh(kvs, key, key_hash(kvs, key), value, cursor.revision());
         Ok(())

@@ -18,7 +18,8 @@ use super::page::PAGE_BYTES;
 use super::sketch::Sketch;
 use super::vblock::build::{VblockBuilder, bytes_for};
 use super::vblock::format::{RECORD_HEAD_BYTES, VblockHead};
-use crate::entry::version::{Stored, ValuePtr};
+use crate::entry::op::Op;
+use crate::entry::version::ValuePtr;
 use crate::error::Result;
 use crate::key::{KEY_BYTES_MAX, KvsId, KvsetId, Revision, VALUE_BYTES_MAX, key_hash};
 use bytes::Bytes;
@@ -45,17 +46,12 @@ pub(crate) struct BuildOptions {
     pub(crate) object_bytes_max: u64,
 }
 
-/// What is held for a key that is added.
+/// A value that stays where it is, of a key that is added.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum BuildValue<'a> {
-    Tombstone,
-    Bytes(&'a [u8]),
-    /// A value that stays where it is.
-    Shared {
-        vblock: MblockId,
-        offset: u32,
-        len: u32,
-    },
+pub(crate) struct SharedValue {
+    pub(crate) vblock: MblockId,
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
 }
 
 /// A kvset that is written but not committed: the caller commits `writers` (one record) and then
@@ -154,27 +150,25 @@ impl KvsetBuilder {
         &mut self,
         key: &[u8],
         revision: Revision,
-        value: BuildValue<'_>,
+        value: Op<'_, SharedValue>,
     ) -> Result<()> {
         assert!(!key.is_empty() && key.len() <= KEY_BYTES_MAX);
         assert!(self.last_key.as_slice() < key, "keys strictly ascend");
-        let stored = match value {
-            BuildValue::Tombstone => Stored::Tombstone,
-            BuildValue::Bytes(value) if value.len() <= self.options.inline_bytes_max => {
-                Stored::Inline(value)
-            }
-            BuildValue::Bytes(value) => Stored::Extern(self.write_value(value)?),
-            BuildValue::Shared { vblock, offset, len } => {
-                Stored::Extern(ValuePtr { vblock: self.vblock_number(vblock), offset, len })
+        let op = match value {
+            Op::Tombstone => Op::Tombstone,
+            Op::Inline(value) if value.len() <= self.options.inline_bytes_max => Op::Inline(value),
+            Op::Inline(value) => Op::Extern(self.write_value(value)?),
+            Op::Extern(SharedValue { vblock, offset, len }) => {
+                Op::Extern(ValuePtr { vblock: self.vblock_number(vblock), offset, len })
             }
         };
-        if let Stored::Extern(ptr) = stored {
+        if let Op::Extern(ptr) = op {
             let record = RECORD_HEAD_BYTES as u64 + u64::from(ptr.len);
             self.vblocks[object_of(ptr)].1 += record;
         }
         let hash = key_hash(self.options.kvs, key);
         self.sketch.add(hash);
-        self.write_entry(NewEntry { key, hash, revision, stored })?;
+        self.write_entry(NewEntry { key, hash, revision, op })?;
         self.last_key.clear();
         self.last_key.extend_from_slice(key);
         self.keys += 1;

@@ -21,7 +21,8 @@ use super::open::Kvset;
 use super::page::{Decode, PAGE_BYTES, PageHead, is_whole};
 use super::vblock::ahead::ScanAhead;
 use super::vblock::read::ValueReader;
-use crate::entry::version::{Stored, ValuePtr, VersionCursor};
+use crate::entry::op::Op;
+use crate::entry::version::{ValuePtr, VersionCursor};
 use crate::error::{Error, Result, Scope};
 use crate::key::Revision;
 use crate::metrics::Counter;
@@ -363,8 +364,8 @@ impl VersionCursor for KvsetCursor {
         self.walk.revision(&self.leaf())
     }
 
-    fn stored(&self) -> Stored<'_> {
-        self.walk.stored(&self.leaf())
+    fn op(&self) -> Op<'_, ValuePtr> {
+        self.walk.op(&self.leaf())
     }
 
     fn vblock(&self, ptr: ValuePtr) -> MblockId {
@@ -417,11 +418,11 @@ impl VersionCursor for KvsetCursor {
     }
 
     fn value(&self) -> Result<Bytes> {
-        match (self.stored(), self.mode) {
-            (Stored::Tombstone, _) => panic!("a tombstone has no value"),
-            (Stored::Inline(value), _) => Ok(Bytes::copy_from_slice(value)),
-            (Stored::Extern(ptr), ReadMode::Mapped) => self.mapped_value(ptr),
-            (Stored::Extern(ptr), ReadMode::Direct) => {
+        match (self.op(), self.mode) {
+            (Op::Tombstone, _) => panic!("a tombstone has no value"),
+            (Op::Inline(value), _) => Ok(Bytes::copy_from_slice(value)),
+            (Op::Extern(ptr), ReadMode::Mapped) => self.mapped_value(ptr),
+            (Op::Extern(ptr), ReadMode::Direct) => {
                 let object = self.kvset.value_object(ptr)?;
                 self.values.borrow_mut().read(object, ptr)
             }

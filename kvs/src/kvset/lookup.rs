@@ -16,7 +16,8 @@ use super::open::Kvset;
 use super::page::{PAGE_BYTES, Reason, is_whole};
 use super::vblock::format::{record_range, record_value};
 use super::vblock::read::record_corrupt;
-use crate::entry::version::{Stored, ValuePtr};
+use crate::entry::op::Op;
+use crate::entry::version::ValuePtr;
 use crate::error::{Error, Result};
 use crate::key::Revision;
 use bytes::Bytes;
@@ -145,11 +146,11 @@ impl Kvset {
         let leaf = fetch(page).map_err(Stop::Fetch)?;
         kblock.find((page, &leaf), key, |found| match found {
             None => Probe::Miss,
-            Some((revision, Stored::Tombstone)) => Probe::Tombstone(revision),
-            Some((revision, Stored::Inline(value))) => {
+            Some((revision, Op::Tombstone)) => Probe::Tombstone(revision),
+            Some((revision, Op::Inline(value))) => {
                 Probe::Inline(revision, Bytes::copy_from_slice(value))
             }
-            Some((revision, Stored::Extern(ptr))) => Probe::Extern(revision, ptr),
+            Some((revision, Op::Extern(ptr))) => Probe::Extern(revision, ptr),
         })
     }
 

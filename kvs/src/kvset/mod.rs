@@ -34,7 +34,7 @@ pub(crate) mod sketch;
 mod tests;
 mod vblock;
 
-pub(crate) use builder::{BuildOptions, BuildValue, BuiltKvset, KvsetBuilder};
+pub(crate) use builder::{BuildOptions, BuiltKvset, KvsetBuilder, SharedValue};
 #[cfg(test)]
 pub(crate) use cursor::STEPS;
 pub(crate) use cursor::{KvsetCursor, ReadMode, Shared};

@@ -6,7 +6,8 @@
 use super::open::Kvset;
 use super::vblock::format::record_range;
 use super::{KvsetMeta, ReadMode};
-use crate::entry::version::{Stored, VersionCursor};
+use crate::entry::op::Op;
+use crate::entry::version::VersionCursor;
 use crate::key::KeyText;
 use mpool::MblockId;
 use std::fmt::Write as _;
@@ -46,7 +47,7 @@ impl Kvset {
         let mut cursor = self.cursor(ReadMode::Direct);
         cursor.seek_first().ok()?;
         while cursor.valid() {
-            if let Stored::Extern(ptr) = cursor.stored()
+            if let Op::Extern(ptr) = cursor.op()
                 && ptr.vblock as usize == vblock
                 && let Ok(record) = record_range(ptr, u64::MAX)
                 && record.start < place.end

@@ -22,8 +22,8 @@ mod skiplist;
 #[cfg(not(loom))]
 mod tests;
 
-use crate::entry::batch::Op;
-use crate::entry::version::{Stored, ValuePtr, VersionCursor};
+use crate::entry::op::Op;
+use crate::entry::version::{ValuePtr, VersionCursor};
 use crate::error::Result;
 use crate::key::{KvsId, Revision};
 use bytes::Bytes;
@@ -48,8 +48,7 @@ pub(crate) struct Memtable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found<'a> {
     pub(crate) revision: Revision,
-    /// None is a tombstone.
-    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) op: Op<'a>,
 }
 
 impl Memtable {
@@ -68,16 +67,12 @@ impl Memtable {
     #[expect(clippy::too_many_arguments, reason = "the parts of one version, on the hot path")]
     pub(crate) fn insert(&self, kvs: KvsId, key: &[u8], hash: u64, revision: Revision, op: Op<'_>) {
         self.filter.add(hash);
-        let value = match op {
-            Op::Put(value) => Some(value),
-            Op::Delete => {
-                // Relaxed: a worker that looks too early looks again.
-                self.has_deletes.store(true, Ordering::Relaxed);
-                None
-            }
-        };
+        if op == Op::Tombstone {
+            // Relaxed: a worker that looks too early looks again.
+            self.has_deletes.store(true, Ordering::Relaxed);
+        }
         let height = height(hash ^ self.salt ^ revision.get());
-        self.list.insert(&Position::new(kvs, key, revision), height, value);
+        self.list.insert(&Position::new(kvs, key, revision), height, op);
     }
 
     /// The newest version of a key at or before `at`. Probes the filter first.
@@ -87,7 +82,7 @@ impl Memtable {
         }
         let position = Position::new(kvs, key, at);
         let entry = self.list.first_from(&position).filter(|entry| entry.is_key_of(&position))?;
-        Some(Found { revision: entry.revision(), value: entry.value() })
+        Some(Found { revision: entry.revision(), op: entry.op() })
     }
 
     /// Bytes of entries (what counts against `memtable_bytes`).
@@ -195,8 +190,11 @@ impl VersionCursor for MemtableCursor {
         self.entry().revision()
     }
 
-    fn stored(&self) -> Stored<'_> {
-        self.entry().value().map_or(Stored::Tombstone, Stored::Inline)
+    fn op(&self) -> Op<'_, ValuePtr> {
+        match self.entry().op() {
+            Op::Tombstone => Op::Tombstone,
+            Op::Inline(value) => Op::Inline(value),
+        }
     }
 
     /// # Panics
@@ -223,6 +221,6 @@ impl VersionCursor for MemtableCursor {
     }
 
     fn value(&self) -> Result<Bytes> {
-        Ok(Bytes::copy_from_slice(self.entry().value().expect("the version has a value")))
+        Ok(Bytes::copy_from_slice(self.entry().op().value().expect("the version has a value")))
     }
 }

@@ -30,6 +30,7 @@
 //! Nodes and values live until the list drops. A cursor keeps the list alive by its `Arc`.
 
 use super::arena::{ALIGN, Arena};
+use crate::entry::op::{Op, kind};
 use crate::key::{KvsId, Revision};
 use std::cell::Cell;
 use std::cmp::Ordering as Order;
@@ -47,9 +48,6 @@ pub(super) const HEIGHT_MAX: usize = 12;
 
 /// Longest value that lies beside its node: about what a node and its key take.
 const BESIDE_BYTES_MAX: usize = 64;
-
-const VALUE_TOMBSTONE: u32 = 0;
-const VALUE_PUT: u32 = 1;
 
 type Link = AtomicPtr<Node>;
 
@@ -170,7 +168,7 @@ impl<'a> Entry<'a> {
     }
 
     /// None is a tombstone.
-    pub(super) fn value(self) -> Option<&'a [u8]> {
+    pub(super) fn op(self) -> Op<'a> {
         // Acquire pairs with the Release of `replace_value`: the new record is seen.
         let record = self.node().value.load(Ordering::Acquire);
         // SAFETY: a node's value points to a record that `fill_value` filled in one of the arenas.
@@ -180,7 +178,7 @@ impl<'a> Entry<'a> {
         let bytes = unsafe { record.byte_add(VALUE_BYTES_AT) }.cast::<u8>();
         // SAFETY: `write_value` wrote them, nothing writes them again, and they outlive 'a.
         let bytes = unsafe { std::slice::from_raw_parts(bytes, len) };
-        (kind == VALUE_PUT).then_some(bytes)
+        if kind == u32::from(kind::INLINE) { Op::Inline(bytes) } else { Op::Tombstone }
     }
 
     fn replace_value(self, record: *mut Value) {
@@ -230,7 +228,7 @@ impl SkipList {
     pub(super) fn new() -> Self {
         let (nodes, values) = (Arena::new(), Arena::new());
         let start = Position::new(KvsId::new(0), &[], Revision::ZERO);
-        let head = create((&nodes, &values), &start, HEIGHT_MAX, None);
+        let head = create((&nodes, &values), &start, HEIGHT_MAX, Op::Tombstone);
         Self { nodes, values, head, height: AtomicUsize::new(1) }
     }
 
@@ -239,20 +237,20 @@ impl SkipList {
         self.nodes.used_bytes() + self.values.used_bytes()
     }
 
-    /// Adds a version; `value` None is a tombstone. An equal position gets the new value.
+    /// Adds a version. An equal position gets the new value.
     ///
     /// # Panics
     ///
     /// If `height` is not in `1..=HEIGHT_MAX`, or the key or value is longer than its length field.
-    pub(super) fn insert(&self, at: &Position<'_>, height: usize, value: Option<&[u8]>) {
+    pub(super) fn insert(&self, at: &Position<'_>, height: usize, op: Op<'_>) {
         assert!((1..=HEIGHT_MAX).contains(&height));
         // Relaxed: see the field.
         self.height.fetch_max(height, Ordering::Relaxed);
         let mut gaps = self.gaps(at);
         if let Some(same) = gaps[0].after.filter(|node| node.compare(at).is_eq()) {
-            return same.replace_value(write_value(&self.values, value));
+            return same.replace_value(write_value(&self.values, op));
         }
-        let node = Entry::new(create((&self.nodes, &self.values), at, height, value));
+        let node = Entry::new(create((&self.nodes, &self.values), at, height, op));
         for (level, gap) in gaps.iter_mut().enumerate().take(height) {
             while !link(node, level, gap) {
                 *gap = gap_from(gap.before, level, at, None);
@@ -346,18 +344,18 @@ fn create(
     (nodes, values): (&Arena, &Arena),
     at: &Position<'_>,
     height: usize,
-    value: Option<&[u8]>,
+    op: Op<'_>,
 ) -> NonNull<Node> {
     let key_at = LINKS_AT + height * size_of::<Link>();
     let value_at = (key_at + at.key.len()).next_multiple_of(align_of::<Value>());
-    let is_beside = value.is_none_or(|value| value.len() <= BESIDE_BYTES_MAX);
-    let beside_bytes = if is_beside { value_len(value) } else { 0 };
+    let is_beside = op.value().is_none_or(|value| value.len() <= BESIDE_BYTES_MAX);
+    let beside_bytes = if is_beside { value_len(op) } else { 0 };
     let bytes = nodes.allocate(value_at + beside_bytes);
     let record = if is_beside {
         // SAFETY: `value_at` is within the allocation, and leaves room for the record.
-        fill_value(unsafe { bytes.add(value_at) }, value)
+        fill_value(unsafe { bytes.add(value_at) }, op)
     } else {
-        write_value(values, value)
+        write_value(values, op)
     };
     let node = Node {
         prefix: at.prefix,
@@ -382,24 +380,27 @@ fn create(
     bytes.cast()
 }
 
-fn value_len(value: Option<&[u8]>) -> usize {
-    VALUE_BYTES_AT + value.map_or(0, <[u8]>::len)
+fn value_len(op: Op<'_>) -> usize {
+    VALUE_BYTES_AT + op.value().map_or(0, <[u8]>::len)
 }
 
 /// A value record of its own.
-fn write_value(arena: &Arena, value: Option<&[u8]>) -> *mut Value {
-    fill_value(arena.allocate(value_len(value)), value)
+fn write_value(arena: &Arena, op: Op<'_>) -> *mut Value {
+    fill_value(arena.allocate(value_len(op)), op)
 }
 
-/// Fills a record into `bytes`: private memory of `value_len(value)` bytes, aligned for [`Value`].
-fn fill_value(bytes: NonNull<u8>, value: Option<&[u8]>) -> *mut Value {
-    let kind = if value.is_some() { VALUE_PUT } else { VALUE_TOMBSTONE };
-    let value = value.unwrap_or_default();
+/// Fills a record into `bytes`: private memory of `value_len(op)` bytes, aligned for [`Value`].
+fn fill_value(bytes: NonNull<u8>, op: Op<'_>) -> *mut Value {
+    let (kind, value) = match op {
+        Op::Tombstone => (kind::TOMBSTONE, &[][..]),
+        Op::Inline(value) => (kind::INLINE, value),
+    };
+    let kind = u32::from(kind);
     let len = u32::try_from(value.len()).expect("values have at most VALUE_BYTES_MAX bytes");
     let record = bytes.cast::<Value>();
     // SAFETY: both callers give aligned private memory that holds a record.
     unsafe { record.write(Value { len, kind }) };
-    // SAFETY: the record's bytes follow its head, within `value_len(value)`.
+    // SAFETY: the record's bytes follow its head, within `value_len(op)`.
     let to = unsafe { bytes.add(VALUE_BYTES_AT) };
     // SAFETY: fresh memory of `value.len()` bytes that nobody else has.
     unsafe { to.copy_from_nonoverlapping(NonNull::from(value).cast(), value.len()) };

@@ -13,14 +13,14 @@ type Model = BTreeMap<(u32, Vec<u8>, Reverse<u64>), Option<Vec<u8>>>;
 
 fn insert(memtable: &Memtable, kvs: u32, key: &[u8], revision: u64, value: Option<&[u8]>) {
     let kvs = KvsId::new(kvs);
-    let op = value.map_or(Op::Delete, Op::Put);
+    let op = value.map_or(Op::Tombstone, Op::Inline);
     memtable.insert(kvs, key, key_hash(kvs, key), Revision::new(revision), op);
 }
 
 fn get(memtable: &Memtable, kvs: u32, key: &[u8], at: u64) -> Option<(u64, Option<Vec<u8>>)> {
     let kvs = KvsId::new(kvs);
     let found = memtable.get(kvs, key, key_hash(kvs, key), Revision::new(at))?;
-    Some((found.revision.get(), found.value.map(<[u8]>::to_vec)))
+    Some((found.revision.get(), found.op.value().map(<[u8]>::to_vec)))
 }
 
 fn model_get(model: &Model, kvs: u32, key: &[u8], at: u64) -> Option<(u64, Option<Vec<u8>>)> {
@@ -33,10 +33,10 @@ type Version = (Vec<u8>, u64, Option<Vec<u8>>);
 
 fn at_cursor(cursor: &MemtableCursor) -> Option<Version> {
     cursor.valid().then(|| {
-        let value = match cursor.stored() {
-            Stored::Inline(value) => Some(value.to_vec()),
-            Stored::Tombstone => None,
-            Stored::Extern(_) => panic!("memtables store values inline"),
+        let value = match cursor.op() {
+            Op::Inline(value) => Some(value.to_vec()),
+            Op::Tombstone => None,
+            Op::Extern(_) => panic!("memtables store values inline"),
         };
         (cursor.key().to_vec(), cursor.revision().get(), value)
     })

@@ -220,13 +220,14 @@ fn from_memory(
     let Lookup { kvs, key, hash, at, cache, metrics, .. } = lookup;
     for memtable in view.memtables() {
         if let Some(found) = memtable.get(kvs, key, hash, at) {
-            if let Some(len) = found.value.map(<[u8]>::len).filter(|len| !room(*len)) {
+            let value = found.op.value();
+            if let Some(len) = value.map(<[u8]>::len).filter(|len| !room(*len)) {
                 return Some(Found::NoRoom(len));
             }
             metrics.from_memtable.add(1);
             let entry =
                 |value| Entry { value: Bytes::copy_from_slice(value), revision: found.revision };
-            return Some(Found::Answer(found.value.map(entry)));
+            return Some(Found::Answer(value.map(entry)));
         }
     }
     let (value, revision) = cache.get(kvs, key, hash, at)?;

@@ -7,7 +7,8 @@
 
 use crate::dead::Way;
 use crate::dead::walk::DeadWalk;
-use crate::entry::version::{Stored, ValuePtr, VersionCursor, step_to};
+use crate::entry::op::Op;
+use crate::entry::version::{ValuePtr, VersionCursor, step_to};
 use crate::error::Result;
 use crate::iter::bounded::{Range, Visible};
 use crate::iter::merge::Merge;
@@ -182,8 +183,8 @@ impl VersionCursor for Leaves {
         self.here().revision()
     }
 
-    fn stored(&self) -> Stored<'_> {
-        self.here().stored()
+    fn op(&self) -> Op<'_, ValuePtr> {
+        self.here().op()
     }
 
     fn vblock(&self, ptr: ValuePtr) -> MblockId {
@@ -265,8 +266,8 @@ impl VersionCursor for Source {
         each!(self, cursor => cursor.revision())
     }
 
-    fn stored(&self) -> Stored<'_> {
-        each!(self, cursor => cursor.stored())
+    fn op(&self) -> Op<'_, ValuePtr> {
+        each!(self, cursor => cursor.op())
     }
 
     fn vblock(&self, ptr: ValuePtr) -> MblockId {

@@ -7,7 +7,8 @@
 //! are told once in [`TELL_AGAIN`] at most. So long compaction spares no effort.
 
 use crate::debt::space::{Needs, SpaceInfo};
-use crate::entry::batch::{Op, WriteBatch};
+use crate::entry::batch::WriteBatch;
+use crate::entry::op::Op;
 use crate::error::{Error, Result};
 use crate::memtable::Memtable;
 use crate::metrics::{Counter, MetricKind, Sample, emit};
@@ -121,7 +122,7 @@ impl Space {
 
     /// Refuses a batch that puts into a full volume, with `more_bytes` of values still to come.
     pub(crate) fn check_put(&self, batch: &WriteBatch, more_bytes: u64) -> Result<()> {
-        if !self.is_full() || batch.ops().all(|(_, _, op)| op == Op::Delete) {
+        if !self.is_full() || batch.ops().all(|(_, _, op)| op == Op::Tombstone) {
             return Ok(());
         }
         let free = self.pool.free_space();

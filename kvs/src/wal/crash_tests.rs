@@ -7,7 +7,7 @@
 
 use super::tests::{options, pool_options};
 use super::*;
-use crate::entry::batch::Op;
+use crate::entry::op::Op;
 use crate::key::KvsId;
 use crate::wal::mark::ManifestEnd;
 use mpool_sim::Seeded;
@@ -57,7 +57,7 @@ fn fill_byte(step: u32) -> u8 {
 
 fn decode(batch: &WriteBatch) -> (u32, bool) {
     let (_, key, op) = batch.ops().next().expect("one entry each");
-    let Op::Put(value) = op else { panic!("only puts are logged here") };
+    let Op::Inline(value) = op else { panic!("only puts are logged here") };
     let step = u32::from_le_bytes(*key.first_chunk().unwrap());
     assert!(value.iter().all(|&byte| byte == fill_byte(step)), "step {step} is mangled");
     (step, key[4] == 1)

@@ -2,7 +2,7 @@
 
 use super::append::BUFFER_BYTES;
 use super::*;
-use crate::entry::batch::Op;
+use crate::entry::op::Op;
 use crate::key::KvsId;
 use crate::wal::mark::ManifestEnd;
 use mpool::IoBackend;
@@ -51,7 +51,7 @@ pub(super) fn open(pool: &Arc<Pool>, floor: u64) -> Result<(Wal, Vec<(u64, usize
         &OpenProgress::default(),
         &mut |revision, batch| {
             let (kvs, key, op) = batch.ops().next().expect("one entry each");
-            let Op::Put(value) = op else { panic!("only puts are logged here") };
+            let Op::Inline(value) = op else { panic!("only puts are logged here") };
             assert_eq!((kvs, key), (KVS, &revision.get().to_le_bytes()[..]));
             assert!(value.iter().all(|&byte| u64::from(byte) == revision.get() % 251));
             seen.push((revision.get(), value.len()));

@@ -24,6 +24,7 @@
 use super::frame::{FrameHead, Kind};
 use super::segment_head::{BadHead, SEQUENCE_LAST, head_crc};
 use crate::entry::batch::WriteBatch;
+use crate::entry::op::kind;
 use crate::error::{Error, Result};
 use crate::key::{KvsId, Revision};
 use zerocopy::little_endian::{U16, U32, U64};
@@ -33,8 +34,6 @@ pub(super) const HEAD_LEN: usize = 48;
 pub(super) const VERSION: u16 = 1;
 const MAGIC: [u8; 4] = *b"MWFR";
 const ALIGN: u64 = 8;
-const OP_DELETE: u8 = 0;
-const OP_PUT: u8 = 1;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -125,8 +124,8 @@ fn add_entry<'a>(batch: &mut WriteBatch, bytes: &'a [u8]) -> Result<&'a [u8], St
     let (value, rest) = rest.split_at_checked(value_len).ok_or(CUT)?;
     let kvs = KvsId::new(head.kvs.get());
     match (head.op, head.reserved) {
-        (OP_PUT, 0) => batch.put_id(kvs, key, value),
-        (OP_DELETE, 0) if value.is_empty() => batch.delete_id(kvs, key),
+        (kind::INLINE, 0) => batch.put_id(kvs, key, value),
+        (kind::TOMBSTONE, 0) if value.is_empty() => batch.delete_id(kvs, key),
         _ => return Err("the operation is unknown to this version".to_owned()),
     }
     .map_err(|error| error.to_string())?;
@@ -137,7 +136,7 @@ fn add_entry<'a>(batch: &mut WriteBatch, bytes: &'a [u8]) -> Result<&'a [u8], St
 #[cfg(test)]
 pub(super) mod old {
     use super::*;
-    use crate::entry::batch::Op;
+    use crate::entry::op::Op;
 
     pub(in super::super) fn encode(head: FrameHead) -> [u8; HEAD_LEN] {
         let mut raw = RawHead {
@@ -160,8 +159,8 @@ pub(super) mod old {
         let mut body = Vec::new();
         for (kvs, key, op) in batch.ops() {
             let (op, value) = match op {
-                Op::Put(value) => (OP_PUT, value),
-                Op::Delete => (OP_DELETE, &[][..]),
+                Op::Inline(value) => (kind::INLINE, value),
+                Op::Tombstone => (kind::TOMBSTONE, &[][..]),
             };
             let raw = RawEntry {
                 op,

@@ -1,7 +1,8 @@
 //! A batch that is logged, applied: to the active memtable, and to what is known of dead ranges.
 
 use crate::dead;
-use crate::entry::batch::{Op, WriteBatch};
+use crate::entry::batch::WriteBatch;
+use crate::entry::op::Op;
 use crate::key::{KvsId, Revision, key_hash};
 use crate::shape::view::View;
 use crate::store::Store;
@@ -14,7 +15,7 @@ pub(crate) fn apply(store: &Store, batch: &WriteBatch, revision: Revision) {
         if view.trees.contains_key(&kvs) {
             view.active.insert(kvs, key, key_hash(kvs, key), revision, op);
         }
-        if let Op::Put(value) = op {
+        if let Op::Inline(value) = op {
             store.metrics.put_bytes.add((key.len() + value.len()) as u64);
         }
     }
@@ -33,9 +34,9 @@ pub(crate) fn cut_dead_ranges<'a>(
     for (kvs, key, op) in writes {
         let Some(tree) = view.trees.get(&kvs) else { continue };
         match op {
-            Op::Put(_) => tree.dead.put(key),
-            Op::Delete if tree.dead.count_delete() => store.hints.push(kvs, key),
-            Op::Delete => {}
+            Op::Inline(_) => tree.dead.put(key),
+            Op::Tombstone if tree.dead.count_delete() => store.hints.push(kvs, key),
+            Op::Tombstone => {}
         }
     }
 }

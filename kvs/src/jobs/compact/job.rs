@@ -13,14 +13,15 @@
 //! Until the pool has committed them, outputs are writers whose drop gives the space back: an early
 //! `?` leaves nothing.
 
-use crate::entry::version::{Stored, ValuePtr, VersionCursor};
+use crate::entry::op::Op;
+use crate::entry::version::{ValuePtr, VersionCursor};
 use crate::error::{Result, Scope};
 use crate::iter::merge::Merge;
 use crate::jobs::Jobs;
 use crate::jobs::ledger::Progress;
 use crate::key::{KvsId, KvsetId, NodeId, Revision, key_hash};
 use crate::kvset::{
-    BuildOptions, BuildValue, Kvset, KvsetBuilder, KvsetCursor, KvsetMeta, ReadMode,
+    BuildOptions, Kvset, KvsetBuilder, KvsetCursor, KvsetMeta, ReadMode, SharedValue,
 };
 use crate::options::placement::Level;
 use crate::pick::{Action, NewLeaves, Plan, VblocksMax};
@@ -253,28 +254,28 @@ impl<'a> Job<'a> {
             self.next_target()?;
         }
         let written = self.builder.as_ref().map_or(0, KvsetBuilder::keys);
-        let value_bytes = match merge.stored() {
-            Stored::Extern(ptr) => u64::from(ptr.len),
-            Stored::Inline(_) | Stored::Tombstone => 0,
+        let value_bytes = match merge.op() {
+            Op::Extern(ptr) => u64::from(ptr.len),
+            Op::Inline(_) | Op::Tombstone => 0,
         };
         if self.parts.as_mut().is_some_and(|parts| parts.next_begins(written, value_bytes)) {
             self.next_part(key)?;
         }
         let bytes;
-        let value = match merge.stored() {
-            Stored::Tombstone if !self.hides_something(key) => return Ok(()),
-            Stored::Tombstone => BuildValue::Tombstone,
-            Stored::Inline(value) => BuildValue::Bytes(value),
-            Stored::Extern(ptr) => match self.moved(merge, ptr)? {
+        let value = match merge.op() {
+            Op::Tombstone if !self.hides_something(key) => return Ok(()),
+            Op::Tombstone => Op::Tombstone,
+            Op::Inline(value) => Op::Inline(value),
+            Op::Extern(ptr) => match self.moved(merge, ptr)? {
                 Some(value) => {
                     bytes = value;
-                    BuildValue::Bytes(&bytes)
+                    Op::Inline(&bytes)
                 }
-                None => BuildValue::Shared {
+                None => Op::Extern(SharedValue {
                     vblock: merge.vblock(ptr),
                     offset: ptr.offset,
                     len: ptr.len,
-                },
+                }),
             },
         };
         if self.builder.is_none() {

@@ -10,7 +10,8 @@ use super::super::page::{PAGE_BYTES, Place};
 use super::format::{Footer, owner};
 use super::leaf::LeafBuilder;
 use super::tree::{TreeBuilder, separator};
-use crate::entry::version::Stored;
+use crate::entry::op::Op;
+use crate::entry::version::ValuePtr;
 use crate::error::Result;
 use crate::key::{KvsId, KvsetId, Revision};
 use mpool::MblockWriter;
@@ -31,7 +32,7 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) hash: u64,
     pub(crate) revision: Revision,
-    pub(crate) stored: Stored<'a>,
+    pub(crate) op: Op<'a, ValuePtr>,
 }
 
 /// A kblock being written.
@@ -77,20 +78,20 @@ impl KblockBuilder {
     /// any entry.
     pub(crate) fn add(&mut self, entry: NewEntry<'_>) -> Result<bool> {
         assert!(self.last_key.as_slice() < entry.key);
-        if !self.leaf.push(entry.key, entry.revision, entry.stored) {
+        if !self.leaf.push(entry.key, entry.revision, entry.op) {
             if !self.has_room_for_a_leaf() {
                 return Ok(false);
             }
             self.write_leaf()?;
             self.tree.add_leaf(separator(&self.last_key, entry.key));
-            let fits = self.leaf.push(entry.key, entry.revision, entry.stored);
+            let fits = self.leaf.push(entry.key, entry.revision, entry.op);
             assert!(fits, "an empty leaf takes any entry");
         }
         if self.hashes.is_empty() {
             self.min_key.extend_from_slice(entry.key);
         }
         self.hashes.push(entry.hash);
-        self.tombstones += u64::from(entry.stored == Stored::Tombstone);
+        self.tombstones += u64::from(entry.op == Op::Tombstone);
         self.last_key.clear();
         self.last_key.extend_from_slice(entry.key);
         Ok(true)

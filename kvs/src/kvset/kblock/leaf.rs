@@ -20,17 +20,15 @@
 
 use super::super::page::{Decode, PAGE_BYTES, PageHead, PageKind, Place};
 use super::run::{Payload, Run, RunBuilder};
+use crate::entry::op::{Op, kind};
 use crate::entry::varint;
-use crate::entry::version::{Stored, ValuePtr};
+use crate::entry::version::ValuePtr;
 use crate::key::{KEY_BYTES_MAX, Revision};
 
 const BASE_BYTES: usize = 8;
 const KIND_MASK: u8 = 0b011;
-const TOMBSTONE: u8 = 0;
-const INLINE: u8 = 1;
-const EXTERN: u8 = 2;
 const FOLLOWS: u8 = 0b100;
-const EXTERN_FOLLOWS: u8 = EXTERN | FOLLOWS;
+const EXTERN_FOLLOWS: u8 = kind::EXTERN | FOLLOWS;
 /// Bytes of the checksum before each value of a vblock.
 pub(crate) const RECORD_HEAD_BYTES: u32 = 4;
 
@@ -59,19 +57,19 @@ impl Payload for LeafPayload {
     #[inline]
     fn take(&mut self, bytes: &[u8], at: &mut usize) -> Decode<()> {
         const CUT: &str = "entry is cut short";
-        let kind = *bytes.get(*at).ok_or(CUT)?;
+        let byte = *bytes.get(*at).ok_or(CUT)?;
         *at += 1;
         self.folded_revision = varint::take(bytes, at).ok_or(CUT)?;
-        self.held = match kind {
-            TOMBSTONE => Held::Tombstone,
-            INLINE => {
+        self.held = match byte {
+            kind::TOMBSTONE => Held::Tombstone,
+            kind::INLINE => {
                 let len = varint::take_len(bytes, at).ok_or(CUT)?;
                 let start = *at;
                 *at = start.checked_add(len).filter(|end| *end <= bytes.len()).ok_or(CUT)?;
                 Held::Inline { at: start, len }
             }
-            EXTERN | EXTERN_FOLLOWS => {
-                let (vblock, offset) = if kind == EXTERN {
+            kind::EXTERN | EXTERN_FOLLOWS => {
+                let (vblock, offset) = if byte == kind::EXTERN {
                     let vblock = varint::take_u32(bytes, at).ok_or(CUT)?;
                     (vblock, varint::take_u32(bytes, at).ok_or(CUT)?)
                 } else {
@@ -82,7 +80,7 @@ impl Payload for LeafPayload {
                 self.follower = follower(ptr);
                 Held::Extern(ptr)
             }
-            _ if kind & !(KIND_MASK | FOLLOWS) != 0 => return Err("entry uses a newer format"),
+            _ if byte & !(KIND_MASK | FOLLOWS) != 0 => return Err("entry uses a newer format"),
             _ => return Err("entry is of an unknown kind"),
         };
         Ok(())
@@ -117,9 +115,9 @@ impl<'a> Leaf<'a> {
 
     /// What the page holds for `key`.
     #[inline]
-    pub(crate) fn find(&self, key: &[u8]) -> Decode<Option<(Revision, Stored<'a>)>> {
+    pub(crate) fn find(&self, key: &[u8]) -> Decode<Option<(Revision, Op<'a, ValuePtr>)>> {
         let found = self.run.find::<LeafPayload>(key)?;
-        Ok(found.equal.map(|payload| (self.revision(&payload), self.stored(&payload))))
+        Ok(found.equal.map(|payload| (self.revision(&payload), self.op(&payload))))
     }
 
     #[inline]
@@ -133,11 +131,11 @@ impl<'a> Leaf<'a> {
     }
 
     #[inline]
-    pub(super) fn stored(&self, payload: &LeafPayload) -> Stored<'a> {
+    pub(super) fn op(&self, payload: &LeafPayload) -> Op<'a, ValuePtr> {
         match payload.held {
-            Held::Tombstone => Stored::Tombstone,
-            Held::Inline { at, len } => Stored::Inline(&self.run.bytes()[at..at + len]),
-            Held::Extern(ptr) => Stored::Extern(ptr),
+            Held::Tombstone => Op::Tombstone,
+            Held::Inline { at, len } => Op::Inline(&self.run.bytes()[at..at + len]),
+            Held::Extern(ptr) => Op::Extern(ptr),
         }
     }
 }
@@ -159,7 +157,12 @@ impl LeafBuilder {
     /// Appends an entry; false, and nothing is changed, if it does not fit. An empty leaf has room
     /// for any entry.
     #[must_use]
-    pub(crate) fn push(&mut self, key: &[u8], revision: Revision, stored: Stored<'_>) -> bool {
+    pub(crate) fn push(
+        &mut self,
+        key: &[u8],
+        revision: Revision,
+        stored: Op<'_, ValuePtr>,
+    ) -> bool {
         assert!(!key.is_empty() && key.len() <= KEY_BYTES_MAX);
         if self.is_empty() {
             self.base = revision;
@@ -174,27 +177,27 @@ impl LeafBuilder {
     }
 
     /// Fills `payload`; returns the follower after this entry.
-    fn encode(&mut self, revision: Revision, stored: Stored<'_>) -> Option<(u32, u32)> {
+    fn encode(&mut self, revision: Revision, stored: Op<'_, ValuePtr>) -> Option<(u32, u32)> {
         let difference = varint::zigzag(revision.get().wrapping_sub(self.base.get()));
         let out = &mut self.payload;
         out.clear();
         let before = if self.run.at_restart() { None } else { self.follower };
         match stored {
-            Stored::Tombstone => {
-                out.push(TOMBSTONE);
+            Op::Tombstone => {
+                out.push(kind::TOMBSTONE);
                 varint::put(out, difference);
                 before
             }
-            Stored::Inline(value) => {
-                out.push(INLINE);
+            Op::Inline(value) => {
+                out.push(kind::INLINE);
                 varint::put(out, difference);
                 varint::put(out, u64::try_from(value.len()).expect("usize is at most 64 bits"));
                 out.extend_from_slice(value);
                 before
             }
-            Stored::Extern(ptr) => {
+            Op::Extern(ptr) => {
                 let follows = before == Some((ptr.vblock, ptr.offset));
-                out.push(if follows { EXTERN_FOLLOWS } else { EXTERN });
+                out.push(if follows { EXTERN_FOLLOWS } else { kind::EXTERN });
                 varint::put(out, difference);
                 if !follows {
                     varint::put(out, ptr.vblock.into());
@@ -237,11 +240,11 @@ mod tests {
     }
 
     impl Value {
-        fn stored(&self) -> Stored<'_> {
+        fn op(&self) -> Op<'_, ValuePtr> {
             match self {
-                Self::Tombstone => Stored::Tombstone,
-                Self::Inline(value) => Stored::Inline(value),
-                Self::Extern(ptr) => Stored::Extern(*ptr),
+                Self::Tombstone => Op::Tombstone,
+                Self::Inline(value) => Op::Inline(value),
+                Self::Extern(ptr) => Op::Extern(*ptr),
             }
         }
     }
@@ -266,7 +269,7 @@ mod tests {
     }
 
     type Entries = BTreeMap<Vec<u8>, (u64, Value)>;
-    type Read<'a> = (&'a [u8], Revision, Stored<'a>);
+    type Read<'a> = (&'a [u8], Revision, Op<'a, ValuePtr>);
 
     /// The page, and the entries that fit.
     fn build(entries: &Entries) -> (Vec<u8>, Vec<Read<'_>>) {
@@ -274,10 +277,10 @@ mod tests {
         let mut held = Vec::new();
         for (key, (revision, value)) in entries {
             let revision = Revision::new(*revision);
-            if !builder.push(key, revision, value.stored()) {
+            if !builder.push(key, revision, value.op()) {
                 break;
             }
-            held.push((key.as_slice(), revision, value.stored()));
+            held.push((key.as_slice(), revision, value.op()));
         }
         let mut page = vec![0xff; PAGE_BYTES];
         builder.write_to(&mut page, PLACE);
@@ -295,14 +298,14 @@ mod tests {
                 prop_assert_eq!(leaf.find(key).unwrap(), Some((*revision, *stored)));
                 prop_assert_eq!(walk.key(), *key);
                 prop_assert_eq!(walk.revision(&leaf), *revision);
-                prop_assert_eq!(walk.stored(&leaf), *stored);
+                prop_assert_eq!(walk.op(&leaf), *stored);
                 prop_assert_eq!(walk.next(&leaf).unwrap(), index + 1 < held.len());
             }
             walk.last(&leaf).unwrap();
             for (index, (key, revision, stored)) in held.iter().enumerate().rev() {
                 prop_assert_eq!(walk.key(), *key);
                 prop_assert_eq!(walk.revision(&leaf), *revision);
-                prop_assert_eq!(walk.stored(&leaf), *stored);
+                prop_assert_eq!(walk.op(&leaf), *stored);
                 prop_assert_eq!(walk.prev(&leaf).unwrap(), index > 0);
             }
         }
@@ -334,7 +337,7 @@ mod tests {
         let mut steps = 0;
         let mut go = walk.first(&leaf).is_ok();
         while go {
-            let _any = (walk.stored(&leaf), walk.revision(&leaf));
+            let _any = (walk.op(&leaf), walk.revision(&leaf));
             steps += 1;
             assert!(steps <= PAGE_BYTES);
             go = walk.next(&leaf) == Ok(true);
@@ -351,9 +354,9 @@ mod tests {
     #[test]
     fn layout_is_frozen() {
         let mut builder = LeafBuilder::default();
-        let follow = |offset| Stored::Extern(ValuePtr { vblock: 1, offset, len: 300 });
-        assert!(builder.push(b"ab", Revision::new(7), Stored::Tombstone));
-        assert!(builder.push(b"abc", Revision::new(9), Stored::Inline(b"xy")));
+        let follow = |offset| Op::Extern(ValuePtr { vblock: 1, offset, len: 300 });
+        assert!(builder.push(b"ab", Revision::new(7), Op::Tombstone));
+        assert!(builder.push(b"abc", Revision::new(9), Op::Inline(b"xy")));
         assert!(builder.push(b"ad", Revision::new(6), follow(32)));
         assert!(builder.push(b"b", Revision::new(7), follow(336)));
         let mut page = vec![0; PAGE_BYTES];

@@ -9,7 +9,8 @@ use super::super::page::{PageHead, PageKind, Place, Reason};
 use super::format::{Footer, owner};
 use super::leaf::Leaf;
 use super::tree;
-use crate::entry::version::Stored;
+use crate::entry::op::Op;
+use crate::entry::version::ValuePtr;
 use crate::key::Revision;
 use std::ops::Deref;
 
@@ -87,7 +88,7 @@ impl Kblock {
         &self,
         (page, bytes): (u32, &[u8]),
         key: &[u8],
-        see: impl FnOnce(Option<(Revision, Stored<'_>)>) -> T,
+        see: impl FnOnce(Option<(Revision, Op<'_, ValuePtr>)>) -> T,
     ) -> Result<T, Stop<E>> {
         Leaf::decode(bytes, self.place(page))
             .and_then(|leaf| leaf.find(key))

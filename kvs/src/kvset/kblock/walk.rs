@@ -13,7 +13,8 @@
 use super::super::page::Decode;
 use super::leaf::{Leaf, LeafPayload};
 use super::run::{Payload, RESTART_INTERVAL};
-use crate::entry::version::Stored;
+use crate::entry::op::Op;
+use crate::entry::version::ValuePtr;
 use crate::key::Revision;
 
 /// One decoded entry.
@@ -52,8 +53,8 @@ impl LeafWalk {
     }
 
     #[inline]
-    pub(crate) fn stored<'a>(&self, leaf: &Leaf<'a>) -> Stored<'a> {
-        leaf.stored(&self.spots[self.at].payload)
+    pub(crate) fn op<'a>(&self, leaf: &Leaf<'a>) -> Op<'a, ValuePtr> {
+        leaf.op(&self.spots[self.at].payload)
     }
 
     /// To the first entry.

@@ -23,7 +23,7 @@ fn a_key_costs_at_most_32_bytes_in_the_index() {
             (vblock, offset) = (vblock + 1, 32);
         }
         let id = MblockId::new(1_000_000 + vblock).unwrap();
-        let value = BuildValue::Shared { vblock: id, offset, len: 1000 };
+        let value = Op::Extern(SharedValue { vblock: id, offset, len: 1000 });
         let revision = Revision::new(random.next() % KEYS);
         builder.add(key.as_bytes(), revision, value).unwrap();
         offset += 1004;

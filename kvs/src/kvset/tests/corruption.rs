@@ -1,7 +1,7 @@
 //! Bad bits and failing reads: an error or the right answer, never another one, never a panic.
 
 use super::*;
-use crate::entry::version::{Stored, VersionCursor};
+use crate::entry::version::VersionCursor;
 use crate::error::{Error, Result, Scope};
 use crate::kvset::page::PAGE_BYTES;
 use crate::kvset::{Holes, Probe, ReadAhead, ReadMode, ScanAhead};
@@ -220,7 +220,7 @@ fn damage_in_what_is_read_ahead_is_told_where_it_is() {
     let key = format!("user{:020}", 1500).into_bytes();
     let mut cursor = kvset.cursor(ReadMode::Direct);
     cursor.seek(&key).unwrap();
-    let Stored::Extern(ptr) = cursor.stored() else { panic!("it lies in a vblock") };
+    let Op::Extern(ptr) = cursor.op() else { panic!("it lies in a vblock") };
     let (page, bit) = (ptr.offset as usize / PAGE_BYTES, ptr.offset as usize % PAGE_BYTES * 8);
     let medium = Medium::new(device);
     let offset = medium.page_offset(&pool, cursor.vblock(ptr), page as u64);

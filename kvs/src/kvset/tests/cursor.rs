@@ -1,7 +1,7 @@
 //! Cursors against a sorted list, both modes.
 
 use super::*;
-use crate::entry::version::{Stored, VersionCursor};
+use crate::entry::version::VersionCursor;
 use crate::kvset::{Holes, KvsetCursor, ReadAhead, ReadMode, ScanAhead};
 use mpool::MemoryConsumer;
 
@@ -16,10 +16,10 @@ fn check(cursor: &KvsetCursor, entries: &Entries, at: Option<usize>, told: &str)
     assert!(cursor.valid(), "{told}");
     assert_eq!(cursor.key(), key, "{told}");
     assert_eq!(cursor.revision(), held.revision, "{told}");
-    match (cursor.stored(), &held.value) {
-        (Stored::Tombstone, None) => {}
-        (Stored::Inline(inline), Some(value)) => assert_eq!(inline, value, "{told}"),
-        (Stored::Extern(ptr), Some(value)) => {
+    match (cursor.op(), &held.value) {
+        (Op::Tombstone, None) => {}
+        (Op::Inline(inline), Some(value)) => assert_eq!(inline, value, "{told}"),
+        (Op::Extern(ptr), Some(value)) => {
             assert_eq!(usize::try_from(ptr.len).unwrap(), value.len(), "{told}");
         }
         (stored, value) => panic!("{told}: {stored:?} is not {value:?}"),

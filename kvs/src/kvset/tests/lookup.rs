@@ -1,7 +1,7 @@
 //! Point lookups, values, and what building promises.
 
 use super::*;
-use crate::entry::version::{Stored, VersionCursor};
+use crate::entry::version::VersionCursor;
 use crate::kvset::{Probe, ReadMode};
 use bytes::Bytes;
 use std::sync::mpsc;
@@ -104,7 +104,7 @@ fn the_longest_keys_and_values_fit() {
     }
     let mut builder = KvsetBuilder::with_sizes(&pool, options(1024, 1), SMALL);
     for (key, held) in &model {
-        builder.add(key, held.revision, BuildValue::Bytes(held.value.as_ref().unwrap())).unwrap();
+        builder.add(key, held.revision, Op::Inline(held.value.as_ref().unwrap())).unwrap();
     }
     let kvset = commit(&pool, builder.finish().unwrap().unwrap());
     assert!(kvset.meta().vblocks.is_empty());
@@ -136,14 +136,14 @@ fn shared_values_stay_where_they_are() {
             // Some keys are left out, so that not every record follows the one before.
             if random.below(5) != 0 {
                 let key = cursor.key().to_vec();
-                let value = match cursor.stored() {
-                    Stored::Tombstone => BuildValue::Tombstone,
-                    Stored::Inline(value) => BuildValue::Bytes(value),
-                    Stored::Extern(ptr) => BuildValue::Shared {
+                let value = match cursor.op() {
+                    Op::Tombstone => Op::Tombstone,
+                    Op::Inline(value) => Op::Inline(value),
+                    Op::Extern(ptr) => Op::Extern(SharedValue {
                         vblock: cursor.vblock(ptr),
                         offset: ptr.offset,
                         len: ptr.len,
-                    },
+                    }),
                 };
                 builder.add(&key, cursor.revision(), value).unwrap();
                 kept.insert(key.clone(), model[&key].clone());
@@ -170,7 +170,7 @@ fn a_hint_that_is_too_low_costs_few_kblocks() {
     let mut builder = KvsetBuilder::new(&pool, options(256, 0));
     for number in 0..100_000u32 {
         let key = format!("{number:024}");
-        builder.add(key.as_bytes(), Revision::new(1), BuildValue::Bytes(&[1; 20])).unwrap();
+        builder.add(key.as_bytes(), Revision::new(1), Op::Inline(&[1; 20])).unwrap();
     }
     let built = builder.finish().unwrap().unwrap();
     assert!(built.meta.kblock_bytes > 2 << 20);
@@ -192,8 +192,8 @@ fn nothing_added_is_no_kvset() {
 fn keys_out_of_order_are_refused() {
     let (_, pool) = new_pool();
     let mut builder = KvsetBuilder::new(&pool, options(256, 2));
-    builder.add(b"b", Revision::new(1), BuildValue::Tombstone).unwrap();
-    builder.add(b"b", Revision::new(2), BuildValue::Tombstone).unwrap();
+    builder.add(b"b", Revision::new(1), Op::Tombstone).unwrap();
+    builder.add(b"b", Revision::new(2), Op::Tombstone).unwrap();
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn a_pool_without_long_extents_takes_smaller_objects() {
     let value = Bytes::from(vec![9; 10_000]);
     for number in 0..100u32 {
         let key = format!("{number:04}");
-        builder.add(key.as_bytes(), Revision::new(1), BuildValue::Bytes(&value)).unwrap();
+        builder.add(key.as_bytes(), Revision::new(1), Op::Inline(&value)).unwrap();
     }
     let kvset = commit(&pool, builder.finish().unwrap().unwrap());
     let expect = Held { revision: Revision::new(1), value: Some(value.to_vec()) };

@@ -13,7 +13,8 @@ mod open;
 
 use super::builder::ObjectSizes;
 use super::{Blocking, Passed, Probe, Resident};
-use super::{BuildOptions, BuildValue, BuiltKvset, IndexPart, Kvset, KvsetBuilder};
+use super::{BuildOptions, BuiltKvset, IndexPart, Kvset, KvsetBuilder, SharedValue};
+use crate::entry::op::Op;
 use crate::key::{KEY_BYTES_MAX, KvsId, KvsetId, Revision, key_hash};
 use mpool::{Class, Pool, Priority};
 use mpool_sim::SimDevice;
@@ -119,7 +120,7 @@ fn options(inline_bytes_max: usize, keys_hint: u64) -> BuildOptions {
 fn build(pool: &Arc<Pool>, model: &Model, sizes: ObjectSizes) -> Option<BuiltKvset> {
     let mut builder = KvsetBuilder::with_sizes(pool, options(256, model.len() as u64), sizes);
     for (key, held) in model {
-        let value = held.value.as_deref().map_or(BuildValue::Tombstone, BuildValue::Bytes);
+        let value = held.value.as_deref().map_or(Op::Tombstone, Op::Inline);
         builder.add(key, held.revision, value).unwrap();
     }
     assert_eq!(builder.keys(), model.len() as u64);

@@ -5,8 +5,9 @@
 use super::live::Live;
 use super::record::{Item, encode};
 use super::{Manifest, journal, replay};
+use crate::entry::op::Op;
 use crate::key::{KvsId, KvsetId, NodeId, Revision};
-use crate::kvset::{BuildOptions, BuildValue, Kvset, KvsetBuilder};
+use crate::kvset::{BuildOptions, Kvset, KvsetBuilder};
 use crate::shape::salvage::WayOut;
 use crate::{Database, Durability, Error, Options, Range, Salvage};
 use bytes::Bytes;
@@ -216,7 +217,7 @@ fn kvsets_that_overlap_are_named_and_the_narrower_goes() {
                 object_bytes_max: 1 << 20,
             },
         );
-        builder.add(b"005", old, BuildValue::Bytes(b"an old one")).unwrap();
+        builder.add(b"005", old, Op::Inline(b"an old one")).unwrap();
         let built = builder.finish().unwrap().unwrap();
         pool.commit(built.writers, &[]).unwrap();
         (built.meta.hblock, old)
