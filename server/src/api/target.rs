@@ -10,6 +10,7 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::borrow::Cow;
 
 /// base64url without padding when written; padding is accepted when read.
@@ -19,6 +20,13 @@ pub const BASE64URL: GeneralPurpose = GeneralPurpose::new(
         .with_encode_padding(false)
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// Of a path: all but unreserved characters and slashes.
+const RESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The same of a segment that is dots.
+const DOTTED: &AsciiSet = &RESERVED.add(b'.');
 
 /// How the key is written in the request target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,43 +105,28 @@ pub fn split_key_path(path: &str) -> Option<(&str, Option<&str>)> {
 
 /// Percent-decodes once. Borrows when there is nothing to decode.
 pub fn percent_decode(part: &str) -> Result<Cow<'_, [u8]>, TargetError> {
-    decode(part, b"%")
+    check_percent(part)?;
+    Ok(percent_encoding::percent_decode_str(part).into())
 }
 
 /// Decodes a piece of a form-encoded query: percent-decoding, and `+` is a space.
 pub fn form_decode(part: &str) -> Result<Cow<'_, [u8]>, TargetError> {
-    decode(part, b"%+")
-}
-
-fn decode<'a>(part: &'a str, special: &[u8]) -> Result<Cow<'a, [u8]>, TargetError> {
-    let bytes = part.as_bytes();
-    let Some(first) = bytes.iter().position(|byte| special.contains(byte)) else {
-        return Ok(Cow::Borrowed(bytes));
-    };
-    let mut decoded = Vec::with_capacity(bytes.len());
-    decoded.extend_from_slice(&bytes[..first]);
-    let mut at = first;
-    while let Some(&byte) = bytes.get(at) {
-        if byte == b'%' {
-            let pair = bytes.get(at + 1).zip(bytes.get(at + 2));
-            let value = pair.and_then(|(high, low)| Some(hex(*high)? << 4 | hex(*low)?));
-            let wrong = || TargetError::Percent { part: part.into(), at };
-            decoded.push(value.ok_or_else(wrong)?);
-            at += 3;
-        } else {
-            decoded.push(if byte == b'+' && special.contains(&b'+') { b' ' } else { byte });
-            at += 1;
-        }
+    if !part.contains('+') {
+        return percent_decode(part);
     }
-    Ok(Cow::Owned(decoded))
+    check_percent(part)?;
+    Ok(Cow::Owned(percent_encoding::percent_decode_str(&part.replace('+', " ")).collect()))
 }
 
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
+/// Refuses a `%` without two hexadecimal digits behind it, which the library lets stand.
+fn check_percent(part: &str) -> Result<(), TargetError> {
+    let bytes = part.as_bytes();
+    let is_whole = |at: usize| {
+        bytes.get(at + 1..at + 3).is_some_and(|pair| pair.iter().all(u8::is_ascii_hexdigit))
+    };
+    match part.match_indices('%').find(|&(at, _)| !is_whole(at)) {
+        Some((at, _)) => Err(TargetError::Percent { part: part.into(), at }),
+        None => Ok(()),
     }
 }
 
@@ -167,21 +160,11 @@ pub fn key_bytes(raw: Cow<'_, [u8]>, encoding: KeyEncoding) -> Result<Cow<'_, [u
 ///
 /// A segment of `.` or `..` has its dots encoded, because clients resolve the plain ones away.
 pub fn percent_encode(bytes: &[u8]) -> String {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = String::with_capacity(bytes.len());
     for segment in bytes.split_inclusive(|byte| *byte == b'/') {
         let name = segment.strip_suffix(b"/").unwrap_or(segment);
-        let dots = name == b"." || name == b"..";
-        for &byte in segment {
-            let plain = byte.is_ascii_alphanumeric() || b"-_~/".contains(&byte);
-            if plain || (byte == b'.' && !dots) {
-                encoded.push(char::from(byte));
-            } else {
-                encoded.push('%');
-                encoded.push(char::from(HEX[usize::from(byte >> 4)]));
-                encoded.push(char::from(HEX[usize::from(byte & 15)]));
-            }
-        }
+        let set = if name == b"." || name == b".." { DOTTED } else { RESERVED };
+        encoded.extend(percent_encoding::percent_encode(segment, set));
     }
     encoded
 }

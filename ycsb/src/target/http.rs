@@ -19,9 +19,9 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -441,18 +441,11 @@ fn said(status: StatusCode, body: &[u8]) -> String {
     if body.is_empty() { status.to_string() } else { format!("{status}: {}", body.trim()) }
 }
 
-/// Percent-encodes everything that is not unreserved in a path and a query.
+/// Of a path and a query: all that is not unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 fn escape(bytes: &[u8], out: &mut String) {
-    for byte in bytes {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(char::from(*byte));
-            }
-            _ => {
-                let _infallible = write!(out, "%{byte:02X}");
-            }
-        }
-    }
+    out.extend(percent_encode(bytes, RESERVED));
 }
 
 #[cfg(test)]
