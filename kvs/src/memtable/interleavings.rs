@@ -5,6 +5,7 @@
 
 use super::skiplist::{ListCursor, Position, SkipList};
 use crate::dead::{DeadRanges, Way, inserted};
+use crate::entry::op::Op;
 use crate::key::{KvsId, Revision};
 use bytes::Bytes;
 use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ fn keys(list: &SkipList) -> Vec<Vec<u8>> {
     let mut keys = Vec::new();
     let mut entry = list.first();
     while let Some(found) = entry {
-        assert_eq!(found.value(), Some(found.key()), "a visible node is whole");
+        assert_eq!(found.op().value(), Some(found.key()), "a visible node is whole");
         keys.push(found.key().to_vec());
         entry = found.next();
     }
@@ -33,8 +34,8 @@ fn two_inserts_into_one_gap_both_stay() {
     loom::model(|| {
         let list = Arc::new(SkipList::new());
         let other = Arc::clone(&list);
-        let thread = thread::spawn(move || other.insert(&position(b"a"), 2, Some(b"a")));
-        list.insert(&position(b"b"), 2, Some(b"b"));
+        let thread = thread::spawn(move || other.insert(&position(b"a"), 2, Op::Inline(b"a")));
+        list.insert(&position(b"b"), 2, Op::Inline(b"b"));
         let seen = keys(&list);
         assert!(seen == [b"b"] || seen == [b"a", b"b"]);
         thread.join().unwrap();
@@ -50,13 +51,13 @@ fn a_reader_sees_whole_nodes_only() {
         let list = Arc::new(SkipList::new());
         let other = Arc::clone(&list);
         let thread = thread::spawn(move || {
-            other.insert(&position(b"b"), 2, Some(b"b"));
-            other.insert(&position(b"a"), 1, Some(b"a"));
+            other.insert(&position(b"b"), 2, Op::Inline(b"b"));
+            other.insert(&position(b"a"), 1, Op::Inline(b"a"));
         });
         let seen = keys(&list);
         assert!(seen.is_empty() || seen == [b"b"] || seen == [b"a", b"b"]);
         if let Some(found) = list.first_from(&position(b"b")) {
-            assert_eq!(found.value(), Some(&b"b"[..]));
+            assert_eq!(found.op().value(), Some(&b"b"[..]));
         }
         thread.join().unwrap();
     });
@@ -67,18 +68,18 @@ fn a_reader_sees_whole_nodes_only() {
 fn a_walk_back_meets_what_was_there_whatever_is_inserted() {
     loom::model(|| {
         let list = Arc::new(SkipList::new());
-        list.insert(&position(b"b"), 2, Some(b"b"));
-        list.insert(&position(b"e"), 1, Some(b"e"));
+        list.insert(&position(b"b"), 2, Op::Inline(b"b"));
+        list.insert(&position(b"e"), 1, Op::Inline(b"e"));
         let other = Arc::clone(&list);
         let thread = thread::spawn(move || {
-            other.insert(&position(b"d"), 2, Some(b"d"));
-            other.insert(&position(b"c"), 1, Some(b"c"));
+            other.insert(&position(b"d"), 2, Op::Inline(b"d"));
+            other.insert(&position(b"c"), 1, Op::Inline(b"c"));
         });
         let mut cursor = ListCursor::new(Arc::clone(&list));
         cursor.seek(|list| list.last_before(&position(b"f")));
         let mut seen = Vec::new();
         while let Some(entry) = cursor.entry() {
-            assert_eq!(entry.value(), Some(entry.key()), "a visible node is whole");
+            assert_eq!(entry.op().value(), Some(entry.key()), "a visible node is whole");
             seen.push(entry.key().to_vec());
             assert!(!cursor.has_newer());
             cursor.prev();
@@ -101,8 +102,8 @@ fn equal_positions_become_one_node() {
     loom::model(|| {
         let list = Arc::new(SkipList::new());
         let other = Arc::clone(&list);
-        let thread = thread::spawn(move || other.insert(&position(b"k"), 1, Some(b"k")));
-        list.insert(&position(b"k"), 2, Some(b"k"));
+        let thread = thread::spawn(move || other.insert(&position(b"k"), 1, Op::Inline(b"k")));
+        list.insert(&position(b"k"), 2, Op::Inline(b"k"));
         thread.join().unwrap();
         assert_eq!(keys(&list), [b"k"]);
     });
@@ -126,7 +127,7 @@ fn version(revision: Revision) -> Position<'static> {
 impl World {
     fn new() -> Arc<Self> {
         let memtables = [SkipList::new(), SkipList::new()];
-        memtables[0].insert(&version(AT), 1, None);
+        memtables[0].insert(&version(AT), 1, Op::Tombstone);
         let (active, visible) = (AtomicUsize::new(0), AtomicU64::new(AT.get()));
         Arc::new(Self { memtables, active, visible, dead: DeadRanges::default() })
     }
@@ -134,7 +135,7 @@ impl World {
     /// A put as a commit applies it.
     fn put(&self) {
         let active = self.active.load(Ordering::Acquire);
-        self.memtables[active].insert(&version(AT.next()), 1, Some(b"v"));
+        self.memtables[active].insert(&version(AT.next()), 1, Op::Inline(b"v"));
         inserted();
         self.dead.put(KEY);
         self.visible.store(AT.next().get(), Ordering::Release);
