@@ -1,4 +1,4 @@
-//! Compactions that somebody asks for: all of a database, one KVS, or a range of its keys.
+//! Compactions on request: of all of a database, of one KVS, or of a range of its keys.
 //!
 //! What was there when it was asked for goes down to the leaves, deletes that hide nothing go away,
 //! and values are written anew, so that the garbage among them goes. Whole leaves are rewritten, of
@@ -26,8 +26,7 @@ pub struct Compaction {
 
 impl Database {
     /// Begins a compaction; see [`Compaction`]. Blocks only to seal what is in memory. Without
-    /// background threads the work is done by who calls [`Compaction::wait`], or whatever else
-    /// works.
+    /// background threads the callers of [`Compaction::wait`], `flush` and `compact` do the work.
     ///
     /// [`Error::CompactionRuns`] while another one runs. [`Error::Full`] while puts are refused:
     /// there is no room to rewrite what is stored; what is deleted is collected without being

@@ -1,4 +1,4 @@
-//! What jobs run, and what the last ones came to: for whoever looks after the store.
+//! What jobs run, and what the last ones came to, for `millpond tree` and `Database::jobs`.
 //!
 //! A job has an entry from its beginning; at its end the entry goes to a ring of the last
 //! [`ENDED_MAX`]. Nothing is decided by it, and nothing is kept beyond the process. Time is given

@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use unreadable::{Unreadable, is_about_inputs};
 
-/// Why a database takes no more writes after a panic of a job.
+/// The cause of [`Error::Poisoned`] after a panic of a job.
 pub(crate) const PANICKED: &str = "a background job panicked";
 /// How often, at most, kvsets are looked through for objects that have moved; oftener when space is
 /// short, for their old places hold some.
@@ -130,7 +130,7 @@ impl Table {
         self.first_failure.map_or(Duration::ZERO, |at| at.elapsed())
     }
 
-    /// Whether nothing runs, and nobody is about to begin something.
+    /// Whether no job runs, and no thread picks one.
     fn is_idle(&self) -> bool {
         self.running.is_empty() && !self.is_picking
     }
@@ -369,7 +369,7 @@ impl Jobs {
         self.table.lock().is_idle()
     }
 
-    /// Whether besides no memtable is sealed.
+    /// Whether no job runs or is about to begin, and no memtable is sealed.
     pub(crate) fn is_done(&self) -> bool {
         let jobs = self.table.lock();
         jobs.is_idle() && self.store.shape.view.load().sealed.is_empty()

@@ -47,15 +47,6 @@ impl Quiet {
 }
 
 impl Table {
-    /// How long nothing at all has been written, as far as somebody has looked.
-    fn is_unwritten(&mut self, store: &Store) -> Duration {
-        let writes = store.metrics.writes.get();
-        if writes != self.quiet.writes {
-            (self.quiet.writes, self.quiet.unwritten) = (writes, None);
-        }
-        self.quiet.unwritten.get_or_insert_with(Instant::now).elapsed()
-    }
-
     /// Whether hardly anything has been put for some time.
     pub(super) fn is_quiet(&mut self, store: &Store) -> bool {
         let little_bytes = store.options.memtable_bytes / QUIET_SHARE;
@@ -65,9 +56,14 @@ impl Table {
 }
 
 impl Jobs {
-    /// How long nothing at all has been written, as far as somebody has looked.
-    pub(crate) fn is_unwritten(&self) -> Duration {
-        self.table.lock().is_unwritten(&self.store)
+    /// For how long nothing at all has been written, counted from the first call that saw it.
+    pub(crate) fn unwritten_for(&self) -> Duration {
+        let writes = self.store.metrics.writes.get();
+        let quiet = &mut self.table.lock().quiet;
+        if writes != quiet.writes {
+            (quiet.writes, quiet.unwritten) = (writes, None);
+        }
+        quiet.unwritten.get_or_insert_with(Instant::now).elapsed()
     }
 
     /// Whether hardly anything has been put for some time.

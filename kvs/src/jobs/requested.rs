@@ -1,9 +1,9 @@
-//! The compaction that somebody has asked for: where it is, and its next job.
+//! The compaction that was requested last: how far it is, and its next job.
 //!
 //! What comes next in a tree is decided by a rule of its own (`pick::request`). Here it is
 //! remembered which trees and leaves are done, and the jobs are taken: one at a time, by a thread
 //! of its own, so that what is due by itself has all of its threads. Where nothing runs in the
-//! background the jobs are taken by whoever works, in turn: after one of them the errand rests
+//! background each caller of `step` takes them in turn: after one of them the errand rests
 //! until another one was begun or nothing else is due. So neither starves the other.
 
 mod errand;
@@ -85,7 +85,7 @@ impl Jobs {
         errand.info(is_flushing)
     }
 
-    /// The next job of the errand, for whoever works: with threads it has one of its own.
+    /// The next job of the errand, for a caller of `step`: none where the errand has its thread.
     pub(super) fn take_turn(&self, sight: &Sight) -> Take<'_> {
         if self.store.options.background_threads == 0 {
             return self.take_requested(sight, sight.limits);
@@ -192,7 +192,7 @@ impl Requested {
         self.errand.clone()
     }
 
-    /// A job is given back; one whose end nobody told has panicked.
+    /// A job is given back. Its errand still has the step only if the job has panicked.
     pub(super) fn give_back(&self, number: u64) {
         let Some(errand) = &self.errand else { return };
         let mut errand = errand.lock();

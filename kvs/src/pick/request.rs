@@ -12,7 +12,7 @@
 //!              done         next
 //! ```
 //!
-//! The errand (`work/requested/errand.rs`) remembers where the next leaf begins, and moves that to
+//! The errand (`jobs/requested/errand.rs`) remembers where the next leaf begins, and moves that to
 //! the end of each leaf that is done. So writes, splits and joins meanwhile do not keep it from
 //! ending. A leaf that rewriting would not change is passed by. What cannot be done is passed
 //! by, too, and told.

@@ -112,6 +112,7 @@ impl ColdRead {
 mod tests {
     use super::*;
     use crate::db::Database;
+    use crate::key::key_hash;
     use crate::options::{Durability, Options};
 
     fn open(dir: &std::path::Path, background_threads: u64) -> Database {
@@ -122,6 +123,32 @@ mod tests {
         options.pool.grow_step_bytes = 16 << 20;
         options.pool.capacity_bytes_max = 1 << 30;
         Database::open(dir, options).unwrap()
+    }
+
+    /// The lookup began anew with the memtables.
+    #[test]
+    fn a_cold_read_goes_on_at_the_source_where_it_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path(), 0);
+        let kvs = db.create_kvs("a").unwrap();
+        for value in ["older", "newer"] {
+            kvs.put(b"cat", value.as_bytes(), Durability::Off).unwrap();
+            db.flush().unwrap();
+        }
+        let (view, at) = db.store().shape.moment();
+        let stopped = |source| ColdRead {
+            store: Arc::clone(db.store()),
+            view: Arc::clone(&view),
+            kvs: kvs.id(),
+            key: Bytes::from_static(b"cat"),
+            hash: key_hash(kvs.id(), b"cat"),
+            at,
+            cold: Cold::Index(source),
+        };
+        let values = [0, 1].map(|source| stopped(source).wait().unwrap().unwrap().value);
+        assert_eq!(values, ["newer", "older"]);
+        assert_eq!(stopped(2).wait().unwrap(), None);
+        db.close().unwrap();
     }
 
     /// Lookups that found the index unverified were counted among those that wait for the drive,

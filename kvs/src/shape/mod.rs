@@ -128,7 +128,7 @@ impl Shape {
         self.view.store(Arc::new(next(&self.view.load())));
     }
 
-    /// Seals the active memtable if it holds anything, which is returned. Called only where no
+    /// Seals the active memtable if it holds anything; returns whether it did. Called only where no
     /// batch is being applied: by the leader of a commit before it logs, and between two groups;
     /// the two may meet here, hence one lock around it all.
     pub(crate) fn seal(&self, next: impl FnOnce() -> Memtable) -> bool {

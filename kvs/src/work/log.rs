@@ -25,7 +25,7 @@ impl Work {
     /// When nothing is put any more, has the log rest on one short segment: what is in memory is
     /// flushed, however little it is, and then kvsets have everything that the log holds.
     pub(super) fn rest_log_when_idle(&self) {
-        if self.store.pool.is_read_only() || self.jobs.is_unwritten() < REST_AFTER {
+        if self.store.pool.is_read_only() || self.jobs.unwritten_for() < REST_AFTER {
             return;
         }
         match self.rest_log() {
